@@ -1,0 +1,1 @@
+"""From files to tiles: sources, decoding, shards, the synthetic corpus."""

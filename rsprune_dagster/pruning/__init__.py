@@ -1,0 +1,1 @@
+"""The method: entropy, embedding, scenes, clustering, selection, baselines."""

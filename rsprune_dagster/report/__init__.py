@@ -1,0 +1,1 @@
+"""The pictures a person judges the pruning by."""

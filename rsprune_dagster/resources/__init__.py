@@ -1,0 +1,1 @@
+"""All that touches the world: the asset store and the compute settings."""
