@@ -1,0 +1,51 @@
+# make demo: the whole pipeline on a synthetic corpus.   make test: the tests.   Both set up .venv from the lock first.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+export UV_COMPILE_BYTECODE ?= 1
+# Idle OpenMP threads that spin steal the cores from their neighbours.
+export OMP_WAIT_POLICY ?= passive
+
+.PHONY: setup demo test test-slow ui check format bench lock clean
+
+setup: .venv/.ready
+
+.venv/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else f"Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
+	@test -x .venv-uv/bin/uv || { $(PYTHON) -m venv .venv-uv && .venv-uv/bin/python -m pip install --quiet uv; }
+	.venv-uv/bin/uv venv --quiet --allow-existing --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv
+	.venv-uv/bin/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	.venv-uv/bin/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+demo: setup
+	$(BIN)/rsprune demo
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: setup
+	$(BIN)/python -m pytest -m "slow" -n 0
+
+ui: setup
+	@mkdir -p .state/dagster
+	DAGSTER_HOME="$(CURDIR)" $(BIN)/dg dev
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+lock:
+	.venv-uv/bin/uv pip compile --quiet --universal --generate-hashes pyproject.toml --group dev -o requirements.lock
+
+clean:
+	rm -rf .venv .venv-uv .state .pytest_cache .mypy_cache .ruff_cache

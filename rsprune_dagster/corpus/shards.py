@@ -1,0 +1,172 @@
+"""Which tiles are worked on together, and the cache of that work.
+
+A shard is a list of tiles of one container. Known tiles stay in the shard they were first put in, so new files cost only
+themselves; how tiles are grouped never shows in a result, because every table is sorted by content afterwards.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rsprune_dagster.corpus.tiles import LOCATION
+from rsprune_dagster.errors import RunError
+
+LAYOUT_VERSION = 1
+_FIELD, _ROW = "\x1f", "\x1e"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some tiles of one container, kept as a Parquet file of LOCATION rows."""
+
+    key: str
+    path: Path
+    n_tiles: int
+
+    def rows(self) -> pa.Table:
+        """(n_tiles,) LOCATION rows, in the order in which they lie in the container."""
+        return pq.read_table(self.path, schema=LOCATION)
+
+
+@dataclass(frozen=True)
+class Container:
+    """What plan_shards needs to know of a container; `corpus/sources.py` makes them."""
+
+    uri: str
+    stamp: str
+    rows: Callable[[], pa.Table]
+
+
+def digest(*parts: object) -> str:
+    """A sha256 over JSON: the same for equal values, on every machine."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@contextmanager
+def written_whole(target: Path) -> Iterator[Path]:
+    """A path to write to; it becomes `target` by rename when the block ends well, and vanishes when it does not.
+
+    Raises:
+        RunError: the disk is full or not writable; the old file, if any, is untouched.
+    """
+    draft = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.draft")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield draft
+        os.replace(draft, target)
+    except OSError as error:
+        raise RunError(
+            f"cannot write {target}: {error.strerror or error}; free some space or choose another place, "
+            "then run again: finished work is kept"
+        ) from error
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+def remove_drafts(root: Path) -> int:
+    """Remove what killed processes of this machine left half-written below `root`; returns how many files went."""
+    gone = 0
+    for draft in root.rglob(".*.draft"):
+        pid = draft.name.rsplit(".", 2)[1].split("-")[0]
+        if not Path(f"/proc/{pid}").exists():
+            draft.unlink(missing_ok=True)
+            gone += 1
+    return gone
+
+
+@dataclass(frozen=True)
+class ShardCache:
+    """Layouts and finished work below one folder.
+
+    `layout/` holds, for each container, the list of its shards; `shards/` their rows; `work/<step>/` the results, each under
+    the hash of its input, code and parameters.
+    """
+
+    root: Path
+
+    def result(self, step: str, shard: Shard, *identity: object) -> Path:
+        """Where the result of `step` for a shard belongs; `identity` is the code's version and the parameters that matter."""
+        key = digest(shard.key, *identity)
+        return self.root / "work" / step / key[:2] / key
+
+    def plan(
+        self, containers: Iterable[Container], *, shard_size: int, options: object, unchanged: Callable[[Shard], bool]
+    ) -> list[Shard]:
+        """The shards of a corpus.
+
+        Args:
+            containers: in any order, of unique uri.
+            shard_size: tiles in a new shard, at most.
+            options: what besides the container decides its rows (tile size, overlap, ...).
+            unchanged: asked for a known shard whose container has a new stamp although the shard's rows look the same.
+        """
+        return [shard for container in containers for shard in self._plan_one(container, shard_size, options, unchanged)]
+
+    def _plan_one(
+        self, container: Container, shard_size: int, options: object, unchanged: Callable[[Shard], bool]
+    ) -> list[Shard]:
+        index = self.root / "layout" / f"{digest(LAYOUT_VERSION, container.uri, shard_size, options)}.json"
+        known = _read_layout(index)
+        shards = [self._shard(key, n_tiles) for key, n_tiles in known.get("shards", [])]
+        complete = all(shard.path.exists() for shard in shards)
+        if known and container.stamp and known["stamp"] == container.stamp and complete:
+            return shards
+        rows = container.rows()
+        kept = _still_there(shards, rows, known.get("stamp") == container.stamp, unchanged)
+        fresh = _without(rows, kept)
+        made = [self._write(fresh.slice(start, shard_size)) for start in range(0, fresh.num_rows, shard_size)]
+        layout = {"stamp": container.stamp, "shards": [(shard.key, shard.n_tiles) for shard in kept + made]}
+        with written_whole(index) as draft:
+            draft.write_text(json.dumps(layout))
+        return kept + made
+
+    def _shard(self, key: str, n_tiles: int) -> Shard:
+        return Shard(key, self.root / "shards" / key[:2] / f"{key}.parquet", n_tiles)
+
+    def _write(self, rows: pa.Table) -> Shard:
+        shard = self._shard(hashlib.sha256(_ROW.join(_identities(rows)).encode()).hexdigest(), rows.num_rows)
+        if not shard.path.exists():
+            with written_whole(shard.path) as draft:
+                pq.write_table(rows, draft)
+        return shard
+
+
+def _read_layout(index: Path) -> Mapping[str, Any]:
+    try:
+        layout: Mapping[str, Any] = json.loads(index.read_text())
+        return layout
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+
+
+def _identities(rows: pa.Table) -> list[str]:
+    columns = [rows.column(name).to_pylist() for name in LOCATION.names]
+    return [_FIELD.join("" if value is None else str(value) for value in row) for row in zip(*columns, strict=True)]
+
+
+def _still_there(
+    shards: Sequence[Shard], rows: pa.Table, same_stamp: bool, unchanged: Callable[[Shard], bool]
+) -> list[Shard]:
+    present = set(_identities(rows)) if shards else set()
+    return [
+        shard
+        for shard in shards
+        if shard.path.exists() and present.issuperset(_identities(shard.rows())) and (same_stamp or unchanged(shard))
+    ]
+
+
+def _without(rows: pa.Table, kept: Sequence[Shard]) -> pa.Table:
+    if not kept:
+        return rows
+    taken = {identity for shard in kept for identity in _identities(shard.rows())}
+    return rows.filter(pa.array([identity not in taken for identity in _identities(rows)], pa.bool_()))

@@ -1,0 +1,164 @@
+"""params.yaml, parsed into frozen, validated models: the only place for numbers."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rsprune_dagster.errors import UsageError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A section of params.yaml. Unknown keys are errors: a misspelt parameter must not be ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CorpusParams(Section):
+    sources: tuple[str, ...] = Field(description="Folders, tars, Parquet files or GeoTIFF scenes; empty: synthetic")
+    tile_size_px: int = Field(ge=8, le=8192, description="Edge of the windows that scenes are cut into, pixels")
+    overlap_px: Count = Field(description="Pixels that neighbouring windows share")
+    min_valid_fraction: Fraction = Field(description="Windows with a smaller share of valid pixels are quarantined")
+    bands: tuple[Annotated[int, Field(ge=1)], ...] = Field(description="Bands seen as red, green, blue; empty: automatic")
+    value_range: tuple[float, ...] = Field(description="[low, high] for 16-bit and float; empty: measured per scene file")
+    max_tile_pixels: int = Field(ge=64, description="Larger tiles are refused before they are decoded")
+    shard_size: int = Field(ge=1, description="Tiles worked on together")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.overlap_px >= self.tile_size_px:
+            raise ValueError(f"overlap_px {self.overlap_px} must be less than tile_size_px {self.tile_size_px}")
+        if len(self.bands) not in (0, 1, 3):
+            raise ValueError(f"bands must name 1 or 3 bands, not {len(self.bands)}")
+        if self.value_range and not (len(self.value_range) == 2 and self.value_range[0] < self.value_range[1]):
+            raise ValueError(f"value_range must be [low, high] with low < high, not {list(self.value_range)}")
+        return self
+
+
+class ReferenceParams(Section):
+    sources: tuple[str, ...] = Field(description="Labelled scene sets, a folder per scene; empty: none, one stratum")
+
+
+class EntropyParams(Section):
+    patch_grid: int = Field(ge=1, le=16, description="Patches along an edge for the patch mean")
+    threshold_from: Literal["reference", "bits", "quantile"] = Field(description="How the threshold is found")
+    threshold_bits: float = Field(ge=0, le=8, description="Threshold in bits; also where there is no reference")
+    threshold_quantile: Fraction = Field(description="Share of tiles below the threshold, for `quantile`")
+    max_scene_loss: Fraction = Field(description="Largest share of a reference scene below the threshold")
+    max_threshold_bits: float = Field(ge=0, le=8, description="A calibrated threshold never exceeds this")
+
+
+class EmbeddingParams(Section):
+    backbone: str = Field(description="descriptor (no download) or a torchvision model")
+    weights: str = Field(description="A local weights file; empty: the published weights")
+    weights_sha256: str = Field(description="Expected sha256 of the weights file; empty: not checked")
+    image_size_px: int = Field(ge=16, le=1024, description="Edge that tiles are resized to for the encoder")
+    batch_size: int = Field(ge=1, description="Tiles per forward pass")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(description="Arithmetic of the encoder")
+
+
+class ClusteringParams(Section):
+    n_clusters: Count = Field(description="Clusters; 0: chosen on the reference among the candidates")
+    candidates: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1, description="Numbers of clusters tried")
+    sample_per_scene: int = Field(ge=1, description="Tiles of each scene that train the centroids")
+    n_iterations: int = Field(ge=1, description="Iterations of k-means")
+
+
+class SelectionParams(Section):
+    keep_fraction: float = Field(gt=0, le=1, description="Share of the readable tiles that is kept")
+    scene_exponent: Fraction = Field(description="Quotas over scenes: 1 proportional, 0 uniform")
+    cluster_exponent: Fraction = Field(description="Quotas over a scene's clusters: 1 proportional, 0 uniform")
+    near_duplicate_correlation: Fraction = Field(description="Thumbnails that correlate more are one picture")
+    strategy: str = Field(description="rsprune, or a baseline")
+
+
+class ComputeParams(Section):
+    workers: Count = Field(description="Processes over shards; 0: one per core")
+    device: str = Field(description="auto, cpu, cuda or cuda:N")
+    seed: Count = Field(description="Every draw comes from this")
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    corpus: CorpusParams
+    reference: ReferenceParams
+    entropy: EntropyParams
+    embedding: EmbeddingParams
+    clustering: ClusteringParams
+    selection: SelectionParams
+    compute: ComputeParams
+
+    def with_values(self, changes: Mapping[str, Mapping[str, Any]]) -> "Params":
+        """A copy with some values replaced, validated anew.
+
+        Raises:
+            UsageError: a value is out of its range.
+        """
+        raw = self.model_dump()
+        for section, values in changes.items():
+            raw[section] = {**raw[section], **values}
+        return parse(raw, source="the parameters given")
+
+
+def parse(raw: object, *, source: str) -> Params:
+    """Validate a parsed params.yaml.
+
+    Raises:
+        UsageError: names each offending key, what came and what was expected.
+    """
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise UsageError(f"{source}: " + "; ".join(_sentence(problem) for problem in error.errors())) from None
+
+
+def load(path: Path) -> Params:
+    """Read a params.yaml.
+
+    Raises:
+        UsageError: the file is missing, is not YAML, or holds a bad value.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"no parameters at {path}: run inside the project, or set RSPRUNE_PROJECT to its folder") from None
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
+    return parse(raw, source=str(path))
+
+
+def project_root() -> Path:
+    """The folder of params.yaml: RSPRUNE_PROJECT, else the working folder, else the checkout the package lies in."""
+    if named := os.environ.get("RSPRUNE_PROJECT"):
+        return Path(named).resolve()
+    working = Path.cwd()
+    return working if (working / "params.yaml").is_file() and (working / "dvc.yaml").is_file() else _checkout()
+
+
+def _checkout() -> Path:
+    return Path(__file__).resolve().parent.parent
+
+
+def suggest(name: str, known: tuple[str, ...]) -> str:
+    """A hint for a misspelt name: ` (did you mean X?)`, or nothing."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _sentence(problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location) or "the file"
+    if problem["type"] == "extra_forbidden":
+        section = Params.model_fields.get(location[0]) if len(location) > 1 else None
+        known = section.annotation.model_fields if section and section.annotation else Params.model_fields  # type: ignore[attr-defined]
+        return f"{key} is not a parameter{suggest(location[-1], tuple(known))}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key} is {problem['input']!r}: {message[0].lower()}{message[1:]}"

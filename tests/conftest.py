@@ -1,0 +1,21 @@
+"""Fixtures shared by all tests."""
+
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real imagery beside the checkout. Where it is absent the test is skipped, loudly; under CI that is a failure."""
+    if SHARED_DATA.is_dir():
+        return SHARED_DATA
+    message = f"real imagery is not at {SHARED_DATA}: this test did not run"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    warnings.warn(message, stacklevel=1)
+    pytest.skip(message)
