@@ -1,0 +1,180 @@
+"""Vectors on disk: (N, d) halves as safetensors parts, written in any order, read by row, never mapped into memory.
+
+Every part but the last holds ROWS_PER_PART rows and is a plain safetensors file with the one tensor `vectors`, so the
+place of a row follows from its number. The bytes depend on the vectors alone, not on the order they were written in.
+
+Round trip: `read(write(v)) == float32(float16(v))`, exactly; nothing is renormalised, so writing what was read gives the
+same bytes. A unit vector comes back with a norm within 2**-10 of 1 (half precision rounds each component by 2**-11 at
+most).
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from rsprune_dagster.errors import RunError
+
+ROWS_PER_PART = 2**16
+HALF = np.dtype("<f2")
+
+
+@dataclass(frozen=True)
+class VectorFile:
+    """A folder of parts that holds `n_rows` vectors of `dimension` components."""
+
+    folder: Path
+    n_rows: int
+    dimension: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one vector."""
+        return self.dimension * HALF.itemsize
+
+    def write_rows(self, rows: np.ndarray, vectors: np.ndarray) -> None:
+        """Put `vectors` (n, d) at the distinct row numbers `rows` (n,), in any order. OSError: the disk is full."""
+        rows = np.asarray(rows, dtype=np.int64)
+        self._check(rows, vectors)
+        order = np.argsort(rows, kind="stable")
+        rows, halves = rows[order], np.ascontiguousarray(vectors[order], dtype=HALF)
+        for part, part_runs in groupby(runs(rows), key=lambda run: int(rows[run[0]]) // ROWS_PER_PART):
+            with self._opened(part, os.O_WRONLY) as fd:
+                for start, stop in part_runs:
+                    write_all(fd, halves[start:stop], self._offset(int(rows[start])))
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """The vectors of rows `start` to `stop` (not included) as float32 (stop - start, d)."""
+        return self.read_rows(np.arange(start, stop))
+
+    def read_rows(self, rows: np.ndarray) -> np.ndarray:
+        """The vectors of the rising row numbers `rows` (n,) as float32 (n, d); neighbours are read together."""
+        rows = np.asarray(rows, dtype=np.int64)
+        self._check_range(rows)
+        if np.any(np.diff(rows) <= 0):
+            raise ValueError("row numbers must rise")
+        halves = np.empty((len(rows), self.dimension), dtype=HALF)
+        for part, part_runs in groupby(runs(rows), key=lambda run: int(rows[run[0]]) // ROWS_PER_PART):
+            with self._opened(part, os.O_RDONLY) as fd:
+                for start, stop in part_runs:
+                    read_all(fd, halves[start:stop], self._offset(int(rows[start])))
+        return halves.astype(np.float32)
+
+    def _check(self, rows: np.ndarray, vectors: np.ndarray) -> None:
+        if vectors.shape != (len(rows), self.dimension):
+            raise ValueError(f"{len(rows)} rows of {self.dimension} components expected, got {vectors.shape}")
+        if not np.isfinite(vectors).all() or (vectors.size and np.abs(vectors).max() > 65504):
+            raise ValueError("vectors must be finite and fit half precision")
+        self._check_range(rows)
+        if len(np.unique(rows)) != len(rows):
+            raise ValueError("a row is given twice")
+
+    def _check_range(self, rows: np.ndarray) -> None:
+        if len(rows) and not (rows.min() >= 0 and rows.max() < self.n_rows):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} asked of {self.n_rows}")
+
+    def _offset(self, row: int) -> int:
+        part, within = divmod(row, ROWS_PER_PART)
+        return len(header(rows_of(part, self.n_rows), self.dimension)) + within * self.row_bytes
+
+    @contextmanager
+    def _opened(self, part: int, flags: int) -> Iterator[int]:
+        fd = os.open(part_path(self.folder, part), flags)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def create_vectors(folder: Path, n_rows: int, dimension: int) -> VectorFile:
+    """Lay out the parts, all zeros, taking no disk yet where the file system has sparse files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in range(n_parts(n_rows)):
+        first = header(rows_of(part, n_rows), dimension)
+        with part_path(folder, part).open("wb") as file:
+            file.write(first)
+            file.truncate(len(first) + rows_of(part, n_rows) * dimension * HALF.itemsize)
+    return VectorFile(folder, n_rows, dimension)
+
+
+def open_vectors(folder: Path) -> VectorFile:
+    """Open the parts in `folder`. Raises RunError when one is missing, cut short or not ours."""
+    paths = sorted(folder.glob("part-*.safetensors"))
+    shapes = [read_shape(path) for path in paths]
+    if not shapes:
+        raise RunError(f"{folder} holds no vectors (part-*.safetensors): make the embeddings again")
+    file = VectorFile(folder, sum(rows for rows, _ in shapes), shapes[0][1])
+    expected = [(rows_of(part, file.n_rows), file.dimension) for part in range(n_parts(file.n_rows))]
+    if shapes != expected or paths != [part_path(folder, part) for part in range(len(expected))]:
+        raise RunError(f"{folder} holds parts of {shapes}, expected {expected}: make the embeddings again")
+    return file
+
+
+def header(n_rows: int, dimension: int) -> bytes:
+    """The start of a safetensors file: length of the JSON (8 bytes, little-endian), JSON, blanks to a multiple of 8."""
+    entry = {"dtype": "F16", "shape": [n_rows, dimension], "data_offsets": [0, n_rows * dimension * HALF.itemsize]}
+    text = json.dumps({"vectors": entry}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def read_shape(path: Path) -> tuple[int, int]:
+    """Rows and components of one part, from its header. Raises RunError when the file is damaged."""
+    damaged = RunError(f"{path} is damaged: make the embeddings again")
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        text = file.read(min(length, 4096))
+    try:
+        n_rows, dimension = json.loads(text)["vectors"]["shape"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged from error
+    first = header(n_rows, dimension)
+    if first[8:] != text or path.stat().st_size != len(first) + n_rows * dimension * HALF.itemsize:
+        raise damaged
+    return n_rows, dimension
+
+
+def n_parts(n_rows: int) -> int:
+    """Number of parts; no rows still make one part, which keeps the dimension."""
+    return max(1, -(-n_rows // ROWS_PER_PART))
+
+
+def rows_of(part: int, n_rows: int) -> int:
+    """Number of rows of part number `part`."""
+    return min(ROWS_PER_PART, n_rows - part * ROWS_PER_PART)
+
+
+def part_path(folder: Path, part: int) -> Path:
+    """File of part number `part`."""
+    return folder / f"part-{part:05d}.safetensors"
+
+
+def runs(rows: np.ndarray) -> list[tuple[int, int]]:
+    """(start, stop) positions in the rising `rows` whose row numbers follow each other within one part."""
+    if not len(rows):
+        return []
+    cuts = np.flatnonzero((np.diff(rows) != 1) | (rows[1:] % ROWS_PER_PART == 0)) + 1
+    return list(zip([0, *cuts.tolist()], [*cuts.tolist(), len(rows)], strict=True))
+
+
+def write_all(fd: int, halves: np.ndarray, offset: int) -> None:
+    """Write every byte at `offset`: one call may write less than asked."""
+    data = halves.data.cast("B")
+    while len(data):
+        written = os.pwrite(fd, data, offset)
+        data, offset = data[written:], offset + written
+
+
+def read_all(fd: int, halves: np.ndarray, offset: int) -> None:
+    """Fill `halves` from `offset`: one call may read less than asked. Raises RunError at the end of the file."""
+    data = halves.data.cast("B")
+    while len(data):
+        n_read = os.preadv(fd, [data], offset)
+        if n_read == 0:
+            raise RunError("a part of the vectors ends early: make the embeddings again")
+        data, offset = data[n_read:], offset + n_read
