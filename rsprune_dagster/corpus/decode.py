@@ -1,0 +1,209 @@
+"""From a tile's row to its pixels or its bytes, read where they lie.
+
+A reader keeps what the last tile was read from open (tar, row group, scene): the tiles of a shard lie in one container.
+"""
+
+import errno
+import hashlib
+import io
+import os
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from rsprune_dagster.corpus import formats, parquets, storage
+from rsprune_dagster.corpus.options import ReadOptions
+from rsprune_dagster.corpus.pixels import Bytes, Pixels, shown
+from rsprune_dagster.errors import RunError, TileError
+
+__all__ = ["Pixels", "TileReader"]
+
+Row = Mapping[str, Any]
+
+_GONE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+_TAR_DAMAGED = "the tar is damaged or cut off behind its last readable member; copy it again"
+_TAR_COMPRESSED = "a compressed tar cannot be read in place; decompress it first (gunzip, unxz, bunzip2, unzstd)"
+
+
+class TileReader:
+    """Reads the tiles of a shard. A context manager; not shared between threads.
+
+    Each method takes a LOCATION row as a dict and raises TileError with the reason a tile cannot be used, or RunError when
+    the storage fails, which is no tile's fault.
+    """
+
+    def __init__(self, options: ReadOptions) -> None:
+        self._options = options
+        self._uri = ""
+        self._fd = -1
+        self._handle: Any = None
+        self._raster: Any = None
+        self._crs_facts: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of what is open."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        for held in (self._handle, self._raster.dataset if self._raster else None):
+            if held is not None:
+                held.close()
+        self._uri, self._fd, self._handle, self._raster = "", -1, None, None
+
+    def read_grey(self, row: Row) -> Pixels:
+        """Grey levels and facts, for the scan; JPEGs come without colours."""
+        if row["kind"] == "window":
+            return self._window(row)
+        return formats.read_grey(self._encoded(row), _suffix(row), self._options)
+
+    def read_rgb(self, row: Row) -> Bytes:
+        """(H, W, 3) colours for the encoder; one-band sources three times, hidden pixels in the mean colour of the rest."""
+        if row["kind"] == "window":
+            pixels = self._window(row)
+        else:
+            pixels = formats.read_colour(self._encoded(row), _suffix(row), self._options)
+        return np.repeat(pixels.grey[:, :, None], 3, axis=2) if pixels.rgb is None else pixels.rgb
+
+    def read_bytes(self, row: Row) -> bytes:
+        """The encoded image as it is stored; a window as PNG, as the encoder sees it."""
+        if row["kind"] != "window":
+            return self._encoded(row)
+        encoded = io.BytesIO()
+        Image.fromarray(self.read_rgb(row)).save(encoded, "PNG")
+        return encoded.getvalue()
+
+    def _encoded(self, row: Row) -> bytes:
+        kind, uri = row["kind"], row["uri"]
+        try:
+            if kind == "tar":
+                return self._tar_bytes(uri, row["offset"], row["length"])
+            return self._parquet_bytes(uri, row["offset"]) if kind == "parquet" else _file_bytes(uri)
+        except _GONE as error:
+            raise TileError("vanished: the file is gone, or the link to it is broken") from error
+        except PermissionError as error:
+            raise TileError("not readable: permission denied") from error
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise TileError("not readable: the disk reports an input/output error") from error
+            raise RunError(f"cannot read {uri}: {error}; run again: finished work is kept") from error
+
+    def _tar_bytes(self, uri: str, offset: int | None, length: int | None) -> bytes:
+        if offset is None or length is None:
+            raise TileError(_tar_problem(uri, length))
+        if self._uri != uri:
+            self._open_tar(uri)
+        if self._fd >= 0:
+            data = os.pread(self._fd, length, offset)
+        else:
+            self._handle.seek(offset)
+            data = self._handle.read(length)
+        if len(data) < length:
+            raise TileError(f"truncated: only {len(data):,} of {length:,} bytes are in the tar")
+        return data
+
+    def _open_tar(self, uri: str) -> None:
+        self.close()
+        if storage.is_remote(uri):
+            self._handle = storage.open_binary(uri)
+        else:
+            self._fd = os.open(uri, os.O_RDONLY)
+        self._uri = uri
+
+    def _parquet_bytes(self, uri: str, row: int | None) -> bytes:
+        try:
+            if row is None:
+                raise TileError("the Parquet file is damaged: its footer cannot be read; copy it again")
+            if self._uri != uri:
+                self.close()
+                self._handle, self._uri = parquets.RowGroups(uri), uri
+            data: bytes | None = self._handle.read(row)
+        except pa.ArrowException as error:
+            raise TileError(f"damaged Parquet: {' '.join(str(error).split())}") from error
+        if data is None:
+            raise TileError("zero bytes: the row holds no image")
+        return data
+
+    def _window(self, row: Row) -> Pixels:
+        from rsprune_dagster.corpus.rasters import damage
+
+        try:
+            if self._uri != row["uri"]:
+                self._open_scene(row["uri"])
+            if row["x"] is None:
+                raise TileError(
+                    damage(self._raster.dataset, self._options) or "the scene changed while it was read; run again"
+                )
+            return _window_pixels(self._raster, (row["x"], row["y"], row["w"], row["h"]), self._options)
+        except (TileError, RunError):
+            raise
+        except Exception as error:  # GDAL's errors have many classes
+            raise TileError(f"damaged raster: {' '.join(str(error.__cause__ or error).split())}") from error
+
+    def _open_scene(self, uri: str) -> None:
+        from rsprune_dagster.corpus.rasters import Raster, open_dataset
+
+        self.close()
+        if not storage.is_remote(uri) and not os.path.exists(uri):
+            raise TileError("vanished: the file is gone, or the link to it is broken")
+        self._raster, self._uri = Raster(open_dataset(uri), self._options), uri
+
+
+def _window_pixels(raster: Any, box: tuple[int, int, int, int], options: ReadOptions) -> Pixels:
+    from rsprune_dagster.corpus.rasters import place_of
+
+    values, valid = raster.values(box)
+    dataset = raster.dataset
+    full = min(options.tile_size_px, dataset.width) * min(options.tile_size_px, dataset.height)
+    share = (box[2] * box[3] if valid is None else int(valid.sum())) / full
+    if share < options.min_valid_fraction or share == 0:
+        raise TileError(f"only {share:.0%} valid pixels, {options.min_valid_fraction:.0%} asked".replace("%", " %"))
+    if min(box[2:]) < formats.LEAST_EDGE_PX:
+        raise TileError(f"too small: {box[2]} x {box[3]} px, at least {formats.LEAST_EDGE_PX} px an edge are needed")
+    planes, low, high = raster.planes(values, valid)
+    facts = {**place_of(dataset, box)._asdict(), "scale_low": low, "scale_high": high, "dtype": raster.dtype}
+    return shown(_pixels_md5(values, valid), planes, valid, n_bands=dataset.count, **facts)
+
+
+def _pixels_md5(values: Any, valid: Any) -> str:
+    """The identity of a window: its stored values with their shape and type, and which of them are valid."""
+    digest = hashlib.md5(f"{values.dtype.str}{values.shape}".encode(), usedforsecurity=False)
+    digest.update(np.ascontiguousarray(values))
+    if valid is not None:
+        digest.update(np.packbits(valid))
+    return digest.hexdigest()
+
+
+def _suffix(row: Row) -> str:
+    """The suffix that a tile's name claims; a Parquet row's name claims nothing."""
+    if row["kind"] == "parquet":
+        return ""
+    _, dot, end = row["tile_id"].rpartition(".")
+    return f"{dot}{end}".lower().partition("~")[0]
+
+
+def _file_bytes(uri: str) -> bytes:
+    if storage.is_remote(uri):
+        fs, path = storage.filesystem(uri)
+        data: bytes = fs.cat_file(path)
+        return data
+    with open(uri, "rb", buffering=0) as file:
+        return file.read()
+
+
+def _tar_problem(uri: str, length: int | None) -> str:
+    from rsprune_dagster.corpus.sources import COMPRESSED_TARS
+
+    if uri.lower().endswith(COMPRESSED_TARS):
+        return _TAR_COMPRESSED
+    return _TAR_DAMAGED if length is None else "a sparse member, whose bytes do not lie together in the tar"

@@ -1,0 +1,221 @@
+"""Encoded bytes to pixels, and every reason an image can be refused for.
+
+JPEG by simplejpeg (strict: a file with a missing end is refused, not half grey), PNG, WebP and BMP by Pillow, TIFF and 16-bit
+PNG by GDAL. The EXIF orientation is left alone: nadir tiles have no up.
+"""
+
+import hashlib
+import io
+import struct
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from rsprune_dagster.corpus.options import ReadOptions
+from rsprune_dagster.corpus.pixels import Bytes, Mask, Pixels, shown
+from rsprune_dagster.errors import TileError
+
+LEAST_EDGE_PX = 8
+_SUFFIX_FORMATS = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".png": "PNG",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WebP",
+    ".bmp": "BMP",
+}
+_JPEG_BANDS = {"Gray": 1, "CMYK": 4, "YCCK": 4}
+
+
+def read_grey(data: bytes, suffix: str, options: ReadOptions) -> Pixels:
+    """Grey levels and facts of an encoded image; for JPEG its stored luma, which spares the colour conversion.
+
+    Args:
+        suffix: of the file's name, lower case with its dot, or "" where the name says nothing.
+
+    Raises:
+        TileError: the image cannot be used; the message says why.
+    """
+    if data[:2] == b"\xff\xd8" and (suffix == ".jpg" or suffix == ".jpeg" or not suffix):
+        try:
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+            if width < LEAST_EDGE_PX or height < LEAST_EDGE_PX or width * height > options.max_tile_pixels:
+                raise TileError(_size_problem(width, height, options))
+            grey = simplejpeg.decode_jpeg(data, "GRAY").reshape(height, width)
+        except ValueError as error:
+            raise TileError(_jpeg_problem(error)) from error
+        return Pixels(md5(data), grey, None, None, width, height, _JPEG_BANDS.get(colours, 3))
+    return read_colour(data, suffix, options)
+
+
+def read_colour(data: bytes, suffix: str, options: ReadOptions) -> Pixels:
+    """Colours, grey levels and facts of an encoded image.
+
+    Raises:
+        TileError: the image cannot be used; the message says why.
+    """
+    kind = sniff(data)
+    if kind not in _DECODERS:
+        raise TileError(_not_an_image(data, kind, suffix))
+    expected = _SUFFIX_FORMATS.get(suffix)
+    if expected is not None and expected != kind:
+        raise TileError(f"wrongly named: {suffix} on a {kind} image; rename it")
+    return _DECODERS[kind](data, options)
+
+
+def md5(data: bytes) -> str:
+    """The identity of a tile's encoded bytes. Not for security."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def sniff(data: bytes) -> str:
+    """What bytes truly are, from how they begin: JPEG, PNG, TIFF, WebP, BMP, or another thing in plain words."""
+    if data[:12].startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "WebP"
+    for start, kind in _STARTS:
+        if data.startswith(start):
+            return kind
+    text = data[:512].lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "an HTML page"
+    if text.startswith(b"<"):
+        return "XML text"
+    return "text" if text and all(byte in _TEXT_BYTES for byte in data[:512]) else "unknown"
+
+
+_STARTS = (
+    (b"\xff\xd8", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+    (b"BM", "BMP"),
+    (b"GIF8", "a GIF image"),
+    (b"\0\0\0\x0cjP", "a JPEG 2000 image"),
+    (b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x93NUMPY", "a numpy array"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\x1f\x8b", "gzip-compressed"),
+    (b"%PDF", "a PDF"),
+    (b"version https://git-lfs", "a git-LFS pointer"),
+)
+_TEXT_BYTES = frozenset(range(32, 256)) | {9, 10, 13}
+
+
+def _not_an_image(data: bytes, kind: str, suffix: str) -> str:
+    if not data:
+        return "zero bytes: the file is empty"
+    if kind == "a git-LFS pointer":
+        return "a git-LFS pointer, not the image: fetch it with `git lfs pull`"
+    if not any(data):
+        return f"damaged: all {len(data):,} bytes are zero"
+    if kind == "unknown":
+        return f"no image: the bytes are of no known format{f', though the name says {suffix}' if suffix else ''}"
+    return f"{f'wrongly named: {suffix} on' if suffix in _SUFFIX_FORMATS else 'unsupported:'} {kind}"
+
+
+def _check_size(width: int, height: int, options: ReadOptions) -> None:
+    if min(width, height) < LEAST_EDGE_PX or width * height > options.max_tile_pixels:
+        raise TileError(_size_problem(width, height, options))
+
+
+def _size_problem(width: int, height: int, options: ReadOptions) -> str:
+    if min(width, height) < LEAST_EDGE_PX:
+        return f"too small: {width} x {height} px, at least {LEAST_EDGE_PX} px an edge are needed"
+    return (
+        f"oversized: {width} x {height} px are more than the {options.max_tile_pixels:,} of max_tile_pixels; "
+        "refused before decoding"
+    )
+
+
+def _jpeg_problem(error: ValueError) -> str:
+    said = " ".join(str(error).split())
+    return f"truncated JPEG: {said}" if "Premature end" in said else f"damaged JPEG: {said}"
+
+
+def _jpeg(data: bytes, options: ReadOptions) -> Pixels:
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        _check_size(width, height, options)
+        n_planes = 1 if colours == "Gray" else 3
+        planes = simplejpeg.decode_jpeg(data, "GRAY" if n_planes == 1 else "RGB")
+        grey = planes[:, :, 0] if n_planes == 1 else simplejpeg.decode_jpeg(data, "GRAY")[:, :, 0]
+    except ValueError as error:
+        raise TileError(_jpeg_problem(error)) from error
+    rgb = planes if n_planes == 3 else None
+    return Pixels(md5(data), grey, None, rgb, width, height, _JPEG_BANDS.get(colours, 3))
+
+
+def _png(data: bytes, options: ReadOptions) -> Pixels:
+    if len(data) < 33:
+        raise TileError(f"truncated PNG: only {len(data)} bytes")
+    width, height, depth = struct.unpack(">IIB", data[16:25])
+    _check_size(width, height, options)
+    return _gdal(data, options) if depth == 16 else _pillow(data, options)
+
+
+def _pillow(data: bytes, options: ReadOptions) -> Pixels:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # sizes are checked here, odd metadata does not matter
+            with Image.open(io.BytesIO(data)) as image:
+                _check_size(*image.size, options)
+                n_bands = len(image.getbands())
+                planes, valid = _planes(image)
+    except TileError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise TileError(f"oversized: {error}") from error
+    except Exception as error:  # Pillow's decoders raise whatever their parsers stumble over
+        raise TileError(f"damaged {sniff(data)}: {' '.join(str(error).split()) or type(error).__name__}") from error
+    if valid is not None and not valid.any():
+        raise TileError("not one valid pixel: all are transparent")
+    return shown(md5(data), planes, valid, n_bands=n_bands)
+
+
+def _planes(image: Image.Image) -> tuple[Bytes, Mask | None]:
+    """(H, W, 1 or 3) planes, and the valid pixels where there is transparency: those that are not wholly transparent."""
+    transparent = "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBA", "RGBa")
+    is_grey = image.mode in ("1", "L", "LA", "La")
+    array = np.asarray(image.convert(("LA" if is_grey else "RGBA") if transparent else ("L" if is_grey else "RGB")))
+    if transparent:
+        return np.ascontiguousarray(array[:, :, :-1]), array[:, :, -1] > 0
+    return (array[:, :, None] if is_grey else array), None
+
+
+def _gdal(data: bytes, options: ReadOptions) -> Pixels:
+    from rasterio.io import MemoryFile
+
+    from rsprune_dagster.corpus.rasters import Raster, opened, place_of
+
+    try:
+        with MemoryFile(data) as file, opened(file.name) as dataset:
+            _check_size(dataset.width, dataset.height, options)
+            raster = Raster(dataset, options)
+            raster.is_scene = False
+            box = (0, 0, dataset.width, dataset.height)
+            values, valid = raster.values(box)
+            if valid is not None and not valid.any():
+                raise TileError("not one valid pixel: all are nodata")
+            planes, low, high = raster.planes(values, valid)
+            facts = {**place_of(dataset, box)._asdict(), "scale_low": low, "scale_high": high, "dtype": raster.dtype}
+            return shown(md5(data), planes, valid, n_bands=dataset.count, **facts)
+    except TileError:
+        raise
+    except Exception as error:  # GDAL's errors have many classes
+        raise TileError(f"damaged {sniff(data)}: {' '.join(str(error.__cause__ or error).split())}") from error
+
+
+_DECODERS: dict[str, Callable[[bytes, ReadOptions], Pixels]] = {
+    "JPEG": _jpeg,
+    "PNG": _png,
+    "WebP": _pillow,
+    "BMP": _pillow,
+    "TIFF": _gdal,
+}

@@ -1,0 +1,298 @@
+"""What a corpus is made of: containers, and the tiles in them. Only names and headers are read here, never pixels.
+
+A **container** is a folder's loose images, a tar, a Parquet file or a raster given by itself. Ids are paths relative to the
+corpus, so that a corpus may move: `sub/a.jpg`, `name.tar/member.jpg`, `name.parquet/row`, `scene.tif#x,y,w,h`. With several
+sources every id starts with its source's name.
+
+**Labels.** The label of a tile is the first folder below the reference. Folders that every image of the source shares are a
+wrapping and do not count: `labelled/Forest/1.jpg` is Forest. The same holds inside a tar; a flat tar is labelled by its own
+folder, else by its name.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+
+from rsprune_dagster.corpus import parquets, storage, tars
+from rsprune_dagster.corpus.options import ReadOptions
+from rsprune_dagster.corpus.tiles import LOCATION
+from rsprune_dagster.errors import UsageError
+
+RASTER_SUFFIXES = frozenset({".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"}) | RASTER_SUFFIXES
+COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+BATCH_ROWS = 8192
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Container:
+    """Where some tiles lie. Picklable; nothing is open.
+
+    `prefix` is what the ids of its members start with. `stamp` changes when the container does; it is empty for a folder's
+    loose files, whose members must be looked at. `label` is the scene that its place in a reference says, or "".
+    """
+
+    uri: str
+    kind: str
+    prefix: str
+    stamp: str
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The containers of a corpus in the order of their ids, and how many files of each suffix are no images."""
+
+    containers: tuple[Container, ...]
+    ignored: Mapping[str, int] = field(default_factory=dict)
+
+
+def suffix_of(name: str) -> str:
+    """`.jpg` of `A.JPG`; `(hidden)` for what starts with a dot, `(no suffix)` where there is none."""
+    if name.startswith("."):
+        return "(hidden)"
+    return os.path.splitext(name)[1].lower() or "(no suffix)"
+
+
+def list_corpus(sources: Sequence[str]) -> Listing:
+    """The containers of a corpus, whatever the order of the sources or of the files on disk.
+
+    Args:
+        sources: folders, tars, Parquet files, images and GeoTIFF scenes; local paths or fsspec URLs.
+
+    Raises:
+        UsageError: a source is missing, is not readable or is no image; nothing is there at all.
+    """
+    ignored: Counter[str] = Counter()
+    uris = [storage.absolute(source) for source in sources]
+    containers = [each for uri, name in zip(uris, _names(uris), strict=True) for each in _source(uri, name, ignored)]
+    if not containers:
+        raise UsageError(_nothing_found(sources, ignored))
+    return Listing(tuple(sorted(containers, key=lambda each: (each.prefix, each.uri))), dict(sorted(ignored.items())))
+
+
+def members(
+    container: Container,
+    *,
+    options: ReadOptions,
+    labelled: bool = False,
+    ignored: MutableMapping[str, int] | None = None,
+) -> Iterator[pa.Table]:
+    """The tiles of a container as LOCATION tables of at most BATCH_ROWS rows, in the order in which they lie there.
+
+    Args:
+        options: decides which rasters are cut into which windows.
+        labelled: fill the column `label`.
+        ignored: counts, by suffix, the members of a tar that are no images.
+
+    Raises:
+        UsageError: a labelled tar or folder shows no scene; the container cannot be read.
+    """
+    rows = _LISTERS[container.kind](container, options, labelled, Counter() if ignored is None else ignored)
+    try:
+        while batch := list(islice(rows, BATCH_ROWS)):
+            yield pa.Table.from_pylist(batch, schema=LOCATION)
+    except PermissionError as error:
+        raise UsageError(
+            f"cannot read {container.uri}: {error.strerror}; give this user the right to read it"
+        ) from error
+
+
+def _source(uri: str, name: str, ignored: Counter[str]) -> list[Container]:
+    try:
+        if storage.is_folder(uri):
+            return _folder(uri, f"{name}/" if name else "", ignored)
+    except FileNotFoundError:
+        raise UsageError(f"no such file or folder: {uri}; expected a folder, tar, Parquet, image or GeoTIFF") from None
+    except PermissionError as error:
+        raise UsageError(f"cannot read {uri}: {error.strerror}; give this user the right to read it") from error
+    return [_single(uri, name)]
+
+
+def _single(uri: str, name: str) -> Container:
+    kind = _container_kind(uri)
+    if kind is None and suffix_of(os.path.basename(uri)) in IMAGE_SUFFIXES:
+        kind = "scene"
+    if kind is None:
+        raise UsageError(f"{uri} is no corpus: expected a folder, .tar, .parquet, .tif or another image")
+    if kind == "parquet" and not parquets.has_images(uri):
+        raise UsageError(f"{uri} has no image bytes: expected a binary column or a struct with the field `bytes`")
+    return Container(uri, kind, name if kind == "scene" else f"{name}/", storage.size_and_stamp(uri)[1])
+
+
+def _container_kind(name: str) -> str | None:
+    lower = name.lower()
+    if lower.endswith((".tar", *COMPRESSED_TARS)):
+        return "tar"
+    return "parquet" if lower.endswith((".parquet", ".pq")) else None
+
+
+def _folder(root: str, prefix: str, ignored: Counter[str]) -> list[Container]:
+    found: list[tuple[tuple[str, ...], Container]] = []
+    for parts, uri, children in _walk(root):
+        names = Counter(_role(child.name) for child in children)
+        ignored.update({role: n for role, n in names.items() if role not in ("image", "tar", "parquet")})
+        path = prefix + "".join(f"{part}/" for part in parts)
+        if names["image"]:
+            found.append((parts, Container(uri, "files", path, "")))
+        for child in children:
+            found += [(parts, each) for each in _archive(child, path, ignored)]
+    wrapping = wrapping_folders({parts for parts, _ in found})
+    return [replace(each, label=parts[wrapping] if len(parts) > wrapping else "") for parts, each in found]
+
+
+def _role(name: str) -> str:
+    suffix = suffix_of(name)
+    return "image" if suffix in IMAGE_SUFFIXES else suffix if suffix == "(hidden)" else _container_kind(name) or suffix
+
+
+def _archive(child: storage.Entry, path: str, ignored: Counter[str]) -> list[Container]:
+    kind = _role(child.name)
+    if kind == "parquet" and not parquets.has_images(child.uri):
+        ignored[".parquet without image bytes"] += 1
+        return []
+    if kind not in ("tar", "parquet"):
+        return []
+    return [Container(child.uri, kind, f"{path}{child.name}/", storage.size_and_stamp(child.uri)[1])]
+
+
+def _walk(root: str) -> Iterator[tuple[tuple[str, ...], str, list[storage.Entry]]]:
+    """Every folder below the root with its files, sorted; hidden folders are passed by, links that lead back are not followed."""
+    waiting: list[tuple[tuple[str, ...], str, frozenset[str]]] = [((), root, frozenset())]
+    while waiting:
+        parts, uri, above = waiting.pop()
+        real = storage.real_path(uri)
+        if real in above:
+            continue
+        children = storage.entries(uri)
+        yield parts, uri, [child for child in children if not child.is_folder]
+        folders = [child for child in children if child.is_folder and not _is_passed_by(child.name)]
+        waiting += [((*parts, child.name), child.uri, above | {real}) for child in reversed(folders)]
+
+
+def _is_passed_by(folder: str) -> bool:
+    return folder.startswith(".") or folder == "__MACOSX"
+
+
+def wrapping_folders(folders: Collection[tuple[str, ...]]) -> int:
+    """How many leading folders all images share without being their scene: 1 for labelled/Forest and labelled/River."""
+    if not folders:
+        return 0
+    shared = os.path.commonprefix([list(folder) for folder in sorted(folders)])
+    own = any(len(folder) == len(shared) for folder in folders)  # images right there: the last shared folder is a scene
+    return max(len(shared) - own, 0)
+
+
+def _names(uris: Sequence[str]) -> list[str]:
+    """What ids start with: nothing for a single folder, else the source's name, longer where two would be the same."""
+    if len(set(uris)) < len(uris):
+        raise UsageError(f"a source is given twice: {', '.join(uris)}; give each once")
+    parts = [uri.replace("://", "/").strip("/").split("/") for uri in uris]
+    if len(uris) == 1:
+        return [""] if _is_plain_folder(uris[0]) else [parts[0][-1]]
+    depth = 1
+    while len({tuple(each[-depth:]) for each in parts}) < len(parts):
+        depth += 1
+    return ["/".join(each[-depth:]) for each in parts]
+
+
+def _is_plain_folder(uri: str) -> bool:
+    try:
+        return storage.is_folder(uri)
+    except (FileNotFoundError, PermissionError):
+        return False
+
+
+def _nothing_found(sources: Sequence[str], ignored: Mapping[str, int]) -> str:
+    seen = ", ".join(f"{n} x {suffix}" for suffix, n in sorted(ignored.items())) or "nothing at all"
+    wanted = ", ".join(sorted(IMAGE_SUFFIXES))
+    return (
+        f"empty corpus: {', '.join(sources) or 'no source'} holds {seen}; expected images ({wanted}), tars or Parquet"
+    )
+
+
+def _row(tile_id: str, uri: str, kind: str, stamp: str, label: str | None, **place: int | None) -> Row:
+    return {"tile_id": tile_id, "uri": uri, "kind": kind, "stamp": stamp, "label": label, **place}
+
+
+def _file_rows(
+    container: Container, options: ReadOptions, labelled: bool, _: MutableMapping[str, int]
+) -> Iterator[Row]:
+    label = container.label or None if labelled else None
+    for child in storage.entries(container.uri):
+        if not child.is_folder and suffix_of(child.name) in IMAGE_SUFFIXES:
+            yield from _one_file(child.uri, container.prefix + child.name, label, options)
+
+
+def _scene_rows(
+    container: Container, options: ReadOptions, labelled: bool, _: MutableMapping[str, int]
+) -> Iterator[Row]:
+    yield from _one_file(container.uri, container.prefix, container.label or None if labelled else None, options)
+
+
+def _one_file(uri: str, tile_id: str, label: str | None, options: ReadOptions) -> Iterator[Row]:
+    """One tile, or the windows of a scene. A scene that cannot be read is one window without place: decoding says why."""
+    length, stamp = storage.size_and_stamp(uri)
+    if suffix_of(tile_id) in RASTER_SUFFIXES:
+        from rsprune_dagster.corpus.rasters import layout
+
+        windows = layout(uri, options)
+        if windows is not None:
+            for x, y, w, h in windows:
+                yield _row(f"{tile_id}#{x},{y},{w},{h}", uri, "window", stamp, label, x=x, y=y, w=w, h=h)
+            if not windows:
+                yield _row(tile_id, uri, "window", stamp, label)
+            return
+    yield _row(tile_id, uri, "file", stamp, label, length=length)
+
+
+def _tar_rows(
+    container: Container, options: ReadOptions, labelled: bool, ignored: MutableMapping[str, int]
+) -> Iterator[Row]:
+    if container.uri.lower().endswith(COMPRESSED_TARS):
+        yield _row(container.prefix.rstrip("/"), container.uri, "tar", container.stamp, None)
+        return
+    label_of = _tar_labels(container) if labelled else {}
+    for member in tars.once_each(tars.tar_members(container.uri)):
+        folder, _, base = member.name.rpartition("/")
+        if member.name and (suffix_of(base.partition("~")[0]) not in IMAGE_SUFFIXES or base.startswith(".")):
+            ignored[suffix_of(base)] = ignored.get(suffix_of(base), 0) + 1
+            continue
+        tile_id = (container.prefix + member.name).rstrip("/")
+        stamp = f"{member.length}-{member.mtime:g}-{member.offset}"
+        place = {"offset": member.offset, "length": member.length}
+        yield _row(tile_id, container.uri, "tar", stamp, label_of.get(folder), **place)
+
+
+def _tar_labels(container: Container) -> dict[str, str]:
+    """The label of each folder in a tar."""
+    names = (member.name for member in tars.tar_members(container.uri))
+    folders = {name.rpartition("/")[0] for name in names if suffix_of(name.rpartition("/")[2]) in IMAGE_SUFFIXES}
+    split = {folder: tuple(part for part in folder.split("/") if part) for folder in folders}
+    own = container.label or os.path.basename(container.uri).partition(".")[0]
+    if container.label or not any(split.values()):
+        return dict.fromkeys(folders, own)
+    wrapping = wrapping_folders(set(split.values()))
+    return {folder: parts[wrapping] for folder, parts in split.items() if len(parts) > wrapping}
+
+
+def _parquet_rows(
+    container: Container, options: ReadOptions, labelled: bool, _: MutableMapping[str, int]
+) -> Iterator[Row]:
+    try:
+        for member in parquets.parquet_members(container.uri):
+            label = (member.label or container.label or None) if labelled else None
+            tile_id = f"{container.prefix}{member.name}"
+            yield _row(tile_id, container.uri, "parquet", container.stamp, label, offset=member.row)
+    except pa.ArrowInvalid:
+        yield _row(container.prefix.rstrip("/"), container.uri, "parquet", container.stamp, None)
+
+
+_LISTERS = {"files": _file_rows, "tar": _tar_rows, "parquet": _parquet_rows, "scene": _scene_rows}
