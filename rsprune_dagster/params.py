@@ -2,9 +2,9 @@
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -21,6 +21,9 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+SectionType = TypeVar("SectionType", bound=Section)
+
+
 class CorpusParams(Section):
     sources: tuple[str, ...] = Field(description="Folders, tars, Parquet files or GeoTIFF scenes; empty: synthetic")
     tile_size_px: int = Field(ge=8, le=8192, description="Edge of the windows that scenes are cut into, pixels")
@@ -29,6 +32,7 @@ class CorpusParams(Section):
     bands: tuple[Annotated[int, Field(ge=1)], ...] = Field(description="Bands seen as red, green, blue; empty: automatic")
     value_range: tuple[float, ...] = Field(description="[low, high] for 16-bit and float; empty: measured per scene file")
     max_tile_pixels: int = Field(ge=64, description="Larger tiles are refused before they are decoded")
+    patch_grid: int = Field(ge=1, le=16, description="Patches along an edge for the mean patch entropy")
     shard_size: int = Field(ge=1, description="Tiles worked on together")
 
     @model_validator(mode="after")
@@ -47,7 +51,6 @@ class ReferenceParams(Section):
 
 
 class EntropyParams(Section):
-    patch_grid: int = Field(ge=1, le=16, description="Patches along an edge for the patch mean")
     threshold_from: Literal["reference", "bits", "quantile"] = Field(description="How the threshold is found")
     threshold_bits: float = Field(ge=0, le=8, description="Threshold in bits; also where there is no reference")
     threshold_quantile: Fraction = Field(description="Share of tiles below the threshold, for `quantile`")
@@ -114,10 +117,24 @@ def parse(raw: object, *, source: str) -> Params:
     Raises:
         UsageError: names each offending key, what came and what was expected.
     """
+    return _validated(Params, raw, source)
+
+
+def parse_section(section: type[SectionType], raw: object) -> SectionType:
+    """Validate one section, as it comes from Dagster's launchpad.
+
+    Raises:
+        UsageError: as `parse`.
+    """
+    return _validated(section, raw, "the run's configuration")
+
+
+def _validated(model: type[SectionType], raw: object, source: str) -> SectionType:
     try:
-        return Params.model_validate(raw)
+        return model.model_validate(raw)
     except ValidationError as error:
-        raise UsageError(f"{source}: " + "; ".join(_sentence(problem) for problem in error.errors())) from None
+        sentences = "; ".join(_sentence(problem, model) for problem in error.errors())
+        raise UsageError(f"{source}: {sentences}") from None
 
 
 def load(path: Path) -> Params:
@@ -136,15 +153,16 @@ def load(path: Path) -> Params:
 
 
 def project_root() -> Path:
-    """The folder of params.yaml: RSPRUNE_PROJECT, else the working folder, else the checkout the package lies in."""
+    """The folder of params.yaml: RSPRUNE_PROJECT, else the working folder, else where the package lies."""
     if named := os.environ.get("RSPRUNE_PROJECT"):
         return Path(named).resolve()
-    working = Path.cwd()
-    return working if (working / "params.yaml").is_file() and (working / "dvc.yaml").is_file() else _checkout()
+    package = Path(__file__).resolve().parent
+    candidates = (Path.cwd(), package.parent)
+    return next((folder for folder in candidates if _is_project(folder)), package)
 
 
-def _checkout() -> Path:
-    return Path(__file__).resolve().parent.parent
+def _is_project(folder: Path) -> bool:
+    return (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file()
 
 
 def suggest(name: str, known: tuple[str, ...]) -> str:
@@ -153,12 +171,24 @@ def suggest(name: str, known: tuple[str, ...]) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
-def _sentence(problem: Any) -> str:
+def _sentence(problem: Any, model: type[BaseModel]) -> str:
     location = [str(part) for part in problem["loc"]]
-    key = ".".join(location) or "the file"
+    key = ".".join(location) or "the section"
     if problem["type"] == "extra_forbidden":
-        section = Params.model_fields.get(location[0]) if len(location) > 1 else None
-        known = section.annotation.model_fields if section and section.annotation else Params.model_fields  # type: ignore[attr-defined]
-        return f"{key} is not a parameter{suggest(location[-1], tuple(known))}"
+        return f"{key} is not a parameter{suggest(location[-1], _known_keys(model, location[:-1]))}"
+    if problem["type"] == "missing":
+        return f"{key} is missing"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{key} is {problem['input']!r}: {message[0].lower()}{message[1:]}"
+    hint = f"; give {problem['input'] / 100:g} to keep {problem['input']:g} %" if _is_percentage(location, problem) else ""
+    value = "" if isinstance(problem["input"], Mapping) else f" is {problem['input']!r}"
+    return f"{key}{value}: {message[0].lower()}{message[1:]}{hint}"
+
+
+def _is_percentage(location: Sequence[str], problem: Any) -> bool:
+    return location[-1:] == ["keep_fraction"] and isinstance(problem["input"], int | float) and 1 < problem["input"] <= 100
+
+
+def _known_keys(model: type[BaseModel], location: Sequence[str]) -> tuple[str, ...]:
+    for part in location:
+        model = model.model_fields[part].annotation  # type: ignore[assignment]
+    return tuple(model.model_fields)

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rsprune_dagster.corpus.sources import Container
 from rsprune_dagster.corpus.tiles import LOCATION
 from rsprune_dagster.errors import RunError
 
@@ -35,15 +37,6 @@ class Shard:
     def rows(self) -> pa.Table:
         """(n_tiles,) LOCATION rows, in the order in which they lie in the container."""
         return pq.read_table(self.path, schema=LOCATION)
-
-
-@dataclass(frozen=True)
-class Container:
-    """What plan_shards needs to know of a container; `corpus/sources.py` makes them."""
-
-    uri: str
-    stamp: str
-    rows: Callable[[], pa.Table]
 
 
 def digest(*parts: object) -> str:
@@ -85,6 +78,20 @@ def remove_drafts(root: Path) -> int:
 
 
 @dataclass(frozen=True)
+class ShardListing:
+    """How containers are listed and grouped.
+
+    `rows` gives a container's LOCATION rows and counts its members that are no tiles; `identity` is what besides the container decides them; `unchanged` is asked for
+    a known shard of a container with a new stamp whose rows look the same: are their bytes the same too?
+    """
+
+    rows: Callable[[Container], tuple[pa.Table, Mapping[str, int]]]
+    unchanged: Callable[[Shard], bool]
+    shard_size: int
+    identity: tuple[object, ...]
+
+
+@dataclass(frozen=True)
 class ShardCache:
     """Layouts and finished work below one folder.
 
@@ -99,36 +106,33 @@ class ShardCache:
         key = digest(shard.key, *identity)
         return self.root / "work" / step / key[:2] / key
 
-    def plan(
-        self, containers: Iterable[Container], *, shard_size: int, options: object, unchanged: Callable[[Shard], bool]
-    ) -> list[Shard]:
-        """The shards of a corpus.
+    def plan(self, containers: Iterable[Container], listing: ShardListing) -> tuple[list[Shard], Counter[str]]:
+        """The shards of a corpus, container by container, and the members that are no tiles, counted by suffix."""
+        shards: list[Shard] = []
+        ignored: Counter[str] = Counter()
+        for container in containers:
+            some, passed_by = self._plan_one(container, listing)
+            shards += some
+            ignored.update(passed_by)
+        return shards, ignored
 
-        Args:
-            containers: in any order, of unique uri.
-            shard_size: tiles in a new shard, at most.
-            options: what besides the container decides its rows (tile size, overlap, ...).
-            unchanged: asked for a known shard whose container has a new stamp although the shard's rows look the same.
-        """
-        return [shard for container in containers for shard in self._plan_one(container, shard_size, options, unchanged)]
-
-    def _plan_one(
-        self, container: Container, shard_size: int, options: object, unchanged: Callable[[Shard], bool]
-    ) -> list[Shard]:
-        index = self.root / "layout" / f"{digest(LAYOUT_VERSION, container.uri, shard_size, options)}.json"
+    def _plan_one(self, container: Container, listing: ShardListing) -> tuple[list[Shard], Mapping[str, int]]:
+        index = self.root / "layout" / f"{digest(LAYOUT_VERSION, container.uri, container.prefix, container.label, listing.identity)}.json"
         known = _read_layout(index)
         shards = [self._shard(key, n_tiles) for key, n_tiles in known.get("shards", [])]
-        complete = all(shard.path.exists() for shard in shards)
-        if known and container.stamp and known["stamp"] == container.stamp and complete:
-            return shards
-        rows = container.rows()
-        kept = _still_there(shards, rows, known.get("stamp") == container.stamp, unchanged)
+        same_stamp = known.get("stamp") == container.stamp
+        if shards and container.stamp and same_stamp and all(shard.path.exists() for shard in shards):
+            return shards, known["ignored"]
+        rows, ignored = listing.rows(container)
+        # loose files are stamped one by one, a container's members only by the container
+        trusted = same_stamp or not container.stamp
+        kept = _still_there(shards, rows, listing.unchanged if not trusted else None)
         fresh = _without(rows, kept)
-        made = [self._write(fresh.slice(start, shard_size)) for start in range(0, fresh.num_rows, shard_size)]
-        layout = {"stamp": container.stamp, "shards": [(shard.key, shard.n_tiles) for shard in kept + made]}
+        made = [self._write(fresh.slice(start, listing.shard_size)) for start in range(0, fresh.num_rows, listing.shard_size)]
+        shard_list = [(shard.key, shard.n_tiles) for shard in kept + made]
         with written_whole(index) as draft:
-            draft.write_text(json.dumps(layout))
-        return kept + made
+            draft.write_text(json.dumps({"stamp": container.stamp, "shards": shard_list, "ignored": ignored}))
+        return kept + made, ignored
 
     def _shard(self, key: str, n_tiles: int) -> Shard:
         return Shard(key, self.root / "shards" / key[:2] / f"{key}.parquet", n_tiles)
@@ -154,14 +158,14 @@ def _identities(rows: pa.Table) -> list[str]:
     return [_FIELD.join("" if value is None else str(value) for value in row) for row in zip(*columns, strict=True)]
 
 
-def _still_there(
-    shards: Sequence[Shard], rows: pa.Table, same_stamp: bool, unchanged: Callable[[Shard], bool]
-) -> list[Shard]:
+def _still_there(shards: Sequence[Shard], rows: pa.Table, unchanged: Callable[[Shard], bool] | None) -> list[Shard]:
     present = set(_identities(rows)) if shards else set()
     return [
         shard
         for shard in shards
-        if shard.path.exists() and present.issuperset(_identities(shard.rows())) and (same_stamp or unchanged(shard))
+        if shard.path.exists()
+        and present.issuperset(_identities(shard.rows()))
+        and (unchanged is None or unchanged(shard))
     ]
 
 

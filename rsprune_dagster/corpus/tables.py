@@ -1,0 +1,70 @@
+"""Sorted Parquet tables, written out of core: DuckDB sorts and joins, pyarrow writes, the bytes depend on the rows alone."""
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROWS_PER_GROUP = 2**16
+MEMORY_LIMIT = "1GB"
+
+CONTENT_ORDER = "content_md5, tile_id"
+"""Every table the method reads is in this order, so that paths and arrival cannot reach the arithmetic."""
+
+
+@contextmanager
+def query(sql: str, tables: Mapping[str, Path | Sequence[Path]]) -> Iterator[pa.RecordBatchReader]:
+    """The result of `sql` in batches; each name in `tables` is a table of it, made of the named Parquet files.
+
+    Sorting spills to a temporary folder beyond MEMORY_LIMIT.
+    """
+    with tempfile.TemporaryDirectory(prefix="rsprune-sort-") as spill, duckdb.connect() as connection:
+        connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+        connection.execute(f"SET temp_directory = '{spill}'")
+        connection.execute("SET enable_progress_bar = false")
+        for name, paths in tables.items():
+            connection.execute(f"CREATE VIEW {name} AS SELECT * FROM {_source(paths)}")
+        yield connection.sql(sql).to_arrow_reader(ROWS_PER_GROUP)
+
+
+def write_query(sql: str, tables: Mapping[str, Path | Sequence[Path]], target: Path, schema: pa.Schema) -> int:
+    """Write the result of `sql` as one Parquet file of the given schema; returns the number of rows."""
+    with query(sql, tables) as batches:
+        return write_batches(batches, target, schema)
+
+
+def write_batches(batches: Iterable[pa.RecordBatch], target: Path, schema: pa.Schema) -> int:
+    """Write batches as one Parquet file whose bytes do not depend on how the rows were batched."""
+    n_rows = 0
+    pending: list[pa.RecordBatch] = []
+    n_pending = 0
+    with pq.ParquetWriter(target, schema, compression="zstd", version="2.6") as writer:
+        for batch in batches:
+            pending.append(pa.RecordBatch.from_arrays([batch.column(name).cast(schema.field(name).type) for name in schema.names], schema=schema))
+            n_pending += batch.num_rows
+            n_rows += batch.num_rows
+            while n_pending >= ROWS_PER_GROUP:
+                table = pa.Table.from_batches(pending, schema)
+                writer.write_table(table.slice(0, ROWS_PER_GROUP).combine_chunks(), row_group_size=ROWS_PER_GROUP)
+                pending = table.slice(ROWS_PER_GROUP).to_batches()
+                n_pending -= ROWS_PER_GROUP
+        if n_pending:
+            writer.write_table(pa.Table.from_batches(pending, schema).combine_chunks(), row_group_size=ROWS_PER_GROUP)
+    return n_rows
+
+
+def scalar(sql: str, tables: Mapping[str, Path | Sequence[Path]]) -> int:
+    """The single integer that `sql` gives; 0 where it gives null."""
+    with query(sql, tables) as batches:
+        value = batches.read_all().column(0)[0].as_py()
+    return int(value or 0)
+
+
+def _source(paths: Path | Sequence[Path]) -> str:
+    listed = [paths] if isinstance(paths, Path) else list(paths)
+    quoted = ", ".join("'" + str(path).replace("'", "''") + "'" for path in listed)
+    return f"read_parquet([{quoted}])"

@@ -1,0 +1,65 @@
+"""Vectors already computed, by the content they are of: a moved file, a new threshold or more tiles cost only what is new.
+
+A block is a safetensors file with one chunk of work: `md5` (n, 16) uint8, rising, and `vectors` (n, d) float16.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from rsprune_dagster.corpus.shards import written_whole
+
+DIGEST = np.dtype("S16")
+"""A raw md5. numpy orders S16 by bytes, as the hexadecimal strings are ordered."""
+
+
+def digests(content_md5: list[str]) -> np.ndarray:
+    """(n,) S16 from hexadecimal md5 strings, in their order."""
+    return np.frombuffer(bytes.fromhex("".join(content_md5)), dtype=DIGEST)
+
+
+def find(wanted: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Positions of `wanted` (n,) S16 in the rising `among` (m,) S16, -1 where absent: (n,) int64."""
+    if not len(among):
+        return np.full(len(wanted), -1, np.int64)
+    at = np.minimum(np.searchsorted(among, wanted), len(among) - 1)
+    return np.where(among[at] == wanted, at, -1)
+
+
+@dataclass(frozen=True)
+class EmbeddingCache:
+    """The blocks of one encoder; its folder is named by the hash of all that decides a vector but the tile."""
+
+    folder: Path
+
+    def add(self, md5: np.ndarray, vectors: np.ndarray) -> None:
+        """Keep a chunk: (n,) S16 distinct digests and (n, d) vectors, in any order. The block appears whole or not at all."""
+        order = np.argsort(md5)
+        raw = np.ascontiguousarray(md5[order]).view(np.uint8).reshape(-1, DIGEST.itemsize)
+        tensors = {"md5": raw, "vectors": np.ascontiguousarray(vectors[order], dtype=np.float16)}
+        with written_whole(self.folder / f"{hashlib.sha256(raw.tobytes()).hexdigest()}.safetensors") as draft:
+            save_file(tensors, draft)
+
+    def known(self) -> np.ndarray:
+        """(m,) S16, rising and distinct: what there are vectors of."""
+        return np.unique(np.concatenate([np.zeros(0, DIGEST), *(tensors[0].reshape(-1).view(DIGEST) for tensors in self._read("md5"))]))
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(md5 (n,) S16, vectors (n, d) float16) block by block; a digest may occur in more than one."""
+        for md5, vectors in self._read("md5", "vectors"):
+            yield md5.reshape(-1).view(DIGEST), vectors
+
+    def _read(self, *names: str) -> Iterator[list[np.ndarray]]:
+        for block in sorted(self.folder.glob("*.safetensors")):
+            try:
+                with safe_open(block, framework="numpy") as file:
+                    tensors = [np.ascontiguousarray(file.get_tensor(name)) for name in names]
+            except SafetensorError:
+                block.unlink(missing_ok=True)  # cut short by a crash of the machine: its tiles are computed again
+            else:
+                yield tensors

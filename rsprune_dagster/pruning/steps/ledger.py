@@ -1,0 +1,150 @@
+"""The ledger: every tile seen is in it once, with the decision and a sentence that says why."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from rsprune_dagster.corpus.tables import query, write_query
+
+DECISIONS = pa.schema(
+    [
+        pa.field("tile_id", pa.string(), nullable=False, metadata={"doc": "path relative to the corpus"}),
+        pa.field("uri", pa.string(), nullable=False, metadata={"doc": "what holds the bytes"}),
+        pa.field("content_md5", pa.string(), metadata={"doc": "null where the bytes could not be read"}),
+        pa.field("entropy_bits", pa.float32(), metadata={"doc": "0 to 8; null where quarantined"}),
+        pa.field("scene", pa.string(), metadata={"doc": "stratum; null where the tile was never embedded"}),
+        pa.field("cluster_id", pa.int32(), metadata={"doc": "null where the tile was never embedded"}),
+        pa.field("rank", pa.int64(), metadata={"doc": "1 is best; null unless kept"}),
+        pa.field("decision", pa.string(), nullable=False, metadata={"doc": "kept, low_information, duplicate, unselected, quarantined"}),
+        pa.field("reason", pa.string(), nullable=False, metadata={"doc": "a sentence"}),
+    ]
+)
+
+RANKING = pa.schema(
+    [
+        pa.field("content_md5", pa.string(), nullable=False),
+        pa.field("tile_id", pa.string(), nullable=False),
+        pa.field("scene", pa.string(), nullable=False),
+        pa.field("cluster_id", pa.int32(), nullable=False),
+        pa.field("rank", pa.int64(), metadata={"doc": "1 is best, over all candidates; null for a near-duplicate"}),
+        pa.field("near_copy_of", pa.string(), metadata={"doc": "the tile that stands for this near-duplicate"}),
+        pa.field("similarity", pa.float32(), metadata={"doc": "correlation with near_copy_of, best of 8 orientations"}),
+    ]
+)
+"""All candidates of the selection, in content order: a keep fraction is a prefix of `rank`."""
+
+SUBSET = pa.schema(
+    [
+        pa.field("rank", pa.int64(), nullable=False, metadata={"doc": "1 is best; the rows are in this order"}),
+        pa.field("tile_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("offset", pa.int64()),
+        pa.field("length", pa.int64()),
+        pa.field("x", pa.int32()),
+        pa.field("y", pa.int32()),
+        pa.field("w", pa.int32()),
+        pa.field("h", pa.int32()),
+        pa.field("content_md5", pa.string(), nullable=False),
+        pa.field("scene", pa.string(), nullable=False),
+        pa.field("cluster_id", pa.int32(), nullable=False),
+        pa.field("entropy_bits", pa.float32(), nullable=False),
+        pa.field("width_px", pa.int32()),
+        pa.field("height_px", pa.int32()),
+        pa.field("n_bands", pa.int16()),
+        pa.field("dtype", pa.string()),
+        pa.field("crs", pa.string()),
+        pa.field("lon", pa.float64()),
+        pa.field("lat", pa.float64()),
+        pa.field("gsd_m", pa.float64()),
+        pa.field("scale_low", pa.float64()),
+        pa.field("scale_high", pa.float64()),
+    ]
+)
+"""The kept tiles, best first: an index that a training loader reads the tiles by, where they lie."""
+
+
+@dataclass(frozen=True)
+class LedgerInputs:
+    """The tables that the ledger joins."""
+
+    manifest: Path
+    quarantine: Path
+    scores: Path
+    ranking: Path
+    threshold_bits: float
+
+    def tables(self) -> dict[str, Path]:
+        return {"manifest": self.manifest, "quarantine": self.quarantine, "scores": self.scores, "ranking": self.ranking}
+
+
+def n_to_keep(n_readable: int, keep_fraction: float) -> int:
+    """round(keep_fraction x readable tiles), halves up."""
+    return math.floor(keep_fraction * n_readable + 0.5)
+
+
+def write_decisions(inputs: LedgerInputs, n_kept: int, target: Path) -> int:
+    """Write decisions.parquet in the order of tile ids; returns the number of rows, one for each tile seen."""
+    return write_query(_DECISIONS_SQL.format(threshold=inputs.threshold_bits, n_kept=n_kept), inputs.tables(), target, DECISIONS)
+
+
+def write_subset(inputs: LedgerInputs, n_kept: int, target: Path) -> int:
+    """Write pruned_subset.parquet, best first; returns the number of rows."""
+    columns = ", ".join(_SUBSET_SOURCE.get(name, f"manifest.{name}") for name in SUBSET.names)
+    sql = f"SELECT {columns} FROM ranking JOIN manifest USING (tile_id) WHERE ranking.rank <= {n_kept} ORDER BY ranking.rank"
+    return write_query(sql, inputs.tables(), target, SUBSET)
+
+
+def count_decisions(decisions: Path) -> dict[str, int]:
+    """How many tiles each decision met."""
+    with query("SELECT decision, count(*) AS n FROM decisions GROUP BY 1 ORDER BY 1", {"decisions": decisions}) as batches:
+        table = batches.read_all()
+    return dict(zip(table.column("decision").to_pylist(), table.column("n").to_pylist(), strict=True))
+
+
+def scene_table(decisions: Path) -> pa.Table:
+    """For each scene: n_tiles, n_duplicate, n_candidates, n_kept, n_clusters; scenes by their size."""
+    sql = """
+        SELECT scene, count(*) AS n_tiles, count(*) FILTER (decision = 'duplicate') AS n_duplicate,
+               count(*) FILTER (decision IN ('kept', 'unselected')) AS n_candidates,
+               count(*) FILTER (decision = 'kept') AS n_kept, count(DISTINCT cluster_id) AS n_clusters
+        FROM decisions WHERE scene IS NOT NULL GROUP BY scene ORDER BY n_tiles DESC, scene
+    """
+    with query(sql, {"decisions": decisions}) as batches:
+        return batches.read_all()
+
+
+_SUBSET_SOURCE = {name: f"ranking.{name}" for name in ("rank", "scene", "cluster_id")}
+
+_DECISIONS_SQL = """
+WITH quota AS (
+    SELECT scene, count(*) FILTER (rank <= {n_kept}) AS n_kept, count(rank) AS n_candidates FROM ranking GROUP BY scene
+), joined AS (
+    SELECT manifest.tile_id, manifest.uri, manifest.content_md5, manifest.entropy_bits, scores.informative,
+           scores.copy_of, ranking.scene, ranking.cluster_id, ranking.near_copy_of, ranking.similarity,
+           CASE WHEN scores.copy_of IS NULL THEN ranking.rank END AS rank, quota.n_kept, quota.n_candidates
+    FROM manifest JOIN scores USING (tile_id)
+    LEFT JOIN ranking ON ranking.content_md5 = manifest.content_md5
+    LEFT JOIN quota ON quota.scene = ranking.scene
+), decided AS (
+    SELECT *, CASE WHEN NOT informative THEN 'low_information'
+                   WHEN copy_of IS NOT NULL OR near_copy_of IS NOT NULL THEN 'duplicate'
+                   WHEN rank <= {n_kept} THEN 'kept' ELSE 'unselected' END AS decision
+    FROM joined
+)
+SELECT tile_id, uri, content_md5, entropy_bits, scene, cluster_id, CASE WHEN decision = 'kept' THEN rank END AS rank, decision,
+       CASE WHEN decision = 'low_information'
+                THEN printf('%.2f bits of entropy, below the threshold of %.2f', entropy_bits::DOUBLE, {threshold!r}::DOUBLE)
+            WHEN copy_of IS NOT NULL THEN 'the same bytes as ' || copy_of
+            WHEN near_copy_of IS NOT NULL THEN printf('nearly the same picture as %s (correlation %.3f)', near_copy_of, similarity::DOUBLE)
+            WHEN decision = 'kept'
+                THEN printf('rank %d of the %d kept; its scene %s keeps %d of %d', rank, {n_kept}::BIGINT, scene, n_kept, n_candidates)
+            ELSE printf('rank %d, and the first %d are kept; its scene %s keeps %d of %d', rank, {n_kept}::BIGINT, scene, n_kept, n_candidates)
+       END AS reason
+FROM decided
+UNION ALL
+SELECT tile_id, uri, content_md5, NULL, NULL, NULL, NULL, 'quarantined', reason FROM quarantine
+ORDER BY tile_id
+"""

@@ -1,0 +1,136 @@
+"""raw_corpus and reference_scenes: the manifest of the tiles that can be used, and the quarantine of those that cannot."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rsprune_dagster.corpus.options import ReadOptions
+from rsprune_dagster.corpus.shards import Shard, ShardCache, ShardListing
+from rsprune_dagster.corpus.sources import Container, Listing, list_corpus, members
+from rsprune_dagster.corpus.tables import CONTENT_ORDER, scalar, write_query
+from rsprune_dagster.corpus.tiles import LOCATION, SCAN
+from rsprune_dagster.errors import RunError, UsageError
+from rsprune_dagster.progress import Progress
+from rsprune_dagster.pruning.scan import same_bytes, scan_identity, scan_shard
+
+MANIFEST = pa.schema([field for field in SCAN if field.name not in ("stamp", "quarantine")])
+"""A usable tile, in content order. Without stamps: a touched file is not another tile."""
+
+QUARANTINE = pa.schema(
+    [
+        pa.field("tile_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ScanReport:
+    n_tiles: int
+    n_quarantined: int
+    n_ignored: int
+    n_shards: int
+    n_shards_computed: int
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """How tiles are read and measured, where the work is kept, and by how many threads it is done."""
+
+    options: ReadOptions
+    patch_grid: int
+    shard_size: int
+    cache: ShardCache
+    workers: int
+    progress: Progress
+
+    def shards(self, listing: Listing, *, labelled: bool) -> tuple[list[Shard], Counter[str]]:
+        """The shards of a corpus, old ones kept, and the files in it that are no tiles, counted by suffix."""
+        identity = (asdict(self.options), self.shard_size, labelled)
+        rows = partial(_rows, options=self.options, labelled=labelled)
+        shards, ignored = self.cache.plan(listing.containers, ShardListing(rows, self._unchanged, self.shard_size, identity))
+        return shards, ignored + Counter(listing.ignored)
+
+    def result(self, shard: Shard) -> Path:
+        """Where the scan of a shard belongs."""
+        return self.cache.result("scan", shard, *scan_identity(self.options, self.patch_grid))
+
+    def _unchanged(self, shard: Shard) -> bool:
+        return same_bytes(shard, self.result(shard), self.options)
+
+
+def scan(sources: Sequence[str], folder: Path, scanner: Scanner, *, labelled: bool, label: str) -> ScanReport:
+    """Write manifest.parquet, quarantine.parquet and corpus.json of the tiles in `sources` into `folder`.
+
+    Raises:
+        UsageError: no sources, nothing in them, no scene folders in a reference.
+        RunError: not one tile can be used.
+    """
+    listing = list_corpus(sources)
+    shards, ignored = scanner.shards(listing, labelled=labelled)
+    if not shards:
+        raise UsageError(f"no image in {', '.join(sources)}: give a folder, tar, Parquet file or GeoTIFF with images")
+    todo = [shard for shard in shards if not scanner.result(shard).exists()]
+    _scan_all(todo, scanner, label)
+    report = _write_tables([scanner.result(shard) for shard in shards], folder, ignored, len(shards), len(todo))
+    if report.n_tiles == 0:
+        raise RunError(f"not one of {report.n_quarantined:,} tiles in {', '.join(sources)} can be used; {_first_reason(scanner, shards)}")
+    return report
+
+
+def _rows(container: Container, *, options: ReadOptions, labelled: bool) -> tuple[pa.Table, Counter[str]]:
+    ignored: Counter[str] = Counter()
+    tables = list(members(container, options=options, labelled=labelled, ignored=ignored))
+    return pa.concat_tables([LOCATION.empty_table(), *tables]), ignored
+
+
+def _scan_all(shards: Sequence[Shard], scanner: Scanner, label: str) -> None:
+    with scanner.progress(label, sum(shard.n_tiles for shard in shards)) as advance, _pool(scanner.workers) as pool:
+        futures = [pool.submit(scan_shard, shard, scanner.cache, scanner.options, scanner.patch_grid) for shard in shards]
+        try:
+            for shard, future in zip(shards, futures, strict=True):
+                future.result()
+                advance(shard.n_tiles)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(workers, thread_name_prefix="scan") as pool:
+        yield pool
+
+
+def _write_tables(scans: Sequence[Path], folder: Path, ignored: Counter[str], n_shards: int, n_computed: int) -> ScanReport:
+    columns = ", ".join(f'"{name}"' for name in MANIFEST.names)
+    tables = {"scan": scans}
+    n_tiles = write_query(
+        f"SELECT {columns} FROM scan WHERE quarantine IS NULL ORDER BY {CONTENT_ORDER}", tables, folder / "manifest.parquet", MANIFEST
+    )
+    n_quarantined = write_query(
+        "SELECT tile_id, uri, quarantine AS reason FROM scan WHERE quarantine IS NOT NULL ORDER BY tile_id",
+        tables,
+        folder / "quarantine.parquet",
+        QUARANTINE,
+    )
+    n_distinct = scalar("SELECT count(DISTINCT tile_id) FROM scan", tables)
+    if n_distinct != n_tiles + n_quarantined:
+        raise RunError(f"{n_tiles + n_quarantined - n_distinct} tile ids occur twice: rename the files, or give the sources one by one")
+    ignored_files = {"ignored_files": dict(sorted(ignored.items()))}
+    (folder / "corpus.json").write_text(json.dumps(ignored_files, indent=1) + "\n")
+    return ScanReport(n_tiles, n_quarantined, sum(ignored.values()), n_shards, n_computed)
+
+
+def _first_reason(scanner: Scanner, shards: Sequence[Shard]) -> str:
+    first = pq.read_table(scanner.result(shards[0]), columns=["tile_id", "quarantine"]).slice(0, 1).to_pylist()[0]
+    return f"the first, {first['tile_id']}: {first['quarantine']}"
