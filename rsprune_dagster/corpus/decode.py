@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -32,8 +33,8 @@ _TAR_COMPRESSED = "a compressed tar cannot be read in place; decompress it first
 class TileReader:
     """Reads the tiles of a shard. A context manager; not shared between threads.
 
-    Each method takes a LOCATION row as a dict and raises TileError with the reason a tile cannot be used, or RunError when
-    the storage fails, which is no tile's fault.
+    Each method takes a LOCATION row as a dict and raises TileError with the reason a tile cannot be used, or RunError
+    when the storage fails, which is no tile's fault.
     """
 
     def __init__(self, options: ReadOptions) -> None:
@@ -68,7 +69,7 @@ class TileReader:
         return formats.read_grey(self._encoded(row), _suffix(row), self._options)
 
     def read_rgb(self, row: Row) -> Bytes:
-        """(H, W, 3) colours for the encoder; one-band sources three times, hidden pixels in the mean colour of the rest."""
+        """(H, W, 3) colours for the encoder; one band is shown three times, hidden pixels in the mean of the others."""
         if row["kind"] == "window":
             pixels = self._window(row)
         else:
@@ -154,7 +155,7 @@ class TileReader:
         from rsprune_dagster.corpus.rasters import Raster, open_dataset
 
         self.close()
-        if not storage.is_remote(uri) and not os.path.exists(uri):
+        if not storage.is_remote(uri) and not Path(uri).exists():
             raise TileError("vanished: the file is gone, or the link to it is broken")
         self._raster, self._uri = Raster(open_dataset(uri), self._options), uri
 
@@ -178,9 +179,9 @@ def _window_pixels(raster: Any, box: tuple[int, int, int, int], options: ReadOpt
 def _pixels_md5(values: Any, valid: Any) -> str:
     """The identity of a window: its stored values with their shape and type, and which of them are valid."""
     digest = hashlib.md5(f"{values.dtype.str}{values.shape}".encode(), usedforsecurity=False)
-    digest.update(np.ascontiguousarray(values))
+    digest.update(np.ascontiguousarray(values).data)
     if valid is not None:
-        digest.update(np.packbits(valid))
+        digest.update(np.packbits(valid).data)
     return digest.hexdigest()
 
 
@@ -197,7 +198,7 @@ def _file_bytes(uri: str) -> bytes:
         fs, path = storage.filesystem(uri)
         data: bytes = fs.cat_file(path)
         return data
-    with open(uri, "rb", buffering=0) as file:
+    with Path(uri).open("rb", buffering=0) as file:
         return file.read()
 
 

@@ -1,7 +1,7 @@
 """Encoded bytes to pixels, and every reason an image can be refused for.
 
-JPEG by simplejpeg (strict: a file with a missing end is refused, not half grey), PNG, WebP and BMP by Pillow, TIFF and 16-bit
-PNG by GDAL. The EXIF orientation is left alone: nadir tiles have no up.
+JPEG by simplejpeg (strict: a file with a missing end is refused, not half grey), PNG, WebP and BMP by Pillow, TIFF and
+16-bit PNG by GDAL. The EXIF orientation is left alone: nadir tiles have no up.
 """
 
 import hashlib
@@ -28,6 +28,7 @@ _SUFFIX_FORMATS = {
     ".webp": "WebP",
     ".bmp": "BMP",
 }
+_JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ""})
 _JPEG_BANDS = {"Gray": 1, "CMYK": 4, "YCCK": 4}
 
 
@@ -40,7 +41,7 @@ def read_grey(data: bytes, suffix: str, options: ReadOptions) -> Pixels:
     Raises:
         TileError: the image cannot be used; the message says why.
     """
-    if data[:2] == b"\xff\xd8" and (suffix == ".jpg" or suffix == ".jpeg" or not suffix):
+    if data[:2] == b"\xff\xd8" and suffix in _JPEG_SUFFIXES:
         try:
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
             if width < LEAST_EDGE_PX or height < LEAST_EDGE_PX or width * height > options.max_tile_pixels:
@@ -180,7 +181,7 @@ def _pillow(data: bytes, options: ReadOptions) -> Pixels:
 
 
 def _planes(image: Image.Image) -> tuple[Bytes, Mask | None]:
-    """(H, W, 1 or 3) planes, and the valid pixels where there is transparency: those that are not wholly transparent."""
+    """(H, W, 1 or 3) planes, and where there is transparency the valid pixels: those not wholly transparent."""
     transparent = "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBA", "RGBa")
     is_grey = image.mode in ("1", "L", "LA", "La")
     array = np.asarray(image.convert(("LA" if is_grey else "RGBA") if transparent else ("L" if is_grey else "RGB")))

@@ -46,7 +46,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def has_images(uri: str) -> bool:
-    """Whether a Parquet file has a column of image bytes; a damaged file counts, so that it is quarantined, not ignored."""
+    """Whether a Parquet file has a column of image bytes. A damaged one counts: it is quarantined, not ignored."""
     try:
         with open_binary(uri) as handle:
             return image_column(pq.read_schema(handle)) is not None

@@ -1,4 +1,4 @@
-"""What a tile looks like once it is decoded: 8-bit colours, grey levels, valid pixels, and the facts that came with them."""
+"""What a tile looks like once it is decoded: 8-bit colours, grey levels, valid pixels, and the facts about it."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ Mask = NDArray[np.bool_]
 class Pixels(NamedTuple):
     """A decoded tile. A named tuple, since one is made per tile in the hot loop.
 
-    Hidden pixels (nodata, transparent) hold the mean colour of the valid ones, so that what lies below a mask never shows.
+    Hidden pixels (nodata, transparent) hold the mean colour of the valid ones: what lies below a mask never shows.
     """
 
     content_md5: str
@@ -36,8 +36,8 @@ class Pixels(NamedTuple):
 
 def luma(rgb: Bytes) -> Bytes:
     """(H, W, 3) to (H, W): 0.299 R + 0.587 G + 0.114 B, rounded (ITU-R BT.601), in 16-bit fixed point."""
-    weighted = rgb.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)
-    return ((weighted + 32768) >> 16).astype(np.uint8)
+    red, green, blue = (rgb[:, :, band].astype(np.uint32) for band in range(3))
+    return ((red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16).astype(np.uint8)
 
 
 def shown(content_md5: str, planes: Bytes, valid: Mask | None, *, n_bands: int, **facts: Any) -> Pixels:

@@ -1,14 +1,16 @@
 """GeoTIFF scenes: the grid of windows, the bands seen, how their values become 8 bits, masks, and where on Earth it is.
 
-**Windows** start at the upper left corner, `tile_size_px - overlap_px` apart, row by row. The last of a row or column is cut at
-the scene's edge; what would lie beyond counts as not valid, so slivers fail `min_valid_fraction` like any window of nodata.
+**Windows** start at the upper left corner, `tile_size_px - overlap_px` apart, row by row. The last of a row or column
+is cut at the scene's edge, so that no tile is partly a copy of another; what would lie beyond counts as not valid, so
+slivers fail `min_valid_fraction` like any window of nodata.
 
-**Values.** 8-bit rasters are taken as they are. Others are mapped linearly from [low, high] to 0..255, all bands alike, so that
-colours stay true: `value_range` where given; for a scene of several windows the 2nd and 98th percentile of its valid pixels, at
-256 evenly spread places; for a single tile its exposure (`exposure_range`), since stretching each tile to its own extremes
-would blow the noise of calm water up to the entropy of a city.
+**Values.** 8-bit rasters are taken as they are. Others are mapped linearly from [low, high] to 0..255, all bands
+alike, so that colours stay true: `value_range` where given; for a scene of several windows the 2nd and 98th
+percentile of its valid pixels, at 256 evenly spread places; for a single tile its exposure (`exposure_range`), since
+stretching each tile to its own extremes would blow the noise of calm water up to the entropy of a city.
 
-**Masks** are GDAL's: nodata value, alpha band, mask band; a pixel is valid where any seen band is. NaN and infinity are nodata.
+**Masks** are GDAL's: nodata value, alpha band, mask band; a pixel is valid where any seen band is. NaN and infinity are
+nodata.
 """
 
 import math
@@ -81,7 +83,7 @@ def open_dataset(source: Any) -> Any:
 
 
 def layout(uri: str, options: ReadOptions) -> list[Box] | None:
-    """The windows of a scene; None for a plain tile or an unreadable header; an empty list for a scene with damaged pixels.
+    """The windows of a scene; None for a plain tile or an unreadable header; an empty list for a damaged scene.
 
     A scene is a raster with a CRS, or one larger than a tile.
     """
@@ -115,7 +117,7 @@ def _cause(error: BaseException) -> str:
 
 
 def seen_bands(dataset: Any, wanted: tuple[int, ...]) -> list[int]:
-    """The bands seen as red, green and blue, or as grey: the wanted ones, else those tagged so, else the first three or the first.
+    """The bands seen as red, green and blue, or as grey: the wanted, else those tagged so, else the first three or one.
 
     Raises:
         TileError: a wanted band does not exist.
@@ -135,9 +137,9 @@ def seen_bands(dataset: Any, wanted: tuple[int, ...]) -> list[int]:
 def exposure_range(values: NDArray[Any]) -> tuple[float, float]:
     """[low, high] for one tile: from 0, in whole stops, like a camera's exposure.
 
-    high is the power of two that the 98th percentile needs (for integers at least 8 bits, so that 8-bit values in 16-bit files
-    stay as they are); low is 0, or minus such a power where the 2nd percentile is negative (SAR in dB). Noise keeps its size
-    relative to the brightness, and tiles of one sensor mostly share a range.
+    high is the power of two that the 98th percentile needs (for integers at least 8 bits, so that 8-bit values in
+    16-bit files stay as they are); low is 0, or minus such a power where the 2nd percentile is negative (SAR in dB).
+    Noise keeps its size relative to the brightness, and tiles of one sensor mostly share a range.
 
     Args:
         values: (n,) valid pixel values, n >= 1.

@@ -1,19 +1,20 @@
 """What a corpus is made of: containers, and the tiles in them. Only names and headers are read here, never pixels.
 
-A **container** is a folder's loose images, a tar, a Parquet file or a raster given by itself. Ids are paths relative to the
-corpus, so that a corpus may move: `sub/a.jpg`, `name.tar/member.jpg`, `name.parquet/row`, `scene.tif#x,y,w,h`. With several
-sources every id starts with its source's name.
+A **container** is a folder's loose images, a tar, a Parquet file or a raster given by itself. Ids are paths relative to
+the corpus, so that a corpus may move: `sub/a.jpg`, `name.tar/member.jpg`, `name.parquet/row`, `scene.tif#x,y,w,h`. With
+several sources every id starts with its source's name.
 
-**Labels.** The label of a tile is the first folder below the reference. Folders that every image of the source shares are a
-wrapping and do not count: `labelled/Forest/1.jpg` is Forest. The same holds inside a tar; a flat tar is labelled by its own
-folder, else by its name.
+**Labels.** The label of a tile is the first folder below the reference. Folders that every image of the source shares
+are a wrapping and do not count: `labelled/Forest/1.jpg` is Forest. The same holds inside a tar; a flat tar is
+labelled by its own folder, else by its name. A Parquet row is labelled by its column `label`, `scene`, `class` or
+`category`.
 """
 
-import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import islice, takewhile
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -35,8 +36,9 @@ Row = dict[str, Any]
 class Container:
     """Where some tiles lie. Picklable; nothing is open.
 
-    `prefix` is what the ids of its members start with. `stamp` changes when the container does; it is empty for a folder's
-    loose files, whose members must be looked at. `label` is the scene that its place in a reference says, or "".
+    `prefix` is what the ids of its members start with. `stamp` changes when the container does; it is empty for loose
+    files of a folder, which must be looked at one by one. `label` is the scene that its place in a reference says, or
+    "".
     """
 
     uri: str
@@ -58,23 +60,28 @@ def suffix_of(name: str) -> str:
     """`.jpg` of `A.JPG`; `(hidden)` for what starts with a dot, `(no suffix)` where there is none."""
     if name.startswith("."):
         return "(hidden)"
-    return os.path.splitext(name)[1].lower() or "(no suffix)"
+    return PurePosixPath(name).suffix.lower() or "(no suffix)"
 
 
-def list_corpus(sources: Sequence[str]) -> Listing:
+def list_corpus(sources: Sequence[str], *, labelled: bool = False) -> Listing:
     """The containers of a corpus, whatever the order of the sources or of the files on disk.
 
     Args:
         sources: folders, tars, Parquet files, images and GeoTIFF scenes; local paths or fsspec URLs.
+        labelled: the sources are a reference, which must have a folder per scene.
 
     Raises:
-        UsageError: a source is missing, is not readable or is no image; nothing is there at all.
+        UsageError: a source is missing, is not readable or is no image; nothing is there at all; no scene folders.
     """
     ignored: Counter[str] = Counter()
     uris = [storage.absolute(source) for source in sources]
     containers = [each for uri, name in zip(uris, _names(uris), strict=True) for each in _source(uri, name, ignored)]
     if not containers:
         raise UsageError(_nothing_found(sources, ignored))
+    if labelled and not any(each.label or each.kind in ("tar", "parquet") for each in containers):
+        raise UsageError(
+            f"no scenes in the reference {', '.join(sources)}: expected one folder per scene, with its images"
+        )
     return Listing(tuple(sorted(containers, key=lambda each: (each.prefix, each.uri))), dict(sorted(ignored.items())))
 
 
@@ -93,7 +100,7 @@ def members(
         ignored: counts, by suffix, the members of a tar that are no images.
 
     Raises:
-        UsageError: a labelled tar or folder shows no scene; the container cannot be read.
+        UsageError: the container cannot be read.
     """
     rows = _LISTERS[container.kind](container, options, labelled, Counter() if ignored is None else ignored)
     try:
@@ -118,7 +125,7 @@ def _source(uri: str, name: str, ignored: Counter[str]) -> list[Container]:
 
 def _single(uri: str, name: str) -> Container:
     kind = _container_kind(uri)
-    if kind is None and suffix_of(os.path.basename(uri)) in IMAGE_SUFFIXES:
+    if kind is None and suffix_of(PurePosixPath(uri).name) in IMAGE_SUFFIXES:
         kind = "scene"
     if kind is None:
         raise UsageError(f"{uri} is no corpus: expected a folder, .tar, .parquet, .tif or another image")
@@ -164,7 +171,7 @@ def _archive(child: storage.Entry, path: str, ignored: Counter[str]) -> list[Con
 
 
 def _walk(root: str) -> Iterator[tuple[tuple[str, ...], str, list[storage.Entry]]]:
-    """Every folder below the root with its files, sorted; hidden folders are passed by, links that lead back are not followed."""
+    """Every folder below the root with its files, sorted. Hidden folders and links that lead back are passed by."""
     waiting: list[tuple[tuple[str, ...], str, frozenset[str]]] = [((), root, frozenset())]
     while waiting:
         parts, uri, above = waiting.pop()
@@ -185,9 +192,9 @@ def wrapping_folders(folders: Collection[tuple[str, ...]]) -> int:
     """How many leading folders all images share without being their scene: 1 for labelled/Forest and labelled/River."""
     if not folders:
         return 0
-    shared = os.path.commonprefix([list(folder) for folder in sorted(folders)])
-    own = any(len(folder) == len(shared) for folder in folders)  # images right there: the last shared folder is a scene
-    return max(len(shared) - own, 0)
+    shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False)))
+    own = any(len(folder) == shared for folder in folders)  # images right there: the last shared folder is a scene
+    return max(shared - own, 0)
 
 
 def _names(uris: Sequence[str]) -> list[str]:
@@ -238,7 +245,7 @@ def _scene_rows(
 
 
 def _one_file(uri: str, tile_id: str, label: str | None, options: ReadOptions) -> Iterator[Row]:
-    """One tile, or the windows of a scene. A scene that cannot be read is one window without place: decoding says why."""
+    """One tile, or the windows of a scene. A damaged scene is one window without place: decoding says why."""
     length, stamp = storage.size_and_stamp(uri)
     if suffix_of(tile_id) in RASTER_SUFFIXES:
         from rsprune_dagster.corpus.rasters import layout
@@ -266,7 +273,7 @@ def _tar_rows(
             ignored[suffix_of(base)] = ignored.get(suffix_of(base), 0) + 1
             continue
         tile_id = (container.prefix + member.name).rstrip("/")
-        stamp = f"{member.length}-{member.mtime:g}-{member.offset}"
+        stamp = f"{member.length}-{member.mtime!r}-{member.offset}"
         place = {"offset": member.offset, "length": member.length}
         yield _row(tile_id, container.uri, "tar", stamp, label_of.get(folder), **place)
 
@@ -276,7 +283,7 @@ def _tar_labels(container: Container) -> dict[str, str]:
     names = (member.name for member in tars.tar_members(container.uri))
     folders = {name.rpartition("/")[0] for name in names if suffix_of(name.rpartition("/")[2]) in IMAGE_SUFFIXES}
     split = {folder: tuple(part for part in folder.split("/") if part) for folder in folders}
-    own = container.label or os.path.basename(container.uri).partition(".")[0]
+    own = container.label or PurePosixPath(container.uri).name.partition(".")[0]
     if container.label or not any(split.values()):
         return dict.fromkeys(folders, own)
     wrapping = wrapping_folders(set(split.values()))

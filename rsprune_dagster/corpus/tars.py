@@ -12,7 +12,7 @@ from rsprune_dagster.corpus.storage import open_binary
 
 
 class Member(NamedTuple):
-    """A file in a tar. `offset` is None for what cannot be read in place; `name` is then empty when the tar itself is damaged."""
+    """A file in a tar; without `offset` it cannot be read in place, without `name` the tar is damaged there."""
 
     name: str
     offset: int | None
@@ -60,7 +60,7 @@ def _linked(uri: str, links: list[tarfile.TarInfo]) -> Iterator[Member]:
 
 
 def once_each(members: Iterator[Member]) -> Iterator[Member]:
-    """The same members under names of their own: a name that comes again gets `~2`, `~3`, since tars may repeat names."""
+    """The same members, each with a name of its own: tars may repeat names, which then get `~2`, `~3`."""
     seen: Counter[str] = Counter()
     for member in members:
         seen[member.name] += 1
