@@ -1,0 +1,90 @@
+"""Noise, coordinates and light: what every painted scene is made of.
+
+Fields are float32 arrays of shape (size, size); pictures have a last axis of red, green and blue, reflectance
+in 0 to 1. Lengths are in pixels, so a larger picture shows more ground, not larger things.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Field = NDArray[np.float32]
+
+
+def fractal(rng: np.random.Generator, size_px: int, *, roughness: float = 1.8, coarsest_px: float = 64.0) -> Field:
+    """Fractal noise of mean 0 and deviation 1 whose amplitude falls as frequency to the power -`roughness`.
+
+    Structures larger than `coarsest_px` are flattened. White noise is filtered in the Fourier domain of a larger
+    square, so that the picture does not wrap around.
+    """
+    n = size_px + size_px // 4
+    frequency = _frequency(n)
+    gain = np.maximum(frequency, np.float32(1.0 / min(coarsest_px, n))) ** np.float32(-roughness)
+    return _filtered(rng, gain, size_px)
+
+
+def speckle(rng: np.random.Generator, size_px: int, *, period_px: float, spread: float = 0.5) -> Field:
+    """Noise of mean 0 and deviation 1 whose spots are `period_px` apart; `spread`, in octaves, is disorder."""
+    octaves = np.log2(np.maximum(_frequency(size_px + size_px // 4), np.float32(1e-6)) * np.float32(period_px))
+    return _filtered(rng, np.exp(-np.square(octaves / np.float32(spread))), size_px)
+
+
+def _frequency(n: int) -> Field:
+    """Cycles per pixel of each coefficient of a real Fourier transform of an n x n field."""
+    across, down = np.fft.rfftfreq(n), np.fft.fftfreq(n)
+    return np.hypot(down[:, None], across[None, :]).astype(np.float32)
+
+
+def _filtered(rng: np.random.Generator, gain: Field, size_px: int) -> Field:
+    n = len(gain)
+    gain[0, 0] = 0
+    spectrum = np.fft.rfft2(rng.standard_normal((n, n), dtype=np.float32)) * gain
+    field = np.fft.irfft2(spectrum, s=(n, n))[:size_px, :size_px].astype(np.float32)
+    return (field - field.mean()) / (field.std() + np.float32(1e-6))
+
+
+def turned(rng: np.random.Generator, size_px: int) -> tuple[Field, Field]:
+    """Coordinates along and across a random direction, from a random origin."""
+    angle = rng.uniform(0, 2 * np.pi)
+    y, x = np.mgrid[:size_px, :size_px].astype(np.float32)
+    x, y = x + np.float32(rng.uniform(0, 500)), y + np.float32(rng.uniform(0, 500))
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    return x * cos + y * sin, y * cos - x * sin
+
+
+def centred(field: Field) -> Field:
+    """`field` less its value in the middle of the picture."""
+    return field - field[len(field) // 2, len(field) // 2]
+
+
+def ramp(field: Field, low: float, high: float) -> Field:
+    """0 below `low`, 1 above `high` and smooth between: an edge without stairs."""
+    t = np.clip((field - np.float32(low)) / np.float32(high - low), 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def lit(height: Field, rng: np.random.Generator, *, strength: float) -> Field:
+    """Brightness, 1 on the level, of a surface lit from a random direction."""
+    angle = rng.uniform(0, 2 * np.pi)
+    down, across = np.gradient(height)
+    slope = across * np.float32(np.cos(angle)) + down * np.float32(np.sin(angle))
+    return 1 + np.float32(strength) * np.tanh(slope)
+
+
+def colour(*rgb: int) -> Field:
+    """A colour of shape (3,) from its 8-bit levels."""
+    return np.asarray(rgb, dtype=np.float32) / 255
+
+
+def one_of(rng: np.random.Generator, palette: Field, *, spread: float = 0.02) -> Field:
+    """A colour of the palette (n, 3), a little off."""
+    return palette[rng.integers(len(palette))] + rng.normal(0, spread, 3).astype(np.float32)
+
+
+def over(picture: Field, top: Field, opacity: Field) -> Field:
+    """`top`, a picture or a colour, laid over `picture` with the opacity (size, size) in 0 to 1."""
+    return picture + (top - picture) * opacity[..., None]
+
+
+def tinted(rgb: Field, brightness: Field) -> Field:
+    """The colour (3,) at the brightness (size, size)."""
+    return brightness[..., None] * rgb
