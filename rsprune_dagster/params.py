@@ -25,12 +25,18 @@ SectionType = TypeVar("SectionType", bound=Section)
 
 
 class CorpusParams(Section):
-    sources: tuple[str, ...] = Field(description="Folders, tars, Parquet files or GeoTIFF scenes; empty: synthetic")
+    sources: tuple[str, ...] = Field(
+        description="Folders, tars, Parquet files or GeoTIFF scenes; `synthetic`: a procedural corpus"
+    )
     tile_size_px: int = Field(ge=8, le=8192, description="Edge of the windows that scenes are cut into, pixels")
     overlap_px: Count = Field(description="Pixels that neighbouring windows share")
     min_valid_fraction: Fraction = Field(description="Windows with a smaller share of valid pixels are quarantined")
-    bands: tuple[Annotated[int, Field(ge=1)], ...] = Field(description="Bands seen as red, green, blue; empty: automatic")
-    value_range: tuple[float, ...] = Field(description="[low, high] for 16-bit and float; empty: measured per scene file")
+    bands: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        description="Bands seen as red, green, blue; empty: automatic"
+    )
+    value_range: tuple[float, ...] = Field(
+        description="[low, high] for 16-bit and float; empty: measured per scene file"
+    )
     max_tile_pixels: int = Field(ge=64, description="Larger tiles are refused before they are decoded")
     patch_grid: int = Field(ge=1, le=16, description="Patches along an edge for the mean patch entropy")
     shard_size: int = Field(ge=1, description="Tiles worked on together")
@@ -146,7 +152,9 @@ def load(path: Path) -> Params:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"no parameters at {path}: run inside the project, or set RSPRUNE_PROJECT to its folder") from None
+        raise UsageError(
+            f"no parameters at {path}: run inside the project, or set RSPRUNE_PROJECT to its folder"
+        ) from None
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
     return parse(raw, source=str(path))
@@ -179,13 +187,17 @@ def _sentence(problem: Any, model: type[BaseModel]) -> str:
     if problem["type"] == "missing":
         return f"{key} is missing"
     message = problem["msg"].removeprefix("Value error, ")
-    hint = f"; give {problem['input'] / 100:g} to keep {problem['input']:g} %" if _is_percentage(location, problem) else ""
+    hint = (
+        f"; give {problem['input'] / 100:g} to keep {problem['input']:g} %" if _is_percentage(location, problem) else ""
+    )
     value = "" if isinstance(problem["input"], Mapping) else f" is {problem['input']!r}"
     return f"{key}{value}: {message[0].lower()}{message[1:]}{hint}"
 
 
 def _is_percentage(location: Sequence[str], problem: Any) -> bool:
-    return location[-1:] == ["keep_fraction"] and isinstance(problem["input"], int | float) and 1 < problem["input"] <= 100
+    return (
+        location[-1:] == ["keep_fraction"] and isinstance(problem["input"], int | float) and 1 < problem["input"] <= 100
+    )
 
 
 def _known_keys(model: type[BaseModel], location: Sequence[str]) -> tuple[str, ...]:

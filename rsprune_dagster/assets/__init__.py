@@ -1,1 +1,25 @@
-"""Software-defined assets, a thin module each."""
+"""Software-defined assets, a thin module each: load, call the method, report."""
+
+import dagster as dg
+
+from rsprune_dagster.assets.embeddings import embeddings_asset
+from rsprune_dagster.assets.entropy_scores import entropy_scores_asset
+from rsprune_dagster.assets.pruned_subset import pruned_subset_asset
+from rsprune_dagster.assets.raw_corpus import raw_corpus_asset
+from rsprune_dagster.assets.reference_scenes import reference_scenes_asset
+from rsprune_dagster.assets.scene_clusters import scene_clusters_asset
+from rsprune_dagster.params import Params
+
+FACTORIES = (
+    raw_corpus_asset,
+    reference_scenes_asset,
+    entropy_scores_asset,
+    embeddings_asset,
+    scene_clusters_asset,
+    pruned_subset_asset,
+)
+
+
+def build_assets(defaults: Params) -> list[dg.AssetsDefinition]:
+    """All assets, in the order of the flow, with the values of params.yaml as their defaults."""
+    return [factory(defaults) for factory in FACTORIES]

@@ -12,7 +12,11 @@ SectionType = TypeVar("SectionType", bound=Section)
 def schema(defaults: Section) -> dict[str, Any]:
     """The config schema of an asset, from a section of params.yaml."""
     return {
-        name: dg.Field(_dagster_type(field.annotation), default_value=_plain(getattr(defaults, name)), description=field.description)
+        name: dg.Field(
+            _dagster_type(field.annotation),
+            default_value=_plain(getattr(defaults, name)),
+            description=field.description,
+        )
         for name, field in type(defaults).model_fields.items()
     }
 

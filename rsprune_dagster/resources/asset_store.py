@@ -33,7 +33,9 @@ class AssetStore:
         """
         folder = self.root / asset
         if not folder.is_dir():
-            raise RunError(f"{asset} has not been materialized below {self.root}: materialize it first, or run the whole job")
+            raise RunError(
+                f"{asset} has not been materialized below {self.root}: materialize it first, or run the whole job"
+            )
         return folder
 
     def has(self, asset: str) -> bool:

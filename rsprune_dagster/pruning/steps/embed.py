@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,17 @@ from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.shards import digest
 from rsprune_dagster.corpus.tables import query, write_query
 from rsprune_dagster.errors import RunError, TileError
+from rsprune_dagster.params import EmbeddingParams
 from rsprune_dagster.progress import Progress, silent
 from rsprune_dagster.pruning.embedding import embed_stream
 from rsprune_dagster.pruning.embedding_cache import DIGEST, EmbeddingCache, digests, find
-from rsprune_dagster.pruning.encoders import Encoder
+from rsprune_dagster.pruning.encoders import Encoder, load_encoder
+from rsprune_dagster.pruning.steps.scan import read_options
 from rsprune_dagster.pruning.vectors import create_vectors
 
 EMBED_VERSION = "1"
+CHUNK_TILES = 1024
+"""Vectors kept at once: what a killed run loses at most."""
 
 INDEX = pa.schema(
     [
@@ -41,6 +45,7 @@ _REFERENCE_SQL = "SELECT * FROM manifest WHERE label IS NOT NULL QUALIFY row_num
 
 @dataclass(frozen=True)
 class EmbedReport:
+    backbone: str
     n_tiles: int
     n_reference: int
     n_computed: int
@@ -79,8 +84,47 @@ class Embedder:
     @property
     def cache(self) -> EmbeddingCache:
         """The vectors of this encoder under these ways of reading."""
-        identity = digest(EMBED_VERSION, self.encoder.identity, asdict(self.options))
+        identity = digest(EMBED_VERSION, self.encoder.identity, self.encoder.device.type, asdict(self.options))
         return EmbeddingCache(self.cache_root / "work" / "embeddings" / identity)
+
+
+def embed_corpus(
+    *,
+    corpus: Path,
+    reference: Path,
+    scores: Path,
+    folder: Path,
+    params: EmbeddingParams,
+    cache_root: Path,
+    device: str,
+    progress: Progress,
+) -> EmbedReport:
+    """Write the pool's vectors and, in `reference/`, the reference's into `folder`.
+
+    Args:
+        corpus, reference, scores: folders of the assets raw_corpus, reference_scenes, entropy_scores.
+        device: auto, cpu or cuda.
+
+    Raises:
+        UsageError: unknown backbone, weights that do not fit.
+        RunError: a tile changed or vanished since the scan.
+    """
+    encoder = load_encoder(
+        params.backbone,
+        weights=params.weights,
+        weights_sha256=params.weights_sha256,
+        image_size_px=params.image_size_px,
+        precision=params.precision,
+        device=device,
+    )
+    pool = Embedder(encoder, read_options(corpus), cache_root, params.batch_size, CHUNK_TILES, progress)
+    labelled = replace(pool, options=read_options(reference))
+    n_tiles, n_computed = embed(pool, pool_tiles(corpus, scores), folder, "embeddings")
+    n_reference, n_more = embed(
+        labelled, reference_tiles(reference), folder / "reference", "embeddings of the reference"
+    )
+    (folder / "encoder.json").write_text(json.dumps(encoder.identity, indent=1, sort_keys=True) + "\n")
+    return EmbedReport(encoder.name, n_tiles, n_reference, n_computed + n_more, encoder.dimension)
 
 
 def embed(embedder: Embedder, tiles: TileTable, folder: Path, label: str) -> tuple[int, int]:
@@ -94,7 +138,9 @@ def embed(embedder: Embedder, tiles: TileTable, folder: Path, label: str) -> tup
     """
     folder.mkdir(parents=True, exist_ok=True)
     index = folder / "index.parquet"
-    n_tiles = write_query(f"SELECT content_md5, tile_id, thumbnail, label FROM ({tiles.sql}) ORDER BY 1, 2", tiles.tables, index, INDEX)
+    n_tiles = write_query(
+        f"SELECT content_md5, tile_id, thumbnail, label FROM ({tiles.sql}) ORDER BY 1, 2", tiles.tables, index, INDEX
+    )
     n_computed = compute_missing(embedder, tiles, label)
     gather(embedder.cache, read_digests(index), folder / "vectors", embedder.encoder.dimension)
     return n_tiles, n_computed
@@ -134,14 +180,9 @@ def read_digests(index: Path) -> np.ndarray:
     return np.concatenate([np.zeros(0, DIGEST), *(digests(batch.column(0).to_pylist()) for batch in batches)])
 
 
-def write_encoder(encoder: Encoder, folder: Path) -> None:
-    """Say beside the vectors which encoder made them."""
-    (folder / "encoder.json").write_text(json.dumps(encoder.identity, indent=1, sort_keys=True) + "\n")
-
-
 def _missing(tiles: TileTable, known: np.ndarray) -> Iterator[list[dict[str, Any]]]:
     """Rows without a vector, in the order in which they lie in their containers."""
-    sql = f"SELECT * EXCLUDE (thumbnail) FROM ({tiles.sql}) ORDER BY uri, \"offset\", y, x, tile_id"
+    sql = f'SELECT * EXCLUDE (thumbnail) FROM ({tiles.sql}) ORDER BY uri, "offset", y, x, tile_id'
     with query(sql, tiles.tables) as batches:
         for batch in batches:
             absent = find(digests(batch.column("content_md5").to_pylist()), known) < 0
@@ -150,7 +191,9 @@ def _missing(tiles: TileTable, known: np.ndarray) -> Iterator[list[dict[str, Any
                 yield rows.to_pylist()
 
 
-def _batches(missing: Iterator[list[dict[str, Any]]], embedder: Embedder) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+def _batches(
+    missing: Iterator[list[dict[str, Any]]], embedder: Embedder
+) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
     """(md5 (b,), tiles) of at most batch_size tiles, decoded."""
     with TileReader(embedder.options) as reader:
         for rows in missing:
@@ -163,10 +206,14 @@ def _read(read_rgb: Callable[[dict[str, Any]], np.ndarray], row: dict[str, Any])
     try:
         return read_rgb(row)
     except TileError as error:
-        raise RunError(f"{row['tile_id']} was readable when the corpus was scanned, now: {error}; materialize raw_corpus again") from error
+        raise RunError(
+            f"{row['tile_id']} was readable when the corpus was scanned, now: {error}; materialize raw_corpus again"
+        ) from error
 
 
-def _embedded(batches: Iterator[tuple[np.ndarray, list[np.ndarray]]], embedder: Embedder) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _embedded(
+    batches: Iterator[tuple[np.ndarray, list[np.ndarray]]], embedder: Embedder
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     order: list[np.ndarray] = []
 
     def tiles() -> Iterator[list[np.ndarray]]:
@@ -183,4 +230,3 @@ def _keep(cache: EmbeddingCache, pending: list[tuple[np.ndarray, np.ndarray]]) -
     if pending:
         cache.add(np.concatenate([md5 for md5, _ in pending]), np.concatenate([vectors for _, vectors in pending]))
         pending.clear()
-

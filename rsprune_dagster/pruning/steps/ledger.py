@@ -17,7 +17,12 @@ DECISIONS = pa.schema(
         pa.field("scene", pa.string(), metadata={"doc": "stratum; null where the tile was never embedded"}),
         pa.field("cluster_id", pa.int32(), metadata={"doc": "null where the tile was never embedded"}),
         pa.field("rank", pa.int64(), metadata={"doc": "1 is best; null unless kept"}),
-        pa.field("decision", pa.string(), nullable=False, metadata={"doc": "kept, low_information, duplicate, unselected, quarantined"}),
+        pa.field(
+            "decision",
+            pa.string(),
+            nullable=False,
+            metadata={"doc": "kept, low_information, duplicate, unselected, quarantined"},
+        ),
         pa.field("reason", pa.string(), nullable=False, metadata={"doc": "a sentence"}),
     ]
 )
@@ -77,7 +82,12 @@ class LedgerInputs:
     threshold_bits: float
 
     def tables(self) -> dict[str, Path]:
-        return {"manifest": self.manifest, "quarantine": self.quarantine, "scores": self.scores, "ranking": self.ranking}
+        return {
+            "manifest": self.manifest,
+            "quarantine": self.quarantine,
+            "scores": self.scores,
+            "ranking": self.ranking,
+        }
 
 
 def n_to_keep(n_readable: int, keep_fraction: float) -> int:
@@ -87,7 +97,9 @@ def n_to_keep(n_readable: int, keep_fraction: float) -> int:
 
 def write_decisions(inputs: LedgerInputs, n_kept: int, target: Path) -> int:
     """Write decisions.parquet in the order of tile ids; returns the number of rows, one for each tile seen."""
-    return write_query(_DECISIONS_SQL.format(threshold=inputs.threshold_bits, n_kept=n_kept), inputs.tables(), target, DECISIONS)
+    return write_query(
+        _DECISIONS_SQL.format(threshold=inputs.threshold_bits, n_kept=n_kept), inputs.tables(), target, DECISIONS
+    )
 
 
 def write_subset(inputs: LedgerInputs, n_kept: int, target: Path) -> int:
@@ -99,7 +111,9 @@ def write_subset(inputs: LedgerInputs, n_kept: int, target: Path) -> int:
 
 def count_decisions(decisions: Path) -> dict[str, int]:
     """How many tiles each decision met."""
-    with query("SELECT decision, count(*) AS n FROM decisions GROUP BY 1 ORDER BY 1", {"decisions": decisions}) as batches:
+    with query(
+        "SELECT decision, count(*) AS n FROM decisions GROUP BY 1 ORDER BY 1", {"decisions": decisions}
+    ) as batches:
         table = batches.read_all()
     return dict(zip(table.column("decision").to_pylist(), table.column("n").to_pylist(), strict=True))
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.shards import Shard, ShardCache, ShardListing
 from rsprune_dagster.corpus.sources import Container, Listing, list_corpus, members
-from rsprune_dagster.corpus.tables import CONTENT_ORDER, scalar, write_query
+from rsprune_dagster.corpus.tables import CONTENT_ORDER, scalar, write_batches, write_query
 from rsprune_dagster.corpus.tiles import LOCATION, SCAN
 from rsprune_dagster.errors import RunError, UsageError
 from rsprune_dagster.progress import Progress
@@ -57,7 +57,9 @@ class Scanner:
         """The shards of a corpus, old ones kept, and the files in it that are no tiles, counted by suffix."""
         identity = (asdict(self.options), self.shard_size, labelled)
         rows = partial(_rows, options=self.options, labelled=labelled)
-        shards, ignored = self.cache.plan(listing.containers, ShardListing(rows, self._unchanged, self.shard_size, identity))
+        shards, ignored = self.cache.plan(
+            listing.containers, ShardListing(rows, self._unchanged, self.shard_size, identity)
+        )
         return shards, ignored + Counter(listing.ignored)
 
     def result(self, shard: Shard) -> Path:
@@ -82,9 +84,32 @@ def scan(sources: Sequence[str], folder: Path, scanner: Scanner, *, labelled: bo
     todo = [shard for shard in shards if not scanner.result(shard).exists()]
     _scan_all(todo, scanner, label)
     report = _write_tables([scanner.result(shard) for shard in shards], folder, ignored, len(shards), len(todo))
+    write_options(scanner.options, ignored, folder)
     if report.n_tiles == 0:
-        raise RunError(f"not one of {report.n_quarantined:,} tiles in {', '.join(sources)} can be used; {_first_reason(scanner, shards)}")
+        raise RunError(
+            f"not one of {report.n_quarantined:,} tiles in {', '.join(sources)} can be used; {_first_reason(scanner, shards)}"
+        )
     return report
+
+
+def without_tiles(folder: Path) -> ScanReport:
+    """The manifest of no reference: one stratum."""
+    write_batches([], folder / "manifest.parquet", MANIFEST)
+    write_batches([], folder / "quarantine.parquet", QUARANTINE)
+    write_options(ReadOptions(), Counter(), folder)
+    return ScanReport(0, 0, 0, 0, 0)
+
+
+def write_options(options: ReadOptions, ignored: Counter[str], folder: Path) -> None:
+    """Keep beside the manifest how its tiles are read: whoever reads them later must see the same pixels."""
+    content = {"read_options": asdict(options), "ignored_files": dict(sorted(ignored.items()))}
+    (folder / "corpus.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_options(folder: Path) -> ReadOptions:
+    """How the tiles of a manifest are read."""
+    raw = json.loads((folder / "corpus.json").read_text())["read_options"]
+    return ReadOptions(**{name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()})
 
 
 def _rows(container: Container, *, options: ReadOptions, labelled: bool) -> tuple[pa.Table, Counter[str]]:
@@ -95,7 +120,9 @@ def _rows(container: Container, *, options: ReadOptions, labelled: bool) -> tupl
 
 def _scan_all(shards: Sequence[Shard], scanner: Scanner, label: str) -> None:
     with scanner.progress(label, sum(shard.n_tiles for shard in shards)) as advance, _pool(scanner.workers) as pool:
-        futures = [pool.submit(scan_shard, shard, scanner.cache, scanner.options, scanner.patch_grid) for shard in shards]
+        futures = [
+            pool.submit(scan_shard, shard, scanner.cache, scanner.options, scanner.patch_grid) for shard in shards
+        ]
         try:
             for shard, future in zip(shards, futures, strict=True):
                 future.result()
@@ -111,11 +138,16 @@ def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def _write_tables(scans: Sequence[Path], folder: Path, ignored: Counter[str], n_shards: int, n_computed: int) -> ScanReport:
+def _write_tables(
+    scans: Sequence[Path], folder: Path, ignored: Counter[str], n_shards: int, n_computed: int
+) -> ScanReport:
     columns = ", ".join(f'"{name}"' for name in MANIFEST.names)
     tables = {"scan": scans}
     n_tiles = write_query(
-        f"SELECT {columns} FROM scan WHERE quarantine IS NULL ORDER BY {CONTENT_ORDER}", tables, folder / "manifest.parquet", MANIFEST
+        f"SELECT {columns} FROM scan WHERE quarantine IS NULL ORDER BY {CONTENT_ORDER}",
+        tables,
+        folder / "manifest.parquet",
+        MANIFEST,
     )
     n_quarantined = write_query(
         "SELECT tile_id, uri, quarantine AS reason FROM scan WHERE quarantine IS NOT NULL ORDER BY tile_id",
@@ -125,9 +157,9 @@ def _write_tables(scans: Sequence[Path], folder: Path, ignored: Counter[str], n_
     )
     n_distinct = scalar("SELECT count(DISTINCT tile_id) FROM scan", tables)
     if n_distinct != n_tiles + n_quarantined:
-        raise RunError(f"{n_tiles + n_quarantined - n_distinct} tile ids occur twice: rename the files, or give the sources one by one")
-    ignored_files = {"ignored_files": dict(sorted(ignored.items()))}
-    (folder / "corpus.json").write_text(json.dumps(ignored_files, indent=1) + "\n")
+        raise RunError(
+            f"{n_tiles + n_quarantined - n_distinct} tile ids occur twice: rename the files, or give the sources one by one"
+        )
     return ScanReport(n_tiles, n_quarantined, sum(ignored.values()), n_shards, n_computed)
 
 

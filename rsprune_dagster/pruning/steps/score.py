@@ -21,7 +21,9 @@ SCORES = pa.schema(
         pa.field("tile_id", pa.string(), nullable=False),
         pa.field("entropy_bits", pa.float32(), nullable=False),
         pa.field("patch_entropy_bits", pa.float32(), nullable=False),
-        pa.field("informative", pa.bool_(), nullable=False, metadata={"doc": "entropy_bits is not below the threshold"}),
+        pa.field(
+            "informative", pa.bool_(), nullable=False, metadata={"doc": "entropy_bits is not below the threshold"}
+        ),
         pa.field("copy_of", pa.string(), metadata={"doc": "the tile with the same bytes that stands for this one"}),
     ]
 )
@@ -64,7 +66,9 @@ def score(corpus: Path, reference: Path | None, folder: Path, params: EntropyPar
         threshold_origin=threshold.origin,
         n_tiles=n_tiles,
         n_low_information=scalar("SELECT count(*) FROM scores WHERE NOT informative", {"scores": target}),
-        n_exact_copies=scalar("SELECT count(*) FROM scores WHERE informative AND copy_of IS NOT NULL", {"scores": target}),
+        n_exact_copies=scalar(
+            "SELECT count(*) FROM scores WHERE informative AND copy_of IS NOT NULL", {"scores": target}
+        ),
     )
     if report.n_low_information == n_tiles:
         raise RunError(
@@ -82,7 +86,9 @@ def find_threshold(manifest: Path, reference: Path | None, params: EntropyParams
         return threshold_from_quantile(bits, quantile=params.threshold_quantile)
     by_scene = entropy_by_scene(reference) if reference else {}
     if params.threshold_from == "bits" or not by_scene:
-        origin = "given in params.yaml" if params.threshold_from == "bits" else "given in params.yaml: there is no reference"
+        origin = (
+            "given in params.yaml" if params.threshold_from == "bits" else "given in params.yaml: there is no reference"
+        )
         return Threshold(params.threshold_bits, origin)
     return threshold_from_reference(
         by_scene, max_scene_loss=params.max_scene_loss, max_threshold_bits=params.max_threshold_bits

@@ -1,0 +1,48 @@
+"""embeddings: tiles as unit vectors."""
+
+from dataclasses import asdict
+
+import dagster as dg
+
+from rsprune_dagster.assets.config import in_effect, schema
+from rsprune_dagster.assets.wiring import result
+from rsprune_dagster.params import EmbeddingParams, Params
+from rsprune_dagster.resources.settings import Compute, Store
+
+CODE_VERSION = "1"
+
+
+def embeddings_asset(defaults: Params) -> dg.AssetsDefinition:
+    """The asset, with the values of params.yaml as its defaults."""
+
+    @dg.asset(
+        group_name="pruning",
+        kinds={"python", "pytorch"},
+        owners=["team:data"],
+        code_version=CODE_VERSION,
+        deps=["raw_corpus", "reference_scenes", "entropy_scores"],
+        config_schema=schema(defaults.embedding),
+    )
+    def embeddings(context: dg.AssetExecutionContext, store: Store, compute: Compute) -> dg.MaterializeResult[None]:
+        """Unit vectors of the informative tiles and of the reference, from a frozen encoder.
+
+        Exact copies are embedded once. Vectors are kept by content: a new run computes only what it has not seen.
+        """
+        from rsprune_dagster.pruning.steps.embed import embed_corpus
+
+        params = in_effect(context, EmbeddingParams)
+        assets = store.open()
+        with assets.replace("embeddings") as folder:
+            report = embed_corpus(
+                corpus=assets.folder("raw_corpus"),
+                reference=assets.folder("reference_scenes"),
+                scores=assets.folder("entropy_scores"),
+                folder=folder,
+                params=params,
+                cache_root=assets.cache_root,
+                device=compute.device,
+                progress=compute.progress(context),
+            )
+        return result(assets, "embeddings", asdict(report))
+
+    return embeddings

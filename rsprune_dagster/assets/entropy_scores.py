@@ -1,0 +1,42 @@
+"""entropy_scores: stage 1 of RS-Prune."""
+
+from dataclasses import asdict
+
+import dagster as dg
+
+from rsprune_dagster.assets.config import in_effect, schema
+from rsprune_dagster.assets.wiring import result
+from rsprune_dagster.params import EntropyParams, Params
+from rsprune_dagster.resources.settings import Store
+
+CODE_VERSION = "1"
+
+
+def entropy_scores_asset(defaults: Params) -> dg.AssetsDefinition:
+    """The asset, with the values of params.yaml as its defaults."""
+
+    @dg.asset(
+        group_name="pruning",
+        kinds={"python", "duckdb"},
+        owners=["team:data"],
+        code_version=CODE_VERSION,
+        deps=["raw_corpus", "reference_scenes"],
+        config_schema=schema(defaults.entropy),
+    )
+    def entropy_scores(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult[None]:
+        """Shannon entropy of each tile's grey levels, in bits, and whether the tile tells enough to be kept.
+
+        Blank, constant and nodata tiles go. The threshold is calibrated on the reference, so that no scene it knows is erased.
+        """
+        from rsprune_dagster.pruning.steps.score import score
+        from rsprune_dagster.report.galleries import entropy_pictures
+
+        assets = store.open()
+        corpus, reference = assets.folder("raw_corpus"), assets.folder("reference_scenes")
+        with assets.replace("entropy_scores") as folder:
+            report = score(corpus, reference, folder, in_effect(context, EntropyParams))
+        context.log.info("threshold %.2f bits: %s", report.threshold_bits, report.threshold_origin)
+        pictures = entropy_pictures(corpus, reference, assets.folder("entropy_scores"))
+        return result(assets, "entropy_scores", {**asdict(report), **pictures})
+
+    return entropy_scores

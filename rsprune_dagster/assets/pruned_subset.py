@@ -1,0 +1,44 @@
+"""pruned_subset: the kept tiles, and the ledger of every decision."""
+
+import dagster as dg
+
+from rsprune_dagster.assets.config import in_effect, schema
+from rsprune_dagster.assets.wiring import result
+from rsprune_dagster.params import Params, SelectionParams
+from rsprune_dagster.resources.settings import Compute, Store
+
+CODE_VERSION = "1"
+
+
+def pruned_subset_asset(defaults: Params) -> dg.AssetsDefinition:
+    """The asset, with the values of params.yaml as its defaults."""
+
+    @dg.asset(
+        group_name="pruning",
+        kinds={"python", "parquet"},
+        owners=["team:data"],
+        code_version=CODE_VERSION,
+        deps=["raw_corpus", "entropy_scores", "embeddings", "scene_clusters"],
+        config_schema=schema(defaults.selection),
+    )
+    def pruned_subset(context: dg.AssetExecutionContext, store: Store, compute: Compute) -> dg.MaterializeResult[None]:
+        """The tiles worth training on, best first, and why every other tile went.
+
+        `pruned_subset.parquet` is an index that a training loader reads the tiles by, where they lie. `decisions.parquet` has a
+        row for every tile seen. `ranking.parquet` orders all candidates: a smaller keep fraction is a prefix of a greater one.
+        """
+        from rsprune_dagster.pruning.steps.select import StageFolders, select
+        from rsprune_dagster.report.galleries import subset_pictures
+
+        assets = store.open()
+        folders = StageFolders(
+            *(assets.folder(name) for name in ("raw_corpus", "entropy_scores", "embeddings", "scene_clusters"))
+        )
+        with assets.replace("pruned_subset") as folder:
+            report = select(folders, folder, in_effect(context, SelectionParams), seed=compute.seed)
+        if report.n_missing:
+            context.log.warning("%s", report.shortfall())
+        pictures = subset_pictures(folders, assets.folder("pruned_subset"))
+        return result(assets, "pruned_subset", {**report.metadata(), **pictures})
+
+    return pruned_subset

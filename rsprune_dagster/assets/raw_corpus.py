@@ -1,0 +1,42 @@
+"""raw_corpus: the manifest of tiles."""
+
+from dataclasses import asdict
+
+import dagster as dg
+
+from rsprune_dagster.assets.config import in_effect, schema
+from rsprune_dagster.assets.wiring import named_sources, result, scanner
+from rsprune_dagster.params import CorpusParams, Params
+from rsprune_dagster.resources.settings import Compute, Store
+
+CODE_VERSION = "1"
+
+
+def raw_corpus_asset(defaults: Params) -> dg.AssetsDefinition:
+    """The asset, with the values of params.yaml as its defaults."""
+
+    @dg.asset(
+        group_name="corpus",
+        kinds={"python", "parquet"},
+        owners=["team:data"],
+        code_version=CODE_VERSION,
+        config_schema=schema(defaults.corpus),
+    )
+    def raw_corpus(context: dg.AssetExecutionContext, store: Store, compute: Compute) -> dg.MaterializeResult[None]:
+        """Every tile of the corpus, read and decoded once.
+
+        `manifest.parquet` says of each usable tile where its bytes lie, its size, its content md5, its place on Earth where
+        known, and its entropy. `quarantine.parquet` says of every other tile why it cannot be used. Images are not copied.
+        """
+        from rsprune_dagster.pruning.steps.scan import scan
+        from rsprune_dagster.report.galleries import corpus_pictures
+
+        params = in_effect(context, CorpusParams)
+        assets = store.open()
+        with assets.replace("raw_corpus") as folder:
+            report = scan(
+                sources, folder, scanner(context, assets, compute, params), labelled=False, label="raw_corpus"
+            )
+        return result(assets, "raw_corpus", {**asdict(report), **corpus_pictures(assets.folder("raw_corpus"))})
+
+    return raw_corpus

@@ -1,0 +1,40 @@
+"""scene_clusters: stage 2 of RS-Prune."""
+
+import dagster as dg
+
+from rsprune_dagster.assets.config import in_effect, schema
+from rsprune_dagster.assets.wiring import result
+from rsprune_dagster.params import ClusteringParams, Params
+from rsprune_dagster.resources.settings import Compute, Store
+
+CODE_VERSION = "1"
+
+
+def scene_clusters_asset(defaults: Params) -> dg.AssetsDefinition:
+    """The asset, with the values of params.yaml as its defaults."""
+
+    @dg.asset(
+        group_name="pruning",
+        kinds={"python", "faiss"},
+        owners=["team:data"],
+        code_version=CODE_VERSION,
+        deps=["embeddings"],
+        config_schema=schema(defaults.clustering),
+    )
+    def scene_clusters(context: dg.AssetExecutionContext, store: Store, compute: Compute) -> dg.MaterializeResult[None]:
+        """Scene, cluster and distance of each tile.
+
+        The reference gives the scenes without any training; a sample with the same number of tiles from each scene trains the
+        centroids, so rare scenes get their own; then every tile goes to its nearest one.
+        """
+        from rsprune_dagster.pruning.steps.cluster import cluster
+        from rsprune_dagster.report.galleries import cluster_pictures
+
+        assets = store.open()
+        embeddings = assets.folder("embeddings")
+        with assets.replace("scene_clusters") as folder:
+            report = cluster(embeddings, folder, in_effect(context, ClusteringParams), seed=compute.seed)
+        pictures = cluster_pictures(assets.folder("raw_corpus"), embeddings, assets.folder("scene_clusters"))
+        return result(assets, "scene_clusters", {**report.metadata(), **pictures})
+
+    return scene_clusters

@@ -1,0 +1,30 @@
+"""The one Definitions object: what Dagster loads."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from rsprune_dagster.assets import build_assets
+from rsprune_dagster.automation.jobs import JOBS
+from rsprune_dagster.params import Params, load, project_root
+from rsprune_dagster.resources.settings import Compute, Store
+
+
+def build_defs(params: Params, *, root: Path, cache_root: Path, progress_on: str = "log") -> dg.Definitions:
+    """The pipeline over an asset folder; tests and the command line give their own."""
+    return dg.Definitions(
+        assets=build_assets(params),
+        jobs=JOBS,
+        resources={
+            "store": Store(root=str(root), cache_root=str(cache_root)),
+            "compute": Compute(progress_on=progress_on, **params.compute.model_dump()),
+        },
+    )
+
+
+def _project_defs() -> dg.Definitions:
+    project = project_root()
+    return build_defs(load(project / "params.yaml"), root=project / "assets", cache_root=project / ".state" / "cache")
+
+
+defs = _project_defs()

@@ -1,0 +1,41 @@
+"""Dagster resources: where assets lie, and with what the work is done."""
+
+import os
+from pathlib import Path
+
+import dagster as dg
+
+from rsprune_dagster.corpus.shards import remove_drafts
+from rsprune_dagster.progress import Progress, lines, terminal
+from rsprune_dagster.resources.asset_store import AssetStore
+
+
+class Store(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The folders of the assets, and the cache of finished work."""
+
+    root: str
+    cache_root: str
+
+    def open(self) -> AssetStore:
+        """The store, cleared of what killed processes left half-written."""
+        store = AssetStore(Path(self.root), Path(self.cache_root))
+        store.remove_drafts()
+        remove_drafts(store.cache_root)
+        return store
+
+
+class Compute(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Threads, device, seed, and where progress is shown."""
+
+    workers: int
+    device: str
+    seed: int
+    progress_on: str = "log"
+
+    def n_workers(self) -> int:
+        """Threads over shards; 0 asks for one per core."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+    def progress(self, context: dg.AssetExecutionContext) -> Progress:
+        """A bar in the terminal, or lines in the run's log."""
+        return terminal if self.progress_on == "terminal" else lines(context.log.info)
