@@ -60,7 +60,8 @@ def suffix_of(name: str) -> str:
     """`.jpg` of `A.JPG`; `(hidden)` for what starts with a dot, `(no suffix)` where there is none."""
     if name.startswith("."):
         return "(hidden)"
-    return PurePosixPath(name).suffix.lower() or "(no suffix)"
+    stem, dot, end = name.rpartition(".")
+    return f".{end.lower()}" if dot and stem and end else "(no suffix)"
 
 
 def list_corpus(sources: Sequence[str], *, labelled: bool = False) -> Listing:
@@ -267,12 +268,13 @@ def _tar_rows(
         yield _row(container.prefix.rstrip("/"), container.uri, "tar", container.stamp, None)
         return
     label_of = _tar_labels(container) if labelled else {}
-    for member in tars.once_each(tars.tar_members(container.uri)):
+    for own_id, member in tars.named_once(tars.tar_members(container.uri)):
         folder, _, base = member.name.rpartition("/")
-        if member.name and (suffix_of(base.partition("~")[0]) not in IMAGE_SUFFIXES or base.startswith(".")):
-            ignored[suffix_of(base)] = ignored.get(suffix_of(base), 0) + 1
+        suffix = suffix_of(base)
+        if member.name and suffix not in IMAGE_SUFFIXES:
+            ignored[suffix] = ignored.get(suffix, 0) + 1
             continue
-        tile_id = (container.prefix + member.name).rstrip("/")
+        tile_id = (container.prefix + own_id).rstrip("/")
         stamp = f"{member.length}-{member.mtime!r}-{member.offset}"
         place = {"offset": member.offset, "length": member.length}
         yield _row(tile_id, container.uri, "tar", stamp, label_of.get(folder), **place)

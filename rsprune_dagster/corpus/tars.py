@@ -59,10 +59,10 @@ def _linked(uri: str, links: list[tarfile.TarInfo]) -> Iterator[Member]:
         yield target._replace(name=link.name.removeprefix("./"))
 
 
-def once_each(members: Iterator[Member]) -> Iterator[Member]:
-    """The same members, each with a name of its own: tars may repeat names, which then get `~2`, `~3`."""
+def named_once(members: Iterator[Member]) -> Iterator[tuple[str, Member]]:
+    """The members, each with an id of its own: tars may repeat names, whose second and third ids end in `~2`, `~3`."""
     seen: Counter[str] = Counter()
     for member in members:
         seen[member.name] += 1
         again = seen[member.name]
-        yield member if again == 1 else member._replace(name=f"{member.name}~{again}")
+        yield member.name if again == 1 else f"{member.name}~{again}", member
