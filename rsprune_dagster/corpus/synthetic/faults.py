@@ -61,7 +61,8 @@ def keep(rng: np.random.Generator, tile: Pixels) -> Pixels:
 def brighten(rng: np.random.Generator, tile: Pixels) -> Pixels:
     """Up to 8 % brighter or darker."""
     gain = 1 + rng.uniform(0.03, 0.08) * rng.choice((-1, 1))
-    return np.clip(np.rint(tile * gain), 0, 255).astype(np.uint8)
+    brighter: Pixels = np.clip(np.rint(tile * gain), 0, 255).astype(np.uint8)
+    return brighter
 
 
 def add_noise(rng: np.random.Generator, tile: Pixels) -> Pixels:

@@ -35,8 +35,8 @@ class SyntheticPlan:
     """The size and the faults of a synthetic corpus. Raises UsageError when it cannot be laid out.
 
     `n_tiles` counts blanks, copies and noise, whose shares are of `n_tiles`; scene files, broken files and the
-    reference come on top. The rest are distinct tiles whose scenes fall geometrically, the commonest `imbalance` times as many as
-    the rarest.
+    reference come on top. The rest are distinct tiles whose scenes fall geometrically, the commonest `imbalance`
+    times as many as the rarest.
     """
 
     n_tiles: int = 1200
@@ -90,8 +90,9 @@ class SyntheticPlan:
     @property
     def scene_weights(self) -> NDArray[np.float64]:
         """Share of each scene among distinct tiles, falling geometrically."""
-        weights = self.imbalance ** -np.linspace(0, 1, len(SCENES))
-        return weights / weights.sum()
+        weights: NDArray[np.float64] = np.power(self.imbalance, -np.linspace(0, 1, len(SCENES)))
+        weights /= weights.sum()
+        return weights
 
     def as_dict(self) -> dict[str, Any]:
         """What decides the corpus's bytes, for `plan.json`."""

@@ -14,6 +14,7 @@ from rsprune_dagster.corpus.synthetic.terrain import (
     Field,
     centred,
     colour,
+    crowns,
     fractal,
     lit,
     one_of,
@@ -102,21 +103,28 @@ def cut(rng: np.random.Generator, position: Field, *, mean_px: float) -> tuple[N
 def one_of_each(rng: np.random.Generator, palette: Field, number: NDArray[np.int64], *, spread: float) -> Field:
     """A picture that gives each numbered piece a colour of the palette, a little off."""
     n = int(number.max()) + 1
-    colours = palette[rng.integers(len(palette), size=n)]
-    light = 1 + rng.normal(0, 2.5 * spread, (n, 1))
-    return ((colours + rng.normal(0, spread / 2, (n, 3))) * light).astype(np.float32)[number]
+    colours = palette[rng.integers(len(palette), size=n)] + rng.normal(0, spread / 4, (n, 3))
+    return (colours * (1 + rng.normal(0, 2.5 * spread, (n, 1)))).astype(np.float32)[number]
 
 
 def forest(rng: np.random.Generator, size_px: int) -> Field:
     """Crowns lit from one side, two kinds of tree in drifts, relief, and clearings here and there."""
-    crowns = speckle(rng, size_px, period_px=rng.uniform(3.2, 7), spread=0.7)
+    trees, height = _trees(rng, size_px, pitch_px=rng.uniform(3.0, 7.5))
     relief = fractal(rng, size_px, roughness=2.2)
-    light = lit(crowns, rng, strength=rng.uniform(0.3, 0.6)) * (1 + 0.14 * np.tanh(crowns)) * (1 + 0.07 * relief)
-    drift = ramp(fractal(rng, size_px, roughness=1.6) + 0.4 * crowns, -0.6, 0.8)
-    trees = over(tinted(one_of(rng, CROWNS), light), tinted(one_of(rng, CROWNS), light), drift)
-    gap = ramp(fractal(rng, size_px, roughness=1.7) + 0.15 * crowns, *_rarely(rng))
+    picture = trees * (1 + np.float32(rng.uniform(0.02, 0.1)) * relief)[..., None]
+    gap = ramp(fractal(rng, size_px, roughness=1.7) - 0.4 * height, *_rarely(rng))
     floor = tinted(one_of(rng, np.concatenate([GRASS, SOIL])), 1 + 0.06 * fractal(rng, size_px, roughness=1.0))
-    return over(trees, floor, gap)
+    return over(picture, floor, gap)
+
+
+def _trees(rng: np.random.Generator, size_px: int, *, pitch_px: float) -> tuple[Field, Field]:
+    """A closed canopy of two kinds of tree and the height of its crowns, 0 to 1."""
+    height, own = crowns(rng, size_px, pitch_px=pitch_px)
+    uneven = height + 0.12 * fractal(rng, size_px, roughness=0.8)
+    light = lit(uneven * np.float32(pitch_px / 4), rng, strength=rng.uniform(0.3, 0.6)) * (0.5 + 0.7 * height)
+    light *= 1 + np.float32(rng.uniform(0.04, 0.16)) * own
+    kind = ramp(fractal(rng, size_px, roughness=1.6) + 0.9 * own, -0.5, 0.5)
+    return over(tinted(one_of(rng, CROWNS), light), tinted(one_of(rng, CROWNS), light), kind), height
 
 
 def _rarely(rng: np.random.Generator) -> tuple[float, float]:
@@ -143,14 +151,15 @@ def city(rng: np.random.Generator, size_px: int) -> Field:
 
 def _streets(rng: np.random.Generator, position: Field) -> tuple[Field, Field, NDArray[np.int64]]:
     """Distance into the block, opacity of the street and number of the block, along one axis."""
-    block, to_street, _ = cut(rng, position, mean_px=rng.uniform(20, 44))
+    block, to_street, _ = cut(rng, position, mean_px=rng.uniform(22, 52))
     half_width = np.float32(rng.uniform(1.0, 2.0))
     return position, 1 - ramp(to_street - half_width, -0.5, 0.5), block
 
 
 def _numbered(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
     """One number from 0 for each pair."""
-    return np.unique(a * 100_003 + b, return_inverse=True)[1].reshape(a.shape)
+    number: NDArray[np.int64] = np.unique(a * 100_003 + b, return_inverse=True)[1].reshape(a.shape)
+    return number
 
 
 def _yards(rng: np.random.Generator, size_px: int) -> Field:
@@ -169,9 +178,9 @@ def _threshold(rng: np.random.Generator, low: float, high: float) -> tuple[float
 
 def _park(rng: np.random.Generator, size_px: int) -> Field:
     """Grass with groups of trees."""
-    crowns = speckle(rng, size_px, period_px=5.0, spread=0.7)
-    lawn = tinted(one_of(rng, GRASS), 1 + 0.05 * crowns)
-    return over(lawn, tinted(one_of(rng, CROWNS), 1 + 0.25 * crowns), ramp(crowns, 0.1, 0.6))
+    trees, height = _trees(rng, size_px, pitch_px=5.0)
+    lawn = tinted(one_of(rng, GRASS), 1 + 0.05 * fractal(rng, size_px))
+    return over(lawn, trees, ramp(height + 0.5 * fractal(rng, size_px, roughness=1.3), 0.4, 0.8))
 
 
 def _buildings(rng: np.random.Generator, x: Field, y: Field) -> tuple[Field, Field, NDArray[np.int64]]:
@@ -198,28 +207,29 @@ def _buildings(rng: np.random.Generator, x: Field, y: Field) -> tuple[Field, Fie
 
 def water(rng: np.random.Generator, size_px: int) -> Field:
     """Open water: one colour, slow drifts, faint waves in one direction, sometimes glint."""
-    along, across = turned(rng, size_px)
-    drift = fractal(rng, size_px, roughness=2.4) * np.float32(rng.uniform(0.005, 0.05))
-    phase = along / np.float32(rng.uniform(3, 9)) + fractal(rng, size_px, roughness=1.6) * np.float32(0.8)
-    waves = np.sin(2 * np.pi * phase) * ramp(fractal(rng, size_px), -1.5, 1.5) * np.float32(rng.uniform(0, 0.03))
+    along, _ = turned(rng, size_px)
+    drift = fractal(rng, size_px, roughness=2.4) * np.float32(rng.uniform(0.005, 0.06))
+    phase = along / np.float32(rng.uniform(3, 9)) + fractal(rng, size_px, roughness=1.6) * np.float32(0.6)
+    patches = ramp(fractal(rng, size_px), -1.5, 1.5)
+    waves = np.sin(2 * np.pi * phase) * patches * np.float32(rng.uniform(0, 0.06))
     glint = np.maximum(speckle(rng, size_px, period_px=3.0) - 2.0, 0) * np.float32(max(0.0, rng.uniform(-0.1, 0.08)))
-    return tinted(one_of(rng, SEA, spread=0.012), 1 + drift + waves) + glint[..., None] + 0 * across[..., None]
+    picture: Field = tinted(one_of(rng, SEA), 1 + drift + waves) + glint[..., None]
+    return picture
 
 
 def desert(rng: np.random.Generator, size_px: int) -> Field:
     """Dunes with a steep side away from the wind, ripples, and stony ground between them in some tiles."""
     along, _ = turned(rng, size_px)
     period = rng.uniform(9, 34)
-    phase = along / np.float32(period) + fractal(rng, size_px, roughness=2.0, coarsest_px=48) * np.float32(
-        rng.uniform(0.15, 0.5)
-    )
-    climb = np.float32(rng.uniform(0.6, 0.85))
-    saw = phase - np.floor(phase)
-    dune = np.where(saw < climb, saw / climb, (1 - saw) / (1 - climb)) * np.float32(period / 9)
-    light = lit(dune + 0.12 * fractal(rng, size_px, roughness=1.4), rng, strength=rng.uniform(0.12, 0.34))
-    sand = tinted(one_of(rng, SAND), light * (1 + 0.05 * fractal(rng, size_px)))
+    bend = fractal(rng, size_px, roughness=2.2, coarsest_px=48) * np.float32(rng.uniform(0.15, 0.4))
+    phase: Field = along / np.float32(period) + bend
+    saw: Field = phase - np.floor(phase)
+    steep = ramp(saw, 0.6, 0.78) * (1 - ramp(saw, 0.9, 1.0))
+    shade = np.float32(rng.uniform(0.08, 0.3)) * (0.4 * ramp(saw, 0.0, 0.6) - steep)
+    grain = lit(fractal(rng, size_px, roughness=1.7), rng, strength=rng.uniform(0.04, 0.14))
+    sand = tinted(one_of(rng, SAND), grain * (1 + shade * ramp(fractal(rng, size_px), -2.5, 0.5)))
     stones = tinted(one_of(rng, SOIL), 1 + 0.08 * fractal(rng, size_px, roughness=0.8))
-    return over(sand, stones, ramp(fractal(rng, size_px) - 0.6 * saw, *_rarely(rng)) * np.float32(0.8))
+    return over(sand, stones, ramp(fractal(rng, size_px) - np.float32(0.6) * saw, *_rarely(rng)) * np.float32(0.7))
 
 
 def river(rng: np.random.Generator, size_px: int) -> Field:
@@ -234,7 +244,7 @@ def river(rng: np.random.Generator, size_px: int) -> Field:
     side = (across - middle) / np.sqrt(1 + slope * slope)
     inner = -np.sin(np.float32(wave) * along + start) * np.sign(side)
     away = np.abs(side) - np.float32(rng.uniform(2.5, 6.5))
-    bank = ramp(inner, -0.2, 0.7) * np.float32(rng.uniform(1, 4)) + np.float32(0.8)
+    bank = ramp(inner, -0.2, 0.7) * np.float32(rng.uniform(1, 4)) + np.float32(0.3)
     picture = over(_wooded(rng, size_px, away), one_of(rng, SAND) * np.float32(0.9), 1 - ramp(away - bank, -0.6, 0.8))
     stream = tinted(one_of(rng, MUD), 1 + 0.04 * fractal(rng, size_px) + 0.08 * ramp(away, -5, 0))
     return over(picture, stream, 1 - ramp(away, -0.6, 0.6))
@@ -243,10 +253,10 @@ def river(rng: np.random.Generator, size_px: int) -> Field:
 def _wooded(rng: np.random.Generator, size_px: int, away: Field) -> Field:
     """Meadow or fields with trees, denser by the water."""
     ground = fields(rng, size_px) if rng.random() < 0.35 else _meadow(rng, size_px)
-    crowns = speckle(rng, size_px, period_px=rng.uniform(3.5, 6), spread=0.7)
-    near = 1.3 - away / np.float32(rng.uniform(8, 30))
-    cover = ramp(fractal(rng, size_px, roughness=1.4) + 0.5 * crowns + np.clip(near, -0.8, 1.2), 0.3, 0.9)
-    return over(ground, tinted(one_of(rng, CROWNS), lit(crowns, rng, strength=0.4)), cover)
+    trees, height = _trees(rng, size_px, pitch_px=rng.uniform(3.5, 6))
+    near = np.clip(1.3 - away / np.float32(rng.uniform(8, 30)), -0.8, 1.2)
+    cover = ramp(fractal(rng, size_px, roughness=1.4) + 1.2 * height + near, 0.9, 1.4)
+    return over(ground, trees, cover)
 
 
 def _meadow(rng: np.random.Generator, size_px: int) -> Field:
@@ -289,15 +299,13 @@ def cloud(rng: np.random.Generator, size_px: int) -> Field:
     below = [name for name in SCENES if name != "cloud"]
     ground = SCENES[below[rng.integers(len(below))]](rng, size_px)
     veil = rng.random() < 0.3
-    mass = fractal(rng, size_px, roughness=1.5 if veil else 1.7, coarsest_px=rng.uniform(28, 64))
+    mass = fractal(rng, size_px, roughness=1.9, coarsest_px=rng.uniform(28, 96))
     level = rng.uniform(-1.3, 0.1)
-    opacity = ramp(mass, level - 0.3, level + (2.2 if veil else 0.7))
+    opacity = ramp(mass, level - 0.3, level + (2.4 if veil else 0.8))
     drop = rng.integers(-7, 8, 2)
     shadow = np.roll(opacity, (int(drop[0]), int(drop[1])), (0, 1)) * np.float32(0.45)
-    top = tinted(
-        CLOUD * np.float32(rng.uniform(0.86, 1.0)),
-        lit(mass * 1.5, rng, strength=0.14) - 0.1 + 0.06 * ramp(mass, level, 2),
-    )
+    light = lit(mass, rng, strength=0.12) - 0.1 * (1 - ramp(mass, level, level + 1.6))
+    top = tinted(CLOUD * np.float32(rng.uniform(0.86, 1.0)), light)
     return over(ground * (1 - shadow[..., None]), top, opacity)
 
 
@@ -326,4 +334,5 @@ def paint(scene: str, *, rng: np.random.Generator, size_px: int) -> NDArray[np.u
     """A tile of the scene as a camera gives it, uint8 (size, size, 3). Raises KeyError for an unknown scene."""
     picture = ground(scene, rng=rng, size_px=size_px)
     grain = rng.standard_normal((size_px, size_px, 3), np.float32) * np.float32(rng.uniform(0.002, 0.006))
-    return np.rint(np.clip(picture + grain, 0, 1) * 255).astype(np.uint8)
+    tile: NDArray[np.uint8] = np.rint(np.clip(picture + grain, 0, 1) * 255).astype(np.uint8)
+    return tile
