@@ -1,0 +1,29 @@
+"""Matrix products whose bits depend on the numbers alone: not on threads, not on how rows came in chunks."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+BLOCK_ROWS = 1024
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """BLAS and OpenMP on one thread: how they split a sum over threads would show in its last bits."""
+    with threadpool_limits(limits=1):
+        yield
+
+
+def blocks(n_rows: int, size: int = BLOCK_ROWS) -> Iterator[slice]:
+    """Slices of `size` rows that cover `n_rows`; the last may be shorter."""
+    for start in range(0, n_rows, size):
+        yield slice(start, min(start + size, n_rows))
+
+
+def padded(vectors: np.ndarray, size: int = BLOCK_ROWS) -> np.ndarray:
+    """`vectors` (n <= size, d) as float64 (size, d), zeros below: products of one shape take one path through BLAS."""
+    block = np.zeros((size, vectors.shape[1]))
+    block[: len(vectors)] = vectors
+    return block
