@@ -3,9 +3,9 @@
 Every part but the last holds ROWS_PER_PART rows and is a plain safetensors file with the one tensor `vectors`, so the
 place of a row follows from its number. The bytes depend on the vectors alone, not on the order they were written in.
 
-Round trip: `read(write(v)) == float32(float16(v))`, exactly; nothing is renormalised, so writing what was read gives the
-same bytes. A unit vector comes back with a norm within 2**-10 of 1 (half precision rounds each component by 2**-11 at
-most).
+Round trip: `read(write(v)) == float32(float16(v))`, exactly; nothing is renormalised, so writing what was read gives
+the same bytes. A unit vector comes back with a norm within 2**-10 of 1 (half precision rounds each component by 2**-11
+at most).
 """
 
 import json

@@ -1,0 +1,224 @@
+"""The default encoder: fixed filters, no weights, no download. Colour and texture of a tile as one vector.
+
+Three kinds of numbers, each pooled over the whole tile and over the filters' directions, so that a quarter turn or a
+flip of the tile changes nothing but rounding:
+
+1. *Colour*: a soft joint histogram of three opponent channels (van de Sande, Gevers, Snoek: "Evaluating Color
+   Descriptors for Object and Scene Recognition", PAMI 2010), square-rooted, which makes the dot product of two
+   histograms their Bhattacharyya coefficient.
+2. *Colour statistics*: quantiles, spreads, skewness and correlations of the opponent channels.
+3. *Texture*: statistics of the modulus of a bank of Gabor filters (Manjunath, Ma: "Texture Features for Browsing and
+   Retrieval of Image Data", PAMI 1996) on a pyramid; and of the same bank on the logarithm of that modulus, the second
+   order of a scattering transform (Bruna, Mallat: "Invariant Scattering Convolution Networks", PAMI 2013).
+
+Statistics are centred and scaled by constants (`descriptor_constants.py`), not by the corpus at hand: a tile's vector
+never depends on other tiles.
+"""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from rsprune_dagster.pruning.descriptor_constants import COLOUR_WEIGHT, STANDARD
+
+NAME = "descriptor"
+WORKING_SIZE_PX = 64
+"""Edge the descriptor looks at: two pixels of the coarsest of four levels still show a filter's wavelength."""
+
+N_LEVELS = 4
+N_DIRECTIONS = 4
+LUMA_BINS, CHROMA_BINS = 7, 5
+CHROMA_GAIN = 10.0
+"""Chroma of nadir imagery is small: tanh(10 x) spreads the range of +-0.1 over most of the bins."""
+
+FLOOR = 0.002
+"""Half a grey level of 255: texture below it is rounding of the 8-bit source."""
+
+CHROMA_LEVELS = (1, 2)
+"""JPEG stores chroma at half the resolution, so the finest level has none of its own."""
+
+SLICE_TILES = 16
+"""Tiles worked on at a time: their filter responses stay in the processor's cache."""
+
+Blocks = list[tuple[str, torch.Tensor]]
+"""Named groups of statistics, each (n, number of statistics)."""
+
+
+class Descriptor(nn.Module):
+    """uint8 tiles (n, 3, h, w), h and w at least 32, to features (n, DIMENSION), not yet of unit length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("bank", gabor_bank())
+        self.pool = single_threaded_pool(torch.get_num_threads())
+        centre = [value for centres, _ in STANDARD.values() for value in centres]
+        spread = [value for _, spreads in STANDARD.values() for value in spreads]
+        self.register_buffer("centre", torch.tensor(centre))
+        self.register_buffer("spread", torch.tensor(spread))
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Features of all tiles, a slice at a time."""
+        parts = batch.split(SLICE_TILES)
+        described = map(self.describe, parts) if batch.is_cuda else self.pool.map(self.describe, parts)
+        return torch.cat(list(described))
+
+    @torch.inference_mode()
+    def describe(self, batch: torch.Tensor) -> torch.Tensor:
+        """Histogram and standardised statistics side by side."""
+        channels = opponent(batch)
+        statistics = torch.cat([block for _, block in self.statistics(channels)], 1)
+        histogram = colour_histogram(functional.avg_pool2d(channels, 2)).sqrt()
+        return torch.cat([COLOUR_WEIGHT * histogram, (statistics - self.centre) / self.spread], 1)
+
+    def statistics(self, channels: torch.Tensor) -> Blocks:
+        """All statistics of opponent channels (n, 3, h, w), in the order of the constants."""
+        blocks = colour_statistics(channels)
+        finer: torch.Tensor | None = None
+        for level in range(N_LEVELS):
+            seen = channels if level in CHROMA_LEVELS else channels[:, :1]
+            energy = energies(seen, self.bank)
+            blocks += [(f"{name}_{level}", block) for name, block in self.texture(seen, energy, finer)]
+            finer = functional.avg_pool2d(log_of(energy[:, 0].mean(1)), 2)
+            channels = functional.avg_pool2d(channels, 2)
+        return blocks
+
+    def texture(self, channels: torch.Tensor, energy: torch.Tensor, finer: torch.Tensor | None) -> Blocks:
+        """Statistics of one level: channels (n, c, h, w), their energies (n, c, directions, h, w), the level before's."""
+        log_energy = log_of(energy.mean(2))
+        luma = log_energy[:, 0]
+        shape = [spread_of(luma), skewness(luma, 0.1), correlation(luma, channels[:, 0])]
+        if finer is not None:
+            shape.append(correlation(finer, luma))
+        return [
+            ("strength", torch.cat([log_energy.mean((2, 3)), log_of(energy.mean((2, 3, 4)))], 1)),
+            ("shape", torch.stack(shape, 1)),
+            ("anisotropy", anisotropy(energy[:, 0])),
+            ("second_order", self.second_order(luma)),
+        ]
+
+    def second_order(self, log_energy: torch.Tensor) -> torch.Tensor:
+        """log of the mean modulus of the bank on a map of log energies (n, h, w), at coarser levels of it: (n, 0 to 3)."""
+        found = []
+        while log_energy.shape[1] >= 16 and len(found) < 3:
+            log_energy = functional.avg_pool2d(log_energy, 2)
+            found.append((energies(log_energy[:, None], self.bank).mean((1, 2, 3, 4)) + 0.02).log())
+        return torch.stack(found, 1) if found else log_energy.new_empty((len(log_energy), 0))
+
+
+def single_threaded_pool(n_threads: int) -> ThreadPoolExecutor:
+    """Threads in which torch itself uses one thread.
+
+    The operations are too small to be shared out (on two cores that was 30 times slower beside a busy neighbour), the
+    slices are not; and a result cannot depend on the number of threads.
+    """
+    return ThreadPoolExecutor(n_threads, "descriptor", initializer=torch.set_num_threads, initargs=(1,))
+
+
+def working_size_px(image_size_px: int) -> int:
+    """Edge of the tiles that the descriptor takes: never more than WORKING_SIZE_PX."""
+    return max(32, min(image_size_px, WORKING_SIZE_PX))
+
+
+def opponent(batch: torch.Tensor) -> torch.Tensor:
+    """uint8 RGB (n, 3, h, w) to luma in [0, 1], red-green and yellow-blue in [-0.5, 0.5], float32."""
+    red, green, blue = (batch.float() / 255).unbind(1)
+    return torch.stack([(red + green + blue) / 3, (red - green) / 2, (red + green - 2 * blue) / 4], 1)
+
+
+def gabor_bank() -> torch.Tensor:
+    """(2 * N_DIRECTIONS, 1, 7, 7): cosine and sine waves of 4 px under a Gaussian of 1.6 px; the cosines have mean 0."""
+    steps = torch.arange(-3.0, 4.0)
+    y, x = torch.meshgrid(steps, steps, indexing="ij")
+    window = torch.exp(-(x**2 + y**2) / (2 * 1.6**2))
+    window = window / window.sum()
+    pairs = []
+    for k in range(N_DIRECTIONS):
+        phase = 2 * math.pi / 4 * (x * math.cos(math.pi * k / N_DIRECTIONS) + y * math.sin(math.pi * k / N_DIRECTIONS))
+        even = window * phase.cos()
+        pairs += [even - window * even.sum(), window * phase.sin()]
+    return torch.stack(pairs).unsqueeze(1)
+
+
+def energies(channels: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
+    """Modulus of the bank's complex response: channels (n, c, h, w) to (n, c, directions, h, w)."""
+    n, c, h, w = channels.shape
+    margin = bank.shape[-1] // 2
+    padded = functional.pad(channels.reshape(n * c, 1, h, w), (margin,) * 4, mode="reflect")
+    response = functional.conv2d(padded, bank).view(n, c, bank.shape[0] // 2, 2, h, w)
+    return (response.square().sum(3) + 1e-10).sqrt()
+
+
+def colour_histogram(channels: torch.Tensor) -> torch.Tensor:
+    """Soft joint histogram of opponent channels (n, 3, h, w): (n, LUMA_BINS * CHROMA_BINS**2), each row sums to 1."""
+    luma, chroma = channels[:, 0].flatten(1), 0.5 + 0.5 * torch.tanh(CHROMA_GAIN * channels[:, 1:].flatten(2))
+    red, blue = soft_bins(chroma[:, 0], CHROMA_BINS), soft_bins(chroma[:, 1], CHROMA_BINS)
+    both = (red.unsqueeze(2) * blue.unsqueeze(1)).flatten(1, 2)
+    counts = torch.bmm(soft_bins(luma, LUMA_BINS), both.transpose(1, 2))
+    return counts.flatten(1) / luma.shape[1]
+
+
+def soft_bins(values: torch.Tensor, n_bins: int) -> torch.Tensor:
+    """Values in [0, 1], (n, p), to weights (n, n_bins, p): linear between the two nearest bin centres, so they sum to 1."""
+    centres = torch.arange(n_bins, device=values.device).view(1, n_bins, 1)
+    return (1 - (values.clamp(0, 1).unsqueeze(1) * (n_bins - 1) - centres).abs()).clamp_min(0)
+
+
+def colour_statistics(channels: torch.Tensor) -> Blocks:
+    """Mean, quantiles, log spread, skewness and correlations of opponent channels (n, 3, h, w)."""
+    luma, red, blue = channels.unbind(1)
+    sorted_values = functional.avg_pool2d(channels, 4).flatten(2).sort(2).values
+    n = sorted_values.shape[2]
+    quantiles = sorted_values[:, :, [n // 10, n // 2, n - 1 - n // 10]].flatten(1)
+    pairs = [correlation(luma, red), correlation(luma, blue), correlation(red, blue)]
+    return [
+        ("mean", channels.mean((2, 3))),
+        ("quantiles", quantiles),
+        ("log_spread", torch.stack([(spread_of(c) + FLOOR).log() for c in (luma, red, blue)], 1)),
+        ("skewness", torch.stack([skewness(c, 0.01) for c in (luma, red, blue)], 1)),
+        ("correlation", torch.stack(pairs, 1)),
+    ]
+
+
+def anisotropy(energy: torch.Tensor) -> torch.Tensor:
+    """How uneven the energies (n, 4, h, w) are over directions: of the whole tile, then the mean over pixels; (n, 4).
+
+    The moduli of the Fourier transform over directions do not change when a quarter turn or a flip permutes those.
+    """
+    whole = energy.mean((2, 3))
+    return torch.cat([uneven(whole, 0.001), uneven(energy, 0.004).mean((2, 3))], 1)
+
+
+def uneven(energy: torch.Tensor, floor: float) -> torch.Tensor:
+    """Moduli of the Fourier transform of shares over the four directions, frequencies 1 and 2: (n, 4, ...) to (n, 2, ...)."""
+    a, b, c, d = (energy / (energy.sum(1, keepdim=True) + floor)).unbind(1)
+    first = ((a - c).square() + (b - d).square() + 1e-12).sqrt()
+    return torch.stack([first, ((a + c) - (b + d)).abs()], 1)
+
+
+def log_of(energy: torch.Tensor) -> torch.Tensor:
+    """log of energies, from FLOOR up."""
+    return (energy + FLOOR).log()
+
+
+def spread_of(values: torch.Tensor) -> torch.Tensor:
+    """Standard deviation over the pixels of (n, h, w)."""
+    return ((values - values.mean((1, 2), keepdim=True)).square().mean((1, 2)) + 1e-10).sqrt()
+
+
+def skewness(values: torch.Tensor, floor: float) -> torch.Tensor:
+    """Third standardised moment over the pixels of (n, h, w), within [-3, 3]; `floor` is added to the spread."""
+    centred = values - values.mean((1, 2), keepdim=True)
+    return ((centred * centred * centred).mean((1, 2)) / (spread_of(values) + floor) ** 3).clamp(-3, 3)
+
+
+def correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Correlation over the pixels of two maps (n, h, w), drawn to 0 where one of them hardly varies."""
+    a, b = a - a.mean((1, 2), keepdim=True), b - b.mean((1, 2), keepdim=True)
+    scale = (spread_of(a) + 0.01) * (spread_of(b) + 0.01)
+    return (a * b).mean((1, 2)) / scale
+
+
+DIMENSION = LUMA_BINS * CHROMA_BINS**2 + sum(len(centres) for centres, _ in STANDARD.values())

@@ -1,0 +1,97 @@
+"""Tiles to vectors as a stream: the next batches are decoded and resized while the encoder works on this one."""
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from queue import Empty, Full, Queue
+from threading import Event, Thread
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+
+from rsprune_dagster.pruning.encoders import Encoder, resized
+
+T = TypeVar("T")
+
+POLL_S = 0.05
+"""How often a waiting thread looks whether it should stop."""
+
+
+def embed_stream(
+    batches: Iterator[Sequence[np.ndarray]], encoder: Encoder, *, prefetch: int = 4
+) -> Iterator[np.ndarray]:
+    """Unit vectors, float32 (n, d), of each batch of RGB tiles, uint8 (h, w, 3) of any sizes, in their order.
+
+    `batches` runs in a thread of its own, at most `prefetch` + 2 batches ahead; what it raises is raised here. Batches of
+    a multiple of `encoders.FORWARD_TILES` waste no work. Close the stream, or use it up, to stop the thread.
+    """
+    with ahead(prepared(batches, encoder.image_size_px), prefetch) as ready:
+        for batch in ready:
+            yield encoder.embed_resized(batch)
+
+
+def prepared(batches: Iterator[Sequence[np.ndarray]], image_size_px: int) -> Iterator[torch.Tensor]:
+    """Every batch resized and stacked; `batches` is closed with this generator."""
+    try:
+        for batch in batches:
+            yield resized(batch, image_size_px)
+    finally:
+        if isinstance(batches, Generator):
+            batches.close()
+
+
+@contextmanager
+def ahead(items: Iterator[T], n_ahead: int) -> Iterator[Iterator[T]]:
+    """Run `items` in a thread, with at most `n_ahead` finished ones waiting; leaving the context stops and joins it."""
+    producer = Producer(items, n_ahead)
+    producer.thread.start()
+    try:
+        yield producer.results()
+    finally:
+        producer.stop.set()
+        producer.thread.join()
+
+
+class Producer(Generic[T]):
+    """A thread that fills a bounded queue. It ends with the items, with their error, or when told to stop."""
+
+    def __init__(self, items: Iterator[T], n_ahead: int) -> None:
+        self.items = items
+        self.queue: Queue[T] = Queue(max(1, n_ahead))
+        self.stop = Event()
+        self.finished = Event()
+        self.error: BaseException | None = None
+        self.thread = Thread(target=self._run, name="ahead", daemon=True)
+
+    def results(self) -> Iterator[T]:
+        """The items in order; then the error, where there was one."""
+        while True:
+            finished = self.finished.is_set()  # asked before the queue: what was put before the end is not lost
+            try:
+                yield self.queue.get(timeout=0 if finished else POLL_S)
+            except Empty:
+                if finished:
+                    break
+        if self.error is not None:
+            raise self.error
+
+    def _run(self) -> None:
+        try:
+            for item in self.items:
+                if not self._put(item):
+                    break
+            if isinstance(self.items, Generator):
+                self.items.close()
+        except BaseException as error:  # noqa: BLE001 - handed to the caller's thread, whatever it is
+            self.error = error
+        finally:
+            self.finished.set()
+
+    def _put(self, item: T) -> bool:
+        while not self.stop.is_set():
+            try:
+                self.queue.put(item, timeout=POLL_S)
+            except Full:
+                continue
+            return True
+        return False

@@ -1,0 +1,205 @@
+"""Frozen encoders: tiles to unit vectors. torchvision networks with given weights, or the fixed-filter descriptor.
+
+A vector depends on its tile alone. The forward pass always runs on FORWARD_TILES tiles, the last pass filled up with
+blank ones, because kernels are chosen by the shape of a batch and round differently (measured: float32 MobileNetV2, a
+batch of 1 against one of 64). Between machines, or precisions, vectors do differ in rounding: `Encoder.identity` says
+which is which.
+"""
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torchvision.transforms.v2 import functional as transforms
+
+from rsprune_dagster.errors import RunError, UsageError
+from rsprune_dagster.pruning import descriptor
+from rsprune_dagster.pruning.backbones import BACKBONES, Backbone
+from rsprune_dagster.pruning.weights import load_trunk, load_weights
+
+FORWARD_TILES = 64
+"""Tiles of one forward pass: enough for the processor's rate, little memory."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
+"""uint8 tiles (n, 3, h, w) on the device to float features (n, d)."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Tiles to unit vectors of `dimension` components; `weights_sha256` is empty where there are no weights."""
+
+    name: str
+    dimension: int
+    image_size_px: int
+    precision: str
+    weights_sha256: str
+    device: torch.device
+    forward: Forward
+
+    @property
+    def identity(self) -> dict[str, str | int]:
+        """All that decides the vectors, for the cache and the record."""
+        return {
+            "backbone": self.name,
+            "dimension": self.dimension,
+            "image_size_px": self.image_size_px,
+            "precision": self.precision,
+            "weights_sha256": self.weights_sha256,
+        }
+
+    def embed(self, tiles: Sequence[np.ndarray]) -> np.ndarray:
+        """RGB tiles, uint8 (h, w, 3), of any sizes, to unit vectors, float32 (n, d)."""
+        return self.embed_resized(resized(tiles, self.image_size_px))
+
+    @torch.inference_mode()
+    def embed_resized(self, batch: torch.Tensor) -> np.ndarray:
+        """uint8 (n, 3, image_size_px, image_size_px) to unit vectors, float32 (n, d). Raises RunError on a NaN."""
+        passes = [self._features(chunk) for chunk in batch.split(FORWARD_TILES)] if len(batch) else []
+        features = np.concatenate([np.empty((0, self.dimension), np.float32), *passes])
+        if not np.isfinite(features).all():
+            raise RunError(f"{self.name} gave values that are not finite: its weights are damaged, or try float32")
+        return unit(features)
+
+    def _features(self, chunk: torch.Tensor) -> np.ndarray:
+        filled = filled_up(chunk, FORWARD_TILES)
+        if self.device.type == "cuda":
+            filled = filled.pin_memory().to(self.device, non_blocking=True)
+        features: np.ndarray = self.forward(filled)[: len(chunk)].float().cpu().numpy()
+        return features
+
+
+def load_encoder(
+    backbone: str,
+    *,
+    weights: str = "",
+    weights_sha256: str = "",
+    image_size_px: int,
+    precision: str = "auto",
+    device: str = "auto",
+) -> Encoder:
+    """The encoder named `backbone`. Raises UsageError for an unknown name, weights that do not fit, an absent device."""
+    place = resolved_device(device)
+    if backbone == descriptor.NAME:
+        return descriptor_encoder(weights, image_size_px, place)
+    if backbone not in BACKBONES:
+        raise UsageError(unknown_backbone(backbone))
+    return network_encoder(BACKBONES[backbone], weights, weights_sha256, image_size_px, precision, place)
+
+
+def descriptor_encoder(weights: str, image_size_px: int, device: torch.device) -> Encoder:
+    """The fixed-filter descriptor, in float32: it has no weights and is fast enough."""
+    if weights:
+        raise UsageError(f"the descriptor takes no weights: name the --backbone that {weights} belongs to")
+    side = descriptor.working_size_px(image_size_px)
+    forward = descriptor.Descriptor().to(device)
+    return Encoder(descriptor.NAME, descriptor.DIMENSION, side, "float32", "", device, forward)
+
+
+def network_encoder(
+    backbone: Backbone, weights: str, weights_sha256: str, image_size_px: int, precision: str, device: torch.device
+) -> Encoder:
+    """A torchvision network with its weights on the device."""
+    if backbone.fixed_size_px not in (None, image_size_px):
+        raise UsageError(
+            f"{backbone.name} takes tiles of {backbone.fixed_size_px} px only: image_size_px is {image_size_px}"
+        )
+    if image_size_px < 32:
+        raise UsageError(f"image_size_px is {image_size_px}, but networks need 32 at least")
+    chosen = resolved_precision(precision, device)
+    loaded = load_weights(backbone, weights, weights_sha256)
+    trunk = load_trunk(backbone, loaded).to(device, memory_format=torch.channels_last)
+    forward = network_forward(trunk, chosen, device)
+    return Encoder(backbone.name, backbone.dimension, image_size_px, chosen, loaded.sha256, device, forward)
+
+
+def network_forward(trunk: nn.Module, precision: str, device: torch.device) -> Forward:
+    """Normalise as for ImageNet, run the trunk, take the mean over the picture."""
+    scale = torch.tensor([1 / (255 * s) for s in IMAGENET_STD], device=device).view(1, 3, 1, 1)
+    shift = torch.tensor([-m / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)], device=device).view(
+        1, 3, 1, 1
+    )
+
+    def forward(batch: torch.Tensor) -> torch.Tensor:
+        normalised = batch.float().contiguous(memory_format=torch.channels_last).mul_(scale).add_(shift)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            features = trunk(normalised)
+        return features.float().mean((2, 3)) if features.ndim == 4 else features
+
+    return forward
+
+
+def resized(tiles: Sequence[np.ndarray], image_size_px: int) -> torch.Tensor:
+    """RGB tiles, uint8 (h, w, 3), to uint8 (n, 3, image_size_px, image_size_px), channels last in memory.
+
+    Tiles of one size are resized together (bilinear, antialiased); a tile of the right size is taken as it is.
+    """
+    batch = torch.empty(
+        (len(tiles), 3, image_size_px, image_size_px), dtype=torch.uint8, memory_format=torch.channels_last
+    )
+    by_size: dict[tuple[int, ...], list[int]] = {}
+    for row, tile in enumerate(tiles):
+        by_size.setdefault(tile.shape, []).append(row)
+    for rows in by_size.values():
+        stacked = torch.from_numpy(np.stack([tiles[row] for row in rows])).permute(0, 3, 1, 2)
+        batch[rows] = transforms.resize(stacked, [image_size_px, image_size_px], antialias=True)
+    return batch
+
+
+def filled_up(chunk: torch.Tensor, n_tiles: int) -> torch.Tensor:
+    """The tiles and as many blank ones as make `n_tiles`."""
+    if len(chunk) == n_tiles:
+        return chunk
+    whole = torch.zeros((n_tiles, *chunk.shape[1:]), dtype=chunk.dtype).to(memory_format=torch.channels_last)
+    whole[: len(chunk)] = chunk
+    return whole
+
+
+def unit(features: np.ndarray) -> np.ndarray:
+    """Rows of (n, d) scaled to length 1, as float32; a row of zeros, which has no direction, becomes the even diagonal."""
+    values = features.astype(np.float64)
+    norms = np.linalg.norm(values, axis=1, keepdims=True)
+    values = np.where(norms > 1e-12, values, 1.0)
+    return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
+
+
+def resolved_device(device: str) -> torch.device:
+    """`auto` is the GPU where there is one. Raises UsageError for a device that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"device is {device}, but torch sees no GPU: use auto or cpu")
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"device is {device!r}, expected auto, cpu or cuda") from error
+
+
+def resolved_precision(precision: str, device: torch.device) -> str:
+    """`auto` is bfloat16 where the device computes in it, else float32."""
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise UsageError(f"precision is {precision!r}, expected auto, float32 or bfloat16")
+    if precision != "auto":
+        return precision
+    return "bfloat16" if has_bfloat16(device) else "float32"
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device has bfloat16 arithmetic; emulated, it would be slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def unknown_backbone(name: str) -> str:
+    """The line for a name that is not known, with the one probably meant."""
+    names = [descriptor.NAME, *BACKBONES]
+    close = difflib.get_close_matches(name, names, n=1)
+    meant = f"; did you mean {close[0]}?" if close else ""
+    return f"unknown backbone {name!r}, expected one of {', '.join(names)}{meant}"

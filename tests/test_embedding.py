@@ -1,0 +1,102 @@
+"""The stream gives what the encoder gives, in order, and never leaves a thread behind."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from rsprune_dagster.pruning.embedding import ahead, embed_stream
+from rsprune_dagster.pruning.encoders import Encoder, load_encoder
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return load_encoder("descriptor", image_size_px=64)
+
+
+def tiles(n_tiles: int, seed: int = 0) -> list[np.ndarray]:
+    """Noise of several sizes."""
+    rng = np.random.default_rng(seed)
+    sides = rng.choice([40, 64, 70], size=(n_tiles, 2))
+    return [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in sides]
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "ahead"]
+
+
+def test_stream_equals_the_encoder(encoder: Encoder) -> None:
+    whole = tiles(50)
+    batches = [whole[:7], whole[7:8], [], whole[8:50]]
+    vectors = list(embed_stream(iter(batches), encoder))
+    assert [len(found) for found in vectors] == [7, 1, 0, 42]
+    assert np.array_equal(np.concatenate(vectors), encoder.embed(whole))
+
+
+@pytest.mark.parametrize("n_before", [0, 1, 9])
+def test_an_error_of_the_source_comes_after_what_was_ready(encoder: Encoder, n_before: int) -> None:
+    def failing() -> Iterator[list[np.ndarray]]:
+        for seed in range(n_before):
+            yield tiles(1, seed)
+        raise OSError("disk gone")
+
+    found = []
+    with pytest.raises(OSError, match="disk gone"):
+        for vectors in embed_stream(failing(), encoder, prefetch=2):
+            found.append(vectors)
+    assert len(found) == n_before
+    assert not threads()
+
+
+def test_closing_early_stops_the_thread_and_closes_the_source(encoder: Encoder) -> None:
+    closed = threading.Event()
+
+    def endless() -> Iterator[list[np.ndarray]]:
+        try:
+            while True:
+                yield tiles(2)
+        finally:
+            closed.set()
+
+    stream = embed_stream(endless(), encoder, prefetch=1)
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert closed.is_set()
+    assert not threads()
+
+
+def test_an_error_of_the_reader_stops_the_thread() -> None:
+    with pytest.raises(ZeroDivisionError), ahead(iter(range(1000)), 2) as numbers:
+        next(numbers)
+        raise ZeroDivisionError
+    assert not threads()
+
+
+def test_no_more_than_the_bound_is_made_ahead() -> None:
+    made = []
+
+    def numbers() -> Iterator[int]:
+        for number in range(100):
+            made.append(number)
+            yield number
+
+    with ahead(numbers(), 3) as ready:
+        assert next(ready) == 0
+        time.sleep(0.3)
+        assert len(made) <= 1 + 3 + 1
+        assert list(ready) == list(range(1, 100))
+
+
+def test_the_source_runs_beside_the_reader() -> None:
+    def slow() -> Iterator[int]:
+        for number in range(10):
+            time.sleep(0.03)
+            yield number
+
+    started = time.monotonic()
+    with ahead(slow(), 2) as numbers:
+        for _ in numbers:
+            time.sleep(0.03)
+    assert time.monotonic() - started < 0.55  # one after the other it takes 0.6 s
