@@ -1,0 +1,44 @@
+"""Pictures and tables as the Markdown that Dagster's web UI renders."""
+
+import base64
+from collections.abc import Sequence
+from numbers import Integral, Real
+
+
+def image(picture: bytes, alt: str) -> str:
+    """A PNG or JPEG as a Markdown image with its bytes inside, so that it needs no file beside it."""
+    kind = "jpeg" if picture.startswith(b"\xff\xd8\xff") else "png"
+    return f"![{_plain(alt)}](data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')})"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table. Columns that hold only numbers (or nothing) are aligned right; whole numbers get thousands separators.
+
+    Raises ValueError when a row is not as long as the header.
+    """
+    for row in rows:
+        if len(row) != len(header):
+            raise ValueError(f"a row of {len(row)} cells came for {len(header)} columns: {row!r}")
+    numeric = [all(_is_number(row[i]) or row[i] is None for row in rows) for i in range(len(header))]
+    rule = ["---:" if right else ":---" for right in numeric]
+    lines = [[_cell(name) for name in header], rule, *([_cell(value) for value in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return f"{int(value):,}"
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return f"{float(value):,.3g}" if abs(float(value)) < 1000 else f"{float(value):,.0f}"
+    return _plain(str(value)).replace("|", "\\|")
+
+
+def _plain(text: str) -> str:
+    """Text on one line, with the characters that would end an image's caption escaped."""
+    return " ".join(text.split()).replace("[", "\\[").replace("]", "\\]")
