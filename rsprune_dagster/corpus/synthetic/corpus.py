@@ -16,7 +16,7 @@ from rsprune_dagster.corpus.synthetic import faults
 from rsprune_dagster.corpus.synthetic.plan import Planted, SyntheticPlan, lay_out
 from rsprune_dagster.corpus.synthetic.scene_files import scene_file
 from rsprune_dagster.corpus.synthetic.scenes import SCENES, paint
-from rsprune_dagster.errors import UsageError
+from rsprune_dagster.errors import RunError, UsageError
 from rsprune_dagster.progress import Progress, silent
 
 TRUTH: Final = pa.schema(
@@ -48,10 +48,22 @@ def write_corpus(folder: Path, plan: SyntheticPlan, *, progress: Progress = sile
     """Make `folder/corpus/`, `folder/reference/<scene>/`, `folder/truth.parquet` and `folder/plan.json`.
 
     The same plan gives the same bytes. Nothing is done when the folder holds this plan's corpus; another plan's
-    corpus is replaced once the new one is complete. Raises UsageError when the folder holds anything else.
+    corpus is replaced once the new one is complete. Raises UsageError when the folder holds anything else,
+    RunError when it cannot be written.
     """
-    if _holds(folder, plan):
-        return
+    folder = folder.absolute()
+    try:
+        if not _holds(folder, plan):
+            _replace(folder, plan, progress)
+    except OSError as error:
+        reason = error.strerror or error
+        raise RunError(
+            f"cannot write the synthetic corpus to {folder}: {reason}; free space or name another folder"
+        ) from error
+
+
+def _replace(folder: Path, plan: SyntheticPlan, progress: Progress) -> None:
+    """Write the corpus beside the folder, then put it in its place."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
         new = Path(beside) / "new"

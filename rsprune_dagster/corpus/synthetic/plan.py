@@ -147,7 +147,8 @@ def lay_out(plan: SyntheticPlan, *, ways: Mapping[str, Iterable[str]]) -> list[P
     only when every original was.
     """
     rng = plan.generator("lay out", "", 0)
-    slots = iter(rng.permutation(np.array(_slots(plan.n_tiles), dtype=object)).tolist())
+    in_order = _slots(plan.n_tiles)
+    slots = (in_order[at] for at in rng.permutation(plan.n_tiles))
     tiles = [
         _placed(Planted("tile", scene, index), next(slots))
         for scene, n in zip(SCENES, plan.scene_counts, strict=True)

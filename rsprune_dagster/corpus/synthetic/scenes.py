@@ -208,7 +208,7 @@ def _buildings(rng: np.random.Generator, x: Field, y: Field) -> tuple[Field, Fie
 def water(rng: np.random.Generator, size_px: int) -> Field:
     """Open water: one colour, slow drifts, faint waves in one direction, sometimes glint."""
     along, _ = turned(rng, size_px)
-    drift = fractal(rng, size_px, roughness=2.4) * np.float32(rng.uniform(0.005, 0.06))
+    drift = fractal(rng, size_px, roughness=2.4) * np.float32(rng.uniform(0.015, 0.06))
     phase = along / np.float32(rng.uniform(3, 9)) + fractal(rng, size_px, roughness=1.6) * np.float32(0.6)
     patches = ramp(fractal(rng, size_px), -1.5, 1.5)
     waves = np.sin(2 * np.pi * phase) * patches * np.float32(rng.uniform(0, 0.06))
@@ -333,6 +333,6 @@ def ground(scene: str, *, rng: np.random.Generator, size_px: int) -> Field:
 def paint(scene: str, *, rng: np.random.Generator, size_px: int) -> NDArray[np.uint8]:
     """A tile of the scene as a camera gives it, uint8 (size, size, 3). Raises KeyError for an unknown scene."""
     picture = ground(scene, rng=rng, size_px=size_px)
-    grain = rng.standard_normal((size_px, size_px, 3), np.float32) * np.float32(rng.uniform(0.002, 0.006))
+    grain = rng.standard_normal((size_px, size_px, 3), np.float32) * np.float32(rng.uniform(0.003, 0.006))
     tile: NDArray[np.uint8] = np.rint(np.clip(picture + grain, 0, 1) * 255).astype(np.uint8)
     return tile
