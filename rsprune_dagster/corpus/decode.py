@@ -136,7 +136,7 @@ class TileReader:
         return data
 
     def _window(self, row: Row) -> Pixels:
-        from rsprune_dagster.corpus.rasters import damage
+        from rsprune_dagster.corpus.rasters import damage, said_by_gdal
 
         try:
             if self._uri != row["uri"]:
@@ -149,7 +149,7 @@ class TileReader:
         except (TileError, RunError):
             raise
         except Exception as error:  # GDAL's errors have many classes
-            raise TileError(f"damaged raster: {' '.join(str(error.__cause__ or error).split())}") from error
+            raise TileError(f"damaged raster: {said_by_gdal(error)}") from error
 
     def _open_scene(self, uri: str) -> None:
         from rsprune_dagster.corpus.rasters import Raster, open_dataset

@@ -193,7 +193,7 @@ def _planes(image: Image.Image) -> tuple[Bytes, Mask | None]:
 def _gdal(data: bytes, options: ReadOptions) -> Pixels:
     from rasterio.io import MemoryFile
 
-    from rsprune_dagster.corpus.rasters import Raster, opened, place_of
+    from rsprune_dagster.corpus.rasters import Raster, opened, place_of, said_by_gdal
 
     try:
         with MemoryFile(data) as file, opened(file.name) as dataset:
@@ -210,7 +210,7 @@ def _gdal(data: bytes, options: ReadOptions) -> Pixels:
     except TileError:
         raise
     except Exception as error:  # GDAL's errors have many classes
-        raise TileError(f"damaged {sniff(data)}: {' '.join(str(error.__cause__ or error).split())}") from error
+        raise TileError(f"damaged {sniff(data)}: {said_by_gdal(error)}") from error
 
 
 _DECODERS: dict[str, Callable[[bytes, ReadOptions], Pixels]] = {

@@ -14,6 +14,7 @@ nodata.
 """
 
 import math
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,12 +109,14 @@ def damage(dataset: Any, options: ReadOptions) -> str | None:
     except TileError as error:
         return str(error)
     except Exception as error:  # GDAL's errors have many classes; each means that the scene is not to be read
-        return f"damaged raster: {_cause(error)}"
+        return f"damaged raster: {said_by_gdal(error)}"
     return None
 
 
-def _cause(error: BaseException) -> str:
-    return " ".join(str(error.__cause__ or error).split())
+def said_by_gdal(error: BaseException) -> str:
+    """GDAL's own words in one line, without paths and names of files in memory: reasons must be the same in every run."""
+    words = " ".join(str(error.__cause__ or error).split())
+    return re.sub(r"'?((?<![\w.])/[^\s':,]+|[0-9a-f]{8}-[0-9a-f-]{27}(\.\w+)?)'?", "the file", words)
 
 
 def seen_bands(dataset: Any, wanted: tuple[int, ...]) -> list[int]:
@@ -176,8 +179,11 @@ def place_of(dataset: Any, box: Box) -> Place:
         return Place()
     x, y, w, h = box
     column, row = x + w / 2, y + h / 2
-    corners = [dataset.transform * at for at in ((column, row), (column + 1, row), (column, row + 1))]
-    lons, lats = reproject(dataset.crs, "EPSG:4326", [at[0] for at in corners], [at[1] for at in corners])
+    to_map = dataset.transform
+    points = ((column, row), (column + 1, row), (column, row + 1))
+    easts = [to_map.a * i + to_map.b * j + to_map.c for i, j in points]
+    norths = [to_map.d * i + to_map.e * j + to_map.f for i, j in points]
+    lons, lats = reproject(dataset.crs, "EPSG:4326", easts, norths)
     crs = dataset.crs.to_string()
     if not all(math.isfinite(value) for value in (*lons, *lats)):
         return Place(crs)

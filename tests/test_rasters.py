@@ -1,0 +1,247 @@
+"""Scenes: windows that cover, values that keep their meaning, and places that are right."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rsprune_dagster.corpus import rasters
+from rsprune_dagster.corpus.decode import Pixels, TileReader
+from rsprune_dagster.corpus.options import ReadOptions
+from rsprune_dagster.corpus.sources import list_corpus, members
+from rsprune_dagster.errors import TileError
+
+SMALL = ReadOptions(tile_size_px=32)
+LAEA = "+proj=laea +lat_0=45 +lon_0=-100 +units=us-ft"
+
+
+def write_scene(path: Path, planes: np.ndarray[Any, Any], **profile: Any) -> Path:
+    """(C, H, W) planes as a GeoTIFF of 10 m pixels in UTM zone 32 unless told otherwise."""
+    count, height, width = planes.shape
+    own = {"crs": "EPSG:32632", "transform": Affine(10, 0, 5e5, 0, -10, 5.5e6)}
+    shape = {"count": count, "height": height, "width": width, "dtype": planes.dtype.name}
+    with rasterio.open(path, "w", driver="GTiff", **{**own, **shape, **profile}) as dataset:
+        dataset.write(planes)
+    return path
+
+
+def noise(n_planes: int, height: int, width: int, dtype: str = "uint8", top: int = 255) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(0).integers(1, top, (n_planes, height, width)).astype(dtype)
+
+
+def read_all(path: Path, options: ReadOptions) -> tuple[dict[str, Pixels], dict[str, str]]:
+    """Pixels of the windows that are tiles, reasons of those that are not."""
+    tiles, reasons = {}, {}
+    (container,) = list_corpus([str(path)]).containers
+    with TileReader(options) as reader:
+        for table in members(container, options=options):
+            for row in table.to_pylist():
+                try:
+                    tiles[row["tile_id"]] = reader.read_grey(row)
+                except TileError as error:
+                    reasons[row["tile_id"]] = str(error)
+    return tiles, reasons
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(8, 40), st.integers(0, 7))
+def test_windows_cover_the_scene(width: int, height: int, tile: int, overlap: int) -> None:
+    boxes = rasters.grid(width, height, tile_size_px=tile, overlap_px=overlap)
+    seen = np.zeros((height, width), int)
+    for x, y, w, h in boxes:
+        assert 0 < w <= tile
+        assert 0 < h <= tile
+        seen[y : y + h, x : x + w] += 1
+    assert seen.min() == 1
+    assert seen.max() == 1 or overlap
+    assert len(set(boxes)) == len(boxes)
+    assert len(boxes) == 1 or all(w > overlap or x == 0 for x, _, w, _ in boxes)
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(2, 16))
+def test_probes_stay_inside_and_reach_every_edge(width: int, height: int, n_along: int) -> None:
+    boxes = list(rasters.probes(width, height, n_along))
+    assert all(x >= 0 and y >= 0 and x + w <= width and y + h <= height for x, y, w, h in boxes)
+    assert (max(x + w for x, _, w, _ in boxes), max(y + h for _, y, _, h in boxes)) == (width, height)
+
+
+@given(st.floats(1e-6, 1e9))
+def test_exposure_is_the_next_power_of_two(value: float) -> None:
+    low, high = rasters.exposure_range(np.full(10, value))
+    assert low == 0
+    assert value <= high < 2 * value
+    assert np.log2(high) % 1 == 0
+
+
+def test_exposure_of_negative_and_constant_values() -> None:
+    assert rasters.exposure_range(np.array([-20.0] * 50 + [-5.0] * 50)) == (-32, 0)
+    assert rasters.exposure_range(np.zeros(9)) == (0, 1)
+    assert rasters.exposure_range(np.zeros(9, np.int16)) == (0, 255)
+
+
+def test_windows_of_a_scene_put_together_are_the_scene(tmp_path: Path) -> None:
+    planes = noise(3, 70, 90)
+    tiles, reasons = read_all(
+        write_scene(tmp_path / "s.tif", planes), ReadOptions(tile_size_px=32, min_valid_fraction=0)
+    )
+    assert reasons == {name: reason for name, reason in reasons.items() if "too small" in reason}
+    for name, pixels in tiles.items():
+        x, y, w, h = (int(part) for part in name.partition("#")[2].split(","))
+        assert pixels.rgb is not None
+        assert np.array_equal(pixels.rgb, planes[:, y : y + h, x : x + w].transpose(1, 2, 0))
+    assert len(tiles) + len(reasons) == 9
+
+
+def test_a_sliver_at_the_edge_is_quarantined_for_its_valid_share(tmp_path: Path) -> None:
+    tiles, reasons = read_all(write_scene(tmp_path / "s.tif", noise(1, 64, 40)), SMALL)
+    assert list(tiles) == ["s.tif#0,0,32,32", "s.tif#0,32,32,32"]
+    assert reasons["s.tif#32,0,8,32"] == "only 25 % valid pixels, 50 % asked"
+
+
+def test_a_georeferenced_raster_smaller_than_a_tile_is_one_whole_tile(tmp_path: Path) -> None:
+    tiles, reasons = read_all(write_scene(tmp_path / "s.tif", noise(1, 20, 24)), SMALL)
+    assert list(tiles) == ["s.tif#0,0,24,20"]
+    assert not reasons
+
+
+def test_nodata_alpha_and_nan_are_not_valid(tmp_path: Path) -> None:
+    corner = noise(1, 32, 64)
+    corner[:, :, :20] = 0
+    by_value, reasons = read_all(write_scene(tmp_path / "v.tif", corner, nodata=0), SMALL)
+    assert reasons == {"v.tif#0,0,32,32": "only 38 % valid pixels, 50 % asked"}
+    alpha = np.concatenate([noise(3, 32, 64), np.where(corner > 0, 255, 0).astype(np.uint8)])
+    by_alpha, reasons = read_all(write_scene(tmp_path / "a.tif", alpha, photometric="rgb", alpha="yes"), SMALL)
+    assert len(reasons) == 1
+    floats = np.where(corner > 0, corner / 300, np.nan).astype(np.float32)
+    by_nan, reasons = read_all(write_scene(tmp_path / "n.tif", floats), SMALL)
+    assert len(reasons) == 1
+    assert [len(tiles) for tiles in (by_value, by_alpha, by_nan)] == [1, 1, 1]
+    assert by_alpha["a.tif#32,0,32,32"].rgb is not None
+
+
+def test_a_pixel_is_valid_where_any_seen_band_is(tmp_path: Path) -> None:
+    planes = noise(3, 16, 16)
+    planes[0] = 0
+    tiles, _ = read_all(write_scene(tmp_path / "s.tif", planes, nodata=0), SMALL)
+    assert tiles["s.tif#0,0,16,16"].valid is None
+
+
+def test_a_scene_is_scaled_as_a_whole(tmp_path: Path) -> None:
+    ramp = np.tile(np.arange(64, dtype=np.uint16) * 100, (1, 64, 1))
+    tiles, _ = read_all(write_scene(tmp_path / "s.tif", ramp), SMALL)
+    ranges = {(pixels.scale_low, pixels.scale_high) for pixels in tiles.values()}
+    assert len(ranges) == 1
+    low, high = ranges.pop()
+    assert (low, high) == pytest.approx((100, 6200), abs=100)
+    assert tiles["s.tif#0,0,32,32"].grey.mean() < tiles["s.tif#32,0,32,32"].grey.mean() - 80
+    given, _ = read_all(tmp_path / "s.tif", ReadOptions(tile_size_px=32, value_range=(0, 6300)))
+    assert given["s.tif#0,0,32,32"].scale_high == 6300
+
+
+def test_noise_of_a_calm_scene_stays_small(tmp_path: Path) -> None:
+    sea = np.random.default_rng(0).normal(300, 3, (1, 64, 64)).astype(np.uint16)
+    tiles, _ = read_all(write_scene(tmp_path / "s.tif", sea), SMALL)
+    assert max(pixels.grey.std() for pixels in tiles.values()) < 26
+
+
+def test_the_identity_of_a_window_is_its_values_and_mask(tmp_path: Path) -> None:
+    planes = np.tile(noise(1, 32, 32), (1, 1, 2))
+    same, _ = read_all(write_scene(tmp_path / "same.tif", planes), SMALL)
+    assert len({pixels.content_md5 for pixels in same.values()}) == 1
+    planes[0, 0, 0] ^= 1
+    other, _ = read_all(write_scene(tmp_path / "other.tif", planes), SMALL)
+    assert len({pixels.content_md5 for pixels in other.values()}) == 2
+    assert {pixels.content_md5 for pixels in same.values()} < {pixels.content_md5 for pixels in other.values()}
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform", "gsd_m"),
+    [
+        ("EPSG:32632", Affine(10, 0, 5e5, 0, -10, 5.5e6), 10),
+        ("EPSG:4326", Affine(1e-4, 0, 9, 0, -1e-4, 60), (55_800 * 111_412) ** 0.5 * 1e-4),
+        ("EPSG:3857", Affine(10, 0, 1e6, 0, -10, 8_399_737.89), 5.0),
+        (LAEA, Affine(100, 0, 0, 0, -100, 0), 30.48),
+        ("EPSG:32632", Affine(6, -8, 5e5, -8, -6, 5.5e6), 10),
+    ],
+)
+def test_ground_sample_distance_in_metres_of_the_ground(
+    tmp_path: Path, crs: str, transform: Affine, gsd_m: float
+) -> None:
+    tiles, _ = read_all(write_scene(tmp_path / "s.tif", noise(1, 16, 16), crs=crs, transform=transform), SMALL)
+    assert tiles["s.tif#0,0,16,16"].gsd_m == pytest.approx(gsd_m, rel=0.005)
+
+
+def test_the_centre_of_a_window_is_where_it_is(tmp_path: Path) -> None:
+    degrees = Affine(0.01, 0, 8, 0, -0.01, 50)
+    tiles, _ = read_all(write_scene(tmp_path / "s.tif", noise(1, 32, 64), crs="EPSG:4326", transform=degrees), SMALL)
+    right = tiles["s.tif#32,0,32,32"]
+    assert (right.lon, right.lat) == pytest.approx((8.48, 49.84))
+    assert right.crs == "EPSG:4326"
+
+
+def test_a_large_raster_without_crs_is_a_scene_too(tmp_path: Path) -> None:
+    path = write_scene(tmp_path / "s.tif", noise(1, 64, 64), crs=None, transform=Affine(1, 0, 0, 0, 1, 1))
+    tiles, _ = read_all(path, SMALL)
+    assert len(tiles) == 4
+    assert all(pixels.crs is None and pixels.gsd_m is None for pixels in tiles.values())
+
+
+def test_seen_bands_follow_the_colour_tags(tmp_path: Path) -> None:
+    path = write_scene(tmp_path / "s.tif", noise(4, 16, 16))
+    with rasterio.open(path, "r+") as dataset:
+        names = ("blue", "green", "red", "undefined")
+        dataset.colorinterp = [rasterio.enums.ColorInterp[name] for name in names]
+    with rasterio.open(path) as dataset:
+        assert rasters.seen_bands(dataset, ()) == [3, 2, 1]
+        assert rasters.seen_bands(dataset, (4,)) == [4]
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+def test_a_complex_scene_is_one_refused_row(tmp_path: Path, dtype: str) -> None:
+    tiles, reasons = read_all(write_scene(tmp_path / "s.tif", noise(1, 64, 64).astype(dtype)), SMALL)
+    assert not tiles
+    assert reasons == {"s.tif": f"complex values ({dtype}) are no picture; save their amplitude instead"}
+
+
+def test_a_scene_that_is_cut_off_is_one_refused_row(tmp_path: Path) -> None:
+    path = write_scene(tmp_path / "s.tif", noise(3, 200, 200))
+    path.write_bytes(path.read_bytes()[:60_000])
+    tiles, reasons = read_all(path, SMALL)
+    assert not tiles
+    assert list(reasons) == ["s.tif"]
+    assert "damaged" in reasons["s.tif"]
+    assert str(tmp_path) not in reasons["s.tif"]
+
+
+def test_the_real_scenes(shared_data: Path) -> None:
+    listing = list_corpus([str(shared_data / "geotiff")])
+    options = ReadOptions()
+    rows = [r for each in listing.containers for table in members(each, options=options) for r in table.to_pylist()]
+    by_file: dict[str, list[Pixels]] = {}
+    reasons = {}
+    with TileReader(options) as reader:
+        for row in rows:
+            try:
+                by_file.setdefault(row["tile_id"].partition("#")[0], []).append(reader.read_grey(row))
+            except TileError as error:
+                reasons[row["tile_id"]] = str(error)
+    assert reasons["bad/rasterio_corrupt.tif"].startswith("damaged raster")
+    assert {tile_id for tile_id, reason in reasons.items() if "valid pixels" not in reason} == {
+        "bad/rasterio_corrupt.tif"
+    }
+    expected = {
+        "naip_m_4709963_se_14_1_20200831.tif": ("EPSG:26914", 5),
+        "rasterio_RGB.byte.tif": ("EPSG:32618", 300),
+        "riocolor_rgb16.tif": ("EPSG:32620", 60),
+        "riotiler_mosaic_cog1.tif": ("EPSG:32618", 300),
+        "stars_L7_ETMs.tif": ("EPSG:31985", 28.5),
+    }
+    assert set(by_file) == set(expected)
+    for name, (crs, gsd_m) in expected.items():
+        assert {pixels.crs for pixels in by_file[name]} == {crs}
+        assert by_file[name][0].gsd_m == pytest.approx(gsd_m, rel=0.01)
+    assert {pixels.dtype for pixels in by_file["riocolor_rgb16.tif"]} == {"uint16"}
