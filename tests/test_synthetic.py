@@ -3,7 +3,8 @@
 import io
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import md5
 from pathlib import Path
@@ -127,6 +128,18 @@ def test_another_plan_replaces_the_corpus_and_leaves_nothing_beside_it(tmp_path:
     write_corpus(tmp_path / "corpus", replace(SMALL, n_tiles=70))
     assert [p.name for p in tmp_path.iterdir()] == ["corpus"]
     assert pq.read_table(tmp_path / "corpus" / "truth.parquet").num_rows == 70
+
+
+def test_progress_ends_at_its_total(tmp_path: Path) -> None:
+    said: list[int] = []
+
+    @contextmanager
+    def counting(label: str, total: int) -> Iterator[Callable[[int], None]]:
+        said.append(-total)
+        yield said.append
+
+    write_corpus(tmp_path / "corpus", SMALL, progress=counting)
+    assert said[0] < 0 and sum(said) == 0
 
 
 def test_a_folder_of_the_users_is_refused_untouched(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def fields(rng: np.random.Generator, size_px: int) -> Field:
 
 def _parcels(rng: np.random.Generator, along: Field, across: Field) -> tuple[NDArray[np.int64], Field, Field]:
     """Number of the parcel, brightness of its rows around 0, and distance to its edge in pixels, of each point."""
-    strip, to_side, _ = cut(rng, across, mean_px=rng.uniform(14, 34))
+    strip, to_side = cut(rng, across, mean_px=rng.uniform(14, 34))
     n_strips = int(strip.max()) + 1
     length = rng.uniform(20, 80, n_strips).astype(np.float32)[strip]
     position = along / length + rng.uniform(0, 1, n_strips).astype(np.float32)[strip]
@@ -87,8 +87,8 @@ def _parcels(rng: np.random.Generator, along: Field, across: Field) -> tuple[NDA
     return parcel, depth * np.sin(2 * np.pi * along_rows / period), np.minimum(to_side, to_end)
 
 
-def cut(rng: np.random.Generator, position: Field, *, mean_px: float) -> tuple[NDArray[np.int64], Field, Field]:
-    """A line cut at random into pieces about `mean_px` long: piece, distance to the nearer cut, length of the piece."""
+def cut(rng: np.random.Generator, position: Field, *, mean_px: float) -> tuple[NDArray[np.int64], Field]:
+    """A line cut at random into pieces about `mean_px` long: number of the piece, distance to the nearer cut."""
     low, high = float(position.min()), float(position.max())
     n = int((high - low) / mean_px * 2) + 3
     cuts = (low - rng.uniform(0, mean_px) + np.cumsum(rng.uniform(0.6, 1.4, n) * mean_px) - mean_px * 1.4).astype(
@@ -97,7 +97,7 @@ def cut(rng: np.random.Generator, position: Field, *, mean_px: float) -> tuple[N
     piece = np.searchsorted(cuts, position) - 1
     piece = np.clip(piece, 0, n - 2)
     start, end = cuts[piece], cuts[piece + 1]
-    return piece, np.minimum(position - start, end - position), end - start
+    return piece, np.minimum(position - start, end - position)
 
 
 def one_of_each(rng: np.random.Generator, palette: Field, number: NDArray[np.int64], *, spread: float) -> Field:
@@ -136,12 +136,12 @@ def _rarely(rng: np.random.Generator) -> tuple[float, float]:
 def city(rng: np.random.Generator, size_px: int) -> Field:
     """Streets around blocks, blocks cut into lots, a building with its shadow on most lots, trees and parks between."""
     along, across = turned(rng, size_px)
-    x, road_x, block_x = _streets(rng, along)
-    y, road_y, block_y = _streets(rng, across)
+    road_x, block_x = _streets(rng, along)
+    road_y, block_y = _streets(rng, across)
     block = _numbered(block_x, block_y)
     green = (rng.random(int(block.max()) + 1) < rng.uniform(0.02, 0.2)).astype(np.float32)[block]
     picture = _yards(rng, size_px)
-    roof, shadow, lot = _buildings(rng, x, y)
+    roof, shadow, lot = _buildings(rng, along, across)
     picture *= 1 - 0.55 * (shadow * (1 - green))[..., None]
     picture = over(picture, one_of_each(rng, ROOFS, lot, spread=0.05), roof * (1 - green))
     picture = over(picture, _park(rng, size_px), green)
@@ -149,11 +149,11 @@ def city(rng: np.random.Generator, size_px: int) -> Field:
     return over(picture, asphalt, np.maximum(road_x, road_y)) * (1 + 0.03 * fractal(rng, size_px))[..., None]
 
 
-def _streets(rng: np.random.Generator, position: Field) -> tuple[Field, Field, NDArray[np.int64]]:
-    """Distance into the block, opacity of the street and number of the block, along one axis."""
-    block, to_street, _ = cut(rng, position, mean_px=rng.uniform(22, 52))
+def _streets(rng: np.random.Generator, position: Field) -> tuple[Field, NDArray[np.int64]]:
+    """Opacity of the street and number of the block, along one axis."""
+    block, to_street = cut(rng, position, mean_px=rng.uniform(22, 52))
     half_width = np.float32(rng.uniform(1.0, 2.0))
-    return position, 1 - ramp(to_street - half_width, -0.5, 0.5), block
+    return 1 - ramp(to_street - half_width, -0.5, 0.5), block
 
 
 def _numbered(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
