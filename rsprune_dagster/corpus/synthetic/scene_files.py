@@ -3,8 +3,8 @@
 from typing import Any, Final
 
 import numpy as np
-from affine import Affine
 from numpy.typing import NDArray
+from rasterio import Affine
 from rasterio.enums import ColorInterp
 from rasterio.io import MemoryFile
 
