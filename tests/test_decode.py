@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
 from PIL import Image
 from rasterio.io import MemoryFile
-from rasterio.transform import from_origin
 
 from rsprune_dagster.corpus import formats
 from rsprune_dagster.corpus.decode import Pixels, TileReader
@@ -40,7 +40,7 @@ def gdal_bytes(planes: np.ndarray[Any, Any], driver: str = "GTiff", **profile: A
     """(C, H, W) planes as a file in memory."""
     count, height, width = planes.shape
     shape = {"count": count, "height": height, "width": width, "dtype": planes.dtype.name}
-    profile = {"transform": from_origin(0, 100, 1, 1), **shape, **profile}
+    profile = {"transform": Affine(1, 0, 0, 0, -1, 100), **shape, **profile}
     with MemoryFile() as file:
         with file.open(driver=driver, **profile) as dataset:
             dataset.write(planes)
@@ -166,7 +166,7 @@ def test_two_bands_are_seen_as_the_first() -> None:
 
 
 def test_a_georeferenced_tile_in_a_tar_knows_its_place() -> None:
-    data = gdal_bytes(texture(1)[None], crs="EPSG:32632", transform=from_origin(5e5, 5.5e6, 10, 10))
+    data = gdal_bytes(texture(1)[None], crs="EPSG:32632", transform=Affine(10, 0, 5e5, 0, -10, 5.5e6))
     pixels = colour(data)
     assert pixels.crs == "EPSG:32632"
     assert pixels.lon == pytest.approx(9.0, abs=0.01)
@@ -295,9 +295,8 @@ def test_a_window_is_exported_as_it_is_seen(tmp_path: Path) -> None:
 
 
 def test_palette_tiffs_are_seen_in_their_colours(tmp_path: Path) -> None:
-    with rasterio.open(
-        tmp_path / "p.tif", "w", driver="GTiff", width=16, height=16, count=1, dtype="uint8", photometric="palette"
-    ) as dataset:
+    profile = {"width": 16, "height": 16, "count": 1, "dtype": "uint8", "transform": Affine(1, 0, 0, 0, -1, 16)}
+    with rasterio.open(tmp_path / "p.tif", "w", driver="GTiff", photometric="palette", **profile) as dataset:
         dataset.write(np.ones((1, 16, 16), np.uint8))
         dataset.write_colormap(1, {0: (0, 0, 0, 255), 1: (10, 200, 30, 255)})
     pixels = colour((tmp_path / "p.tif").read_bytes(), ".tif")

@@ -226,7 +226,8 @@ def test_the_real_scenes(shared_data: Path) -> None:
     with TileReader(options) as reader:
         for row in rows:
             try:
-                by_file.setdefault(row["tile_id"].partition("#")[0], []).append(reader.read_grey(row))
+                pixels = reader.read_grey(row)
+                by_file.setdefault(row["tile_id"].partition("#")[0], []).append(pixels)
             except TileError as error:
                 reasons[row["tile_id"]] = str(error)
     assert reasons["bad/rasterio_corrupt.tif"].startswith("damaged raster")

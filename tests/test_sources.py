@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import rasterio
+from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from rasterio.transform import from_origin
 
 from rsprune_dagster.corpus.decode import TileReader
 from rsprune_dagster.corpus.options import ReadOptions
@@ -276,7 +276,7 @@ def test_any_fsspec_url_gives_what_the_disk_gives(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [jpeg(5)]}), tree / "p.parquet")
     profile = {"driver": "GTiff", "width": 100, "height": 80, "count": 1, "dtype": "uint8"}
     with rasterio.open(
-        tree / "s.tif", "w", crs="EPSG:32632", transform=from_origin(5e5, 5e6, 10, 10), **profile
+        tree / "s.tif", "w", crs="EPSG:32632", transform=Affine(10, 0, 5e5, 0, -10, 5e6), **profile
     ) as scene:
         scene.write(np.arange(8000, dtype=np.uint8).reshape(1, 80, 100))
     fsspec.filesystem("memory").put(str(tree), "/far", recursive=True)

@@ -114,7 +114,7 @@ def damage(dataset: Any, options: ReadOptions) -> str | None:
 
 
 def said_by_gdal(error: BaseException) -> str:
-    """GDAL's own words in one line, without paths and names of files in memory: reasons must be the same in every run."""
+    """GDAL's own words in one line, without paths and names of files in memory: reasons are the same in every run."""
     words = " ".join(str(error.__cause__ or error).split())
     return re.sub(r"'?((?<![\w.])/[^\s':,]+|[0-9a-f]{8}-[0-9a-f-]{27}(\.\w+)?)'?", "the file", words)
 

@@ -32,7 +32,7 @@ def absolute(source: str) -> str:
     """The uri of a source as the user wrote it: `file://` and relative paths become absolute local paths."""
     if source.startswith("file://"):
         source = source.removeprefix("file://")
-    return source.rstrip("/") if is_remote(source) else os.path.abspath(os.path.expanduser(source))  # noqa: PTH100, PTH111 - Path keeps `..` or follows links
+    return source.rstrip("/") if is_remote(source) else os.path.abspath(os.path.expanduser(source))
 
 
 def filesystem(uri: str) -> tuple[Any, str]:
@@ -76,7 +76,7 @@ def size_and_stamp(uri: str) -> tuple[int | None, str]:
     """Bytes of a file, and a text that changes when they do: size with modification time, or with etag."""
     try:
         if not is_remote(uri):
-            status = os.stat(uri)  # noqa: PTH116 - once per tile: Path costs as much as the call
+            status = os.stat(uri)
             return status.st_size, f"{status.st_size}-{status.st_mtime_ns}"
         fs, path = filesystem(uri)
         info = fs.info(path)
