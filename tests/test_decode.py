@@ -263,6 +263,7 @@ def test_the_same_bytes_in_a_file_and_in_a_tar_are_the_same_tile(tmp_path: Path)
             assert reader.read_grey(row).content_md5 == hashlib.md5(JPEG).hexdigest()
             assert np.array_equal(reader.read_rgb(row), np.asarray(Image.open(io.BytesIO(JPEG))))
             assert reader.read_bytes(row) == JPEG
+            assert reader.read_md5(row) == hashlib.md5(JPEG).hexdigest()
 
 
 def test_grey_tiles_come_in_three_equal_planes(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Scenes: windows that cover, values that keep their meaning, and places that are right."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,23 @@ def test_a_scene_that_is_cut_off_is_one_refused_row(tmp_path: Path) -> None:
     assert list(reasons) == ["s.tif"]
     assert "damaged" in reasons["s.tif"]
     assert str(tmp_path) not in reasons["s.tif"]
+
+
+def test_threads_and_repeats_see_the_same_tiles(tmp_path: Path) -> None:
+    path = write_scene(tmp_path / "s.tif", noise(3, 128, 128, "uint16", 4000))
+    (container,) = list_corpus([str(path)]).containers
+    rows = next(members(container, options=SMALL)).to_pylist()
+
+    def contents(_: int) -> list[tuple[str, bytes, float | None]]:
+        with TileReader(SMALL) as reader:
+            seen = [reader.read_grey(row) for row in rows]
+            assert [reader.read_md5(row) for row in rows] == [pixels.content_md5 for pixels in seen]
+        return [(pixels.content_md5, pixels.grey.tobytes(), pixels.scale_high) for pixels in seen]
+
+    with ThreadPoolExecutor(4) as pool:
+        first, *others = pool.map(contents, range(8))
+    assert len(first) == 16
+    assert all(other == first for other in others)
 
 
 def test_the_real_scenes(shared_data: Path) -> None:

@@ -192,6 +192,15 @@ def test_parquet_rows_with_plain_bytes_and_hugging_face_structs(tmp_path: Path) 
     assert len(set(contents)) == 5
 
 
+def test_parquet_rows_are_read_in_any_order(tmp_path: Path) -> None:
+    images = [jpeg(number, 8) for number in range(300)]
+    pq.write_table(pa.table({"image": images}), tmp_path / "p.parquet", row_group_size=140)
+    rows = rows_of(list_corpus([str(tmp_path / "p.parquet")]))
+    order = list(range(300)) + random.Random(0).sample(range(300), 40)
+    with TileReader(OPTIONS) as reader:
+        assert [reader.read_bytes(rows[number]) for number in order] == [images[number] for number in order]
+
+
 def test_repeated_names_in_parquet_fall_back_to_row_numbers(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [jpeg(1), jpeg(2)], "filename": ["a", "a"]}), tmp_path / "p.parquet")
     rows = rows_of(list_corpus([str(tmp_path / "p.parquet")]))
@@ -248,6 +257,8 @@ def test_one_line_for_every_usage_error(tmp_path: Path) -> None:
         list_corpus([str(empty / "readme.txt")])
     with pytest.raises(UsageError, match="no image bytes"):
         list_corpus([str(tmp_path / "numbers.parquet")])
+    with pytest.raises(UsageError, match="cannot read nosuch://x"):
+        list_corpus(["nosuch://x"])
     with pytest.raises(UsageError, match="given twice"):
         list_corpus([str(flat), str(flat)])
     with pytest.raises(UsageError, match="one folder per scene"):

@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -43,7 +44,7 @@ class TileReader:
         self._fd = -1
         self._handle: Any = None
         self._raster: Any = None
-        self._crs_facts: Any = None
+        self._dataset = ExitStack()
 
     def __enter__(self) -> Self:
         return self
@@ -57,9 +58,9 @@ class TileReader:
         """Let go of what is open."""
         if self._fd >= 0:
             os.close(self._fd)
-        for held in (self._handle, self._raster.dataset if self._raster else None):
-            if held is not None:
-                held.close()
+        if self._handle is not None:
+            self._handle.close()
+        self._dataset.close()
         self._uri, self._fd, self._handle, self._raster = "", -1, None, None
 
     def read_grey(self, row: Row) -> Pixels:
@@ -83,6 +84,10 @@ class TileReader:
         encoded = io.BytesIO()
         Image.fromarray(self.read_rgb(row)).save(encoded, "PNG")
         return encoded.getvalue()
+
+    def read_md5(self, row: Row) -> str:
+        """The `content_md5` that a scan finds, without decoding where that is possible."""
+        return self._window(row).content_md5 if row["kind"] == "window" else formats.md5(self._encoded(row))
 
     def _encoded(self, row: Row) -> bytes:
         kind, uri = row["kind"], row["uri"]
@@ -127,7 +132,7 @@ class TileReader:
                 raise TileError("the Parquet file is damaged: its footer cannot be read; copy it again")
             if self._uri != uri:
                 self.close()
-                self._handle, self._uri = parquets.RowGroups(uri), uri
+                self._handle, self._uri = parquets.ImageRows(uri), uri
             data: bytes | None = self._handle.read(row)
         except pa.ArrowException as error:
             raise TileError(f"damaged Parquet: {' '.join(str(error).split())}") from error
@@ -152,12 +157,12 @@ class TileReader:
             raise TileError(f"damaged raster: {said_by_gdal(error)}") from error
 
     def _open_scene(self, uri: str) -> None:
-        from rsprune_dagster.corpus.rasters import Raster, open_dataset
+        from rsprune_dagster.corpus.rasters import Raster, opened
 
         self.close()
         if not storage.is_remote(uri) and not Path(uri).exists():
             raise TileError("vanished: the file is gone, or the link to it is broken")
-        self._raster, self._uri = Raster(open_dataset(uri), self._options), uri
+        self._raster, self._uri = Raster(self._dataset.enter_context(opened(uri)), self._options), uri
 
 
 def _window_pixels(raster: Any, box: tuple[int, int, int, int], options: ReadOptions) -> Pixels:

@@ -7,7 +7,6 @@ JPEG by simplejpeg (strict: a file with a missing end is refused, not half grey)
 import hashlib
 import io
 import struct
-import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -163,15 +162,13 @@ def _png(data: bytes, options: ReadOptions) -> Pixels:
 
 def _pillow(data: bytes, options: ReadOptions) -> Pixels:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # sizes are checked here, odd metadata does not matter
-            with Image.open(io.BytesIO(data)) as image:
-                _check_size(*image.size, options)
-                n_bands = len(image.getbands())
-                planes, valid = _planes(image)
+        with Image.open(io.BytesIO(data)) as image:
+            _check_size(*image.size, options)
+            n_bands = len(image.getbands())
+            planes, valid = _planes(image)
     except TileError:
         raise
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TileError(f"oversized: {error}") from error
     except Exception as error:  # Pillow's decoders raise whatever their parsers stumble over
         raise TileError(f"damaged {sniff(data)}: {' '.join(str(error).split()) or type(error).__name__}") from error

@@ -17,7 +17,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +37,8 @@ PROBES = 16
 """Places along an edge at which a scene is looked at for its scale."""
 LISTING_PROBES = 4
 """Places along an edge at which listing checks that a scene can be read."""
+
+BLOCK_CACHE_MB = 64
 
 Box = tuple[int, int, int, int]
 """x, y, width, height in pixels."""
@@ -68,19 +70,14 @@ def probes(width_px: int, height_px: int, n_along: int, edge_px: int = 64) -> It
 
 
 @contextmanager
-def opened(source: Any) -> Iterator[Any]:
-    """A rasterio dataset of a uri or of a file in memory; that it may have no georeference is no news."""
-    with open_dataset(source) as dataset:
-        yield dataset
-
-
-def open_dataset(source: Any) -> Any:
-    """Open a dataset; the caller closes it."""
-    if isinstance(source, str) and storage.is_remote(source):
-        source = storage.open_binary(source)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(source)
+def opened(uri: str) -> Iterator[Any]:
+    """A rasterio dataset of a uri or a file in memory, with GDAL's block cache bounded: its own bound is 5 % of memory."""
+    # for the process and not only here: tiles are read in threads, and to restore filters is not safe there
+    warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with ExitStack() as stack:
+        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=BLOCK_CACHE_MB))
+        source = stack.enter_context(storage.open_binary(uri)) if storage.is_remote(uri) else uri
+        yield stack.enter_context(rasterio.open(source))
 
 
 def layout(uri: str, options: ReadOptions) -> list[Box] | None:
@@ -91,9 +88,10 @@ def layout(uri: str, options: ReadOptions) -> list[Box] | None:
     try:
         with opened(uri) as dataset:
             size_px = options.tile_size_px
-            if dataset.crs is None and dataset.width <= size_px and dataset.height <= size_px:
+            is_scene = dataset.width > size_px or dataset.height > size_px
+            if dataset.crs is None and not is_scene:
                 return None
-            if damage(dataset, options) is not None:
+            if is_scene and damage(dataset, options) is not None:
                 return []
             return grid(dataset.width, dataset.height, tile_size_px=size_px, overlap_px=options.overlap_px)
     except (rasterio.errors.RasterioError, OSError):

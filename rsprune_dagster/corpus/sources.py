@@ -22,7 +22,7 @@ import pyarrow as pa
 from rsprune_dagster.corpus import parquets, storage, tars
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.tiles import LOCATION
-from rsprune_dagster.errors import UsageError
+from rsprune_dagster.errors import RunError, UsageError
 
 RASTER_SUFFIXES = frozenset({".tif", ".tiff"})
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"}) | RASTER_SUFFIXES
@@ -108,9 +108,9 @@ def members(
         while batch := list(islice(rows, BATCH_ROWS)):
             yield pa.Table.from_pylist(batch, schema=LOCATION)
     except PermissionError as error:
-        raise UsageError(
-            f"cannot read {container.uri}: {error.strerror}; give this user the right to read it"
-        ) from error
+        raise UsageError(_not_readable(container.uri, error)) from error
+    except FileNotFoundError as error:
+        raise RunError(f"{container.uri} vanished while it was listed; run again") from error
 
 
 def _source(uri: str, name: str, ignored: Counter[str]) -> list[Container]:
@@ -120,8 +120,17 @@ def _source(uri: str, name: str, ignored: Counter[str]) -> list[Container]:
     except FileNotFoundError:
         raise UsageError(f"no such file or folder: {uri}; expected a folder, tar, Parquet, image or GeoTIFF") from None
     except PermissionError as error:
-        raise UsageError(f"cannot read {uri}: {error.strerror}; give this user the right to read it") from error
+        raise UsageError(_not_readable(uri, error)) from error
+    except Exception as error:  # each filesystem behind fsspec has errors of its own: no credentials, no such protocol
+        if isinstance(error, UsageError) or not storage.is_remote(uri):
+            raise
+        said = " ".join(str(error).split())
+        raise UsageError(f"cannot read {uri}: {said}; check the URL and the credentials") from error
     return [_single(uri, name)]
+
+
+def _not_readable(uri: str, error: OSError) -> str:
+    return f"cannot read {uri}: {error.strerror or error}; give this user the right to read it"
 
 
 def _single(uri: str, name: str) -> Container:
@@ -214,7 +223,7 @@ def _names(uris: Sequence[str]) -> list[str]:
 def _is_plain_folder(uri: str) -> bool:
     try:
         return storage.is_folder(uri)
-    except (FileNotFoundError, PermissionError):
+    except Exception:  # listing the source says what is wrong with it
         return False
 
 

@@ -50,6 +50,7 @@ def is_folder(uri: str) -> bool:
     if not is_remote(uri):
         return stat.S_ISDIR(Path(uri).stat().st_mode)
     fs, path = filesystem(uri)
+    fs.invalidate_cache()  # what a long-lived process saw there before does not count
     return bool(fs.info(path)["type"] == "directory")
 
 
