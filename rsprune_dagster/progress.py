@@ -55,4 +55,8 @@ def terminal(label: str, total: int) -> Iterator[Callable[[int], None]]:
     from tqdm import tqdm
 
     with tqdm(total=total, desc=label, unit=" tiles", unit_scale=True, mininterval=0.5, dynamic_ncols=True) as bar:
-        yield lambda n: bar.update(n) and None
+
+        def advance(n: int) -> None:
+            bar.update(n)
+
+        yield advance

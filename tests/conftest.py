@@ -19,3 +19,11 @@ def shared_data() -> Path:
         pytest.fail(message)
     warnings.warn(message, stacklevel=1)
     pytest.skip(message)
+
+
+def pytest_configure() -> None:
+    """Compiled kernels take seconds on their first call: no example has a deadline."""
+    from hypothesis import settings
+
+    settings.register_profile("rsprune", deadline=None)
+    settings.load_profile("rsprune")

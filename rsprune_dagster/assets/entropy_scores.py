@@ -37,6 +37,6 @@ def entropy_scores_asset(defaults: Params) -> dg.AssetsDefinition:
             report = score(corpus, reference, folder, in_effect(context, EntropyParams))
         context.log.info("threshold %.2f bits: %s", report.threshold_bits, report.threshold_origin)
         pictures = entropy_pictures(corpus, reference, assets.folder("entropy_scores"))
-        return result(assets, "entropy_scores", {**asdict(report), **pictures})
+        return result(assets, "entropy_scores", asdict(report), pictures)
 
     return entropy_scores

@@ -38,7 +38,7 @@ def pruned_subset_asset(defaults: Params) -> dg.AssetsDefinition:
             report = select(folders, folder, in_effect(context, SelectionParams), seed=compute.seed)
         if report.n_missing:
             context.log.warning("%s", report.shortfall())
-        pictures = subset_pictures(folders, assets.folder("pruned_subset"))
-        return result(assets, "pruned_subset", {**report.metadata(), **pictures})
+        pictures = subset_pictures(folders.corpus, folders.embeddings, assets.folder("pruned_subset"))
+        return result(assets, "pruned_subset", report.metadata(), pictures)
 
     return pruned_subset

@@ -33,10 +33,10 @@ def raw_corpus_asset(defaults: Params) -> dg.AssetsDefinition:
 
         params = in_effect(context, CorpusParams)
         assets = store.open()
+        sources = named_sources(params.sources, assets, part="corpus")
+        reader = scanner(context, assets, compute, params)
         with assets.replace("raw_corpus") as folder:
-            report = scan(
-                sources, folder, scanner(context, assets, compute, params), labelled=False, label="raw_corpus"
-            )
-        return result(assets, "raw_corpus", {**asdict(report), **corpus_pictures(assets.folder("raw_corpus"))})
+            report = scan(sources, folder, reader, labelled=False, label="raw_corpus")
+        return result(assets, "raw_corpus", asdict(report), corpus_pictures(assets.folder("raw_corpus")))
 
     return raw_corpus

@@ -41,8 +41,6 @@ def reference_scenes_asset(defaults: Params) -> dg.AssetsDefinition:
                 report = scan(sources, folder, reader, labelled=True, label="reference_scenes")
             else:
                 report = without_tiles(folder)
-        return result(
-            assets, "reference_scenes", {**asdict(report), **reference_pictures(assets.folder("reference_scenes"))}
-        )
+        return result(assets, "reference_scenes", asdict(report), reference_pictures(assets.folder("reference_scenes")))
 
     return reference_scenes

@@ -34,7 +34,7 @@ def scene_clusters_asset(defaults: Params) -> dg.AssetsDefinition:
         embeddings = assets.folder("embeddings")
         with assets.replace("scene_clusters") as folder:
             report = cluster(embeddings, folder, in_effect(context, ClusteringParams), seed=compute.seed)
-        pictures = cluster_pictures(assets.folder("raw_corpus"), embeddings, assets.folder("scene_clusters"))
-        return result(assets, "scene_clusters", {**report.metadata(), **pictures})
+        pictures = cluster_pictures(assets.folder("raw_corpus"), assets.folder("scene_clusters"))
+        return result(assets, "scene_clusters", report.metadata(), pictures)
 
     return scene_clusters

@@ -37,11 +37,19 @@ def named_sources(sources: Sequence[str], store: AssetStore, *, part: str) -> tu
     return tuple(_synthetic(store, part) if source == SYNTHETIC else source for source in sources)
 
 
-def result(store: AssetStore, asset: str, metadata: Mapping[str, Any]) -> dg.MaterializeResult[None]:
-    """What Dagster records: the folder's content hash as the data version, and the metadata."""
+def result(
+    store: AssetStore, asset: str, metadata: Mapping[str, Any], pictures: Mapping[str, bytes | str] | None = None
+) -> dg.MaterializeResult[None]:
+    """What Dagster records: the folder's content hash as the data version, the figures, the pictures and tables."""
+    from rsprune_dagster.report.markdown import image
+
     folder = store.folder(asset)
+    shown = {
+        title: dg.MetadataValue.md(image(picture, title) if isinstance(picture, bytes) else picture)
+        for title, picture in (pictures or {}).items()
+    }
     return dg.MaterializeResult(
-        metadata={**metadata, "folder": dg.MetadataValue.path(str(folder))},
+        metadata={**metadata, **shown, "folder": dg.MetadataValue.path(str(folder))},
         data_version=dg.DataVersion(tree_md5(folder)),
     )
 

@@ -117,7 +117,11 @@ class ShardCache:
         return shards, ignored
 
     def _plan_one(self, container: Container, listing: ShardListing) -> tuple[list[Shard], Mapping[str, int]]:
-        index = self.root / "layout" / f"{digest(LAYOUT_VERSION, container.uri, container.prefix, container.label, listing.identity)}.json"
+        index = (
+            self.root
+            / "layout"
+            / f"{digest(LAYOUT_VERSION, container.uri, container.prefix, container.label, listing.identity)}.json"
+        )
         known = _read_layout(index)
         shards = [self._shard(key, n_tiles) for key, n_tiles in known.get("shards", [])]
         same_stamp = known.get("stamp") == container.stamp
@@ -128,7 +132,10 @@ class ShardCache:
         trusted = same_stamp or not container.stamp
         kept = _still_there(shards, rows, listing.unchanged if not trusted else None)
         fresh = _without(rows, kept)
-        made = [self._write(fresh.slice(start, listing.shard_size)) for start in range(0, fresh.num_rows, listing.shard_size)]
+        made = [
+            self._write(fresh.slice(start, listing.shard_size), container.stamp)
+            for start in range(0, fresh.num_rows, listing.shard_size)
+        ]
         shard_list = [(shard.key, shard.n_tiles) for shard in kept + made]
         with written_whole(index) as draft:
             draft.write_text(json.dumps({"stamp": container.stamp, "shards": shard_list, "ignored": ignored}))
@@ -137,8 +144,10 @@ class ShardCache:
     def _shard(self, key: str, n_tiles: int) -> Shard:
         return Shard(key, self.root / "shards" / key[:2] / f"{key}.parquet", n_tiles)
 
-    def _write(self, rows: pa.Table) -> Shard:
-        shard = self._shard(hashlib.sha256(_ROW.join(_identities(rows)).encode()).hexdigest(), rows.num_rows)
+    def _write(self, rows: pa.Table, stamp: str) -> Shard:
+        """A new shard. The container's stamp is in its key: equal rows of a rewritten tar are not the same tiles."""
+        key = hashlib.sha256(_ROW.join([stamp, *_identities(rows)]).encode()).hexdigest()
+        shard = self._shard(key, rows.num_rows)
         if not shard.path.exists():
             with written_whole(shard.path) as draft:
                 pq.write_table(rows, draft)

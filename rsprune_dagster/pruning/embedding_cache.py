@@ -41,13 +41,20 @@ class EmbeddingCache:
         """Keep a chunk: (n,) S16 distinct digests and (n, d) vectors, in any order. The block appears whole or not at all."""
         order = np.argsort(md5)
         raw = np.ascontiguousarray(md5[order]).view(np.uint8).reshape(-1, DIGEST.itemsize)
-        tensors = {"md5": raw, "vectors": np.ascontiguousarray(vectors[order], dtype=np.float16)}
+        tensors: dict[str, np.ndarray] = {
+            "md5": raw,
+            "vectors": np.ascontiguousarray(vectors[order], dtype=np.float16),
+        }
         with written_whole(self.folder / f"{hashlib.sha256(raw.tobytes()).hexdigest()}.safetensors") as draft:
             save_file(tensors, draft)
 
     def known(self) -> np.ndarray:
         """(m,) S16, rising and distinct: what there are vectors of."""
-        return np.unique(np.concatenate([np.zeros(0, DIGEST), *(tensors[0].reshape(-1).view(DIGEST) for tensors in self._read("md5"))]))
+        return np.unique(
+            np.concatenate(
+                [np.zeros(0, DIGEST), *(tensors[0].reshape(-1).view(DIGEST) for tensors in self._read("md5"))]
+            )
+        )
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(md5 (n,) S16, vectors (n, d) float16) block by block; a digest may occur in more than one."""

@@ -70,7 +70,8 @@ def entropy_of_counts(counts: np.ndarray) -> float:
         for level in range(N_LEVELS):
             if counts[level] > 0:
                 total += counts[level] * np.log2(counts[level])
-    return max(0.0, np.log2(n) - total / n)
+    bits: float = max(0.0, np.log2(n) - total / n)
+    return bits
 
 
 @njit(cache=True, nogil=True)
@@ -135,13 +136,22 @@ def threshold_from_reference(
     Args:
         entropy_by_scene: for each scene, (n,) entropies in bits; none may be empty.
     """
-    floors = {scene: float(np.quantile(bits, max_scene_loss, method="lower")) for scene, bits in entropy_by_scene.items()}
+    floors = {
+        scene: float(np.quantile(bits, max_scene_loss, method="lower")) for scene, bits in entropy_by_scene.items()
+    }
     scene = min(floors, key=lambda name: (floors[name], name))
     if floors[scene] > max_threshold_bits:
-        return Threshold(max_threshold_bits, f"the cap of {max_threshold_bits:g} bits; the reference alone would allow {floors[scene]:.2f}")
-    return Threshold(floors[scene], f"at most {max_scene_loss:.0%} of any reference scene lies below it; {scene!r} decides")
+        return Threshold(
+            max_threshold_bits,
+            f"the cap of {max_threshold_bits:g} bits; the reference alone would allow {floors[scene]:.2f}",
+        )
+    return Threshold(
+        floors[scene], f"at most {max_scene_loss:.0%} of any reference scene lies below it; {scene!r} decides"
+    )
 
 
 def threshold_from_quantile(entropy_bits: np.ndarray, *, quantile: float) -> Threshold:
     """The value below which a share `quantile` of the corpus lies. `entropy_bits`: (N,), N >= 1."""
-    return Threshold(float(np.quantile(entropy_bits, quantile, method="lower")), f"the lowest {quantile:.0%} of the corpus")
+    return Threshold(
+        float(np.quantile(entropy_bits, quantile, method="lower")), f"the lowest {quantile:.0%} of the corpus"
+    )

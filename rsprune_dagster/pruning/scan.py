@@ -61,7 +61,8 @@ def same_bytes(shard: Shard, scan: Path, options: ReadOptions) -> bool:
     seen = pq.read_table(scan, columns=["content_md5", "kind"]).to_pylist()
     with TileReader(options) as reader:
         return all(
-            _md5(reader, row) == before["content_md5"] for row, before in zip(shard.rows().to_pylist(), seen, strict=True)
+            _md5(reader, row) == before["content_md5"]
+            for row, before in zip(shard.rows().to_pylist(), seen, strict=True)
         )
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -108,7 +109,7 @@ def write_options(options: ReadOptions, ignored: Counter[str], folder: Path) -> 
 
 def read_options(folder: Path) -> ReadOptions:
     """How the tiles of a manifest are read."""
-    raw = json.loads((folder / "corpus.json").read_text())["read_options"]
+    raw: dict[str, Any] = json.loads((folder / "corpus.json").read_text())["read_options"]
     return ReadOptions(**{name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()})
 
 

@@ -1,0 +1,234 @@
+"""`rsprune`: the pruning job, and questions about its result, without the web UI."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+import yaml
+
+from rsprune_dagster.errors import RunError, UsageError, UserError
+from rsprune_dagster.params import Params, load, project_root
+
+app = typer.Typer(
+    help="Cut a remote-sensing corpus to the tiles worth training on.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+WORK = ".rsprune"
+"""Below --out: the assets of the run and the cache that later runs start from."""
+
+RESULTS = ("pruned_subset.parquet", "decisions.parquet")
+
+CorpusArgument = Annotated[
+    list[str], typer.Argument(help="Folders, tars, Parquet files or GeoTIFF scenes; local paths or fsspec URLs")
+]
+ResultOption = Annotated[
+    Path | None, typer.Option("--out", help="The folder a prune wrote; default: the project's assets", metavar="DIR")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any parameter, e.g. --set entropy.threshold_bits=2", metavar="SECTION.KEY=VALUE"),
+]
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 the run failed, 2 the command is off, 130 interrupted."""
+    try:
+        result = app(standalone_mode=False)
+    except UserError as error:
+        _end(str(error), error.exit_code)
+    except click.UsageError as error:
+        _end(f"{error.format_message()} See `rsprune {_command(error)}--help`.", UsageError.exit_code)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        _end("interrupted; finished work is kept, run again to go on", 130)
+    except BrokenPipeError:
+        sys.exit(RunError.exit_code)
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+@app.command()
+def prune(
+    corpus: CorpusArgument,
+    out: Annotated[Path, typer.Option("--out", help="Where the results go", metavar="DIR")],
+    reference: Annotated[
+        list[str] | None, typer.Option("--reference", help="A labelled scene set, one folder per scene", metavar="DIR")
+    ] = None,
+    keep: Annotated[float | None, typer.Option("--keep", help="Share of readable tiles to keep, 0 to 1")] = None,
+    backbone: Annotated[str | None, typer.Option("--backbone", help="The encoder", metavar="NAME")] = None,
+    weights: Annotated[str | None, typer.Option("--weights", help="Its weights, a local file", metavar="FILE")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Every draw comes from this")] = None,
+    strategy: Annotated[str | None, typer.Option("--strategy", help="rsprune, or a baseline", metavar="NAME")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", help="Threads over shards; 0: one per core")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda", metavar="NAME")] = None,
+    changes: SetOption = None,
+) -> None:
+    """Prune CORPUS: write DIR/pruned_subset.parquet (kept tiles, best first) and DIR/decisions.parquet (every tile)."""
+    from rsprune_dagster.automation.run import materialize_pruning
+    from rsprune_dagster.pruning.steps.ledger import count_decisions
+
+    params = _params(
+        changes,
+        corpus={"sources": corpus},
+        reference={"sources": reference or []},
+        embedding={"backbone": backbone, "weights": weights},
+        selection={"keep_fraction": keep, "strategy": strategy},
+        compute={"seed": seed, "workers": workers, "device": device},
+    )
+    _check_writable(out)
+    work = out / WORK
+    materialize_pruning(params, root=work / "assets", cache_root=work / "cache", progress_on="terminal")
+    _publish(work / "assets" / "pruned_subset", out)
+    _say_counts(count_decisions(out / "decisions.parquet"), out)
+
+
+@app.command()
+def demo(
+    out: Annotated[
+        Path, typer.Option("--out", help="Where the assets go; default: the project", metavar="DIR")
+    ] = Path(),
+) -> None:
+    """Run the whole pipeline on the corpus of params.yaml: a synthetic one, unless you changed it."""
+    from rsprune_dagster.automation.run import materialize_pruning
+    from rsprune_dagster.pruning.steps.ledger import count_decisions
+    from rsprune_dagster.report.galleries import save_pictures
+
+    project = project_root() if out == Path() else out
+    assets = project / "assets"
+    params = load(project_root() / "params.yaml")
+    materialize_pruning(params, root=assets, cache_root=project / ".state" / "cache", progress_on="terminal")
+    _say_counts(count_decisions(assets / "pruned_subset" / "decisions.parquet"), assets / "pruned_subset")
+    pictures = save_pictures(assets, project / ".state" / "pictures")
+    print(
+        f"\nPictures of what was kept and what went: {pictures}\nThe web UI: make ui, then open http://127.0.0.1:3000"
+    )
+
+
+@app.command()
+def explain(
+    tile_id: Annotated[str, typer.Argument(help="As in decisions.parquet", metavar="TILE_ID")], out: ResultOption = None
+) -> None:
+    """Why a tile was kept or dropped: scores, scene, cluster, quota, the nearest kept tile."""
+    from rsprune_dagster.pruning.steps.explain import explain_tile
+
+    print(explain_tile(_assets(out), tile_id))
+
+
+@app.command()
+def plan(
+    corpus: CorpusArgument,
+    backbone: Annotated[str | None, typer.Option("--backbone", help="The encoder", metavar="NAME")] = None,
+    weights: Annotated[str | None, typer.Option("--weights", help="Its weights, a local file", metavar="FILE")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", help="Threads over shards; 0: one per core")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda", metavar="NAME")] = None,
+    changes: SetOption = None,
+) -> None:
+    """Say what pruning CORPUS would take, from a sample of it: tiles, time, disk, memory. Writes nothing."""
+    from rsprune_dagster.progress import terminal
+    from rsprune_dagster.pruning.steps.forecast import forecast
+
+    params = _params(
+        changes,
+        corpus={"sources": corpus},
+        embedding={"backbone": backbone, "weights": weights},
+        compute={"workers": workers, "device": device},
+    )
+    print(forecast(params, progress=terminal).sentences())
+
+
+@app.command()
+def export(
+    target: Annotated[Path, typer.Argument(help="A folder, or a file for `list`, that is not there yet")],
+    form: Annotated[str, typer.Option("--form", help="webdataset, folder or list")] = "webdataset",
+    out: ResultOption = None,
+) -> None:
+    """Write the kept tiles out: as WebDataset tars, a folder of images, or a list of paths."""
+    from rsprune_dagster.progress import terminal
+    from rsprune_dagster.pruning.steps.publish import export_kept
+
+    n_tiles = export_kept(_assets(out), target, form=form, progress=terminal)
+    print(f"{n_tiles:,} tiles in {target}")
+
+
+@app.command()
+def synth(
+    folder: Annotated[Path, typer.Argument(help="Gets corpus/, reference/ and truth.parquet")],
+    tiles: Annotated[int, typer.Option("--tiles", help="Tiles of the pool")] = 1200,
+    size: Annotated[int, typer.Option("--size", help="Edge of a tile, pixels")] = 64,
+    seed: Annotated[int, typer.Option("--seed", help="Another seed, another corpus")] = 0,
+) -> None:
+    """Make a synthetic corpus with a known truth: scenes, blanks, copies, noise, GeoTIFFs, broken files."""
+    from rsprune_dagster.corpus.synthetic import SyntheticPlan, write_corpus
+    from rsprune_dagster.progress import terminal
+
+    write_corpus(folder, SyntheticPlan(n_tiles=tiles, size_px=size, seed=seed), progress=terminal)
+    print(f"{folder}/corpus, {folder}/reference, {folder}/truth.parquet")
+
+
+def _params(changes: list[str] | None, **sections: dict[str, Any]) -> Params:
+    """params.yaml with the options that were given; `--set` comes last."""
+    given = {
+        name: {key: value for key, value in values.items() if value is not None} for name, values in sections.items()
+    }
+    for change in changes or []:
+        section, key, value = _setting(change)
+        given.setdefault(section, {})[key] = value
+    return load(project_root() / "params.yaml").with_values(given)
+
+
+def _setting(change: str) -> tuple[str, str, Any]:
+    name, equals, value = change.partition("=")
+    section, dot, key = name.partition(".")
+    if not (equals and dot and section in Params.model_fields):
+        known = ", ".join(Params.model_fields)
+        raise UsageError(f"--set {change}: expected SECTION.KEY=VALUE with a section of params.yaml ({known})")
+    return section, key, yaml.safe_load(value)
+
+
+def _check_writable(out: Path) -> None:
+    try:
+        work = out / WORK
+        work.mkdir(parents=True, exist_ok=True)
+        probe = work / ".probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"--out {out} cannot be written: {error.strerror}; give a folder this user may write to"
+        ) from None
+
+
+def _publish(subset: Path, out: Path) -> None:
+    import shutil
+
+    from rsprune_dagster.corpus.shards import written_whole
+
+    for name in RESULTS:
+        with written_whole(out / name) as draft:
+            shutil.copyfile(subset / name, draft)
+
+
+def _assets(out: Path | None) -> Path:
+    assets = project_root() / "assets" if out is None else out / WORK / "assets"
+    if not (assets / "pruned_subset").is_dir():
+        raise UsageError(f"no pruned subset in {out or assets}: give --out DIR of a `rsprune prune`, or run it first")
+    return assets
+
+
+def _say_counts(counts: dict[str, int], folder: Path) -> None:
+    print("\n".join(f"{n:>12,}  {decision}" for decision, n in sorted(counts.items(), key=lambda item: -item[1])))
+    print(f"{sum(counts.values()):>12,}  tiles seen\n{folder / RESULTS[0]}\n{folder / RESULTS[1]}")
+
+
+def _command(error: click.UsageError) -> str:
+    name = error.ctx.info_name if error.ctx and error.ctx.parent else None
+    return f"{name} " if name else ""
+
+
+def _end(message: str, code: int) -> None:
+    print(f"rsprune: {message}", file=sys.stderr)
+    sys.exit(code)

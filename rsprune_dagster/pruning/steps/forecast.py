@@ -1,0 +1,143 @@
+"""What pruning a corpus would take, measured on a sample of it."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from rsprune_dagster.corpus.decode import TileReader
+from rsprune_dagster.corpus.options import ReadOptions
+from rsprune_dagster.corpus.sources import list_corpus, members
+from rsprune_dagster.errors import TileError, UsageError
+from rsprune_dagster.params import Params
+from rsprune_dagster.progress import Progress
+from rsprune_dagster.pruning.encoders import Encoder, load_encoder
+from rsprune_dagster.pruning.scan import scan_tiles
+
+N_SCANNED = 1024
+N_EMBEDDED = 192
+TABLE_BYTES_PER_TILE = 1500
+"""Measured: rows of the scan, manifest, scores, index, ranking and decisions, compressed, thumbnails included."""
+RESIDENT_BYTES_PER_TILE = 120
+"""Content hash, scene, cluster, distance, rank: what the selection holds of every tile."""
+BASE_MEMORY_BYTES = 1.5e9
+"""torch, faiss and DuckDB with their buffers."""
+SELECTION_TILES_PER_S = 20_000
+"""benchmarks/selection_speed.py, 2 cores."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    n_tiles: int
+    n_bytes: int
+    usable_fraction: float
+    scan_tiles_per_s: float
+    embed_tiles_per_s: float
+    dimension: int
+    backbone: str
+
+    @property
+    def wall_s(self) -> float:
+        usable = self.n_tiles * self.usable_fraction
+        return self.n_tiles / self.scan_tiles_per_s + usable / self.embed_tiles_per_s + usable / SELECTION_TILES_PER_S
+
+    @property
+    def disk_bytes(self) -> float:
+        """Cached and final vectors in half precision, and the tables."""
+        return self.n_tiles * (2 * 2 * self.dimension + TABLE_BYTES_PER_TILE)
+
+    @property
+    def memory_bytes(self) -> float:
+        return BASE_MEMORY_BYTES + self.n_tiles * RESIDENT_BYTES_PER_TILE
+
+    def sentences(self) -> str:
+        """The forecast as it is printed."""
+        return "\n".join(
+            [
+                f"{self.n_tiles:,} tiles, {_bytes(self.n_bytes)} of images, {self.usable_fraction:.1%} of a sample usable",
+                f"scan {self.scan_tiles_per_s:,.0f} tiles/s, {self.backbone} {self.embed_tiles_per_s:,.0f} tiles/s on this machine",
+                f"time {_duration(self.wall_s)}, disk {_bytes(self.disk_bytes)}, memory {_bytes(self.memory_bytes)}",
+            ]
+        )
+
+
+def forecast(params: Params, *, progress: Progress) -> Forecast:
+    """List the corpus, then scan and embed an evenly spread sample of it. Nothing is kept.
+
+    Raises:
+        UsageError: no corpus, unknown backbone, or no tile of the sample can be used.
+    """
+    options = ReadOptions(**params.corpus.model_dump(include=set(ReadOptions.__dataclass_fields__)))
+    n_tiles, n_bytes, sample = _spread_sample(params.corpus.sources, options, progress)
+    started = time.monotonic()
+    scanned = scan_tiles(sample, options, params.corpus.patch_grid)
+    scan_s = (time.monotonic() - started) / _cores(params.compute.workers)
+    usable = [row for row in scanned.to_pylist() if row["quarantine"] is None]
+    if not usable:
+        raise UsageError(f"not one of {sample.num_rows} sampled tiles can be used: {scanned.column('quarantine')[0]}")
+    embedding = params.embedding
+    encoder = load_encoder(
+        embedding.backbone,
+        weights=embedding.weights,
+        weights_sha256=embedding.weights_sha256,
+        image_size_px=embedding.image_size_px,
+        precision=embedding.precision,
+        device=params.compute.device,
+    )
+    rate = _embedding_rate(encoder, usable[:N_EMBEDDED], options)
+    share = len(usable) / sample.num_rows
+    return Forecast(n_tiles, n_bytes, share, sample.num_rows / scan_s, rate, encoder.dimension, encoder.name)
+
+
+def _spread_sample(sources: Sequence[str], options: ReadOptions, progress: Progress) -> tuple[int, int, pa.Table]:
+    """Number of tiles, their bytes where known, and up to N_SCANNED rows, evenly spread (every 2**k-th)."""
+    step, n_tiles, n_bytes = 1, 0, 0
+    kept: list[dict[str, object]] = []
+    containers = list_corpus(sources).containers
+    with progress("listing", len(containers)) as advance:
+        for container in containers:
+            for table in members(container, options=options):
+                n_bytes += sum(length or 0 for length in table.column("length").to_pylist())
+                kept += table.take(pa.array(np.arange(-n_tiles % step, table.num_rows, step))).to_pylist()
+                n_tiles += table.num_rows
+                while len(kept) > N_SCANNED:
+                    kept, step = kept[::2], step * 2
+            advance(1)
+    return n_tiles, n_bytes, pa.Table.from_pylist(kept, schema=table.schema)
+
+
+def _embedding_rate(encoder: Encoder, rows: Sequence[dict[str, object]], options: ReadOptions) -> float:
+    with TileReader(options) as reader:
+        tiles = [tile for row in rows if (tile := _read(reader, row)) is not None]
+    encoder.embed(tiles)  # the first pass allocates
+    started = time.monotonic()
+    encoder.embed(tiles)
+    return len(tiles) / (time.monotonic() - started)
+
+
+def _read(reader: TileReader, row: dict[str, object]) -> np.ndarray | None:
+    try:
+        return reader.read_rgb(row)
+    except TileError:
+        return None
+
+
+def _cores(workers: int) -> int:
+    return workers or len(os.sched_getaffinity(0))
+
+
+def _bytes(n: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if n < 1000 or unit == "TB":
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    raise AssertionError("unreachable")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -1,0 +1,208 @@
+"""What lies in the asset folders, as pictures and tables: for the web UI's metadata and for files beside a demo run.
+
+Each function returns titles with PNG or JPEG bytes, or with Markdown where a table says it better.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from rsprune_dagster.corpus.decode import TileReader
+from rsprune_dagster.corpus.tables import query
+from rsprune_dagster.errors import TileError
+from rsprune_dagster.pruning.steps.scan import read_options
+from rsprune_dagster.pruning.vectors import open_vectors
+from rsprune_dagster.report import entropy, map, markdown, montage, quotas, scenes
+
+Pictures = dict[str, bytes | str]
+Rows = list[dict[str, Any]]
+
+MAX_POINTS = 5_000
+MAX_REASONS = 50
+
+
+def corpus_pictures(corpus: Path) -> Pictures:
+    """What the corpus looks like, and what is wrong with the rest."""
+    sample = _rows(
+        "SELECT * EXCLUDE (thumbnail) FROM manifest ORDER BY content_md5, tile_id LIMIT 32",
+        {"manifest": corpus / "manifest.parquet"},
+    )
+    pictures: Pictures = {"sample": montage.montage(_tiles(corpus, sample), columns=8, tile_px=72)}
+    quarantined = _rows(
+        f"SELECT tile_id, reason FROM quarantine ORDER BY tile_id LIMIT {MAX_REASONS}",
+        {"quarantine": corpus / "quarantine.parquet"},
+    )
+    if quarantined:
+        pictures["quarantine"] = markdown.table(
+            ("tile", "reason"), [(row["tile_id"], row["reason"]) for row in quarantined]
+        )
+    ignored: Mapping[str, int] = json.loads((corpus / "corpus.json").read_text())["ignored_files"]
+    if ignored:
+        pictures["ignored_files"] = markdown.table(("files", "number"), list(ignored.items()))
+    return pictures
+
+
+def reference_pictures(reference: Path) -> Pictures:
+    """A row of tiles for each scene of the reference."""
+    tiles = _rows(
+        "SELECT * EXCLUDE (thumbnail) FROM manifest QUALIFY row_number() OVER (PARTITION BY label ORDER BY content_md5) <= 8 ORDER BY label",
+        {"manifest": reference / "manifest.parquet"},
+    )
+    if not tiles:
+        return {}
+    return {"scenes": _gallery(reference, tiles, lambda row: str(row["label"]))}
+
+
+def entropy_pictures(corpus: Path, reference: Path, scores: Path) -> Pictures:
+    """The histogram with the threshold, and the tiles at both ends of it."""
+    threshold_bits = json.loads((scores / "threshold.json").read_text())["threshold_bits"]
+    bits = pq.read_table(scores / "scores.parquet", columns=["entropy_bits"]).column(0).to_numpy()
+    labelled = pq.read_table(reference / "manifest.parquet", columns=["label", "entropy_bits"])
+    labels = np.asarray(labelled.column("label").to_pylist())
+    by_scene = {str(scene): labelled.column("entropy_bits").to_numpy()[labels == scene] for scene in np.unique(labels)}
+    ends = {"lowest_entropy": "ASC", "highest_entropy": "DESC"}
+    return {
+        "entropy_histogram": entropy.entropy_histogram(bits, threshold_bits, by_scene or None),
+        **{title: _entropy_end(corpus, order) for title, order in ends.items()},
+    }
+
+
+def _entropy_end(corpus: Path, order: str) -> bytes:
+    sql = f"SELECT * EXCLUDE (thumbnail) FROM manifest ORDER BY entropy_bits {order}, content_md5 LIMIT 24"
+    rows = _rows(sql, {"manifest": corpus / "manifest.parquet"})
+    captions = [f"{row['entropy_bits']:.2f} bits" for row in rows]
+    return montage.montage(_tiles(corpus, rows), columns=8, captions=captions, tile_px=72)
+
+
+def cluster_pictures(corpus: Path, clusters: Path) -> Pictures:
+    """The tiles nearest to each centroid, cluster by cluster."""
+    sql = """
+        SELECT manifest.* EXCLUDE (thumbnail), scene, cluster_id, count(*) OVER (PARTITION BY cluster_id) AS n
+        FROM assignment JOIN manifest USING (tile_id)
+        QUALIFY row_number() OVER (PARTITION BY cluster_id ORDER BY distance, assignment.content_md5) <= 10
+        ORDER BY cluster_id, distance, assignment.content_md5
+    """
+    rows = _rows(sql, {"assignment": clusters / "assignment.parquet", "manifest": corpus / "manifest.parquet"})
+    return {
+        "clusters": _gallery(
+            corpus, rows, lambda row: f"cluster {row['cluster_id']}: {row['n']:,} tiles, scene {row['scene']}"
+        )
+    }
+
+
+def subset_pictures(corpus: Path, embeddings: Path, subset: Path) -> Pictures:
+    """Kept against dropped, by scene, by cluster, by reason, and on the map of the embedding."""
+    return {
+        **_scene_pictures(subset),
+        "map": _map(embeddings, subset),
+        "kept_and_unselected": _kept_beside_unselected(corpus, subset),
+        "dropped": _examples_of_reasons(corpus, subset),
+    }
+
+
+def _scene_pictures(subset: Path) -> Pictures:
+    rows = _rows(
+        """
+        SELECT scene, count(*) AS n_tiles, count(*) FILTER (decision IN ('kept', 'unselected')) AS n_candidates,
+               count(*) FILTER (decision = 'kept') AS n_kept, count(DISTINCT cluster_id) AS n_clusters
+        FROM decisions WHERE scene IS NOT NULL GROUP BY scene ORDER BY n_tiles DESC, scene
+        """,
+        {"decisions": subset / "decisions.parquet"},
+    )
+    columns = {
+        name: [row[name] for row in rows] for name in ("scene", "n_tiles", "n_candidates", "n_clusters", "n_kept")
+    }
+    return {
+        "kept_by_scene": scenes.kept_by_scene(columns["scene"], columns["n_tiles"], columns["n_kept"]),
+        "quotas": quotas.quota_table(*columns.values()),
+    }
+
+
+def _map(embeddings: Path, subset: Path) -> bytes:
+    """Evenly spaced rows of the ranking, which is in the order of the vectors."""
+    n_kept = pq.ParquetFile(subset / "pruned_subset.parquet").metadata.num_rows
+    ranking = pq.read_table(subset / "ranking.parquet", columns=["scene", "rank"])
+    shown = np.unique(np.linspace(0, ranking.num_rows - 1, min(ranking.num_rows, MAX_POINTS)).astype(np.int64))
+    some = ranking.take(shown)
+    keep = np.array([rank is not None and rank <= n_kept for rank in some.column("rank").to_pylist()])
+    thumbnails = pq.read_table(embeddings / "index.parquet", columns=["thumbnail"]).take(shown).column(0).to_pylist()
+    pixels = np.frombuffer(b"".join(thumbnails), np.uint8).reshape(len(shown), 16, 16)
+    vectors = open_vectors(embeddings / "vectors").read_rows(shown)
+    return map.embedding_map(vectors, keep, some.column("scene").to_pylist(), thumbnails=pixels)
+
+
+def _kept_beside_unselected(corpus: Path, subset: Path) -> bytes:
+    """For the largest scenes a row of the best kept tiles and a row of those that were not selected."""
+    sql = """
+        SELECT manifest.* EXCLUDE (thumbnail), scene, decision, size FROM (
+            SELECT *, count(*) OVER (PARTITION BY scene) AS size FROM decisions WHERE decision IN ('kept', 'unselected')
+        ) JOIN manifest USING (tile_id)
+        QUALIFY row_number() OVER (PARTITION BY scene, decision ORDER BY rank, manifest.content_md5) <= 10
+            AND dense_rank() OVER (ORDER BY size DESC, scene) <= 12
+        ORDER BY size DESC, scene, decision, rank, manifest.content_md5
+    """
+    rows = _rows(sql, {"decisions": subset / "decisions.parquet", "manifest": corpus / "manifest.parquet"})
+    return _gallery(corpus, rows, lambda row: f"{row['scene']}: {row['decision']}")
+
+
+def _examples_of_reasons(corpus: Path, subset: Path) -> bytes:
+    """Tiles that went, by the decision they met."""
+    sql = """
+        SELECT manifest.* EXCLUDE (thumbnail), decision FROM decisions JOIN manifest USING (tile_id) WHERE decision <> 'kept'
+        QUALIFY row_number() OVER (PARTITION BY decision ORDER BY decisions.content_md5, tile_id) <= 16 ORDER BY decision
+    """
+    rows = _rows(sql, {"decisions": subset / "decisions.parquet", "manifest": corpus / "manifest.parquet"})
+    return _gallery(corpus, rows, lambda row: str(row["decision"]).replace("_", " "))
+
+
+def save_pictures(assets: Path, folder: Path) -> Path:
+    """All pictures of a run as files in `folder`."""
+    corpus, embeddings = assets / "raw_corpus", assets / "embeddings"
+    made = {
+        "raw_corpus": corpus_pictures(corpus),
+        "reference_scenes": reference_pictures(assets / "reference_scenes"),
+        "entropy_scores": entropy_pictures(corpus, assets / "reference_scenes", assets / "entropy_scores"),
+        "scene_clusters": cluster_pictures(corpus, assets / "scene_clusters"),
+        "pruned_subset": subset_pictures(corpus, embeddings, assets / "pruned_subset"),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for asset, pictures in made.items():
+        for title, picture in pictures.items():
+            if isinstance(picture, str):
+                (folder / f"{asset}.{title}.md").write_text(picture + "\n")
+            else:
+                suffix = "jpg" if picture.startswith(b"\xff\xd8\xff") else "png"
+                (folder / f"{asset}.{title}.{suffix}").write_bytes(picture)
+    return folder
+
+
+def _gallery(corpus: Path, rows: Rows, heading: Callable[[dict[str, Any]], str]) -> bytes:
+    """One row of tiles per heading, in the order of the rows."""
+    tiles = _tiles(corpus, rows)
+    groups: dict[str, list[np.ndarray]] = {}
+    for row, tile in zip(rows, tiles, strict=True):
+        groups.setdefault(heading(row), []).append(tile)
+    return montage.gallery([montage.Row(name, some) for name, some in groups.items()], tile_px=56)
+
+
+def _tiles(corpus: Path, rows: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
+    """The tiles as the encoder sees them; a tile that vanished since is shown as a grey square."""
+    with TileReader(read_options(corpus)) as reader:
+        return [_read(reader, row) for row in rows]
+
+
+def _read(reader: TileReader, row: Mapping[str, Any]) -> np.ndarray:
+    try:
+        return reader.read_rgb(row)
+    except TileError:
+        return np.full((16, 16, 3), 128, np.uint8)
+
+
+def _rows(sql: str, tables: Mapping[str, Path]) -> Rows:
+    with query(sql, tables) as batches:
+        rows: Rows = batches.read_all().to_pylist()
+    return rows

@@ -1,0 +1,109 @@
+"""An asset's folder is the old version or the new one, never half."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rsprune_dagster.errors import RunError
+from rsprune_dagster.resources import asset_store
+from rsprune_dagster.resources.asset_store import AssetStore, tree_md5
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> AssetStore:
+    return AssetStore(tmp_path / "assets", tmp_path / "cache")
+
+
+def write(store: AssetStore, text: str) -> None:
+    with store.replace("thing") as folder:
+        (folder / "a.txt").write_text(text)
+        (folder / "sub").mkdir()
+        (folder / "sub" / "b.txt").write_text(text)
+
+
+def test_replaced_as_a_whole(store: AssetStore) -> None:
+    write(store, "old")
+    write(store, "new")
+    assert {path.read_text() for path in store.folder("thing").rglob("*.txt")} == {"new"}
+    assert list((store.root / ".staging").iterdir()) == []
+
+
+def test_a_failed_write_leaves_the_old_version(store: AssetStore) -> None:
+    write(store, "old")
+    with pytest.raises(ValueError, match="boom"), store.replace("thing") as folder:
+        (folder / "a.txt").write_text("half")
+        raise ValueError("boom")
+    assert (store.folder("thing") / "a.txt").read_text() == "old"
+    assert list((store.root / ".staging").iterdir()) == []
+
+
+def test_replaced_where_the_file_system_cannot_exchange(store: AssetStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asset_store, "_exchange", lambda one, other: False)
+    write(store, "old")
+    write(store, "new")
+    assert (store.folder("thing") / "sub" / "b.txt").read_text() == "new"
+
+
+def test_a_missing_asset_says_what_to_do(store: AssetStore) -> None:
+    with pytest.raises(RunError, match="thing has not been materialized"):
+        store.folder("thing")
+
+
+def test_a_full_disk_is_one_clear_line(store: AssetStore) -> None:
+    write(store, "old")
+    with pytest.raises(RunError, match="free some space"), store.replace("thing"):
+        raise OSError(28, "No space left on device")
+    assert (store.folder("thing") / "a.txt").read_text() == "old"
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from rsprune_dagster.resources.asset_store import AssetStore
+store = AssetStore(Path(sys.argv[1]) / "assets", Path(sys.argv[1]) / "cache")
+number = 0
+while True:
+    number += 1
+    with store.replace("thing") as folder:
+        for name in range(20):
+            (folder / f"{name}.txt").write_text(str(number))
+"""
+
+
+def test_killed_at_any_moment_the_folder_is_whole(store: AssetStore, tmp_path: Path) -> None:
+    for round_number in range(5):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)])
+        deadline = time.monotonic() + 30
+        while not store.has("thing") and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.05 + 0.037 * round_number)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        contents = {path.read_text() for path in store.folder("thing").iterdir()}
+        assert len(contents) == 1
+        assert len(list(store.folder("thing").iterdir())) == 20
+    store.remove_drafts()
+    assert list((store.root / ".staging").iterdir()) == []
+
+
+def test_drafts_of_living_processes_stay(store: AssetStore) -> None:
+    mine = store.root / ".staging" / f"thing-{os.getpid()}-abc"
+    mine.mkdir(parents=True)
+    store.remove_drafts()
+    assert mine.is_dir()
+
+
+def test_hash_follows_content_and_names_only(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder, order in ((one, "ab"), (other, "ba")):
+        folder.mkdir()
+        for name in order:
+            (folder / name).write_text(name)
+    assert tree_md5(one) == tree_md5(other)
+    (other / "a").rename(other / "c")
+    assert tree_md5(one) != tree_md5(other)
