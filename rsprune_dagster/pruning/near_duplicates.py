@@ -1,11 +1,13 @@
-"""Near-duplicates: the same ground in the same picture, turned, flipped, re-encoded, brightened, moved a little, made noisy.
+"""Near-duplicates: the same ground in the same picture, turned, flipped, re-encoded, brightened, moved a little, made
+noisy.
 
-Nadir tiles have no up, so all eight rotations and flips count. Candidates come from an index on a description that none of the eight
-changes; nothing is compared with everything. Whether two candidates are one picture is settled on their 16 x 16 thumbnails by a
-regression: how much of the *detail* of one, beyond a smooth quadratic surface, the other explains when it may be turned, flipped,
-scaled in contrast and moved by part of a thumbnail pixel. Plain correlation will not do: any two shores, field edges or gradients
-of one direction correlate. Tiles with no detail at this scale (calm water, closed forest) are never called near-duplicates: there
-is nothing to recognise them by, and two pieces of sea are two tiles.
+Nadir tiles have no up, so all eight rotations and flips count. Candidates come from an index on a description that
+none of the eight changes; nothing is compared with everything. Whether two candidates are one picture is settled on
+their 16 x 16 thumbnails by a regression: how much of the *detail* of one, beyond a smooth quadratic surface, the
+other explains when it may be turned, flipped, scaled in contrast and moved by part of a thumbnail pixel. Plain
+correlation will not do: any two shores, field edges or gradients of one direction correlate. Tiles with no detail at
+this scale (calm water, closed forest) are never called near-duplicates: there is nothing to recognise them by, and
+two pieces of sea are two tiles.
 """
 
 import math
@@ -19,22 +21,28 @@ from scipy.fft import dctn
 EDGE: Final = 16
 """Edge of a thumbnail, px."""
 MIN_DETAIL: Final = 1.5
-"""Standard deviation in grey levels that a thumbnail needs beyond a quadratic surface. Rounding, JPEG and sensor noise leave 0.3 to 1."""
+"""Standard deviation in grey levels that a thumbnail needs beyond a quadratic surface. Rounding, JPEG and sensor
+noise leave 0.3 to 1."""
 MAX_CONTRAST_RATIO: Final = 1.25
-"""Two copies differ less in contrast; brightness changes of 5 % and a shift by half a thumbnail pixel stay well within."""
+"""Two copies differ less in contrast; brightness changes of 5 % and a shift by half a thumbnail pixel stay well
+within."""
 MAX_LEVEL_SHARE: Final = 0.08
 MAX_LEVELS: Final = 3.0
-"""Mean grey levels of two copies differ by at most this share of the brighter one, or by so many levels where that is more."""
+"""Mean grey levels of two copies differ by at most this share of the brighter one, or by so many levels where that is
+more."""
 MIN_PLAIN_CORRELATION: Final = 0.5
 """Detail that correlates less before any shift is not looked at further."""
 N_FREQUENCIES: Final = 6
 """Cosine frequencies below this, summed over both axes, describe a thumbnail in the index."""
 MIN_CONTRAST_NORM: Final = 128.0
-"""Norm that descriptions are divided by at least (8 grey levels x 16 px), so that noise is not blown up to a pattern."""
+"""Norm that descriptions are divided by at least (8 grey levels x 16 px), so that noise is not blown up to a
+pattern."""
 RADIUS: Final = 0.25
-"""Candidates are no farther apart in the index; descriptions have norm 1 at most. A 2 px shift of a 64 px tile moves 0.12 to 0.25."""
+"""Candidates are no farther apart in the index; descriptions have norm 1 at most. A 2 px shift of a 64 px tile moves
+0.12 to 0.25."""
 LIST_LENGTH: Final = 64
-"""Tiles aimed at per list of the index; there are at most MAX_PIVOTS lists, so a search of N tiles costs O(N) per pivot."""
+"""Tiles aimed at per list of the index; there are at most MAX_PIVOTS lists, so a search of N tiles costs O(N) per
+pivot."""
 MAX_PIVOTS: Final = 4_096
 N_PROBES: Final = 12
 """Lists looked into for each tile."""
@@ -52,11 +60,12 @@ def near_duplicates(
 ) -> NDArray[np.int64]:
     """The row that each tile is a near-duplicate of; its own row when it is none.
 
-    thumbnails: (N, 256) uint8, 16 x 16 area-averaged grey levels in rows; rows in content order, exact duplicates gone. correlation:
-    multiple correlation of detail, 0 to 1, from which two tiles are one picture. embeddings: (N, d) vectors; when given, the two
-    tiles' cosine must also be `min_cosine` or more. n_neighbours: candidates per tile. Returns leaders (N,) int64: a leader is the
-    first of its copies in content order, leads itself, and was itself compared with each tile it leads, so there are no chains.
-    Takes O(N) searches in an index of bounded lists; no step looks at all pairs.
+    thumbnails: (N, 256) uint8, 16 x 16 area-averaged grey levels in rows; rows in content order, exact duplicates
+    gone. correlation: multiple correlation of detail, 0 to 1, from which two tiles are one picture. embeddings: (N,
+    d) vectors; when given, the two tiles' cosine must also be `min_cosine` or more. n_neighbours: candidates per
+    tile. Returns leaders (N,) int64: a leader is the first of its copies in content order, leads itself, and was
+    itself compared with each tile it leads, so there are no chains. Takes O(N) searches in an index of bounded lists;
+    no step looks at all pairs.
     """
     thumbnails = np.ascontiguousarray(thumbnails).reshape(-1, EDGE * EDGE)
     vectors = np.zeros((0, 0), np.float32) if embeddings is None else np.asarray(embeddings)
@@ -64,8 +73,8 @@ def near_duplicates(
     searched = np.flatnonzero(detail_levels(thumbnails) >= MIN_DETAIL)
     while len(searched) > 1:
         pairs = candidate_pairs(thumbnails, searched, n_neighbours)
-        merged = _adopt(leader, pairs, thumbnails, vectors, SYMMETRIES, SURFACE, INNER_SURFACE, correlation, min_cosine)
-        # A crowd of copies larger than n_neighbours falls into several groups; their leaders are compared until none merge.
+        merged = _adopt(leader, pairs, thumbnails, vectors, correlation, min_cosine)
+        # A crowd of copies larger than n_neighbours falls into several groups: compare their leaders until none merge.
         searched = np.unique(leader[leader != np.arange(len(leader))]) if merged else searched[:0]
     return leader
 
@@ -114,26 +123,27 @@ def _dot(a, b):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _details(thumbnails, surface):  # type: ignore[no-untyped-def]
+def _details(thumbnails):  # type: ignore[no-untyped-def]
     levels = np.empty(thumbnails.shape[0])
     for row in range(levels.size):
         vector = thumbnails[row].astype(np.float64)
-        _remove(vector, surface)
+        _remove(vector, SURFACE)
         levels[row] = math.sqrt(_dot(vector, vector) / vector.size)
     return levels
 
 
 def detail_levels(thumbnails: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Standard deviation (N,) in grey levels, 0 to 127, of thumbnails (N, 256) around their best quadratic surface."""
-    levels: NDArray[np.float64] = _details(thumbnails, SURFACE)
+    levels: NDArray[np.float64] = _details(thumbnails)
     return levels
 
 
 def turn_free(thumbnails: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Descriptions (N, D) of thumbnails (N, 256) that no rotation by 90 degrees and no flip changes; norms up to 1.
 
-    A flip changes signs of the two-dimensional cosine transform c, a transposition swaps c_uv and c_vu. So |c_uv| + |c_vu| and
-    ||c_uv| - |c_vu|| stay. Low frequencies only, divided by the norm of all: independent of brightness and contrast.
+    A flip changes signs of the two-dimensional cosine transform c, a transposition swaps c_uv and c_vu. So |c_uv| +
+    |c_vu| and ||c_uv| - |c_vu|| stay. Low frequencies only, divided by the norm of all: independent of brightness and
+    contrast.
     """
     blocks = [_turn_free_block(thumbnails[i : i + BLOCK]) for i in range(0, len(thumbnails), BLOCK)]
     return np.concatenate(blocks)
@@ -146,11 +156,12 @@ def _turn_free_block(thumbnails: NDArray[np.uint8]) -> NDArray[np.float64]:
     one, other = waves[:, u, v], waves[:, v, u]
     columns = np.concatenate([one + other, np.abs(one - other)[:, u != v]], axis=1) / math.sqrt(2.0)
     norm = np.sqrt((waves**2).sum((1, 2)))
-    return columns / np.maximum(norm, MIN_CONTRAST_NORM)[:, None]
+    described: NDArray[np.float64] = columns / np.maximum(norm, MIN_CONTRAST_NORM)[:, None]
+    return described
 
 
 def candidate_pairs(thumbnails: NDArray[np.uint8], rows: NDArray[np.int64], n_neighbours: int) -> NDArray[np.int64]:
-    """Pairs (P, 2) of `rows`, earlier row first, sorted by the later: equal up to a turn, or neighbours in the index."""
+    """Pairs (P, 2) of `rows`, earlier first, sorted by the later: equal up to a turn, or neighbours in the index."""
     first, same = _first_of_equals(thumbnails[rows])
     kept = np.flatnonzero(first == np.arange(len(rows)))
     near = _neighbours(turn_free(thumbnails[rows[kept]]), n_neighbours)
@@ -163,8 +174,8 @@ def candidate_pairs(thumbnails: NDArray[np.uint8], rows: NDArray[np.int64], n_ne
 def _neighbours(points: NDArray[np.float64], n_neighbours: int) -> NDArray[np.int64]:
     """Rows (n, n_neighbours) of points (n, D) near each within RADIUS, nearest first, -1 where there are fewer.
 
-    An inverted file (Sivic and Zisserman 2003) whose pivots are evenly spaced rows: content order is as good as random, and without
-    training there is nothing that threads or libraries could change.
+    An inverted file (Sivic and Zisserman 2003) whose pivots are evenly spaced rows: content order is as good as
+    random, and without training there is nothing that threads or libraries could change.
     """
     n_pivots = min(max(len(points) // LIST_LENGTH, 1), MAX_PIVOTS)
     pivots = points[np.linspace(0, len(points) - 1, n_pivots).astype(np.int64)]
@@ -223,8 +234,9 @@ def _search(points, probes, members, starts, n):  # type: ignore[no-untyped-def]
 
 
 def _first_of_equals(thumbnails: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The first row (n,) that equals each up to a turn, and the pairs (first, later). Without this, many equals would fill the index."""
-    standard = _standard_turn(thumbnails, SYMMETRIES)
+    """The first row (n,) that equals each up to a turn, and the pairs (first, later). Without this, many equals would
+    fill the index."""
+    standard = _standard_turn(thumbnails)
     keys = standard.view(np.dtype((np.void, EDGE * EDGE))).ravel()
     _, first, group = np.unique(keys, return_index=True, return_inverse=True)
     leaders = first[group].astype(np.int64)
@@ -233,43 +245,44 @@ def _first_of_equals(thumbnails: NDArray[np.uint8]) -> tuple[NDArray[np.int64], 
 
 
 @njit
-def _standard_turn(thumbnails, symmetries):  # type: ignore[no-untyped-def]
+def _standard_turn(thumbnails):  # type: ignore[no-untyped-def]
     """Each thumbnail in that one of its eight turns which comes first in the order of its bytes."""
     standard = np.empty_like(thumbnails)
     for row in range(thumbnails.shape[0]):
         best = 0
         for turn in range(1, 8):
             for i in range(thumbnails.shape[1]):
-                new, old = thumbnails[row, symmetries[turn, i]], thumbnails[row, symmetries[best, i]]
+                new, old = thumbnails[row, SYMMETRIES[turn, i]], thumbnails[row, SYMMETRIES[best, i]]
                 if new != old:
                     if new < old:
                         best = turn
                     break
         for i in range(thumbnails.shape[1]):
-            standard[row, i] = thumbnails[row, symmetries[best, i]]
+            standard[row, i] = thumbnails[row, SYMMETRIES[best, i]]
     return standard
 
 
 @njit
-def _adopt(leader, pairs, thumbnails, vectors, symmetries, surface, inner, correlation, min_cosine):  # type: ignore[no-untyped-def]
+def _adopt(leader, pairs, thumbnails, vectors, correlation, min_cosine):  # type: ignore[no-untyped-def]
     """Give every later tile of a pair the first leader that it is a copy of, in place; return whether any got one."""
     merged = False
     for p in range(pairs.shape[0]):
         head, row = leader[pairs[p, 0]], pairs[p, 1]
-        if leader[row] == row and head < row:
-            if _is_copy(head, row, thumbnails, vectors, symmetries, surface, inner, correlation, min_cosine):
-                leader[row] = head
-                merged = True
+        if leader[row] != row or head >= row:
+            continue
+        if _is_copy(head, row, thumbnails, vectors, correlation, min_cosine):
+            leader[row] = head
+            merged = True
     for row in range(leader.size):  # followers of a leader that has just been adopted itself
         head = leader[leader[row]]
         if head != leader[row]:
-            copies = _is_copy(head, row, thumbnails, vectors, symmetries, surface, inner, correlation, min_cosine)
+            copies = _is_copy(head, row, thumbnails, vectors, correlation, min_cosine)
             leader[row] = head if copies else row
     return merged
 
 
 @njit
-def _is_copy(a, b, thumbnails, vectors, symmetries, surface, inner, correlation, min_cosine):  # type: ignore[no-untyped-def]
+def _is_copy(a, b, thumbnails, vectors, correlation, min_cosine):  # type: ignore[no-untyped-def]
     """Whether rows a and b show one picture."""
     if vectors.shape[0] > 0 and not _alike(vectors[a], vectors[b], min_cosine):
         return False
@@ -277,12 +290,12 @@ def _is_copy(a, b, thumbnails, vectors, symmetries, surface, inner, correlation,
     level_a, level_b = one.mean(), other.mean()
     if abs(level_a - level_b) > max(MAX_LEVELS, MAX_LEVEL_SHARE * max(level_a, level_b)):
         return False
-    turn = _best_turn(one, other, symmetries, surface)
+    turn = _best_turn(one, other)
     if turn < 0:
         return False
-    turned = one[symmetries[turn]]
+    turned = one[SYMMETRIES[turn]]
     # Both ways: a tile with one bright corner explains much of many others, but they do not explain it.
-    return _explained(turned, other, inner) >= correlation and _explained(other, turned, inner) >= correlation
+    return _explained(turned, other) >= correlation and _explained(other, turned) >= correlation
 
 
 @njit
@@ -298,11 +311,11 @@ def _alike(a, b, min_cosine):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _best_turn(one, other, symmetries, surface):  # type: ignore[no-untyped-def]
-    """The turn of `one` whose detail correlates best with the other's; -1 where contrasts differ or nothing correlates."""
+def _best_turn(one, other):  # type: ignore[no-untyped-def]
+    """The turn of `one` whose detail correlates best with the other's; -1 if contrasts differ or nothing does."""
     a, b = one.copy(), other.copy()
-    _remove(a, surface)
-    _remove(b, surface)
+    _remove(a, SURFACE)
+    _remove(b, SURFACE)
     aa, bb = _dot(a, a), _dot(b, b)
     if max(aa, bb) > MAX_CONTRAST_RATIO**2 * min(aa, bb):
         return -1
@@ -310,30 +323,31 @@ def _best_turn(one, other, symmetries, surface):  # type: ignore[no-untyped-def]
     for turn in range(8):
         along = 0.0
         for i in range(a.size):
-            along += a[symmetries[turn, i]] * b[i]
+            along += a[SYMMETRIES[turn, i]] * b[i]
         if along > best:
             best, found = along, turn
     return found
 
 
 @njit
-def _explained(one, other, inner):  # type: ignore[no-untyped-def]
-    """Multiple correlation, 0 to 1, of the other's detail with one's grey levels and their first and second differences.
+def _explained(one, other):  # type: ignore[no-untyped-def]
+    """Multiple correlation, 0 to 1, of the other's detail with one's grey levels and their differences.
 
-    To second order, a picture moved by (p, q) pixels is f + p f_x + q f_y + (p² f_xx + 2 p q f_xy + q² f_yy) / 2, so least squares
-    on these six undo a small shift (Lucas and Kanade 1981, one step). Borders have no differences and are left out.
+    To second order, a picture moved by (p, q) pixels is f + p f_x + q f_y + (p² f_xx + 2 p q f_xy + q² f_yy) / 2, so
+    least squares on these six undo a small shift (Lucas and Kanade 1981, one step). Borders have no differences and
+    are left out.
     """
     columns = _shift_columns(one)
-    target = np.empty(inner.shape[1])
+    target = np.empty(INNER_SURFACE.shape[1])
     for y in range(EDGE - 2):
         for x in range(EDGE - 2):
             target[y * (EDGE - 2) + x] = other[(y + 1) * EDGE + x + 1]
-    _remove(target, inner)
+    _remove(target, INNER_SURFACE)
     before = _dot(target, target)
     for c in range(columns.shape[0]):
         column = columns[c]
         size = _dot(column, column)
-        _remove(column, inner)
+        _remove(column, INNER_SURFACE)
         _remove(column, columns[:c])
         left = _dot(column, column)
         if left <= 1e-9 * size + 1e-9:

@@ -15,11 +15,14 @@ MAX_SCENES = 40
 
 
 def entropy_histogram(
-    entropy_bits: NDArray[np.floating], threshold_bits: float, reference: Mapping[str, NDArray[np.floating]] | None = None
+    entropy_bits: NDArray[np.floating],
+    threshold_bits: float,
+    reference: Mapping[str, NDArray[np.floating]] | None = None,
 ) -> bytes:
     """Histogram of the pool's entropy with the dropped part shaded, over a strip of boxes, one per reference scene.
 
-    entropy_bits: (N,) bits, 0 to 8. threshold_bits: tiles below it are dropped. reference: scene to (n,) bits. Returns PNG bytes.
+    entropy_bits: (N,) bits, 0 to 8. threshold_bits: tiles below it are dropped. reference: scene to (n,) bits.
+    Returns PNG bytes.
     """
     scenes = _poorest(reference or {})
     strip_in = 0.18 * len(scenes) + 0.55 if scenes else 0.0
@@ -47,7 +50,9 @@ def _histogram(axes: Axes, bits: NDArray[np.float64], threshold_bits: float) -> 
     edges = np.unique(np.append(np.arange(0, MAX_BITS + BIN_BITS / 2, BIN_BITS), np.clip(threshold_bits, 0, MAX_BITS)))
     n_tiles, _ = np.histogram(bits, edges)
     dropped = edges[:-1] < threshold_bits
-    axes.bar(edges[:-1], n_tiles, np.diff(edges), align="edge", color=np.where(dropped, style.ALERT, style.KEPT), linewidth=0)
+    axes.bar(
+        edges[:-1], n_tiles, np.diff(edges), align="edge", color=np.where(dropped, style.ALERT, style.KEPT), linewidth=0
+    )
     axes.axvspan(0, threshold_bits, color=style.ALERT, alpha=0.08, linewidth=0)
     axes.axvline(threshold_bits, color=style.ALERT, linewidth=1.2)
     axes.grid(axis="y")
@@ -60,7 +65,9 @@ def _histogram(axes: Axes, bits: NDArray[np.float64], threshold_bits: float) -> 
 def _sentence(bits: NDArray[np.float64], threshold_bits: float) -> str:
     n_dropped = int((bits < threshold_bits).sum())
     share = n_dropped / max(len(bits), 1)
-    return f"{n_dropped:,} of {len(bits):,} tiles ({share:.1%}) lie below the threshold".replace("%", "\N{NO-BREAK SPACE}%")
+    return f"{n_dropped:,} of {len(bits):,} tiles ({share:.1%}) lie below the threshold".replace(
+        "%", "\N{NO-BREAK SPACE}%"
+    )
 
 
 def _name_threshold(axes: Axes, threshold_bits: float) -> None:
@@ -89,4 +96,6 @@ def _boxes(axes: Axes, scenes: Mapping[str, NDArray[np.float64]], threshold_bits
     axes.set_yticks(range(len(scenes)), list(scenes))
     axes.set_ylim(len(scenes) - 0.4, -0.6)
     axes.grid(axis="x")
-    axes.set_title("Reference scenes: median, quartiles, 2nd to 98th percentile", fontsize=8, fontweight="normal", pad=5)
+    axes.set_title(
+        "Reference scenes: median, quartiles, 2nd to 98th percentile", fontsize=8, fontweight="normal", pad=5
+    )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.font_manager import FontProperties
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from numpy.typing import NDArray
 
@@ -26,8 +27,9 @@ def embedding_map(
 ) -> bytes:
     """A 2-d map: every tile grey, kept tiles coloured by scene, a few tiles shown where they lie. Returns PNG bytes.
 
-    embeddings: (N, d) vectors. keep: (N,). scenes: (N,) names. thumbnails: (N, h, w) grey or (N, h, w, 3) colour, or None. Of more
-    than MAX_POINTS rows, evenly spaced ones are drawn: rows come in content order, which is as good as random, and no seed is needed.
+    embeddings: (N, d) vectors. keep: (N,). scenes: (N,) names. thumbnails: (N, h, w) grey or (N, h, w, 3) colour, or
+    None. Of more than MAX_POINTS rows, evenly spaced ones are drawn: rows come in content order, which is as good as
+    random, and no seed is needed.
     """
     shown = np.unique(np.linspace(0, len(embeddings) - 1, min(len(embeddings), MAX_POINTS)).astype(np.int64))
     points, explained = principal_plane(np.asarray(embeddings[shown], np.float64))
@@ -59,28 +61,36 @@ def principal_plane(vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], 
 
 
 def _points(axes: Axes, points: NDArray[np.float64], kept: NDArray[np.bool_], labels: NDArray[np.object_]) -> None:
-    axes.scatter(*points[~kept].T, s=2.5, color=style.RULE, linewidths=0, label=f"dropped ({(~kept).sum():,})")
+    x, y = points.T
+    axes.scatter(x[~kept], y[~kept], s=2.5, color=style.RULE, linewidths=0, label=f"dropped ({(~kept).sum():,})")
     names, counts = np.unique(labels[kept].astype(str), return_counts=True)
     order = sorted(range(len(names)), key=lambda i: (-int(counts[i]), names[i]))
     for rank, i in enumerate(order[:MAX_SCENES]):
         mine = kept & (labels == names[i])
         colour, marker = style.SERIES[rank], MARKERS[rank % len(MARKERS)]
-        axes.scatter(*points[mine].T, s=11, color=colour, marker=marker, linewidths=0, label=f"{names[i]} ({counts[i]:,})")
+        axes.scatter(
+            x[mine], y[mine], s=11, color=colour, marker=marker, linewidths=0, label=f"{names[i]} ({counts[i]:,})"
+        )
     rest = kept & ~np.isin(labels.astype(str), names[order[:MAX_SCENES]])
     if rest.any():
         text = f"{len(order) - MAX_SCENES:,} other scenes ({rest.sum():,})"
-        axes.scatter(*points[rest].T, s=11, color=style.INK, marker="x", linewidths=0.7, label=text)
+        axes.scatter(x[rest], y[rest], s=11, color=style.INK, marker="x", linewidths=0.7, label=text)
 
 
 def _thumbnails(axes: Axes, points: NDArray[np.float64], thumbnails: NDArray[np.uint8], n: int) -> None:
     """Show tiles far apart from each other on the map."""
     for i in spread_out(points, n):
-        picture = OffsetImage(thumbnails[i], cmap="gray", zoom=20 / max(thumbnails.shape[1:3]), interpolation="antialiased")
-        axes.add_artist(AnnotationBbox(picture, tuple(points[i]), pad=0.12, bboxprops={"edgecolor": style.MUTED, "linewidth": 0.6}))
+        picture = OffsetImage(
+            thumbnails[i], cmap="gray", zoom=20 / max(thumbnails.shape[1:3]), interpolation="antialiased"
+        )
+        axes.add_artist(
+            AnnotationBbox(picture, tuple(points[i]), pad=0.12, bboxprops={"edgecolor": style.MUTED, "linewidth": 0.6})
+        )
 
 
 def spread_out(points: NDArray[np.float64], n: int) -> list[int]:
-    """Rows of up to `n` points chosen farthest first (Gonzalez 1985), from the point farthest from the middle; no two at one place."""
+    """Rows of up to `n` points chosen farthest first (Gonzalez 1985), from the point farthest from the middle; no two
+    at one place."""
     if len(points) == 0:
         return []
     distance = np.linalg.norm(points - points.mean(0), axis=1)
@@ -100,5 +110,7 @@ def _words(axes: Axes, explained: NDArray[np.float64], n_shown: int, n_all: int)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.margins(0.06)
-    legend = axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), markerscale=1.5, handletextpad=0.2, labelspacing=0.7)
-    legend.set_title("Kept, by scene", prop={"size": 7.5, "weight": "bold"})
+    legend = axes.legend(
+        loc="center left", bbox_to_anchor=(1.01, 0.5), markerscale=1.5, handletextpad=0.2, labelspacing=0.7
+    )
+    legend.set_title("Kept, by scene", prop=FontProperties(size=7.5, weight="bold"))

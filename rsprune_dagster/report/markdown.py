@@ -12,7 +12,8 @@ def image(picture: bytes, alt: str) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table. Columns that hold only numbers (or nothing) are aligned right; whole numbers get thousands separators.
+    """A Markdown table. Columns that hold only numbers (or nothing) are aligned right; whole numbers get thousands
+    separators.
 
     Raises ValueError when a row is not as long as the header.
     """
@@ -32,9 +33,11 @@ def _is_number(value: object) -> bool:
 def _cell(value: object) -> str:
     if value is None:
         return ""
-    if isinstance(value, Integral) and not isinstance(value, bool):
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Integral):
         return f"{int(value):,}"
-    if isinstance(value, Real) and not isinstance(value, bool):
+    if isinstance(value, Real):
         return f"{float(value):,.3g}" if abs(float(value)) < 1000 else f"{float(value):,.0f}"
     return _plain(str(value)).replace("|", "\\|")
 

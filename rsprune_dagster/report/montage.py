@@ -21,7 +21,7 @@ Tile = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a gallery: its heading, its tiles, which of them are framed as kept, and a caption for each (or none)."""
+    """One row of a gallery: its heading, its tiles, which are framed as kept, and a caption for each (or none)."""
 
     heading: str
     tiles: Sequence[Tile]
@@ -32,8 +32,8 @@ class Row:
 def montage(tiles: Sequence[Tile], *, columns: int, captions: Sequence[str] = (), tile_px: int = 96) -> bytes:
     """A grid of tiles, row by row, each over its caption. Returns JPEG bytes.
 
-    tiles: of any sizes. columns: tiles in a row, 1 or more. captions: one per tile, or none. tile_px: edge a tile is drawn with.
-    Raises ValueError when captions came but not one per tile.
+    tiles: of any sizes. columns: tiles in a row, 1 or more. captions: one per tile, or none. tile_px: edge a tile is
+    drawn with. Raises ValueError when captions came but not one per tile.
     """
     if captions and len(captions) != len(tiles):
         raise ValueError(f"{len(captions)} captions came for {len(tiles)} tiles: give one each, or none")
@@ -43,7 +43,8 @@ def montage(tiles: Sequence[Tile], *, columns: int, captions: Sequence[str] = ()
 
 
 def gallery(rows: Sequence[Row], *, tile_px: int = 72, legend: str = "") -> bytes:
-    """Rows of tiles under their headings, kept ones framed; `legend` explains the frame in a line on top. Returns JPEG bytes."""
+    """Rows of tiles under their headings, kept ones framed; `legend` explains the frame in a line on top. Returns
+    JPEG bytes."""
     return style.small_jpeg(_draw(rows, tile_px, legend))
 
 
@@ -66,7 +67,9 @@ def _draw(rows: Sequence[Row], tile_px: int, legend: str) -> Image.Image:
 def _text_width(rows: Sequence[Row], legend: str) -> int:
     """Pixels that the longest heading or the legend needs."""
     headings = [style.font(HEADING_PX, bold=True).getlength(row.heading) for row in rows]
-    return int(max([*headings, style.font(CAPTION_PX).getlength(legend) + 2 * CAPTION_PX if legend else 0], default=0)) + 1
+    return (
+        int(max([*headings, style.font(CAPTION_PX).getlength(legend) + 2 * CAPTION_PX if legend else 0], default=0)) + 1
+    )
 
 
 def _row_height(row: Row, tile_px: int) -> int:
@@ -99,7 +102,9 @@ def _draw_row(sheet: Image.Image, pen: ImageDraw.ImageDraw, row: Row, top: int, 
 def _resized(tile: Tile, tile_px: int) -> Image.Image:
     """The tile, its longer side `tile_px`, centred on pale grey: blown up by whole pixels when tiny, else smoothly."""
     grey = tile.ndim == 2 or tile.shape[2] == 1
-    picture = Image.fromarray(tile.reshape(tile.shape[:2]) if grey else np.ascontiguousarray(tile[..., :3])).convert("RGB")
+    picture = Image.fromarray(tile.reshape(tile.shape[:2]) if grey else np.ascontiguousarray(tile[..., :3])).convert(
+        "RGB"
+    )
     scale = tile_px / max(picture.size)
     size = (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1))
     method = Image.Resampling.NEAREST if max(picture.size) <= 16 else Image.Resampling.LANCZOS
@@ -109,7 +114,7 @@ def _resized(tile: Tile, tile_px: int) -> Image.Image:
 
 
 def _fitted(caption: str, width_px: int) -> str:
-    """The caption, cut with an ellipsis in its middle when it is wider than a tile: both ends of a path tell something."""
+    """The caption, with an ellipsis in its middle when wider than a tile: both ends of a path tell something."""
     font = style.font(CAPTION_PX)
     if font.getlength(caption) <= width_px:
         return caption

@@ -17,8 +17,8 @@ def quota_table(
 ) -> str:
     """A Markdown table, largest scene first, ties by name, and a row of sums.
 
-    All arguments: (S,), one entry per scene. Survivors are tiles that neither the entropy threshold nor the search for duplicates
-    dropped.
+    All arguments: (S,), one entry per scene. Survivors are tiles that neither the entropy threshold nor the search
+    for duplicates dropped.
     """
     rows = list(zip(scenes, n_tiles, n_survivors, n_clusters, quotas, n_kept, strict=True))
     rows.sort(key=lambda row: (-row[1], row[0]))

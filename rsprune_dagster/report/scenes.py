@@ -14,7 +14,8 @@ MAX_ROWS = 40
 
 
 def kept_by_scene(scenes: Sequence[str], n_tiles: Sequence[int], n_kept: Sequence[int]) -> bytes:
-    """Two panels, largest scene first: tiles kept of tiles seen (bars), and each scene's share before and after (dumbbells).
+    """Two panels, largest scene first: tiles kept of tiles seen (bars), and each scene's share before and after
+    (dumbbells).
 
     scenes, n_tiles, n_kept: (S,), a scene each with its tiles in the pool and in the subset. Returns PNG bytes.
     """
@@ -76,4 +77,12 @@ def _dumbbells(axes: Axes, seen: NDArray[np.int64], kept: NDArray[np.int64]) -> 
 
 def _legend(axes: Axes) -> None:
     """On the title's line, at its right: over the data there is no place that is always free."""
-    axes.legend(loc="lower right", bbox_to_anchor=(1.02, 1.0), ncols=2, handlelength=1.0, handleheight=0.9, columnspacing=1.0, borderaxespad=0.4)
+    axes.legend(
+        loc="lower right",
+        bbox_to_anchor=(1.02, 1.0),
+        ncols=2,
+        handlelength=1.0,
+        handleheight=0.9,
+        columnspacing=1.0,
+        borderaxespad=0.4,
+    )

@@ -1,12 +1,15 @@
 """One look for every picture: fonts, colours, and small PNG files.
 
-Pictures are drawn through matplotlib's object interface on Agg, so nothing here touches global state. The colours are Okabe and
-Ito's, which people with any colour vision can tell apart (jfly.uni-koeln.de/color, 2008).
+Pictures are drawn through matplotlib's object interface on Agg, so nothing here touches global state. The colours are
+Okabe and Ito's, which people with any colour vision can tell apart (jfly.uni-koeln.de/color, 2008).
 """
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -38,7 +41,7 @@ ALERT = "#d55e00"
 SERIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#7b5ea7", "#8c564b", "#444c56", "#b8a800")
 """Ten colours for ten scenes; those five apart differ most, as they share a marker."""
 
-_RC = {
+_RC: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 8.0,
     "text.color": INK,
@@ -68,9 +71,11 @@ _RC = {
 }
 
 
-def look() -> rc_context:
+@contextmanager
+def look() -> Iterator[None]:
     """The style, for the length of a `with` block: draw inside it."""
-    return rc_context(_RC)
+    with rc_context(_RC):
+        yield
 
 
 def figure(width_in: float, height_in: float) -> Figure:
@@ -82,8 +87,7 @@ def figure(width_in: float, height_in: float) -> Figure:
 
 def png(drawing: Figure) -> bytes:
     """The figure as the bytes of a palette PNG."""
-    canvas = drawing.canvas
-    assert isinstance(canvas, FigureCanvasAgg)
+    canvas: Any = drawing.canvas
     canvas.draw()
     return small_png(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
 
@@ -98,10 +102,11 @@ def small_png(picture: Image.Image) -> bytes:
 
 
 def small_jpeg(picture: Image.Image) -> bytes:
-    """A sheet of photographs as JPEG bytes, a third of a PNG's: high quality where MAX_BYTES allow, else lower, else smaller."""
+    """A sheet of photographs as JPEG bytes, a third of a PNG's: high quality where MAX_BYTES allow, else lower, else
+    smaller."""
     for quality in QUALITIES:
         buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=quality, subsampling=0, optimize=True)
+        picture.save(buffer, "JPEG", quality=quality, subsampling=0)
         if buffer.tell() <= MAX_BYTES:
             return buffer.getvalue()
     return small_jpeg(_shrunk(picture)) if min(picture.size) > MIN_EDGE_PX else buffer.getvalue()
