@@ -1,8 +1,11 @@
 """Laws of the fixed-filter descriptor: turns and flips change nothing, its histogram is one, its numbers are sane."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from simplejpeg import decode_jpeg
 
 from rsprune_dagster.pruning import descriptor
 from rsprune_dagster.pruning.encoders import Encoder, load_encoder
@@ -69,16 +72,20 @@ def test_brightness_colour_and_texture_all_move_the_vector(encoder: Encoder) -> 
     assert (vectors[1:] @ vectors[0]).max() < 0.95
 
 
-def test_neighbour_accuracy_on_eurosat_stays(encoder: Encoder, shared_data: object) -> None:
-    """5-NN over 10 scenes, 40 to learn from and 60 to test of each; chance is 0.10, a random MobileNetV2 about 0.41."""
-    import simplejpeg
+def test_neighbour_accuracy_on_eurosat_stays(encoder: Encoder, shared_data: Path) -> None:
+    """5-NN over 10 scenes, 40 tiles to learn from and 60 to test, 5 draws; measured 0.76; chance 0.10."""
+    folders = sorted((shared_data / "eurosat" / "reference").iterdir())
+    files = [path for folder in folders for path in sorted(folder.iterdir())]
+    vectors = encoder.embed([decode_jpeg(path.read_bytes()) for path in files])
+    by_scene = vectors.reshape(len(folders), 200, -1)
+    assert np.mean([neighbour_accuracy(by_scene, seed) for seed in range(5)]) > 0.72
 
-    folders = sorted((shared_data / "eurosat" / "reference").iterdir())  # type: ignore[operator]
-    files = [path for folder in folders for path in sorted(folder.iterdir())[:100]]
-    vectors = encoder.embed([simplejpeg.decode_jpeg(path.read_bytes()) for path in files]).reshape(
-        len(folders), 100, -1
-    )
-    known, asked = vectors[:, :40].reshape(-1, vectors.shape[2]), vectors[:, 40:].reshape(-1, vectors.shape[2])
+
+def neighbour_accuracy(by_scene: np.ndarray, seed: int) -> float:
+    """Of 5 nearest neighbours by cosine, over vectors (scenes, tiles, d)."""
+    n_scenes, n_tiles, dimension = by_scene.shape
+    drawn = by_scene[:, np.random.default_rng(seed).permutation(n_tiles)]
+    known, asked = drawn[:, :40].reshape(-1, dimension), drawn[:, 40:100].reshape(-1, dimension)
     nearest = np.argsort(-(asked @ known.T), axis=1, kind="stable")[:, :5] // 40
     voted = np.array([np.bincount(row).argmax() for row in nearest])
-    assert (voted == np.repeat(np.arange(len(folders)), 60)).mean() > 0.70
+    return float((voted == np.repeat(np.arange(n_scenes), 60)).mean())

@@ -42,10 +42,9 @@ def test_an_error_of_the_source_comes_after_what_was_ready(encoder: Encoder, n_b
             yield tiles(1, seed)
         raise OSError("disk gone")
 
-    found = []
+    found: list[np.ndarray] = []
     with pytest.raises(OSError, match="disk gone"):
-        for vectors in embed_stream(failing(), encoder, prefetch=2):
-            found.append(vectors)
+        found.extend(embed_stream(failing(), encoder, prefetch=2))
     assert len(found) == n_before
     assert not threads()
 

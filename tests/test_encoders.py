@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from rsprune_dagster.errors import RunError, UsageError
-from rsprune_dagster.pruning import encoders, weights
+from rsprune_dagster.pruning import encoders
 from rsprune_dagster.pruning.backbones import BACKBONES
 from rsprune_dagster.pruning.encoders import load_encoder
 
@@ -110,7 +110,7 @@ def test_the_hash_is_reported_and_checked(squeezenet_file: Path) -> None:
     actual = hashlib.sha256(squeezenet_file.read_bytes()).hexdigest()
     assert load("squeezenet1_1", squeezenet_file).weights_sha256 == actual
     assert load("squeezenet1_1", squeezenet_file, sha256=actual[:8].upper()).weights_sha256 == actual
-    with pytest.raises(UsageError, match=f"{actual}.*weights_sha256 says {'0' * 64}"):
+    with pytest.raises(UsageError, match=rf"{actual}.*weights_sha256 says {'0' * 64}"):
         load("squeezenet1_1", squeezenet_file, sha256="0" * 64)
     with pytest.raises(UsageError, match="8 to 64 hexadecimal"):
         load("squeezenet1_1", squeezenet_file, sha256="abc")
@@ -163,7 +163,7 @@ def test_missing_files_and_other_endings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
         load("resnet18", tmp_path / "nothing.pth")
     (tmp_path / "w.onnx").write_bytes(b"x")
-    with pytest.raises(UsageError, match="expected a .safetensors"):
+    with pytest.raises(UsageError, match=r"expected a \.safetensors"):
         load("resnet18", tmp_path / "w.onnx")
 
 
@@ -205,7 +205,7 @@ def test_zero_features_become_a_unit_vector() -> None:
 
 
 def test_values_that_are_not_finite_stop_the_run(squeezenet_file: Path, tmp_path: Path) -> None:
-    state = weights.load_file(squeezenet_file)
+    state = load_file(squeezenet_file)
     state["features.0.weight"] = state["features.0.weight"] * float("nan")
     save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(RunError, match="not finite"):

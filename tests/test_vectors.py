@@ -19,7 +19,8 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def unit_vectors(n_rows: int, dimension: int = 5) -> np.ndarray:
     values = np.random.default_rng(n_rows).normal(size=(n_rows, dimension)).astype(np.float32)
-    return values / np.linalg.norm(values, axis=1, keepdims=True)
+    units: np.ndarray = values / np.linalg.norm(values, axis=1, keepdims=True)
+    return units
 
 
 def write_shuffled(folder: Path, values: np.ndarray, seed: int) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torchvision
 from torch import nn
+from torchvision.models._api import get_model
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Backbone:
 
     def build(self) -> nn.Module:
         """The classifier with random weights."""
-        return torchvision.models.get_model(self.name, weights=None)
+        model: nn.Module = get_model(self.name, weights=None)
+        return model
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the weights that the trunk needs, without allocating them."""

@@ -48,10 +48,13 @@ Blocks = list[tuple[str, torch.Tensor]]
 
 
 class Descriptor(nn.Module):
-    """uint8 tiles (n, 3, h, w), h and w at least 32, to features (n, DIMENSION), not yet of unit length."""
+    """Opponent channels (n, 3, h, w), h and w WORKING_SIZE_PX, to features (n, DIMENSION), not yet of unit length."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.bank: torch.Tensor
+        self.centre: torch.Tensor
+        self.spread: torch.Tensor
         self.register_buffer("bank", gabor_bank())
         self.pool = single_threaded_pool(torch.get_num_threads())
         centre = [value for centres, _ in STANDARD.values() for value in centres]
@@ -59,16 +62,15 @@ class Descriptor(nn.Module):
         self.register_buffer("centre", torch.tensor(centre))
         self.register_buffer("spread", torch.tensor(spread))
 
-    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+    def forward(self, channels: torch.Tensor) -> torch.Tensor:
         """Features of all tiles, a slice at a time."""
-        parts = batch.split(SLICE_TILES)
-        described = map(self.describe, parts) if batch.is_cuda else self.pool.map(self.describe, parts)
+        parts = torch.split(channels, SLICE_TILES)
+        described = map(self.describe, parts) if channels.is_cuda else self.pool.map(self.describe, parts)
         return torch.cat(list(described))
 
     @torch.inference_mode()
-    def describe(self, batch: torch.Tensor) -> torch.Tensor:
+    def describe(self, channels: torch.Tensor) -> torch.Tensor:
         """Histogram and standardised statistics side by side."""
-        channels = opponent(batch)
         statistics = torch.cat([block for _, block in self.statistics(channels)], 1)
         histogram = colour_histogram(functional.avg_pool2d(channels, 2)).sqrt()
         return torch.cat([COLOUR_WEIGHT * histogram, (statistics - self.centre) / self.spread], 1)
@@ -86,7 +88,7 @@ class Descriptor(nn.Module):
         return blocks
 
     def texture(self, channels: torch.Tensor, energy: torch.Tensor, finer: torch.Tensor | None) -> Blocks:
-        """Statistics of one level: channels (n, c, h, w), their energies (n, c, directions, h, w), the level before's."""
+        """Of one level: channels (n, c, h, w), energies (n, c, directions, h, w), the log energy one level finer."""
         log_energy = log_of(energy.mean(2))
         luma = log_energy[:, 0]
         shape = [spread_of(luma), skewness(luma, 0.1), correlation(luma, channels[:, 0])]
@@ -100,8 +102,8 @@ class Descriptor(nn.Module):
         ]
 
     def second_order(self, log_energy: torch.Tensor) -> torch.Tensor:
-        """log of the mean modulus of the bank on a map of log energies (n, h, w), at coarser levels of it: (n, 0 to 3)."""
-        found = []
+        """log of the mean modulus of the bank on log energies (n, h, w), at coarser levels of them: (n, 0 to 3)."""
+        found: list[torch.Tensor] = []
         while log_energy.shape[1] >= 16 and len(found) < 3:
             log_energy = functional.avg_pool2d(log_energy, 2)
             found.append((energies(log_energy[:, None], self.bank).mean((1, 2, 3, 4)) + 0.02).log())
@@ -117,11 +119,6 @@ def single_threaded_pool(n_threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(n_threads, "descriptor", initializer=torch.set_num_threads, initargs=(1,))
 
 
-def working_size_px(image_size_px: int) -> int:
-    """Edge of the tiles that the descriptor takes: never more than WORKING_SIZE_PX."""
-    return max(32, min(image_size_px, WORKING_SIZE_PX))
-
-
 def opponent(batch: torch.Tensor) -> torch.Tensor:
     """uint8 RGB (n, 3, h, w) to luma in [0, 1], red-green and yellow-blue in [-0.5, 0.5], float32."""
     red, green, blue = (batch.float() / 255).unbind(1)
@@ -129,7 +126,7 @@ def opponent(batch: torch.Tensor) -> torch.Tensor:
 
 
 def gabor_bank() -> torch.Tensor:
-    """(2 * N_DIRECTIONS, 1, 7, 7): cosine and sine waves of 4 px under a Gaussian of 1.6 px; the cosines have mean 0."""
+    """(2 * N_DIRECTIONS, 1, 7, 7): cosine and sine waves of 4 px under a Gaussian of 1.6 px; cosines have mean 0."""
     steps = torch.arange(-3.0, 4.0)
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     window = torch.exp(-(x**2 + y**2) / (2 * 1.6**2))
@@ -161,7 +158,7 @@ def colour_histogram(channels: torch.Tensor) -> torch.Tensor:
 
 
 def soft_bins(values: torch.Tensor, n_bins: int) -> torch.Tensor:
-    """Values in [0, 1], (n, p), to weights (n, n_bins, p): linear between the two nearest bin centres, so they sum to 1."""
+    """Values in [0, 1], (n, p), to weights (n, n_bins, p): linear between the nearest bin centres, with sum 1."""
     centres = torch.arange(n_bins, device=values.device).view(1, n_bins, 1)
     return (1 - (values.clamp(0, 1).unsqueeze(1) * (n_bins - 1) - centres).abs()).clamp_min(0)
 
@@ -192,7 +189,7 @@ def anisotropy(energy: torch.Tensor) -> torch.Tensor:
 
 
 def uneven(energy: torch.Tensor, floor: float) -> torch.Tensor:
-    """Moduli of the Fourier transform of shares over the four directions, frequencies 1 and 2: (n, 4, ...) to (n, 2, ...)."""
+    """Moduli of the Fourier transform over four directions of their shares, (n, 4, ...) to (n, 2, ...)."""
     a, b, c, d = (energy / (energy.sum(1, keepdim=True) + floor)).unbind(1)
     first = ((a - c).square() + (b - d).square() + 1e-12).sqrt()
     return torch.stack([first, ((a + c) - (b + d)).abs()], 1)

@@ -22,8 +22,8 @@ def embed_stream(
 ) -> Iterator[np.ndarray]:
     """Unit vectors, float32 (n, d), of each batch of RGB tiles, uint8 (h, w, 3) of any sizes, in their order.
 
-    `batches` runs in a thread of its own, at most `prefetch` + 2 batches ahead; what it raises is raised here. Batches of
-    a multiple of `encoders.FORWARD_TILES` waste no work. Close the stream, or use it up, to stop the thread.
+    `batches` runs in a thread of its own, at most `prefetch` + 2 batches ahead; what it raises is raised here. Batches
+    of a multiple of `encoders.FORWARD_TILES` waste no work. Close the stream, or use it up, to stop the thread.
     """
     with ahead(prepared(batches, encoder.image_size_px), prefetch) as ready:
         for batch in ready:
@@ -82,7 +82,7 @@ class Producer(Generic[T]):
                     break
             if isinstance(self.items, Generator):
                 self.items.close()
-        except BaseException as error:  # noqa: BLE001 - handed to the caller's thread, whatever it is
+        except BaseException as error:  # handed to the caller's thread, whatever it is
             self.error = error
         finally:
             self.finished.set()

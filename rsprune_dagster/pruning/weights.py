@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from torchvision.models._api import get_model_weights
 
 from rsprune_dagster.errors import UsageError
 from rsprune_dagster.pruning.backbones import BACKBONES, Backbone
@@ -32,7 +32,7 @@ class Weights:
 
 
 def load_weights(backbone: Backbone, file: str, sha256: str) -> Weights:
-    """Weights of `backbone` from `file`, or the published ones where `file` is empty; UsageError when they cannot be used."""
+    """Weights of `backbone` from `file`, or the published ones where that is empty. UsageError: they cannot be used."""
     path = existing(file) if file else published(backbone)
     actual = hash_of(path)
     check_hash(path, actual, sha256)
@@ -53,7 +53,7 @@ def existing(file: str) -> Path:
 
 def published(backbone: Backbone) -> Path:
     """torchvision's published weights, downloaded once into torch's cache."""
-    url = torchvision.models.get_model_weights(backbone.name)["DEFAULT"].url  # type: ignore[index]
+    url: str = get_model_weights(backbone.name)["DEFAULT"].url
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,7 @@ def brief(error: Exception) -> str:
 
 
 def flat(content: object, path: Path) -> State:
-    """The state dict in a checkpoint: itself, or under `state_dict` or `model`; data-parallel prefixes are taken off."""
+    """The state dict in a checkpoint: itself, or under `state_dict` or `model`; without data-parallel prefixes."""
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
