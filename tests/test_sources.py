@@ -155,6 +155,14 @@ def test_a_tar_that_is_cut_off_keeps_its_head_and_says_so(tmp_path: Path) -> Non
     assert "damaged or cut off" in refusal(rows[3])
 
 
+@pytest.mark.parametrize("name", ["t.tar", "p.parquet"])
+def test_an_archive_that_is_an_lfs_pointer_says_so(tmp_path: Path, name: str) -> None:
+    write_tree(tmp_path, {name: b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1\n"})
+    (row,) = rows_of(list_corpus([str(tmp_path)]))
+    assert row["tile_id"] == name
+    assert "git lfs pull" in refusal(row)
+
+
 def test_a_compressed_tar_says_what_to_do(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "t.tar.gz", "w:gz") as archive:
         archive.add(write_tree(tmp_path, {"a.jpg": jpeg(1)}) / "a.jpg", "a.jpg")

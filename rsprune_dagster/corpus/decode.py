@@ -28,6 +28,7 @@ Row = Mapping[str, Any]
 
 _GONE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _TAR_DAMAGED = "the tar is damaged or cut off behind its last readable member; copy it again"
+_PARQUET_DAMAGED = "the Parquet file is damaged: its footer cannot be read; copy it again"
 _TAR_COMPRESSED = "a compressed tar cannot be read in place; decompress it first (gunzip, unxz, bunzip2, unzstd)"
 
 
@@ -129,7 +130,7 @@ class TileReader:
     def _parquet_bytes(self, uri: str, row: int | None) -> bytes:
         try:
             if row is None:
-                raise TileError("the Parquet file is damaged: its footer cannot be read; copy it again")
+                raise TileError(formats.LFS_REASON if _is_lfs_pointer(uri) else _PARQUET_DAMAGED)
             if self._uri != uri:
                 self.close()
                 self._handle, self._uri = parquets.ImageRows(uri), uri
@@ -194,7 +195,10 @@ def _suffix(row: Row) -> str:
     """The suffix that a tile's name claims; a Parquet row's name claims nothing."""
     if row["kind"] == "parquet":
         return ""
-    _, dot, end = row["tile_id"].rpartition(".")
+    tile_id = row["tile_id"]
+    if tile_id[-4:] == ".jpg":  # nearly all, and this runs once per tile
+        return ".jpg"
+    _, dot, end = tile_id.rpartition(".")
     return f"{dot}{end}".lower().partition("~")[0]
 
 
@@ -212,4 +216,11 @@ def _tar_problem(uri: str, length: int | None) -> str:
 
     if uri.lower().endswith(COMPRESSED_TARS):
         return _TAR_COMPRESSED
-    return _TAR_DAMAGED if length is None else "a sparse member, whose bytes do not lie together in the tar"
+    if length is not None:
+        return "a sparse member, whose bytes do not lie together in the tar"
+    return formats.LFS_REASON if _is_lfs_pointer(uri) else _TAR_DAMAGED
+
+
+def _is_lfs_pointer(uri: str) -> bool:
+    with storage.open_binary(uri) as file:
+        return formats.sniff(file.read(512)) == formats.LFS_POINTER

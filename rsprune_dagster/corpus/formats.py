@@ -18,6 +18,8 @@ from rsprune_dagster.corpus.pixels import Bytes, Mask, Pixels, shown
 from rsprune_dagster.errors import TileError
 
 LEAST_EDGE_PX = 8
+LFS_POINTER = "a git-LFS pointer"
+LFS_REASON = f"{LFS_POINTER}, not the data: fetch it with `git lfs pull`"
 _SUFFIX_FORMATS = {
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
@@ -103,7 +105,7 @@ _STARTS = (
     (b"PK\x03\x04", "a zip archive"),
     (b"\x1f\x8b", "gzip-compressed"),
     (b"%PDF", "a PDF"),
-    (b"version https://git-lfs", "a git-LFS pointer"),
+    (b"version https://git-lfs", LFS_POINTER),
 )
 _TEXT_BYTES = frozenset(range(32, 256)) | {9, 10, 13}
 
@@ -111,8 +113,8 @@ _TEXT_BYTES = frozenset(range(32, 256)) | {9, 10, 13}
 def _not_an_image(data: bytes, kind: str, suffix: str) -> str:
     if not data:
         return "zero bytes: the file is empty"
-    if kind == "a git-LFS pointer":
-        return "a git-LFS pointer, not the image: fetch it with `git lfs pull`"
+    if kind == LFS_POINTER:
+        return LFS_REASON
     if not any(data):
         return f"damaged: all {len(data):,} bytes are zero"
     if kind == "unknown":

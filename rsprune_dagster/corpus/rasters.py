@@ -71,7 +71,7 @@ def probes(width_px: int, height_px: int, n_along: int, edge_px: int = 64) -> It
 
 @contextmanager
 def opened(uri: str) -> Iterator[Any]:
-    """A rasterio dataset of a uri or a file in memory, with GDAL's block cache bounded: its own bound is 5 % of memory."""
+    """A rasterio dataset of a uri or a file in memory, with GDAL's block cache bounded: else it is 5 % of memory."""
     # for the process and not only here: tiles are read in threads, and to restore filters is not safe there
     warnings.simplefilter("ignore", NotGeoreferencedWarning)
     with ExitStack() as stack:
@@ -91,7 +91,7 @@ def layout(uri: str, options: ReadOptions) -> list[Box] | None:
             is_scene = dataset.width > size_px or dataset.height > size_px
             if dataset.crs is None and not is_scene:
                 return None
-            if is_scene and damage(dataset, options) is not None:
+            if damage(dataset, options) is not None:
                 return []
             return grid(dataset.width, dataset.height, tile_size_px=size_px, overlap_px=options.overlap_px)
     except (rasterio.errors.RasterioError, OSError):
@@ -99,11 +99,12 @@ def layout(uri: str, options: ReadOptions) -> list[Box] | None:
 
 
 def damage(dataset: Any, options: ReadOptions) -> str | None:
-    """Why a scene cannot be used, from a look at LISTING_PROBES² of its places; None when they can be read."""
+    """Why a scene cannot be used, from a look at 16 places, or at all of a single tile; None when they can be read."""
     try:
         raster = Raster(dataset, options)
-        for x, y, _, _ in probes(dataset.width, dataset.height, LISTING_PROBES, 1):
-            dataset.read(raster.bands, window=Window(x, y, 1, 1))
+        whole = [(0, 0, dataset.width, dataset.height)]
+        for box in probes(dataset.width, dataset.height, LISTING_PROBES, 1) if raster.is_scene else whole:
+            dataset.read(raster.bands, window=Window(*box))
     except TileError as error:
         return str(error)
     except Exception as error:  # GDAL's errors have many classes; each means that the scene is not to be read
