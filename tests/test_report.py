@@ -28,7 +28,7 @@ MANY = [f"scene {i:03d}" for i in range(90)]
 PICTURES: dict[str, Callable[[], bytes]] = {
     "entropy": lambda: entropy_histogram(BITS, 2.0, {"sea": BITS[:40] / 4, "city": BITS[40:], "none": BITS[:0]}),
     "entropy, no reference": lambda: entropy_histogram(BITS, 7.9),
-    "entropy, many scenes": lambda: entropy_histogram(BITS, 0.0, {name: BITS[:5] for name in MANY}),
+    "entropy, many scenes": lambda: entropy_histogram(BITS, 0.0, dict.fromkeys(MANY, BITS[:5])),
     "entropy, no tiles": lambda: entropy_histogram(BITS[:0], 1.0),
     "scenes": lambda: kept_by_scene(["a", "b", "c"], [10, 1_000_000, 0], [10, 5_000, 0]),
     "scenes, many": lambda: kept_by_scene(MANY[:60], range(60), [1] * 60),

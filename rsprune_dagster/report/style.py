@@ -106,7 +106,7 @@ def small_jpeg(picture: Image.Image) -> bytes:
     smaller."""
     for quality in QUALITIES:
         buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=quality, subsampling=0)
+        picture.save(buffer, "JPEG", quality=quality, subsampling=0 if quality > 80 else 2)
         if buffer.tell() <= MAX_BYTES:
             return buffer.getvalue()
     return small_jpeg(_shrunk(picture)) if min(picture.size) > MIN_EDGE_PX else buffer.getvalue()
