@@ -89,3 +89,21 @@ def neighbour_accuracy(by_scene: np.ndarray, seed: int) -> float:
     nearest = np.argsort(-(asked @ known.T), axis=1, kind="stable")[:, :5] // 40
     voted = np.array([np.bincount(row).argmax() for row in nearest])
     return float((voted == np.repeat(np.arange(n_scenes), 60)).mean())
+
+
+def test_patterns_count_brighter_neighbours() -> None:
+    """A flat field has none; a bright point is one of eight to its neighbours; a checkerboard is not one arc."""
+    point, board = torch.full((5, 5), 0.5), (torch.arange(5)[:, None] + torch.arange(5)).remainder(2) / 2
+    point[2, 2] = 1.0
+    codes = descriptor.binary_patterns(torch.stack([torch.full((5, 5), 0.5), point, board]))
+    assert (codes[0] == 0).all()
+    assert codes[1].tolist() == [[1, 1, 1], [1, 0, 1], [1, 1, 1]]
+    assert codes[2].tolist() == [[9, 0, 9], [0, 9, 0], [9, 0, 9]]
+
+
+def test_patterns_do_not_change_under_turns_and_flips() -> None:
+    luma = descriptor.opponent(torch.from_numpy(np.stack(blobs(6))).permute(0, 3, 1, 2))[:, 0]
+    expected = descriptor.pattern_histograms(luma)
+    assert torch.equal(descriptor.pattern_histograms(luma.rot90(1, (1, 2))), expected)
+    assert torch.equal(descriptor.pattern_histograms(luma.flip(2)), expected)
+    assert torch.allclose(expected.view(6, -1, descriptor.N_PATTERNS).sum(2), torch.ones(()))

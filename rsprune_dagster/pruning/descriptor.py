@@ -1,6 +1,6 @@
 """The default encoder: fixed filters, no weights, no download. Colour and texture of a tile as one vector.
 
-Three kinds of numbers, each pooled over the whole tile and over the filters' directions, so that a quarter turn or a
+Four kinds of numbers, each pooled over the whole tile and over the filters' directions, so that a quarter turn or a
 flip of the tile changes nothing but rounding:
 
 1. *Colour*: a soft joint histogram of three opponent channels (van de Sande, Gevers, Snoek: "Evaluating Color
@@ -10,6 +10,10 @@ flip of the tile changes nothing but rounding:
 3. *Texture*: statistics of the modulus of a bank of Gabor filters (Manjunath, Ma: "Texture Features for Browsing and
    Retrieval of Image Data", PAMI 1996) on a pyramid; and of the same bank on the logarithm of that modulus, the second
    order of a scattering transform (Bruna, Mallat: "Invariant Scattering Convolution Networks", PAMI 2013).
+
+4. *Patterns*: histograms of rotation-invariant uniform binary patterns (Ojala, Pietikainen, Maenpaa: "Multiresolution
+   Gray-Scale and Rotation Invariant Texture Classification with Local Binary Patterns", PAMI 2002) on three levels of
+   the luma, square-rooted like the colours.
 
 Statistics are centred and scaled by constants (`descriptor_constants.py`), not by the corpus at hand: a tile's vector
 never depends on other tiles.
@@ -22,14 +26,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from rsprune_dagster.pruning.descriptor_constants import COLOUR_WEIGHT, STANDARD
+from rsprune_dagster.pruning.descriptor_constants import COLOUR_WEIGHT, PATTERN_WEIGHT, STANDARD
 
 NAME = "descriptor"
 WORKING_SIZE_PX = 64
-"""Edge the descriptor looks at: two pixels of the coarsest of four levels still show a filter's wavelength."""
+"""Edge the descriptor looks at, whatever image_size_px says: two wavelengths of a filter at the coarsest of 4 levels."""
 
 N_LEVELS = 4
 N_DIRECTIONS = 4
+N_PATTERN_LEVELS = 3
+N_PATTERNS = 10
 LUMA_BINS, CHROMA_BINS = 7, 5
 CHROMA_GAIN = 10.0
 """Chroma of nadir imagery is small: tanh(10 x) spreads the range of +-0.1 over most of the bins."""
@@ -73,7 +79,9 @@ class Descriptor(nn.Module):
         """Histogram and standardised statistics side by side."""
         statistics = torch.cat([block for _, block in self.statistics(channels)], 1)
         histogram = colour_histogram(functional.avg_pool2d(channels, 2)).sqrt()
-        return torch.cat([COLOUR_WEIGHT * histogram, (statistics - self.centre) / self.spread], 1)
+        patterns = pattern_histograms(channels[:, 0]).sqrt()
+        standard = (statistics - self.centre) / self.spread
+        return torch.cat([COLOUR_WEIGHT * histogram, PATTERN_WEIGHT * patterns, standard], 1)
 
     def statistics(self, channels: torch.Tensor) -> Blocks:
         """All statistics of opponent channels (n, 3, h, w), in the order of the constants."""
@@ -157,6 +165,31 @@ def colour_histogram(channels: torch.Tensor) -> torch.Tensor:
     return counts.flatten(1) / luma.shape[1]
 
 
+def pattern_histograms(luma: torch.Tensor) -> torch.Tensor:
+    """Histograms of the binary patterns of luma (n, h, w), level after level: (n, N_PATTERN_LEVELS * N_PATTERNS)."""
+    found = []
+    for _ in range(N_PATTERN_LEVELS):
+        codes = binary_patterns(luma).flatten(1)
+        first = N_PATTERNS * torch.arange(len(codes), device=codes.device).unsqueeze(1)
+        counts = torch.bincount((codes + first).flatten(), minlength=N_PATTERNS * len(codes))
+        found.append(counts.view(-1, N_PATTERNS).float() / codes.shape[1])
+        luma = functional.avg_pool2d(luma, 2)
+    return torch.cat(found, 1)
+
+
+def binary_patterns(luma: torch.Tensor) -> torch.Tensor:
+    """The pattern of each inner pixel of (n, h, w): how many of its 8 neighbours are brighter, 0 to 8, if those are in
+    one arc, else 9. Brighter means by more than FLOOR, which no difference of 8-bit grey levels equals at any level, so
+    rounding decides nothing.
+    """
+    h, w = luma.shape[1] - 2, luma.shape[2] - 2
+    around = [(0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0)]
+    threshold = luma[:, 1:-1, 1:-1] + FLOOR
+    brighter = torch.stack([luma[:, y : y + h, x : x + w] > threshold for y, x in around], 1)
+    n_changes = (brighter ^ brighter.roll(1, 1)).sum(1, dtype=torch.uint8)
+    return torch.where(n_changes <= 2, brighter.sum(1), 9)
+
+
 def soft_bins(values: torch.Tensor, n_bins: int) -> torch.Tensor:
     """Values in [0, 1], (n, p), to weights (n, n_bins, p): linear between the nearest bin centres, with sum 1."""
     centres = torch.arange(n_bins, device=values.device).view(1, n_bins, 1)
@@ -218,4 +251,6 @@ def correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (a * b).mean((1, 2)) / scale
 
 
-DIMENSION = LUMA_BINS * CHROMA_BINS**2 + sum(len(centres) for centres, _ in STANDARD.values())
+DIMENSION = (
+    LUMA_BINS * CHROMA_BINS**2 + N_PATTERN_LEVELS * N_PATTERNS + sum(len(centres) for centres, _ in STANDARD.values())
+)

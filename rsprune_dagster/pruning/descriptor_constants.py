@@ -8,6 +8,9 @@ much of each statistic is a lot, and do not follow the corpus at hand.
 COLOUR_WEIGHT = 5.0
 """Of the histogram, of length 1, beside the statistics, each of spread 1. Chosen on 5-NN accuracy; flat from 4 to 7."""
 
+PATTERN_WEIGHT = 4.0
+"""Of each level's histogram of patterns, of length 1."""
+
 STANDARD: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "mean": ((0.43, -0.01, -0.0016), (0.12, 0.03, 0.034)),
     "quantiles": (

@@ -88,7 +88,10 @@ def load_encoder(
     precision: str = "auto",
     device: str = "auto",
 ) -> Encoder:
-    """The encoder named `backbone`. UsageError: an unknown name, weights that do not fit, an absent device."""
+    """The encoder named `backbone`. UsageError: an unknown name, weights that do not fit, an absent device.
+
+    `weights` is a file, or empty for torchvision's published ones. The descriptor takes none and has a size of its own.
+    """
     place = resolved_device(device)
     if backbone == descriptor.NAME:
         return descriptor_encoder(weights, place)
