@@ -77,8 +77,18 @@ def test_a_folder_lists_images_and_counts_the_rest(tmp_path: Path) -> None:
     images = {name: jpeg(1) for name in ("b.jpg", "a.JPEG", "sub/deep/c.jpg")}
     others = dict.fromkeys(("readme.txt", "sub/notes.txt", ".DS_Store", "sub/._c.jpg", "LICENCE", ".git/x.png"), b"x")
     listing = list_corpus([str(write_tree(tmp_path, {**images, **others}))])
-    assert [row["tile_id"] for row in rows_of(listing)] == ["a.JPEG", "b.jpg", "sub/deep/c.jpg"]
-    assert listing.ignored == {".txt": 2, "(hidden)": 2, "(no suffix)": 1}
+    assert [row["tile_id"] for row in rows_of(listing)] == [".DS_Store", "a.JPEG", "b.jpg", "sub/deep/c.jpg"]
+    assert listing.ignored == {".txt": 2, "(hidden)": 1, "(no suffix)": 1}
+
+
+def test_a_note_of_macos_beside_images_is_quarantined_and_alone_it_is_ignored(tmp_path: Path) -> None:
+    note = b"\0\0\0\x01Bud1" + bytes(100)
+    root = write_tree(tmp_path, {"a.jpg": jpeg(1), ".DS_Store": note, "empty/.DS_Store": note})
+    listing = list_corpus([str(root)])
+    rows = {row["tile_id"]: row for row in rows_of(listing)}
+    assert sorted(rows) == [".DS_Store", "a.jpg"]
+    assert "folder note of macOS" in refusal(rows[".DS_Store"])
+    assert listing.ignored == {".DS_Store": 1}
 
 
 def test_the_order_of_files_on_disk_does_not_matter(tmp_path: Path) -> None:

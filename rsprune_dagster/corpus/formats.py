@@ -105,6 +105,7 @@ _STARTS = (
     (b"PK\x03\x04", "a zip archive"),
     (b"\x1f\x8b", "gzip-compressed"),
     (b"%PDF", "a PDF"),
+    (b"\0\0\0\x01Bud1", "a folder note of macOS (.DS_Store)"),
     (b"version https://git-lfs", LFS_POINTER),
 )
 _TEXT_BYTES = frozenset(range(32, 256)) | {9, 10, 13}

@@ -56,6 +56,15 @@ class Listing:
     ignored: Mapping[str, int] = field(default_factory=dict)
 
 
+FINDER_NOTE = ".DS_Store"
+"""What macOS leaves in folders. It is shown in the quarantine, so that nobody wonders whether a tile is missing."""
+
+
+def is_candidate(name: str) -> bool:
+    """Whether a file in a folder of images gets a row: images by their suffix, and Finder's notes beside them."""
+    return suffix_of(name) in IMAGE_SUFFIXES or name == FINDER_NOTE
+
+
 def suffix_of(name: str) -> str:
     """`.jpg` of `A.JPG`; `(hidden)` for what starts with a dot, `(no suffix)` where there is none."""
     if name.startswith("."):
@@ -155,7 +164,8 @@ def _folder(root: str, prefix: str, ignored: Counter[str]) -> list[Container]:
     found: list[tuple[tuple[str, ...], Container]] = []
     for parts, uri, children in _walk(root):
         names = Counter(_role(child.name) for child in children)
-        ignored.update({role: n for role, n in names.items() if role not in ("image", "tar", "parquet")})
+        seen = {"image", "tar", "parquet", *([FINDER_NOTE] if names["image"] else [])}
+        ignored.update({role: n for role, n in names.items() if role not in seen})
         path = prefix + "".join(f"{part}/" for part in parts)
         if names["image"]:
             found.append((parts, Container(uri, "files", path, "")))
@@ -167,7 +177,9 @@ def _folder(root: str, prefix: str, ignored: Counter[str]) -> list[Container]:
 
 def _role(name: str) -> str:
     suffix = suffix_of(name)
-    return "image" if suffix in IMAGE_SUFFIXES else suffix if suffix == "(hidden)" else _container_kind(name) or suffix
+    if suffix in IMAGE_SUFFIXES:
+        return "image"
+    return name if name == FINDER_NOTE else suffix if suffix == "(hidden)" else _container_kind(name) or suffix
 
 
 def _archive(child: storage.Entry, path: str, ignored: Counter[str]) -> list[Container]:
@@ -244,7 +256,7 @@ def _file_rows(
 ) -> Iterator[Row]:
     label = container.label or None if labelled else None
     for child in storage.entries(container.uri):
-        if not child.is_folder and suffix_of(child.name) in IMAGE_SUFFIXES:
+        if not child.is_folder and is_candidate(child.name):
             yield from _one_file(child.uri, container.prefix + child.name, label, options)
 
 

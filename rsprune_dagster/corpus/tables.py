@@ -44,7 +44,11 @@ def write_batches(batches: Iterable[pa.RecordBatch], target: Path, schema: pa.Sc
     n_pending = 0
     with pq.ParquetWriter(target, schema, compression="zstd", version="2.6") as writer:
         for batch in batches:
-            pending.append(pa.RecordBatch.from_arrays([batch.column(name).cast(schema.field(name).type) for name in schema.names], schema=schema))
+            pending.append(
+                pa.RecordBatch.from_arrays(
+                    [batch.column(name).cast(schema.field(name).type) for name in schema.names], schema=schema
+                )
+            )
             n_pending += batch.num_rows
             n_rows += batch.num_rows
             while n_pending >= ROWS_PER_GROUP:

@@ -6,8 +6,12 @@ KINDS = ("file", "tar", "parquet", "window")
 
 LOCATION = pa.schema(
     [
-        pa.field("tile_id", pa.string(), nullable=False, metadata={"doc": "path relative to the corpus; member; window"}),
-        pa.field("uri", pa.string(), nullable=False, metadata={"doc": "what holds the bytes: file, tar, Parquet, scene"}),
+        pa.field(
+            "tile_id", pa.string(), nullable=False, metadata={"doc": "path relative to the corpus; member; window"}
+        ),
+        pa.field(
+            "uri", pa.string(), nullable=False, metadata={"doc": "what holds the bytes: file, tar, Parquet, scene"}
+        ),
         pa.field("kind", pa.string(), nullable=False, metadata={"doc": "file, tar, parquet or window"}),
         pa.field("offset", pa.int64(), metadata={"doc": "tar: first byte; parquet: row number from 0"}),
         pa.field("length", pa.int64(), metadata={"doc": "bytes, where known"}),
@@ -15,8 +19,12 @@ LOCATION = pa.schema(
         pa.field("y", pa.int32(), metadata={"doc": "window: top row, px"}),
         pa.field("w", pa.int32(), metadata={"doc": "window: width, px"}),
         pa.field("h", pa.int32(), metadata={"doc": "window: height, px"}),
-        pa.field("stamp", pa.string(), nullable=False, metadata={"doc": "changes when the bytes do: size, mtime, etag"}),
-        pa.field("label", pa.string(), metadata={"doc": "the scene, in a labelled reference: the first folder below it"}),
+        pa.field(
+            "stamp", pa.string(), nullable=False, metadata={"doc": "changes when the bytes do: size, mtime, etag"}
+        ),
+        pa.field(
+            "label", pa.string(), metadata={"doc": "the scene, in a labelled reference: the first folder below it"}
+        ),
     ]
 )
 """Where a tile is. One row a tile, no pixels."""

@@ -4,8 +4,8 @@ That read tells a tile's identity, size and place, whether it can be used at all
 near-duplicates are looked for by.
 """
 
-import hashlib
 from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ from rsprune_dagster.pruning.entropy import thumbnail, tile_entropy
 SCAN_VERSION = "1"
 
 _ALL_VALID = np.zeros((0, 0), np.bool_)
-_FACT_NAMES = tuple(FACTS.names)
-_MEASURED = tuple(name for name in _FACT_NAMES if name in Pixels._fields)
+_measured = attrgetter(*(name for name in FACTS.names if name in Pixels._fields))
+_NOTHING = (None,) * (len(FACTS) - 1)
 
 
 def scan_identity(options: ReadOptions, patch_grid: int) -> tuple[object, ...]:
@@ -45,45 +45,38 @@ def scan_shard(shard: Shard, cache: ShardCache, options: ReadOptions, patch_grid
 
 def scan_tiles(rows: pa.Table, options: ReadOptions, patch_grid: int) -> pa.Table:
     """SCAN rows of LOCATION rows, in the same order. A tile that cannot be used gets its reason in `quarantine`."""
-    facts: dict[str, list[Any]] = {name: [] for name in _FACT_NAMES}
     with TileReader(options) as reader:
-        for row in rows.to_pylist():
-            for name, value in _facts(reader, row, patch_grid).items():
-                facts[name].append(value)
-    columns = [pa.array(facts[field.name], field.type) for field in FACTS]
-    return pa.table([*rows.columns, *columns], schema=SCAN)
+        facts = [_facts(reader, row, patch_grid) for row in rows.to_pylist()]
+    columns = zip(*facts, strict=True) if facts else [()] * len(FACTS)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, FACTS, strict=True)]
+    return pa.table([*rows.columns, *arrays], schema=SCAN)
 
 
 def same_bytes(shard: Shard, scan: Path, options: ReadOptions) -> bool:
     """Whether the tiles of a shard still have the bytes that its scan saw: read and hashed, not decoded."""
     if not scan.exists():
         return True  # it will be scanned anyway
-    seen = pq.read_table(scan, columns=["content_md5", "kind"]).to_pylist()
+    seen = pq.read_table(scan, columns=["content_md5"]).column(0).to_pylist()
     with TileReader(options) as reader:
-        return all(
-            _md5(reader, row) == before["content_md5"]
-            for row, before in zip(shard.rows().to_pylist(), seen, strict=True)
-        )
+        rows = zip(shard.rows().to_pylist(), seen, strict=True)
+        return all(before is None or _md5(reader, row) == before for row, before in rows)
 
 
 def _md5(reader: TileReader, row: dict[str, Any]) -> str | None:
     try:
-        return hashlib.md5(reader.read_bytes(row)).hexdigest()
+        return reader.read_md5(row)
     except TileError:
         return None
 
 
-def _facts(reader: TileReader, row: dict[str, Any], patch_grid: int) -> dict[str, Any]:
-    facts: dict[str, Any] = dict.fromkeys(_FACT_NAMES)
+def _facts(reader: TileReader, row: dict[str, Any], patch_grid: int) -> tuple[Any, ...]:
+    """The FACTS of a tile, in their order."""
     try:
         pixels = reader.read_grey(row)
     except TileError as error:
-        facts["quarantine"] = str(error)
-        return facts
-    for name in _MEASURED:
-        facts[name] = getattr(pixels, name)
-    valid = _ALL_VALID if pixels.valid is None else pixels.valid
-    facts["entropy_bits"], facts["patch_entropy_bits"] = tile_entropy(pixels.grey, valid, patch_grid)
-    facts["valid_fraction"] = 1.0 if pixels.valid is None else float(pixels.valid.mean())
-    facts["thumbnail"] = thumbnail(pixels.grey).tobytes()
-    return facts
+        return (*_NOTHING, str(error))
+    valid = pixels.valid
+    entropy_bits, patch_entropy_bits = tile_entropy(pixels.grey, _ALL_VALID if valid is None else valid, patch_grid)
+    small = thumbnail(pixels.grey).tobytes()
+    valid_fraction = 1.0 if valid is None else float(valid.mean())
+    return (*_measured(pixels), valid_fraction, entropy_bits, patch_entropy_bits, small, None)

@@ -78,7 +78,7 @@ def scan(sources: Sequence[str], folder: Path, scanner: Scanner, *, labelled: bo
         UsageError: no sources, nothing in them, no scene folders in a reference.
         RunError: not one tile can be used.
     """
-    listing = list_corpus(sources)
+    listing = list_corpus(sources, labelled=labelled)
     shards, ignored = scanner.shards(listing, labelled=labelled)
     if not shards:
         raise UsageError(f"no image in {', '.join(sources)}: give a folder, tar, Parquet file or GeoTIFF with images")

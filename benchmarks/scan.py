@@ -1,0 +1,165 @@
+"""Scanning against merely decoding, and against cleanvision, on the same files in the same run.
+
+    .venv/bin/python -m benchmarks.scan [--data ../shared/data] [--tiles 15000] [--rounds 5]
+
+The first table is one thread: reading and decoding a tile, the same with its entropy, and the whole scan with content hash,
+thumbnail and table. The second uses all cores on loose files: cleanvision's checks against the scan, and against the scan
+with the search for exact and near-duplicates.
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import statistics
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import simplejpeg
+
+from benchmarks.machine import heading
+from rsprune_dagster.corpus.options import ReadOptions
+from rsprune_dagster.corpus.shards import ShardCache
+from rsprune_dagster.corpus.sources import list_corpus, members
+from rsprune_dagster.progress import silent
+from rsprune_dagster.pruning.entropy import tile_entropy
+from rsprune_dagster.pruning.near_duplicates import near_duplicates
+from rsprune_dagster.pruning.scan import scan_tiles
+from rsprune_dagster.pruning.steps.scan import Scanner, scan
+
+PATCH_GRID = 4
+_ALL_VALID = np.zeros((0, 0), np.bool_)
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data")
+    parser.add_argument("--tiles", type=int, default=15_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    tar = options.data / "eurosat" / "pool.tar"
+    print(heading("benchmarks.scan"))
+    one_thread(tar, options.tiles, options.rounds)
+    against_cleanvision(tar, options.tiles, options.rounds)
+
+
+def one_thread(tar: Path, n_tiles: int, rounds: int) -> None:
+    """Decoding, entropy scoring and the whole scan of the tar, read in place, in alternating rounds."""
+    options = ReadOptions()
+    rows = pa.concat_tables(members(list_corpus([str(tar)]).containers[0], options=options)).slice(0, n_tiles)
+    places = [(row["offset"], row["length"]) for row in rows.to_pylist()]
+    descriptor = os.open(tar, os.O_RDONLY)
+
+    def decode() -> None:
+        for offset, length in places:
+            simplejpeg.decode_jpeg(os.pread(descriptor, length, offset), "GRAY")
+
+    def score() -> None:
+        for offset, length in places:
+            grey = simplejpeg.decode_jpeg(os.pread(descriptor, length, offset), "GRAY")
+            tile_entropy(grey[:, :, 0], _ALL_VALID, PATCH_GRID)
+
+    def whole() -> None:
+        scan_tiles(rows, options, PATCH_GRID)
+
+    ways: dict[str, Callable[[], None]] = {"read and decode": decode, "entropy scoring": score, "whole scan": whole}
+    seconds = alternate(ways, rounds)
+    os.close(descriptor)
+    print(f"\nOne thread, {len(places):,} JPEG tiles of 64 px\n")
+    print("| | tiles/s | of the decoder's rate (median, range) | aim |\n|---|---:|---:|---:|")
+    for name, wall_s in seconds.items():
+        ratios = [base / own for base, own in zip(seconds["read and decode"], wall_s, strict=True)]
+        aim = "0.8" if name == "entropy scoring" else ""
+        print(f"| {name} | {len(places) / statistics.median(wall_s):,.0f} | {spread(ratios)} | {aim} |")
+
+
+def against_cleanvision(tar: Path, n_tiles: int, rounds: int) -> None:
+    """Both on loose files with all cores; cleanvision once, it takes long."""
+    with tempfile.TemporaryDirectory() as folder:
+        images = Path(folder) / "images"
+        unpack(tar, images, n_tiles)
+        low_information = cleanvision(images, ["low_information"])
+        three = cleanvision(images, ["low_information", "exact_duplicates", "near_duplicates"])
+        caches = iter(Path(folder) / f"cache-{number}" for number in range(4 * rounds))
+        ways: dict[str, Callable[[], None]] = {
+            "scan": lambda: scanned(images, next(caches)),
+            "scan and duplicates": lambda: with_duplicates(scanned(images, next(caches))),
+        }
+        seconds = alternate(ways, rounds)
+    n_tiles = min(n_tiles, 15_606)
+    print(f"\nAll cores, {n_tiles:,} loose JPEG files of 64 px\n")
+    print("| | tiles/s | peer | peer, tiles/s | ratio | aim |\n|---|---:|---|---:|---:|---:|")
+    peers = {"scan": ("low_information", low_information, 15), "scan and duplicates": ("its three checks", three, 10)}
+    for name, (peer, peer_s, aim) in peers.items():
+        own_s = statistics.median(seconds[name])
+        line = f"{n_tiles / own_s:,.0f} | cleanvision: {peer} | {n_tiles / peer_s:,.0f} | {peer_s / own_s:.1f} | {aim}"
+        print(f"| {name} | {line} |")
+
+
+def scanned(images: Path, cache: Path) -> Path:
+    """The scan as the asset raw_corpus does it, tables included; returns the folder with the manifest."""
+    folder = cache / "corpus"
+    folder.mkdir(parents=True)
+    threads = len(os.sched_getaffinity(0))
+    scanner = Scanner(ReadOptions(), PATCH_GRID, 1024, ShardCache(cache), threads, silent)
+    scan([str(images)], folder, scanner, labelled=False, label="scan")
+    return folder
+
+
+def with_duplicates(corpus: Path) -> None:
+    """Exact copies by hash, near-duplicates by thumbnail, as the selection finds them."""
+    manifest = pq.read_table(corpus / "manifest.parquet", columns=["content_md5", "thumbnail"])
+    digests = np.asarray(manifest.column("content_md5").to_pylist())
+    _, first = np.unique(digests, return_index=True)
+    thumbnails = np.frombuffer(b"".join(manifest.column("thumbnail").take(first).to_pylist()), np.uint8)
+    near_duplicates(thumbnails.reshape(-1, 256))
+
+
+def cleanvision(images: Path, checks: list[str]) -> float:
+    """Seconds that cleanvision takes for the named checks."""
+    from cleanvision import Imagelab
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        lab = Imagelab(data_path=str(images))
+        started = time.perf_counter()
+        lab.find_issues({check: {} for check in checks}, n_jobs=len(os.sched_getaffinity(0)))
+    return time.perf_counter() - started
+
+
+def unpack(tar: Path, folder: Path, n_tiles: int) -> None:
+    """The first tiles of the tar as loose files."""
+    folder.mkdir()
+    with tarfile.open(tar) as archive:
+        files = (member for member in archive if member.isfile())
+        for _, member in zip(range(n_tiles), files, strict=False):
+            content: Any = archive.extractfile(member)
+            (folder / Path(member.name).name).write_bytes(content.read())
+
+
+def alternate(ways: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each way in each round, the ways in turn, after one round to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            if number:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def spread(values: list[float]) -> str:
+    """Median and range."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+if __name__ == "__main__":
+    main()
