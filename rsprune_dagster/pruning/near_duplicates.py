@@ -40,10 +40,8 @@ pattern."""
 RADIUS: Final = 0.25
 """Candidates are no farther apart in the index; descriptions have norm 1 at most. A 2 px shift of a 64 px tile moves
 0.12 to 0.25."""
-LIST_LENGTH: Final = 64
-"""Tiles aimed at per list of the index; there are at most MAX_PIVOTS lists, so a search of N tiles costs O(N) per
-pivot."""
-MAX_PIVOTS: Final = 4_096
+PIVOTS_PER_ROOT: Final = 4
+"""The index of N tiles has so many times the root of N lists, so looking up all tiles takes time like N to the 1.5."""
 N_PROBES: Final = 12
 """Lists looked into for each tile."""
 BLOCK: Final = 16_384
@@ -64,8 +62,7 @@ def near_duplicates(
     gone. correlation: multiple correlation of detail, 0 to 1, from which two tiles are one picture. embeddings: (N,
     d) vectors; when given, the two tiles' cosine must also be `min_cosine` or more. n_neighbours: candidates per
     tile. Returns leaders (N,) int64: a leader is the first of its copies in content order, leads itself, and was
-    itself compared with each tile it leads, so there are no chains. Takes O(N) searches in an index of bounded lists;
-    no step looks at all pairs.
+    itself compared with each tile it leads, so there are no chains. Takes time like N to the 1.5.
     """
     thumbnails = np.ascontiguousarray(thumbnails).reshape(-1, EDGE * EDGE)
     vectors = np.zeros((0, 0), np.float32) if embeddings is None else np.asarray(embeddings)
@@ -177,7 +174,7 @@ def _neighbours(points: NDArray[np.float64], n_neighbours: int) -> NDArray[np.in
     An inverted file (Sivic and Zisserman 2003) whose pivots are evenly spaced rows: content order is as good as
     random, and without training there is nothing that threads or libraries could change.
     """
-    n_pivots = min(max(len(points) // LIST_LENGTH, 1), MAX_PIVOTS)
+    n_pivots = min(PIVOTS_PER_ROOT * math.isqrt(len(points)), len(points))
     pivots = points[np.linspace(0, len(points) - 1, n_pivots).astype(np.int64)]
     probes = _nearest_pivots(points, pivots, min(N_PROBES, n_pivots))
     members = np.argsort(probes[:, 0], kind="stable")
