@@ -30,7 +30,7 @@ from rsprune_dagster.pruning.descriptor_constants import COLOUR_WEIGHT, PATTERN_
 
 NAME = "descriptor"
 WORKING_SIZE_PX = 64
-"""Edge the descriptor looks at, whatever image_size_px says: two wavelengths of a filter at the coarsest of 4 levels."""
+"""Edge the descriptor looks at, whatever image_size_px says: the coarsest of four levels is two wavelengths wide."""
 
 N_LEVELS = 4
 N_DIRECTIONS = 4
