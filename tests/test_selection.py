@@ -1,0 +1,166 @@
+"""Laws of the order: a keep fraction is a prefix, quotas are fair, herding keeps both moments, nothing else shows."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rsprune_dagster.pruning import selection
+from rsprune_dagster.pruning.baselines import places
+from rsprune_dagster.pruning.selection import herding_order, nested_order, rank_tiles
+
+SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=8)
+EXPONENTS = st.sampled_from([0.0, 0.3, 0.5, 1.0])
+
+
+def grouped(sizes: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Group and place of each item, shuffled."""
+    group = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    return group, places(group, np.random.default_rng(seed + 1).random(len(group)))
+
+
+@given(SIZES, EXPONENTS, st.integers(0, 5))
+def test_every_tile_has_one_rank_and_groups_keep_their_own_order(sizes: list[int], exponent: float, seed: int) -> None:
+    group, place = grouped(sizes, seed)
+    rank = nested_order(group, place, exponent=exponent)
+    assert sorted(rank) == list(range(len(group)))
+    for index in range(len(sizes)):
+        own = group == index
+        assert np.all(np.diff(place[own][np.argsort(rank[own])]) > 0)
+
+
+@given(SIZES, st.integers(0, 5))
+def test_proportional_quotas_stay_near_their_share(sizes: list[int], seed: int) -> None:
+    group, place = grouped(sizes, seed)
+    rank = nested_order(group, place, exponent=1.0)
+    shares = np.array(sizes)
+    for n in range(1, len(group) + 1):
+        quota = np.bincount(group[rank < n], minlength=len(sizes))
+        assert quota.sum() == n
+        per_tile = np.add.outer(quota / shares, np.zeros(len(sizes)))
+        # Sainte-Lague: moving a seat from b to a would not help, (q_a + 1/2) / n_a >= (q_b - 1/2) / n_b
+        assert np.all(per_tile + 0.5 / shares[:, None] >= per_tile.T - 0.5 / shares[None, :] - 1e-12)
+
+
+@given(SIZES, st.integers(0, 5))
+def test_uniform_quotas_differ_by_one_until_a_group_is_used_up(sizes: list[int], seed: int) -> None:
+    group, place = grouped(sizes, seed)
+    rank = nested_order(group, place, exponent=0.0)
+    for n in range(1, len(group) + 1):
+        quota = np.bincount(group[rank < n], minlength=len(sizes))
+        unfinished = quota < np.array(sizes)
+        assert not unfinished.any() or quota.max() - quota[unfinished].min() <= 1
+
+
+def test_two_equal_groups_at_half_their_share_are_proportional_within_one() -> None:
+    group, place = grouped([60, 30, 10])
+    rank = nested_order(group, place, exponent=1.0)
+    for n in (10, 25, 50, 99):
+        assert np.all(np.abs(np.bincount(group[rank < n], minlength=3) - n * np.array([0.6, 0.3, 0.1])) <= 1)
+
+
+def test_ties_go_to_the_earlier_row() -> None:
+    group = np.array([2, 0, 1])
+    assert nested_order(group, np.zeros(3, int), exponent=0.0).tolist() == [0, 1, 2]
+
+
+def test_inside_ranks_apart() -> None:
+    inside = np.array([0, 1, 0, 1, 1])
+    rank = nested_order(np.arange(5), np.zeros(5, int), exponent=0.0, inside=inside)
+    assert rank.tolist() == [0, 0, 1, 1, 2]
+
+
+def points(n: int, d: int = 12, seed: int = 0) -> np.ndarray:
+    """Skewed vectors, so that mean and covariance are worth keeping."""
+    return (np.random.default_rng(seed).exponential(size=(n, d)) * np.linspace(0.5, 2, d)).astype(np.float32)
+
+
+def moments_gap(chosen: np.ndarray, target: np.ndarray) -> float:
+    return float(np.linalg.norm(chosen.mean(0) - target.mean(0)) + np.linalg.norm(np.cov(chosen.T) - np.cov(target.T)))
+
+
+def test_herding_keeps_mean_and_covariance_better_than_any_of_many_draws() -> None:
+    vectors = points(400)
+    order = herding_order(vectors, vectors)
+    for n in (30, 60, 120):
+        draws = [np.random.default_rng(seed).permutation(400)[:n] for seed in range(50)]
+        best = min(moments_gap(vectors[draw], vectors) for draw in draws)
+        assert moments_gap(vectors[order[:n]], vectors) < best
+
+
+def test_herding_goes_toward_the_target_not_toward_the_pool() -> None:
+    near, far = points(100, seed=1), points(100, seed=2) + 9
+    order = herding_order(np.concatenate([near, far]), points(50, seed=3) + 9)
+    assert np.all(order[:50] >= 100)
+
+
+def test_herding_does_not_depend_on_the_place_or_the_unit_of_the_vectors() -> None:
+    vectors = points(200)
+    target = points(80, seed=4)
+    assert np.array_equal(herding_order(vectors * 4, target * 4), herding_order(vectors, target))
+    moved = herding_order(vectors + 2, target + 2)
+    assert np.mean(moved[:50] == herding_order(vectors, target)[:50]) > 0.9
+
+
+@pytest.mark.parametrize("vectors", [np.zeros((5, 3), np.float32), np.ones((1, 3), np.float32)])
+def test_herding_of_equal_or_single_tiles_is_content_order(vectors: np.ndarray) -> None:
+    assert herding_order(vectors, vectors).tolist() == list(range(len(vectors)))
+
+
+def ranked(vectors: np.ndarray, scene: np.ndarray, cluster: np.ndarray, **changed: object) -> np.ndarray:
+    options: dict[str, object] = {"scene_exponent": 0.0, "cluster_exponent": 0.5} | changed
+    return rank_tiles(lambda rows: vectors[rows], scene, cluster, **options)  # type: ignore[arg-type]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 60), st.integers(0, 3), EXPONENTS)
+def test_rank_is_a_permutation_and_workers_do_not_show(n: int, seed: int, exponent: float) -> None:
+    rng = np.random.default_rng(seed)
+    vectors, scene, cluster = points(n, seed=seed), rng.integers(0, 3, n) - 1, rng.integers(0, 4, n) * 7
+    order = ranked(vectors, scene, cluster, scene_exponent=exponent)
+    assert sorted(order) == list(range(n))
+    assert np.array_equal(order, ranked(vectors, scene, cluster, scene_exponent=exponent, workers=3))
+
+
+def test_scenes_are_even_and_clusters_nest_inside_them() -> None:
+    scene = np.repeat([0, 1], [900, 100])
+    cluster = np.concatenate([np.repeat([0, 1, 2], 300), np.repeat([0, 5], 50)])
+    order = ranked(points(1000), scene, cluster, cluster_exponent=0.0)
+    for n in (60, 120):
+        assert np.bincount(scene[order[:n]]).tolist() == [n // 2, n // 2]
+        assert np.bincount(cluster[order[:n]][scene[order[:n]] == 0]).tolist() == [n // 6] * 3
+
+
+def test_blocks_share_their_cluster_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "BLOCK_TILES", 64)
+    monkeypatch.setattr(selection, "TARGET_TILES", 64)
+    n_read: list[int] = []
+    vectors, one = points(512), np.zeros(512, int)  # eight blocks of 64
+
+    def read(rows: np.ndarray) -> np.ndarray:
+        n_read.append(len(rows))
+        assert np.all(np.diff(rows) > 0)
+        return vectors[rows]
+
+    order = rank_tiles(read, one, one, scene_exponent=1.0, cluster_exponent=1.0)
+    assert sorted(order) == list(range(512)) and max(n_read) <= 64
+    assert np.ptp(np.bincount(order[:80] // 64, minlength=8)) == 0
+    assert moments_gap(vectors[order[:80]], vectors) < np.median(
+        [moments_gap(vectors[np.random.default_rng(seed).permutation(512)[:80]], vectors) for seed in range(30)]
+    )
+
+
+def test_the_reference_of_a_scene_is_what_its_tiles_come_to_resemble() -> None:
+    vectors = np.concatenate([points(100, seed=1), points(100, seed=2) + 9])
+    asked: list[tuple[int, int]] = []
+
+    def target(scene: int, cluster: int) -> np.ndarray:
+        asked.append((scene, cluster))
+        return points(50, seed=3) + 9
+
+    order = ranked(vectors, np.full(200, 4), np.full(200, 2), target=target)
+    assert asked == [(4, 2)] and np.all(order[:50] >= 100)
+
+
+def test_no_tiles_give_no_order() -> None:
+    assert len(ranked(points(0), np.zeros(0, int), np.zeros(0, int))) == 0
