@@ -8,9 +8,9 @@ from hypothesis.extra.numpy import arrays
 
 from rsprune_dagster.pruning.entropy import (
     patch_histograms,
-    thumbnail,
     threshold_from_quantile,
     threshold_from_reference,
+    thumbnail,
     tile_entropy,
 )
 

@@ -134,6 +134,7 @@ def test_scenes_are_even_and_clusters_nest_inside_them() -> None:
 def test_blocks_share_their_cluster_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selection, "BLOCK_TILES", 64)
     monkeypatch.setattr(selection, "TARGET_TILES", 64)
+    monkeypatch.setattr(selection, "VISITS", (4, 64))
     n_read: list[int] = []
     vectors, one = points(512), np.zeros(512, int)  # eight blocks of 64
 

@@ -26,7 +26,8 @@ def entropy_scores_asset(defaults: Params) -> dg.AssetsDefinition:
     def entropy_scores(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult[None]:
         """Shannon entropy of each tile's grey levels, in bits, and whether the tile tells enough to be kept.
 
-        Blank, constant and nodata tiles go. The threshold is calibrated on the reference, so that no scene it knows is erased.
+        Blank, constant and nodata tiles go. The threshold is calibrated on the reference, so that no scene it knows is
+        erased.
         """
         from rsprune_dagster.pruning.steps.score import score
         from rsprune_dagster.report.galleries import entropy_pictures

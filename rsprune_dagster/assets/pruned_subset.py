@@ -24,8 +24,9 @@ def pruned_subset_asset(defaults: Params) -> dg.AssetsDefinition:
     def pruned_subset(context: dg.AssetExecutionContext, store: Store, compute: Compute) -> dg.MaterializeResult[None]:
         """The tiles worth training on, best first, and why every other tile went.
 
-        `pruned_subset.parquet` is an index that a training loader reads the tiles by, where they lie. `decisions.parquet` has a
-        row for every tile seen. `ranking.parquet` orders all candidates: a smaller keep fraction is a prefix of a greater one.
+        `pruned_subset.parquet` is an index that a training loader reads the tiles by, where they lie.
+        `decisions.parquet` has a row for every tile seen. `ranking.parquet` orders all candidates: a smaller keep
+        fraction is a prefix of a greater one.
         """
         from rsprune_dagster.pruning.steps.select import StageFolders, select
         from rsprune_dagster.report.galleries import subset_pictures
@@ -35,7 +36,9 @@ def pruned_subset_asset(defaults: Params) -> dg.AssetsDefinition:
             *(assets.folder(name) for name in ("raw_corpus", "entropy_scores", "embeddings", "scene_clusters"))
         )
         with assets.replace("pruned_subset") as folder:
-            report = select(folders, folder, in_effect(context, SelectionParams), seed=compute.seed)
+            report = select(
+                folders, folder, in_effect(context, SelectionParams), seed=compute.seed, workers=compute.n_workers()
+            )
         if report.n_missing:
             context.log.warning("%s", report.shortfall())
         pictures = subset_pictures(folders.corpus, folders.embeddings, assets.folder("pruned_subset"))

@@ -25,8 +25,9 @@ def raw_corpus_asset(defaults: Params) -> dg.AssetsDefinition:
     def raw_corpus(context: dg.AssetExecutionContext, store: Store, compute: Compute) -> dg.MaterializeResult[None]:
         """Every tile of the corpus, read and decoded once.
 
-        `manifest.parquet` says of each usable tile where its bytes lie, its size, its content md5, its place on Earth where
-        known, and its entropy. `quarantine.parquet` says of every other tile why it cannot be used. Images are not copied.
+        `manifest.parquet` says of each usable tile where its bytes lie, its size, its content md5, its place on Earth
+        where known, and its entropy. `quarantine.parquet` says of every other tile why it cannot be used. Images are
+        not copied.
         """
         from rsprune_dagster.pruning.steps.scan import scan
         from rsprune_dagster.report.galleries import corpus_pictures

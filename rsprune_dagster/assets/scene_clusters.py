@@ -24,17 +24,18 @@ def scene_clusters_asset(defaults: Params) -> dg.AssetsDefinition:
     def scene_clusters(context: dg.AssetExecutionContext, store: Store, compute: Compute) -> dg.MaterializeResult[None]:
         """Scene, cluster and distance of each tile.
 
-        The reference gives the scenes without any training; a sample with the same number of tiles from each scene trains the
-        centroids, so rare scenes get their own; then every tile goes to its nearest one.
+        The reference gives the scenes without any training; a sample with the same number of tiles from each scene
+        trains the centroids, so rare scenes get their own; then every tile goes to its nearest one.
         """
-        from rsprune_dagster.pruning.steps.cluster import cluster
+        from rsprune_dagster.pruning.steps.cluster import cluster, figures
         from rsprune_dagster.report.galleries import cluster_pictures
 
         assets = store.open()
         embeddings = assets.folder("embeddings")
         with assets.replace("scene_clusters") as folder:
-            report = cluster(embeddings, folder, in_effect(context, ClusteringParams), seed=compute.seed)
+            params = in_effect(context, ClusteringParams)
+            found = cluster(embeddings, folder, params, seed=compute.seed, use_gpu=compute.has_gpu())
         pictures = cluster_pictures(assets.folder("raw_corpus"), assets.folder("scene_clusters"))
-        return result(assets, "scene_clusters", report.metadata(), pictures)
+        return result(assets, "scene_clusters", figures(found), pictures)
 
     return scene_clusters

@@ -1,7 +1,7 @@
 """Which tiles are worked on together, and the cache of that work.
 
-A shard is a list of tiles of one container. Known tiles stay in the shard they were first put in, so new files cost only
-themselves; how tiles are grouped never shows in a result, because every table is sorted by content afterwards.
+A shard is a list of tiles of one container. Known tiles stay in the shard they were first put in, so new files cost
+only themselves; how tiles are grouped never shows in a result, because every table is sorted by content afterwards.
 """
 
 import hashlib
@@ -81,8 +81,9 @@ def remove_drafts(root: Path) -> int:
 class ShardListing:
     """How containers are listed and grouped.
 
-    `rows` gives a container's LOCATION rows and counts its members that are no tiles; `identity` is what besides the container decides them; `unchanged` is asked for
-    a known shard of a container with a new stamp whose rows look the same: are their bytes the same too?
+    `rows` gives a container's LOCATION rows and counts its members that are no tiles; `identity` is what besides the
+    container decides them; `unchanged` is asked for a known shard of a container with a new stamp whose rows look the
+    same: are their bytes the same too?
     """
 
     rows: Callable[[Container], tuple[pa.Table, Mapping[str, int]]]
@@ -95,14 +96,14 @@ class ShardListing:
 class ShardCache:
     """Layouts and finished work below one folder.
 
-    `layout/` holds, for each container, the list of its shards; `shards/` their rows; `work/<step>/` the results, each under
-    the hash of its input, code and parameters.
+    `layout/` holds, for each container, the list of its shards; `shards/` their rows; `work/<step>/` the results, each
+    under the hash of its input, code and parameters.
     """
 
     root: Path
 
     def result(self, step: str, shard: Shard, *identity: object) -> Path:
-        """Where the result of `step` for a shard belongs; `identity` is the code's version and the parameters that matter."""
+        """Where the result of `step` for a shard belongs; `identity`: the code's version, the parameters that matter."""
         key = digest(shard.key, *identity)
         return self.root / "work" / step / key[:2] / key
 

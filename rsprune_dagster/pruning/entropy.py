@@ -16,7 +16,7 @@ _TABLE_LENGTH = 2**16 + 1
 _FIXED_POINT = float(2**32)
 _COUNTS = np.arange(_TABLE_LENGTH, dtype=np.float64)
 _N_LOG_N = np.rint(_COUNTS * np.log2(np.maximum(_COUNTS, 1.0)) * _FIXED_POINT).astype(np.int64)
-"""n log2 n in units of 2**-32 bit: a look-up instead of a logarithm, and integers may be added in any order, so vectorized."""
+"""n log2 n in units of 2**-32 bit: a look-up instead of a logarithm, and integers may be added in any order."""
 
 
 @njit(cache=True, nogil=True)

@@ -49,7 +49,10 @@ def corpus_pictures(corpus: Path) -> Pictures:
 def reference_pictures(reference: Path) -> Pictures:
     """A row of tiles for each scene of the reference."""
     tiles = _rows(
-        "SELECT * EXCLUDE (thumbnail) FROM manifest QUALIFY row_number() OVER (PARTITION BY label ORDER BY content_md5) <= 8 ORDER BY label",
+        """
+        SELECT * EXCLUDE (thumbnail) FROM manifest
+        QUALIFY row_number() OVER (PARTITION BY label ORDER BY content_md5) <= 8 ORDER BY label, content_md5
+        """,
         {"manifest": reference / "manifest.parquet"},
     )
     if not tiles:
@@ -152,8 +155,10 @@ def _kept_beside_unselected(corpus: Path, subset: Path) -> bytes:
 def _examples_of_reasons(corpus: Path, subset: Path) -> bytes:
     """Tiles that went, by the decision they met."""
     sql = """
-        SELECT manifest.* EXCLUDE (thumbnail), decision FROM decisions JOIN manifest USING (tile_id) WHERE decision <> 'kept'
-        QUALIFY row_number() OVER (PARTITION BY decision ORDER BY decisions.content_md5, tile_id) <= 16 ORDER BY decision
+        SELECT manifest.* EXCLUDE (thumbnail), decision FROM decisions JOIN manifest USING (tile_id)
+        WHERE decision <> 'kept'
+        QUALIFY row_number() OVER (PARTITION BY decision ORDER BY decisions.content_md5, tile_id) <= 16
+        ORDER BY decision, decisions.content_md5, tile_id
     """
     rows = _rows(sql, {"decisions": subset / "decisions.parquet", "manifest": corpus / "manifest.parquet"})
     return _gallery(corpus, rows, lambda row: str(row["decision"]).replace("_", " "))

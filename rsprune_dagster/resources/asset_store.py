@@ -55,8 +55,8 @@ class AssetStore:
             install(staging, self.root / asset)
         except OSError as error:
             raise RunError(
-                f"cannot write {self.root / asset}: {error.strerror or error}; free some space or choose another place, "
-                "then run again: finished work is kept"
+                f"cannot write {self.root / asset}: {error.strerror or error}; free some space or choose another "
+                "place, then run again: finished work is kept"
             ) from error
         finally:
             shutil.rmtree(staging, ignore_errors=True)

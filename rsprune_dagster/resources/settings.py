@@ -39,3 +39,11 @@ class Compute(dg.ConfigurableResource):  # type: ignore[type-arg]
     def progress(self, context: dg.AssetExecutionContext) -> Progress:
         """A bar in the terminal, or lines in the run's log."""
         return terminal if self.progress_on == "terminal" else lines(context.log.info)
+
+    def has_gpu(self) -> bool:
+        """Whether the clustering may run on a GPU: one is there and was not ruled out."""
+        if self.device == "cpu":
+            return False
+        import torch
+
+        return torch.cuda.is_available()

@@ -40,7 +40,10 @@ INDEX = pa.schema(
 _POOL_SQL = """
 SELECT manifest.* FROM manifest JOIN scores USING (tile_id) WHERE scores.informative AND scores.copy_of IS NULL
 """
-_REFERENCE_SQL = "SELECT * FROM manifest WHERE label IS NOT NULL QUALIFY row_number() OVER (PARTITION BY content_md5 ORDER BY tile_id) = 1"
+_REFERENCE_SQL = """
+SELECT * FROM manifest WHERE label IS NOT NULL
+QUALIFY row_number() OVER (PARTITION BY content_md5 ORDER BY tile_id) = 1
+"""
 
 
 @dataclass(frozen=True)

@@ -51,16 +51,18 @@ def _in_its_cluster(assets: Path, decision: Mapping[str, Any]) -> list[str]:
     """.format(scene=decision["scene"].replace("'", "''"), cluster_id=decision["cluster_id"])
     with query(sql, {"decisions": decisions}) as batches:
         counts = batches.read_all().to_pylist()[0]
-    place = f"  scene {decision['scene']}, cluster {decision['cluster_id']}: {counts['n_kept']} of its {counts['n']} candidates are kept"
+    place = f"  scene {decision['scene']}, cluster {decision['cluster_id']}"
+    place += f": {counts['n_kept']} of its {counts['n']} candidates are kept"
     return [place, *_nearest_kept(assets, ranking, decision)]
 
 
 def _nearest_kept(assets: Path, ranking: Path, decision: Mapping[str, Any]) -> list[str]:
     """The kept tiles of the same cluster that look most like this one."""
     n_kept = pq.ParquetFile(assets / "pruned_subset" / "pruned_subset.parquet").metadata.num_rows
+    content_md5, cluster_id = decision["content_md5"], decision["cluster_id"]
     sql = f"""
         SELECT * FROM (SELECT row_number() OVER (ORDER BY content_md5, tile_id) - 1 AS row, * FROM ranking)
-        WHERE content_md5 = '{decision["content_md5"]}' OR (rank <= {n_kept} AND cluster_id = {decision["cluster_id"]}) ORDER BY row
+        WHERE content_md5 = '{content_md5}' OR (rank <= {n_kept} AND cluster_id = {cluster_id}) ORDER BY row
     """
     with query(sql, {"ranking": ranking}) as batches:
         near = batches.read_all().to_pylist()

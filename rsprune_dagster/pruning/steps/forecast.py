@@ -57,8 +57,8 @@ class Forecast:
         """The forecast as it is printed."""
         return "\n".join(
             [
-                f"{self.n_tiles:,} tiles, {_bytes(self.n_bytes)} of images, {self.usable_fraction:.1%} of a sample usable",
-                f"scan {self.scan_tiles_per_s:,.0f} tiles/s, {self.backbone} {self.embed_tiles_per_s:,.0f} tiles/s on this machine",
+                f"{self.n_tiles:,} tiles, {_bytes(self.n_bytes)}; {self.usable_fraction:.1%} of a sample can be used",
+                f"scan {self.scan_tiles_per_s:,.0f} tiles/s, {self.backbone} {self.embed_tiles_per_s:,.0f} tiles/s",
                 f"time {_duration(self.wall_s)}, disk {_bytes(self.disk_bytes)}, memory {_bytes(self.memory_bytes)}",
             ]
         )

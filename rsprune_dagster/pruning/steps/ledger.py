@@ -35,7 +35,6 @@ RANKING = pa.schema(
         pa.field("cluster_id", pa.int32(), nullable=False),
         pa.field("rank", pa.int64(), metadata={"doc": "1 is best, over all candidates; null for a near-duplicate"}),
         pa.field("near_copy_of", pa.string(), metadata={"doc": "the tile that stands for this near-duplicate"}),
-        pa.field("similarity", pa.float32(), metadata={"doc": "correlation with near_copy_of, best of 8 orientations"}),
     ]
 )
 """All candidates of the selection, in content order: a keep fraction is a prefix of `rank`."""
@@ -105,7 +104,8 @@ def write_decisions(inputs: LedgerInputs, n_kept: int, target: Path) -> int:
 def write_subset(inputs: LedgerInputs, n_kept: int, target: Path) -> int:
     """Write pruned_subset.parquet, best first; returns the number of rows."""
     columns = ", ".join(_SUBSET_SOURCE.get(name, f"manifest.{name}") for name in SUBSET.names)
-    sql = f"SELECT {columns} FROM ranking JOIN manifest USING (tile_id) WHERE ranking.rank <= {n_kept} ORDER BY ranking.rank"
+    joined = "ranking JOIN manifest USING (tile_id)"
+    sql = f"SELECT {columns} FROM {joined} WHERE ranking.rank <= {n_kept} ORDER BY ranking.rank"
     return write_query(sql, inputs.tables(), target, SUBSET)
 
 
@@ -137,7 +137,7 @@ WITH quota AS (
     SELECT scene, count(*) FILTER (rank <= {n_kept}) AS n_kept, count(rank) AS n_candidates FROM ranking GROUP BY scene
 ), joined AS (
     SELECT manifest.tile_id, manifest.uri, manifest.content_md5, manifest.entropy_bits, scores.informative,
-           scores.copy_of, ranking.scene, ranking.cluster_id, ranking.near_copy_of, ranking.similarity,
+           scores.copy_of, ranking.scene, ranking.cluster_id, ranking.near_copy_of,
            CASE WHEN scores.copy_of IS NULL THEN ranking.rank END AS rank, quota.n_kept, quota.n_candidates
     FROM manifest JOIN scores USING (tile_id)
     LEFT JOIN ranking ON ranking.content_md5 = manifest.content_md5
@@ -148,14 +148,18 @@ WITH quota AS (
                    WHEN rank <= {n_kept} THEN 'kept' ELSE 'unselected' END AS decision
     FROM joined
 )
-SELECT tile_id, uri, content_md5, entropy_bits, scene, cluster_id, CASE WHEN decision = 'kept' THEN rank END AS rank, decision,
+SELECT tile_id, uri, content_md5, entropy_bits, scene, cluster_id,
+       CASE WHEN decision = 'kept' THEN rank END AS rank, decision,
        CASE WHEN decision = 'low_information'
-                THEN printf('%.2f bits of entropy, below the threshold of %.2f', entropy_bits::DOUBLE, {threshold!r}::DOUBLE)
+                THEN printf('%.2f bits of entropy, below the threshold of %.2f',
+                            entropy_bits::DOUBLE, {threshold!r}::DOUBLE)
             WHEN copy_of IS NOT NULL THEN 'the same bytes as ' || copy_of
-            WHEN near_copy_of IS NOT NULL THEN printf('nearly the same picture as %s (correlation %.3f)', near_copy_of, similarity::DOUBLE)
+            WHEN near_copy_of IS NOT NULL THEN 'nearly the same picture as ' || near_copy_of
             WHEN decision = 'kept'
-                THEN printf('rank %d of the %d kept; its scene %s keeps %d of %d', rank, {n_kept}::BIGINT, scene, n_kept, n_candidates)
-            ELSE printf('rank %d, and the first %d are kept; its scene %s keeps %d of %d', rank, {n_kept}::BIGINT, scene, n_kept, n_candidates)
+                THEN printf('rank %d of the %d kept; its scene %s keeps %d of %d',
+                            rank, {n_kept}::BIGINT, scene, n_kept, n_candidates)
+            ELSE printf('rank %d, and the first %d are kept; its scene %s keeps %d of %d',
+                        rank, {n_kept}::BIGINT, scene, n_kept, n_candidates)
        END AS reason
 FROM decided
 UNION ALL

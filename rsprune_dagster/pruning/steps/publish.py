@@ -1,4 +1,4 @@
-"""The kept tiles, handed on: read through the index, checked against their hash, written in a form of the user's choice."""
+"""The kept tiles, handed on: read through the index, checked against their hash, written in the form asked for."""
 
 from pathlib import Path
 

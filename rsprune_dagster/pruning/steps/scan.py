@@ -1,4 +1,4 @@
-"""raw_corpus and reference_scenes: the manifest of the tiles that can be used, and the quarantine of those that cannot."""
+"""raw_corpus and reference_scenes: the manifest of the tiles that can be used, the quarantine of those that cannot."""
 
 import json
 from collections import Counter
@@ -87,9 +87,8 @@ def scan(sources: Sequence[str], folder: Path, scanner: Scanner, *, labelled: bo
     report = _write_tables([scanner.result(shard) for shard in shards], folder, ignored, len(shards), len(todo))
     write_options(scanner.options, ignored, folder)
     if report.n_tiles == 0:
-        raise RunError(
-            f"not one of {report.n_quarantined:,} tiles in {', '.join(sources)} can be used; {_first_reason(scanner, shards)}"
-        )
+        seen = f"{report.n_quarantined:,} tiles in {', '.join(sources)}"
+        raise RunError(f"not one of {seen} can be used; {_first_reason(scanner, shards)}")
     return report
 
 
@@ -109,8 +108,9 @@ def write_options(options: ReadOptions, ignored: Counter[str], folder: Path) -> 
 
 def read_options(folder: Path) -> ReadOptions:
     """How the tiles of a manifest are read."""
-    raw: dict[str, Any] = json.loads((folder / "corpus.json").read_text())["read_options"]
-    return ReadOptions(**{name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()})
+    raw = json.loads((folder / "corpus.json").read_text())["read_options"]
+    values: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
+    return ReadOptions(**values)
 
 
 def _rows(container: Container, *, options: ReadOptions, labelled: bool) -> tuple[pa.Table, Counter[str]]:
@@ -159,7 +159,7 @@ def _write_tables(
     n_distinct = scalar("SELECT count(DISTINCT tile_id) FROM scan", tables)
     if n_distinct != n_tiles + n_quarantined:
         raise RunError(
-            f"{n_tiles + n_quarantined - n_distinct} tile ids occur twice: rename the files, or give the sources one by one"
+            f"{n_tiles + n_quarantined - n_distinct} tile ids occur twice: rename files, or prune the sources one by one"
         )
     return ScanReport(n_tiles, n_quarantined, sum(ignored.values()), n_shards, n_computed)
 

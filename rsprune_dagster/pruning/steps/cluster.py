@@ -1,0 +1,130 @@
+"""scene_clusters: scenes from the reference, centroids from a stratified sample, then every tile in one stream."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from rsprune_dagster.corpus.tables import write_batches
+from rsprune_dagster.params import ClusteringParams
+from rsprune_dagster.pruning.clustering import Centroids, ClusterQuality
+from rsprune_dagster.pruning.method import SceneClusters, cluster_pool
+from rsprune_dagster.pruning.vectors import open_vectors
+
+ASSIGNMENT = pa.schema(
+    [
+        pa.field("content_md5", pa.string(), nullable=False),
+        pa.field("tile_id", pa.string(), nullable=False),
+        pa.field("scene", pa.string(), nullable=False, metadata={"doc": "nearest scene of the reference"}),
+        pa.field(
+            "novelty", pa.float32(), nullable=False, metadata={"doc": "share of known tiles that lie nearer, 0 to 1"}
+        ),
+        pa.field("cluster_id", pa.int32(), nullable=False),
+        pa.field(
+            "distance", pa.float32(), nullable=False, metadata={"doc": "to the centroid, in the clustering's space"}
+        ),
+    ]
+)
+"""In content order, row for row with the vectors."""
+
+_FIGURES = ("scene_names", "foreignness", "balance_over", "note")
+
+
+@dataclass(frozen=True)
+class ReferenceSet:
+    """The labelled vectors (M, d) and their labels (M,), in content order; None both where there is no reference."""
+
+    vectors: NDArray[np.float32] | None
+    labels: NDArray[np.str_] | None
+
+
+def cluster(embeddings: Path, folder: Path, params: ClusteringParams, *, seed: int, use_gpu: bool) -> SceneClusters:
+    """Write assignment.parquet, centroids.safetensors and quality.json into `folder`."""
+    vectors = open_vectors(embeddings / "vectors")
+    reference = read_reference(embeddings)
+    found = cluster_pool(
+        vectors.read_rows,
+        vectors.n_rows,
+        reference.vectors,
+        reference.labels,
+        n_clusters=params.n_clusters,
+        candidates=params.candidates,
+        sample_per_scene=params.sample_per_scene,
+        n_iterations=params.n_iterations,
+        seed=seed,
+        use_gpu=use_gpu,
+    )
+    write_clusters(found, pq.read_table(embeddings / "index.parquet", columns=["content_md5", "tile_id"]), folder)
+    return found
+
+
+def read_reference(embeddings: Path) -> ReferenceSet:
+    """The reference that the asset `embeddings` holds."""
+    labels = pq.read_table(embeddings / "reference" / "index.parquet", columns=["label"]).column(0).to_pylist()
+    if not labels:
+        return ReferenceSet(None, None)
+    vectors = open_vectors(embeddings / "reference" / "vectors")
+    return ReferenceSet(vectors.read(0, vectors.n_rows), np.asarray(labels))
+
+
+def write_clusters(clusters: SceneClusters, index: pa.Table, folder: Path) -> None:
+    """Write what `read_clusters` reads."""
+    names = np.asarray(clusters.scene_names, dtype=object)
+    table = index.append_column("scene", pa.array(names[clusters.scene], pa.string()))
+    for name, values in (
+        ("novelty", clusters.novelty),
+        ("cluster_id", clusters.cluster),
+        ("distance", clusters.distance),
+    ):
+        table = table.append_column(name, pa.array(values, ASSIGNMENT.field(name).type, safe=False))
+    write_batches(table.to_batches(), folder / "assignment.parquet", ASSIGNMENT)
+    save_file({"centroids": clusters.centroids.points}, folder / "centroids.safetensors")
+    figures = {name: getattr(clusters, name) for name in _FIGURES}
+    quality = [asdict(measured) for measured in clusters.quality]
+    content = {**figures, "n_clusters_asked": clusters.centroids.n_asked, "quality": quality}
+    (folder / "quality.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_clusters(folder: Path) -> SceneClusters:
+    """The clusters of the asset scene_clusters."""
+    content: dict[str, Any] = json.loads((folder / "quality.json").read_text())
+    table = pq.read_table(folder / "assignment.parquet", columns=["scene", "novelty", "cluster_id", "distance"])
+    names = tuple(content["scene_names"])
+    scene = pc.index_in(table.column("scene"), pa.array(names))
+    return SceneClusters(
+        scene=scene.to_numpy().astype(np.int32),
+        scene_names=names,
+        cluster=table.column("cluster_id").to_numpy(),
+        distance=table.column("distance").to_numpy(),
+        novelty=table.column("novelty").to_numpy(),
+        centroids=Centroids(load_file(folder / "centroids.safetensors")["centroids"], content["n_clusters_asked"]),
+        quality=tuple(ClusterQuality(**measured) for measured in content["quality"]),
+        foreignness=content["foreignness"],
+        balance_over=content["balance_over"],
+        note=content["note"],
+    )
+
+
+def figures(clusters: SceneClusters) -> dict[str, Any]:
+    """What the web UI shows as numbers and sentences."""
+    chosen = {
+        f"{name}_{measured.n_clusters}": getattr(measured, name)
+        for measured in clusters.quality
+        for name in ("nmi", "purity")
+    }
+    return {
+        "n_tiles": len(clusters.scene),
+        "n_scenes": len(clusters.scene_names),
+        "n_clusters": clusters.centroids.n_clusters,
+        "foreignness": float(clusters.foreignness),
+        "balance_over": clusters.balance_over,
+        "note": clusters.note,
+        **chosen,
+    }

@@ -1,0 +1,156 @@
+"""pruned_subset: duplicates out, the rest in one order, its head kept, every decision written down."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rsprune_dagster.corpus.tables import write_batches
+from rsprune_dagster.errors import UsageError
+from rsprune_dagster.params import SelectionParams, suggest
+from rsprune_dagster.pruning.baselines import BASELINES, Candidates
+from rsprune_dagster.pruning.entropy import THUMBNAIL_PX
+from rsprune_dagster.pruning.method import rank_pool
+from rsprune_dagster.pruning.near_duplicates import near_duplicates
+from rsprune_dagster.pruning.steps.cluster import read_clusters, read_reference
+from rsprune_dagster.pruning.steps.ledger import (
+    RANKING,
+    LedgerInputs,
+    count_decisions,
+    n_to_keep,
+    write_decisions,
+    write_subset,
+)
+from rsprune_dagster.pruning.vectors import open_vectors
+
+RSPRUNE = "rsprune"
+
+
+@dataclass(frozen=True)
+class StageFolders:
+    """The folders of the assets that the selection reads."""
+
+    corpus: Path
+    scores: Path
+    embeddings: Path
+    clusters: Path
+
+
+@dataclass(frozen=True)
+class SelectReport:
+    """What became of the tiles; `n_wanted` is round(keep_fraction x readable tiles)."""
+
+    decisions: Mapping[str, int]
+    n_readable: int
+    n_wanted: int
+    n_kept: int
+
+    @property
+    def n_missing(self) -> int:
+        """How many tiles the subset is short of."""
+        return self.n_wanted - self.n_kept
+
+    def shortfall(self) -> str:
+        """The sentence on a subset that is smaller than asked."""
+        return (
+            f"{self.n_kept:,} tiles are kept, not the {self.n_wanted:,} asked: no more survive the entropy threshold "
+            "and the search for duplicates"
+        )
+
+    def metadata(self) -> dict[str, Any]:
+        """Figures for the web UI."""
+        figures = {f"n_{decision}": n for decision, n in self.decisions.items()}
+        return {**figures, "n_readable": self.n_readable, "n_wanted": self.n_wanted, "n_missing": self.n_missing}
+
+
+def select(folders: StageFolders, folder: Path, params: SelectionParams, *, seed: int, workers: int) -> SelectReport:
+    """Write ranking.parquet, pruned_subset.parquet, decisions.parquet and summary.json into `folder`.
+
+    Raises:
+        UsageError: unknown strategy.
+    """
+    leader = _near_copies(folders.embeddings / "index.parquet", params.near_duplicate_correlation)
+    candidates = np.flatnonzero(leader == np.arange(len(leader)))
+    n_readable = pq.ParquetFile(folders.corpus / "manifest.parquet").metadata.num_rows
+    n_wanted = n_to_keep(n_readable, params.keep_fraction)
+    order = order_candidates(folders, candidates, params, n_wanted=n_wanted, seed=seed, workers=workers)
+    _write_ranking(folders, folder / "ranking.parquet", candidates[order], leader)
+    report = _write_ledger(folders, folder, n_readable, n_wanted, min(n_wanted, len(candidates)))
+    (folder / "summary.json").write_text(json.dumps({**params.model_dump(), **asdict(report)}, indent=1) + "\n")
+    return report
+
+
+def order_candidates(
+    folders: StageFolders, candidates: np.ndarray, params: SelectionParams, *, n_wanted: int, seed: int, workers: int
+) -> np.ndarray:
+    """Positions in `candidates` (n,), best first, by the strategy that params.yaml names."""
+    vectors = open_vectors(folders.embeddings / "vectors")
+
+    def read(rows: np.ndarray) -> np.ndarray:
+        return vectors.read_rows(candidates[rows])
+
+    if params.strategy == RSPRUNE:
+        reference = read_reference(folders.embeddings)
+        return rank_pool(
+            read,
+            read_clusters(folders.clusters).of(candidates),
+            reference.vectors,
+            reference.labels,
+            scene_exponent=params.scene_exponent,
+            cluster_exponent=params.cluster_exponent,
+            workers=workers,
+        )
+    if params.strategy not in BASELINES:
+        known = (RSPRUNE, *BASELINES)
+        raise UsageError(
+            f"unknown strategy {params.strategy}{suggest(params.strategy, known)}; expected one of {', '.join(known)}"
+        )
+    pool = Candidates(read, n_tiles=len(candidates), n_kept=min(n_wanted, len(candidates)), seed=seed)
+    return BASELINES[params.strategy](pool)
+
+
+def _near_copies(index: Path, correlation: float) -> np.ndarray:
+    """The row (N,) that each row is a near-copy of, its own where it is none."""
+    batches = pq.ParquetFile(index).iter_batches(columns=["thumbnail"])
+    pixels = b"".join(b"".join(batch.column(0).to_pylist()) for batch in batches)
+    return near_duplicates(np.frombuffer(pixels, np.uint8).reshape(-1, THUMBNAIL_PX**2), correlation=correlation)
+
+
+def _write_ranking(folders: StageFolders, target: Path, order: np.ndarray, leader: np.ndarray) -> None:
+    """The candidates in content order with their rank; `order` (n,) are row numbers, best first."""
+    index = pq.read_table(folders.embeddings / "index.parquet", columns=["content_md5", "tile_id"])
+    assignment = pq.read_table(folders.clusters / "assignment.parquet", columns=["scene", "cluster_id"])
+    rank = np.zeros(len(leader), np.int64)
+    rank[order] = np.arange(1, len(order) + 1)
+    originals = pa.array(leader, mask=leader == np.arange(len(leader)))
+    table = pa.table(
+        {
+            "content_md5": index.column("content_md5"),
+            "tile_id": index.column("tile_id"),
+            "scene": assignment.column("scene"),
+            "cluster_id": assignment.column("cluster_id"),
+            "rank": pa.array(rank, mask=rank == 0),
+            "near_copy_of": index.column("tile_id").take(originals),
+        }
+    )
+    write_batches(table.to_batches(), target, RANKING)
+
+
+def _write_ledger(folders: StageFolders, folder: Path, n_readable: int, n_wanted: int, n_kept: int) -> SelectReport:
+    threshold_bits = json.loads((folders.scores / "threshold.json").read_text())["threshold_bits"]
+    inputs = LedgerInputs(
+        manifest=folders.corpus / "manifest.parquet",
+        quarantine=folders.corpus / "quarantine.parquet",
+        scores=folders.scores / "scores.parquet",
+        ranking=folder / "ranking.parquet",
+        threshold_bits=threshold_bits,
+    )
+    write_decisions(inputs, n_kept, folder / "decisions.parquet")
+    n_written = write_subset(inputs, n_kept, folder / "pruned_subset.parquet")
+    assert n_written == n_kept, "ranks are 1 to the number of candidates"
+    return SelectReport(count_decisions(folder / "decisions.parquet"), n_readable, n_wanted, n_kept)
