@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 from rsprune_dagster.pruning.numerics import one_thread
 
 BLOCK_TILES: Final = 1024
-"""Tiles that are herded together. Larger clusters are cut into such blocks, so that the cost is N x BLOCK_TILES."""
+"""Tiles that are compared with each other. Larger clusters are cut into such blocks: the cost is N x BLOCK_TILES."""
+VISITS: Final = (16, 32, 64, 128, 256, 512, BLOCK_TILES)
+"""Tiles that a block of a larger cluster has given after each visit. Doubling: few passes, yet no block runs ahead."""
 TARGET_TILES: Final = 1024
 """Tiles of a cluster that stand for it as a target at most: evenly spaced ones, since content order is random."""
 
@@ -32,7 +34,7 @@ Target = Callable[[int, int], NDArray[np.floating] | None]
 """(scene, cluster) to the vectors (t, d) that its tiles should resemble; None: the cluster itself."""
 
 
-_Done = tuple["_Block", NDArray[np.int64]]
+_Job = tuple[NDArray[np.int64], NDArray[np.floating]]
 
 
 def itself(scene: int, cluster: int) -> None:
@@ -66,9 +68,10 @@ def rank_tiles(
     names, groups = np.unique(scenes * (clusters.max(initial=0) + 1) + clusters, return_inverse=True)
     place = np.empty(len(scenes), np.int64)
     with one_thread(), ThreadPoolExecutor(workers) as pool:
-        jobs = _blocks(np.asarray(scene), np.asarray(cluster), groups, len(names))
-        for block, order in _in_flight(pool, lambda block: (block, _herd_block(read, block, target)), jobs, workers):
-            place[block.rows[order]] = np.arange(len(order)) * block.n_blocks + block.number
+        members = _members(groups, len(names))
+        jobs = ((rows, _aims(read, rows, target(int(scene[rows[0]]), int(cluster[rows[0]])))) for rows in members)
+        for order in _in_flight(pool, lambda job: cluster_order(read, *job), jobs, workers):
+            place[order] = np.arange(len(order))
     within = nested_order(groups, place, exponent=cluster_exponent, inside=scenes)
     return np.argsort(nested_order(scenes, within, exponent=scene_exponent), kind="stable")
 
@@ -104,20 +107,80 @@ def herding_order(vectors: NDArray[np.floating], target: NDArray[np.floating]) -
     """The rows of `vectors` (m, d) in the order that keeps every prefix close in distribution to `target` (t, d).
 
     Each next tile minimises || mean of phi over the tiles taken - mean of phi over the target ||, where phi spans all
-    products of two components and the components themselves: `quadratic_kernel`. Ties go to the earlier row. O(m^2 d).
+    products of two components and the components themselves: `quadratic_kernel`. Ties go to the earlier row. The first
+    BLOCK_TILES rows are gone through together, then the next; O(m d (BLOCK_TILES + d)).
     """
-    centre = target.mean(axis=0, dtype=np.float64)
-    points = (vectors - centre).astype(np.float32)
-    aims = (target - centre).astype(np.float32)
-    spread = mean_squared_norm(aims) or mean_squared_norm(points) or 1.0
-    pull = quadratic_kernel(points, aims, spread).mean(axis=1, dtype=np.float64)
-    order: NDArray[np.int64] = _herd(quadratic_kernel(points, points, spread), pull)
-    return order
+    return cluster_order(lambda rows: vectors[rows].astype(np.float32), np.arange(len(vectors)), target)
 
 
-def mean_squared_norm(points: NDArray[np.floating]) -> float:
-    """The trace of the second moment of `points` (n, d)."""
-    return float(np.square(points, dtype=np.float64).sum(axis=1).mean()) if len(points) else 0.0
+def cluster_order(read: Reader, rows: NDArray[np.int64], target: NDArray[np.floating]) -> NDArray[np.int64]:
+    """The rising `rows` (m,) of one cluster, herded toward `target` (t, d): see `herding_order`.
+
+    Blocks are visited in turn and give a few tiles each, every one chosen in sight of all that were taken before, from
+    whichever block. (Blocks herded apart and interleaved would all begin with the same kind of tile, the most typical.)
+    """
+    aims = Moments.of(np.asarray(target, np.float64), centre=target.mean(axis=0, dtype=np.float64))
+    taken = Moments.none(aims.centre)
+    left = np.array_split(rows, max(-(-len(rows) // BLOCK_TILES), 1))
+    order: list[NDArray[np.int64]] = []
+    visits = VISITS if len(left) > 1 else (BLOCK_TILES,)
+    for n_given, before in zip(visits, (0, *visits), strict=False):
+        for number, block in enumerate(left):
+            vectors = np.asarray(read(block), np.float32) if len(block) else np.empty((0, len(aims.centre)), np.float32)
+            picks = herd_block(vectors, aims, taken, min(n_given - before, len(block)))
+            taken = taken.joined(vectors[picks])
+            order.append(block[picks])
+            left[number] = np.delete(block, picks)
+    return np.concatenate(order)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, sum and sum of squares of vectors about a centre: all that the quadratic kernel sees of them. float64."""
+
+    centre: NDArray[np.float64]  # (d,)
+    n: int
+    first: NDArray[np.float64]  # (d,)
+    second: NDArray[np.float64]  # (d, d)
+
+    @classmethod
+    def none(cls, centre: NDArray[np.float64]) -> "Moments":
+        """Of no vectors."""
+        return cls(centre, 0, np.zeros(len(centre)), np.zeros((len(centre), len(centre))))
+
+    @classmethod
+    def of(cls, vectors: NDArray[np.floating], *, centre: NDArray[np.float64]) -> "Moments":
+        """Of `vectors` (n, d)."""
+        return cls.none(centre).joined(vectors)
+
+    def joined(self, vectors: NDArray[np.floating]) -> "Moments":
+        """With `vectors` (n, d) added."""
+        gaps = vectors - self.centre
+        return Moments(self.centre, self.n + len(gaps), self.first + gaps.sum(axis=0), self.second + gaps.T @ gaps)
+
+    def spread(self) -> float:
+        """Mean squared distance from the centre; 1 where there is none."""
+        return float(np.trace(self.second)) / max(self.n, 1) or 1.0
+
+    def kernel_sum(self, points: NDArray[np.float32], spread: float) -> NDArray[np.float64]:
+        """Sum of `quadratic_kernel` of each of `points` (m, d), centred, with all vectors, (m,). O(m d^2)."""
+        if self.n == 0:
+            return np.zeros(len(points))
+        squares: NDArray[np.float64] = np.einsum(
+            "nd,nd->n", points @ self.second.astype(np.float32), points, dtype=np.float64
+        )
+        linear: NDArray[np.float64] = points @ self.first
+        return self.n + 2 / spread * linear + squares / spread**2
+
+
+def herd_block(vectors: NDArray[np.float32], aims: Moments, taken: Moments, n: int) -> NDArray[np.int64]:
+    """The next `n` of `vectors` (m, d) after those `taken`, toward `aims`."""
+    points = (vectors - aims.centre).astype(np.float32)
+    spread = aims.spread()
+    pull = aims.kernel_sum(points, spread) / aims.n
+    kernel = quadratic_kernel(points, points, spread)
+    picks: NDArray[np.int64] = _herd(kernel, pull, taken.kernel_sum(points, spread), taken.n, n)
+    return picks
 
 
 def quadratic_kernel(points: NDArray[np.float32], others: NDArray[np.float32], spread: float) -> NDArray[np.float32]:
@@ -130,18 +193,17 @@ def quadratic_kernel(points: NDArray[np.float32], others: NDArray[np.float32], s
 
 
 @njit(nogil=True, cache=True)
-def _herd(kernel, pull):  # type: ignore[no-untyped-def]
+def _herd(kernel, pull, taken_sum, n_taken, n):  # type: ignore[no-untyped-def]
     """Of all x, the one with the largest pull(x) - (sum of k(x, .) over t taken + k(x, x) / 2) / (t + 1) comes next:
     the squared discrepancy after taking x is a constant less 2 / (t + 1) times that."""
     m = len(pull)
-    taken_sum = np.zeros(m)
     left = np.arange(m)
-    order = np.empty(m, np.int64)
-    for step in range(m):
+    order = np.empty(n, np.int64)
+    for step in range(n):
         best, best_gain = 0, -np.inf
         for at in range(m - step):
             row = left[at]
-            gain = pull[row] - (taken_sum[row] + 0.5 * kernel[row, row]) / (step + 1)
+            gain = pull[row] - (taken_sum[row] + 0.5 * kernel[row, row]) / (n_taken + step + 1)
             if gain > best_gain:
                 best, best_gain = at, gain
         chosen = left[best]
@@ -153,45 +215,26 @@ def _herd(kernel, pull):  # type: ignore[no-untyped-def]
     return order
 
 
-@dataclass(frozen=True)
-class _Block:
-    """One of `n_blocks` equal parts of a cluster. Its i-th tile comes i * n_blocks + number in the cluster's order."""
-
-    scene: int
-    cluster: int
-    rows: NDArray[np.int64]
-    number: int
-    n_blocks: int
-    stand_ins: NDArray[np.int64]
-
-
-def _blocks(
-    scene: NDArray[np.integer], cluster: NDArray[np.integer], groups: NDArray[np.integer], n_groups: int
-) -> Iterator[_Block]:
-    """Each group's rows, rising, in equal blocks: content order is random, so each is a fair sample of the group."""
+def _members(groups: NDArray[np.integer], n_groups: int) -> Iterator[NDArray[np.int64]]:
+    """Each group's rows, rising."""
     order = np.argsort(groups, kind="stable")
     ends = np.cumsum(np.bincount(groups, minlength=n_groups))
-    for end, start in zip(ends, [0, *ends[:-1]], strict=False):
-        rows = order[start:end]
-        n_blocks = -(-len(rows) // BLOCK_TILES)
-        stand_ins = rows[np.linspace(0, len(rows) - 1, min(len(rows), TARGET_TILES)).astype(np.int64)]
-        for number, part in enumerate(np.array_split(rows, n_blocks)):
-            yield _Block(int(scene[rows[0]]), int(cluster[rows[0]]), part, number, n_blocks, stand_ins)
+    yield from (rows for rows in np.split(order, ends[:-1]) if len(rows))
 
 
-def _herd_block(read: Reader, block: _Block, target: Target) -> NDArray[np.int64]:
-    vectors = np.asarray(read(block.rows), np.float32)
-    aims = target(block.scene, block.cluster)
-    if aims is None:
-        aims = vectors if block.n_blocks == 1 else np.asarray(read(block.stand_ins), np.float32)
-    return herding_order(vectors, np.asarray(aims))
+def _aims(read: Reader, rows: NDArray[np.int64], target: NDArray[np.floating] | None) -> NDArray[np.floating]:
+    """The target of a cluster, itself where there is none."""
+    if target is not None:
+        return target
+    stand_ins = np.linspace(0, len(rows) - 1, min(len(rows), TARGET_TILES)).astype(np.int64)
+    return read(rows[stand_ins])
 
 
 def _in_flight(
-    pool: ThreadPoolExecutor, work: Callable[[_Block], _Done], blocks: Iterator[_Block], workers: int
-) -> Iterator[_Done]:
-    """`work` of every block, in order, with few of them under way at a time."""
-    waiting = deque(pool.submit(work, block) for block in islice(blocks, workers + 1))
+    pool: ThreadPoolExecutor, work: Callable[[_Job], NDArray[np.int64]], jobs: Iterator[_Job], workers: int
+) -> Iterator[NDArray[np.int64]]:
+    """`work` of every job, in order, with few of them under way at a time."""
+    waiting = deque(pool.submit(work, job) for job in islice(jobs, workers + 1))
     while waiting:
         yield waiting.popleft().result()
-        waiting.extend(pool.submit(work, block) for block in islice(blocks, 1))
+        waiting.extend(pool.submit(work, job) for job in islice(jobs, 1))
