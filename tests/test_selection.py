@@ -134,6 +134,7 @@ def test_scenes_are_even_and_clusters_nest_inside_them() -> None:
 def test_blocks_take_turns_and_see_what_the_others_gave(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selection, "BLOCK_TILES", 64)
     monkeypatch.setattr(selection, "TARGET_TILES", 64)
+    monkeypatch.setattr(selection, "HELD_TILES", 64)
     monkeypatch.setattr(selection, "VISITS", (2, 4, 8, 16, 32, 64))
     n_read: list[int] = []
     vectors, one = points(512), np.zeros(512, int)  # eight blocks of 64
@@ -167,3 +168,10 @@ def test_the_reference_of_a_scene_is_what_its_tiles_come_to_resemble() -> None:
 
 def test_no_tiles_give_no_order() -> None:
     assert len(ranked(points(0), np.zeros(0, int), np.zeros(0, int))) == 0
+
+
+def test_holding_a_cluster_in_memory_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, one = points(3000), np.zeros(3000, int)
+    held = ranked(vectors, one, one)
+    monkeypatch.setattr(selection, "HELD_TILES", 0)
+    assert np.array_equal(held, ranked(vectors, one, one))

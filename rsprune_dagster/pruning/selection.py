@@ -28,6 +28,9 @@ VISITS: Final = (16, 32, 64, 128, 256, 512, BLOCK_TILES)
 TARGET_TILES: Final = 1024
 """Tiles of a cluster that stand for it as a target at most: evenly spaced ones, since content order is random."""
 
+HELD_TILES: Final = 2**16
+"""Clusters up to this size are read once and held; of larger ones each block is read again at each visit."""
+
 Reader = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 """Rising row numbers (n,) to their vectors (n, d)."""
 Target = Callable[[int, int], NDArray[np.floating] | None]
@@ -119,6 +122,7 @@ def cluster_order(read: Reader, rows: NDArray[np.int64], target: NDArray[np.floa
     Blocks are visited in turn and give a few tiles each, every one chosen in sight of all that were taken before, from
     whichever block. (Blocks herded apart and interleaved would all begin with the same kind of tile, the most typical.)
     """
+    look = _held(read, rows) if len(rows) <= HELD_TILES else read
     aims = Moments.of(np.asarray(target, np.float64), centre=target.mean(axis=0, dtype=np.float64))
     taken = Moments.none(aims.centre)
     left = np.array_split(rows, max(-(-len(rows) // BLOCK_TILES), 1))
@@ -126,7 +130,7 @@ def cluster_order(read: Reader, rows: NDArray[np.int64], target: NDArray[np.floa
     visits = VISITS if len(left) > 1 else (BLOCK_TILES,)
     for n_given, before in zip(visits, (0, *visits), strict=False):
         for number, block in enumerate(left):
-            vectors = np.asarray(read(block), np.float32) if len(block) else np.empty((0, len(aims.centre)), np.float32)
+            vectors = np.asarray(look(block), np.float32)
             picks = herd_block(vectors, aims, taken, min(n_given - before, len(block)))
             taken = taken.joined(vectors[picks])
             order.append(block[picks])
@@ -178,32 +182,30 @@ def herd_block(vectors: NDArray[np.float32], aims: Moments, taken: Moments, n: i
     points = (vectors - aims.centre).astype(np.float32)
     spread = aims.spread()
     pull = aims.kernel_sum(points, spread) / aims.n
-    kernel = quadratic_kernel(points, points, spread)
-    picks: NDArray[np.int64] = _herd(kernel, pull, taken.kernel_sum(points, spread), taken.n, n)
+    products = points @ points.T  # squared in the loop, for the tiles taken only
+    picks: NDArray[np.int64] = _herd(products, spread, pull, taken.kernel_sum(points, spread), taken.n, n)
     return picks
 
 
-def quadratic_kernel(points: NDArray[np.float32], others: NDArray[np.float32], spread: float) -> NDArray[np.float32]:
-    """(1 + <x, y> / spread)^2 of (n, d) and (m, d), (n, m). Points are centred; `spread` takes their unit away."""
-    kernel: NDArray[np.float32] = points @ others.T
-    kernel /= np.float32(spread)
-    kernel += np.float32(1)
-    kernel *= kernel
-    return kernel
+@njit(nogil=True, cache=True)
+def quadratic_kernel(product, spread):  # type: ignore[no-untyped-def]
+    """(1 + <x, y> / spread)^2 from the product of two vectors about a centre; `spread` takes the unit away."""
+    return (1.0 + product / spread) ** 2
 
 
 @njit(nogil=True, cache=True)
-def _herd(kernel, pull, taken_sum, n_taken, n):  # type: ignore[no-untyped-def]
+def _herd(products, spread, pull, taken_sum, n_taken, n):  # type: ignore[no-untyped-def]
     """Of all x, the one with the largest pull(x) - (sum of k(x, .) over t taken + k(x, x) / 2) / (t + 1) comes next:
     the squared discrepancy after taking x is a constant less 2 / (t + 1) times that."""
     m = len(pull)
+    own = np.array([quadratic_kernel(products[row, row], spread) for row in range(m)])
     left = np.arange(m)
     order = np.empty(n, np.int64)
     for step in range(n):
         best, best_gain = 0, -np.inf
         for at in range(m - step):
             row = left[at]
-            gain = pull[row] - (taken_sum[row] + 0.5 * kernel[row, row]) / (n_taken + step + 1)
+            gain = pull[row] - (taken_sum[row] + 0.5 * own[row]) / (n_taken + step + 1)
             if gain > best_gain:
                 best, best_gain = at, gain
         chosen = left[best]
@@ -211,8 +213,14 @@ def _herd(kernel, pull, taken_sum, n_taken, n):  # type: ignore[no-untyped-def]
         for at in range(best, m - step - 1):  # the rest stays in rising order: ties go to the earlier row
             left[at] = left[at + 1]
         for at in range(m - step - 1):
-            taken_sum[left[at]] += kernel[chosen, left[at]]
+            taken_sum[left[at]] += quadratic_kernel(products[chosen, left[at]], spread)
     return order
+
+
+def _held(read: Reader, rows: NDArray[np.int64]) -> Reader:
+    """A reader of `rows`, now in memory."""
+    vectors = np.asarray(read(rows), np.float32)
+    return lambda part: vectors[np.searchsorted(rows, part)]
 
 
 def _members(groups: NDArray[np.integer], n_groups: int) -> Iterator[NDArray[np.int64]]:
