@@ -18,16 +18,20 @@ N_FOLDS = 4
 
 
 @dataclass(frozen=True)
-class Discriminant:
-    """The affine map to discriminant space, in which the pooled within-scene covariance is the identity."""
+class Projection:
+    """An affine map of vectors to a space of few axes."""
 
     mean: np.ndarray  # (d,)
     axes: np.ndarray  # (d, c)
-    prototypes: np.ndarray  # (C, c)
+
+    @property
+    def n_axes(self) -> int:
+        """c."""
+        return int(self.axes.shape[1])
 
     def project(self, vectors: np.ndarray) -> np.ndarray:
-        """`vectors` (n, d) in discriminant space (n, c), float64; the bits of a row do not depend on its neighbours."""
-        out = np.empty((len(vectors), self.axes.shape[1]))
+        """`vectors` (n, d) in the space (n, c), float64; the bits of a row do not depend on its neighbours."""
+        out = np.empty((len(vectors), self.n_axes))
         with one_thread():
             for rows in blocks(len(vectors)):
                 part = padded(vectors[rows] - self.mean) @ self.axes
@@ -36,24 +40,40 @@ class Discriminant:
 
 
 @dataclass(frozen=True)
+class Discriminant:
+    """The map to discriminant space, where the pooled within-scene covariance is the identity; and the scenes there."""
+
+    projection: Projection
+    prototypes: np.ndarray  # (C, c)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What a model says of reference tiles it was not fitted on: m of them, none where scenes have but one tile."""
+
+    distances: np.ndarray  # (m,) to the nearest prototype, rising
+    accuracy: float  # share whose nearest prototype is their own scene's; 0 where there are none
+
+
+@dataclass(frozen=True)
 class SceneModel:
     """What the reference knows: its scenes' names and discriminant, and the distances of its held-out tiles."""
 
     names: tuple[str, ...]
     discriminant: Discriminant
-    held_out_distances: np.ndarray  # (m,) rising
-    held_out_accuracy: float
+    whitening: np.ndarray  # (d, d) to vectors whose pooled within-scene covariance is the identity
+    held_out: HeldOut
 
     def assign(self, vectors: np.ndarray) -> "SceneAssignment":
         """The scene of each of `vectors` (n, d)."""
-        projected = self.discriminant.project(vectors)
+        projected = self.discriminant.projection.project(vectors)
         distances = squared_distances(projected, self.discriminant.prototypes)
         scene = distances.argmin(axis=1)
         nearest = np.sqrt(distances[np.arange(len(scene)), scene])
         return SceneAssignment(
             scene=scene.astype(np.int32),
             confidence=confidence(distances),
-            novelty=novelty(nearest, self.held_out_distances),
+            novelty=novelty(nearest, self.held_out.distances),
             projected=projected,
         )
 
@@ -75,25 +95,39 @@ def fit_scene_model(
     names, scene = np.unique(np.asarray(labels).astype(str), return_inverse=True)
     vectors = np.asarray(reference_vectors, dtype=np.float64)
     with one_thread():
-        discriminant = fit_discriminant(vectors, scene, shrinkage=shrinkage)
-        distances, hits = held_out(vectors, scene, shrinkage=shrinkage, n_folds=n_folds)
-    return SceneModel(
-        tuple(names.tolist()), discriminant, np.sort(distances), float(np.mean(hits)) if len(hits) else 0.0
-    )
+        whitening = fit_whitening(vectors, scene, shrinkage=shrinkage)
+        discriminant = fit_discriminant(vectors, scene, whitening)
+        held_out = fit_held_out(vectors, scene, shrinkage=shrinkage, n_folds=n_folds)
+    return SceneModel(tuple(names.tolist()), discriminant, whitening, held_out)
 
 
-def fit_discriminant(vectors: np.ndarray, scene: np.ndarray, *, shrinkage: float) -> Discriminant:
-    """Shrinkage LDA of `vectors` (M, d) with scenes 0 to C - 1: at most C - 1 axes."""
+def fit_whitening(vectors: np.ndarray, scene: np.ndarray, *, shrinkage: float) -> np.ndarray:
+    """A (d, d) for which A^T W A = I, where W is the shrunk pooled covariance within scenes: A = L^-T, W = L L^T."""
+    means = scene_means(vectors, scene)
+    fallback = vectors - means.mean(axis=0)
+    within = within_covariance(vectors - means[scene], len(means), shrinkage, fallback=fallback)
+    return np.asarray(np.linalg.inv(np.linalg.cholesky(within)).T)
+
+
+def fit_discriminant(vectors: np.ndarray, scene: np.ndarray, whitening: np.ndarray) -> Discriminant:
+    """LDA of `vectors` (M, d) with scenes 0 to C - 1: the principal axes of the whitened scene means, C - 1 at most."""
     means = scene_means(vectors, scene)
     centre = means.mean(axis=0)
-    root = np.linalg.cholesky(
-        within_covariance(vectors - means[scene], len(means), shrinkage, fallback=vectors - centre)
-    )
-    between = np.linalg.solve(root, (means - centre).T)
-    directions, strength, _ = np.linalg.svd(between, full_matrices=False)
-    useful = directions[:, strength > 1e-9 * max(strength[0], 1e-300)][:, : max(len(means) - 1, 1)]
-    axes = np.linalg.solve(root.T, useful)
-    return Discriminant(centre, axes, (means - centre) @ axes)
+    _, strength, directions = np.linalg.svd((means - centre) @ whitening, full_matrices=False)
+    n_axes = max(int(np.sum(strength[: len(means) - 1] > 1e-9 * strength[0])), 1)
+    axes = whitening @ directions[:n_axes].T
+    return Discriminant(Projection(centre, axes), (means - centre) @ axes)
+
+
+def fit_principal_axes(vectors: np.ndarray, n_axes: int, *, whitening: np.ndarray | None = None) -> Projection:
+    """PCA of `vectors` (n, d), after `whitening` (d, d) where one is given: at most `n_axes` axes."""
+    rows = np.asarray(vectors, dtype=np.float64)
+    with one_thread():
+        centre = rows.mean(axis=0)
+        seen = rows - centre if whitening is None else (rows - centre) @ whitening
+        _, directions = np.linalg.eigh(seen.T @ seen)
+        axes = directions[:, ::-1][:, :n_axes]
+        return Projection(centre, np.ascontiguousarray(axes if whitening is None else whitening @ axes))
 
 
 def scene_means(vectors: np.ndarray, scene: np.ndarray) -> np.ndarray:
@@ -111,21 +145,22 @@ def within_covariance(residuals: np.ndarray, n_scenes: int, shrinkage: float, *,
     return np.asarray((1 - shrinkage) * scatter + shrinkage * scale * np.eye(len(scatter)))
 
 
-def held_out(
-    vectors: np.ndarray, scene: np.ndarray, *, shrinkage: float, n_folds: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Distance to the nearest prototype (m,), and whether it is the right one (m,), of tiles left out of the fit."""
+def fit_held_out(vectors: np.ndarray, scene: np.ndarray, *, shrinkage: float, n_folds: int) -> HeldOut:
+    """Leave out a fold at a time, fit on the others, and look at the tiles left out."""
     fold = folds(scene, n_folds)
-    distances, hits = [], []
+    distances, hits = [np.empty(0)], [np.empty(0, bool)]
     for index in range(n_folds):
         out = fold == index
         if not out.any() or len(np.unique(scene[~out])) <= scene.max():
             continue
-        model = fit_discriminant(vectors[~out], scene[~out], shrinkage=shrinkage)
-        squared = squared_distances(model.project(vectors[out]), model.prototypes)
+        model = fit_discriminant(
+            vectors[~out], scene[~out], fit_whitening(vectors[~out], scene[~out], shrinkage=shrinkage)
+        )
+        squared = squared_distances(model.projection.project(vectors[out]), model.prototypes)
         distances.append(np.sqrt(squared.min(axis=1)))
         hits.append(squared.argmin(axis=1) == scene[out])
-    return (np.concatenate(distances), np.concatenate(hits)) if distances else (np.empty(0), np.empty(0, bool))
+    correct = np.concatenate(hits)
+    return HeldOut(np.sort(np.concatenate(distances)), float(correct.mean()) if len(correct) else 0.0)
 
 
 def folds(scene: np.ndarray, n_folds: int) -> np.ndarray:
@@ -171,11 +206,13 @@ def foreignness(pool_novelty: np.ndarray) -> float:
     return float(np.clip(2 * np.mean(pool_novelty) - 1, 0, 1)) if len(pool_novelty) else 0.0
 
 
-def foreignness_sentence(value: float, accuracy: float) -> str:
-    """What the number means for the person who reads the report."""
-    if value < 0.25:
+def foreignness_sentence(value: float | None, foreign_from: float) -> str:
+    """What the number means for the person who reads the report; None: there is no reference."""
+    if value is None:
+        return "There is no reference of two scenes or more: clusters carry the balance."
+    if value < foreign_from:
         return f"The pool looks like the reference (foreignness {value:.2f} of 1): its scenes carry the balance."
     return (
         f"The pool is foreign to the reference (foreignness {value:.2f} of 1): clusters, not its scenes, "
-        f"carry the balance (held-out accuracy of the reference's own scenes: {accuracy:.0%})."
+        "carry the balance."
     )

@@ -1,0 +1,278 @@
+"""The method from vectors to one order: scenes, clusters, quotas, herding. The assets and the benchmarks call this.
+
+`cluster_pool` is stage 2 and `rank_pool` stage 3; `select` chains them for arrays in memory. A pool that looks like the
+reference is balanced over the reference's scenes. A foreign one is balanced over clusters, found where the
+reference's scenes differ and where the pool varies, in units of how much tiles of one scene vary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsprune_dagster.pruning.clustering import (
+    Centroids,
+    ClusterQuality,
+    assign,
+    choose_k,
+    stratified_sample,
+    train_centroids,
+)
+from rsprune_dagster.pruning.numerics import blocks
+from rsprune_dagster.pruning.scenes import (
+    Projection,
+    SceneModel,
+    fit_principal_axes,
+    fit_scene_model,
+    foreignness,
+    foreignness_sentence,
+)
+from rsprune_dagster.pruning.selection import Reader, Target, itself, rank_tiles
+
+FOREIGN_FROM: Final = 0.25
+"""Foreignness from which clusters carry the balance. Measured: 0.00 on a pool of the same kind, 0.48 to 0.95 else."""
+CHUNK_TILES: Final = 2**14
+"""Tiles that are read and assigned at a time."""
+AXES_SAMPLE: Final = 20_000
+"""Tiles, evenly spaced, that give the pool's principal axes."""
+N_PRINCIPAL_AXES: Final = 32
+N_WHITENED_AXES: Final = 16
+N_RESTARTS: Final = 5
+"""k-means runs, of which the best counts: with few clusters one run may leave a scene without a centroid."""
+MIN_TARGET_TILES: Final = 20
+"""Reference tiles of a scene from which they are a target: fewer do not show how a scene varies."""
+UNNAMED_SCENE: Final = "pool"
+
+
+@dataclass(frozen=True)
+class SceneClusters:
+    """Stage 2: scene, cluster and distance of each of N tiles, and how the clustering came about."""
+
+    scene: NDArray[np.int32]  # (N,) index into scene_names
+    scene_names: tuple[str, ...]
+    cluster: NDArray[np.int32]  # (N,)
+    distance: NDArray[np.float64]  # (N,) to the centroid, in the clustering space
+    novelty: NDArray[np.float64]  # (N,) 0 to 1
+    centroids: Centroids
+    quality: tuple[ClusterQuality, ...]  # one per number of clusters tried; empty without a reference
+    foreignness: float  # 0 to 1; 0 without a reference
+    balance_over: str  # "scenes" or "clusters"
+    note: str
+
+    def of(self, rows: NDArray[np.int64]) -> "SceneClusters":
+        """The same, of some tiles (n,)."""
+        parts = {name: getattr(self, name)[rows] for name in ("scene", "cluster", "distance", "novelty")}
+        return replace(self, **parts)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """All rows, best first: a keep fraction is a prefix; and the clusters they were chosen by."""
+
+    order: NDArray[np.int64]  # (N,)
+    clusters: SceneClusters
+
+    @property
+    def scene(self) -> NDArray[np.int32]:
+        """The scene (N,) of each row."""
+        return self.clusters.scene
+
+    @property
+    def cluster(self) -> NDArray[np.int32]:
+        """The cluster (N,) of each row."""
+        return self.clusters.cluster
+
+    @property
+    def quality(self) -> tuple[ClusterQuality, ...]:
+        """How well the clusters recover the reference's scenes."""
+        return self.clusters.quality
+
+
+def select(
+    vectors: np.ndarray,
+    reference_vectors: np.ndarray | None,
+    labels: np.ndarray | None,
+    *,
+    n_clusters: int,
+    candidates: Sequence[int],
+    sample_per_scene: int,
+    n_iterations: int,
+    scene_exponent: float,
+    cluster_exponent: float,
+    seed: int,
+    use_gpu: bool = False,
+    workers: int = 1,
+) -> Selection:
+    """Rank the unit `vectors` (N, d), in content order, by a labelled reference (M, d), (M,), or none: two Nones."""
+    pool = np.asarray(vectors, dtype=np.float32)
+    clusters = cluster_pool(
+        lambda rows: pool[rows],
+        len(pool),
+        reference_vectors,
+        labels,
+        n_clusters=n_clusters,
+        candidates=candidates,
+        sample_per_scene=sample_per_scene,
+        n_iterations=n_iterations,
+        seed=seed,
+        use_gpu=use_gpu,
+    )
+    order = rank_pool(
+        lambda rows: pool[rows],
+        clusters,
+        reference_vectors,
+        labels,
+        scene_exponent=scene_exponent,
+        cluster_exponent=cluster_exponent,
+        workers=workers,
+    )
+    return Selection(order, clusters)
+
+
+def cluster_pool(
+    read: Reader,
+    n_tiles: int,
+    reference_vectors: np.ndarray | None,
+    labels: np.ndarray | None,
+    *,
+    n_clusters: int,
+    candidates: Sequence[int],
+    sample_per_scene: int,
+    n_iterations: int,
+    seed: int,
+    use_gpu: bool = False,
+) -> SceneClusters:
+    """Stage 2 over a pool that is read in chunks; memory holds a few numbers a tile and one chunk of vectors.
+
+    Args:
+        read: rising row numbers (n,) to unit vectors (n, d); rows are in content order.
+        reference_vectors, labels: (M, d) and (M,); None, or fewer than two scenes: one stratum.
+        n_clusters: 0: the candidate that best recovers the reference's scenes; without a reference, the first one.
+        sample_per_scene: tiles of each scene that train the centroids.
+    """
+    known = reference_vectors is not None and labels is not None and len(np.unique(labels)) > 1
+    model = fit_scene_model(np.asarray(reference_vectors), np.asarray(labels)) if known else None
+    space = clustering_space(read, n_tiles, model)
+    points, scene, novelty = placed(read, n_tiles, space, model)
+    k = n_clusters or candidates[0]
+    quality: tuple[ClusterQuality, ...] = ()
+    if model and not n_clusters:
+        known_points = space.place(np.asarray(reference_vectors))
+        k, quality = choose_k(known_points, np.asarray(labels), candidates, seed=seed, n_iterations=n_iterations)
+    sample = stratified_sample(scene, n_per_scene=sample_per_scene, seed=seed)
+    centroids = train_centroids(
+        points[sample], k, seed=seed, n_iterations=n_iterations, n_restarts=N_RESTARTS, use_gpu=use_gpu
+    )
+    cluster, distance = assign(points, centroids)
+    apart = foreignness(novelty) if model else 0.0
+    return SceneClusters(
+        scene=scene,
+        scene_names=model.names if model else (UNNAMED_SCENE,),
+        cluster=cluster,
+        distance=distance,
+        novelty=novelty,
+        centroids=centroids,
+        quality=quality,
+        foreignness=apart,
+        balance_over="scenes" if model and apart < FOREIGN_FROM else "clusters",
+        note=" ".join(filter(None, [foreignness_sentence(apart if model else None, FOREIGN_FROM), centroids.note()])),
+    )
+
+
+@dataclass(frozen=True)
+class ClusteringSpace:
+    """The parts that make up the space of the clusters, each scaled to unit variance over the pool, side by side."""
+
+    parts: tuple[Projection, ...]
+    shifts: tuple[NDArray[np.float64], ...]
+    scales: tuple[float, ...]
+
+    def place(self, vectors: np.ndarray) -> NDArray[np.float32]:
+        """`vectors` (n, d) as points (n, c): side by side, then each divided by the square root of its length.
+
+        The root brings tiles far from all others half-way in: they must not claim clusters of their own.
+        """
+        sides = [
+            (part.project(vectors) - shift) / scale
+            for part, shift, scale in zip(self.parts, self.shifts, self.scales, strict=True)
+        ]
+        points = np.concatenate(sides, axis=1)
+        length = np.sqrt(np.square(points).sum(axis=1, keepdims=True))
+        return np.asarray(points / np.sqrt(np.maximum(length, 1e-12)), dtype=np.float32)
+
+
+def clustering_space(read: Reader, n_tiles: int, model: SceneModel | None) -> ClusteringSpace:
+    """Where clusters are sought, from evenly spaced tiles (content order is random).
+
+    With a reference: its discriminant axes, and the pool's principal axes after whitening by the variation within
+    scenes. Without one: the pool's principal axes.
+    """
+    sample = read(np.unique(np.linspace(0, n_tiles - 1, min(n_tiles, AXES_SAMPLE)).astype(np.int64)))
+    if model is None:
+        parts: tuple[Projection, ...] = (fit_principal_axes(sample, N_PRINCIPAL_AXES),)
+    else:
+        whitened = fit_principal_axes(sample, N_WHITENED_AXES, whitening=model.whitening)
+        parts = (model.discriminant.projection, whitened)
+    placed = [part.project(sample) for part in parts]
+    shifts = tuple(points.mean(axis=0) for points in placed)
+    scales = tuple(float(np.sqrt(points.var(axis=0).sum())) or 1.0 for points in placed)
+    return ClusteringSpace(parts, shifts, scales)
+
+
+def placed(
+    read: Reader, n_tiles: int, space: ClusteringSpace, model: SceneModel | None
+) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float64]]:
+    """Every tile's point in `space` (N, c), scene (N,) and novelty (N,), chunk by chunk."""
+    n_axes = sum(part.n_axes for part in space.parts)
+    points = np.empty((n_tiles, n_axes), np.float32)
+    scene, novelty = np.zeros(n_tiles, np.int32), np.full(n_tiles, 0.5)
+    for rows in blocks(n_tiles, CHUNK_TILES):
+        vectors = read(np.arange(rows.start, rows.stop))
+        points[rows] = space.place(vectors)
+        if model:
+            found = model.assign(vectors)
+            scene[rows], novelty[rows] = found.scene, found.novelty
+    return points, scene, novelty
+
+
+def rank_pool(
+    read: Reader,
+    clusters: SceneClusters,
+    reference_vectors: np.ndarray | None,
+    labels: np.ndarray | None,
+    *,
+    scene_exponent: float,
+    cluster_exponent: float,
+    workers: int = 1,
+) -> NDArray[np.int64]:
+    """Stage 3: all rows, best first. Same kind: scenes take turns and resemble the reference; foreign: clusters do."""
+    everything_one = np.zeros(len(clusters.scene), np.int32)
+    if clusters.balance_over == "clusters":
+        return rank_tiles(
+            read,
+            everything_one,
+            clusters.cluster,
+            scene_exponent=scene_exponent,
+            cluster_exponent=cluster_exponent,
+            workers=workers,
+        )
+    return rank_tiles(
+        read,
+        clusters.scene,
+        everything_one,
+        scene_exponent=scene_exponent,
+        cluster_exponent=cluster_exponent,
+        target=reference_targets(clusters.scene_names, reference_vectors, labels),
+        workers=workers,
+    )
+
+
+def reference_targets(names: Sequence[str], reference_vectors: np.ndarray | None, labels: np.ndarray | None) -> Target:
+    """What tiles of a scene should resemble: the reference's tiles of that scene, if there are a few."""
+    if reference_vectors is None or labels is None:
+        return itself
+    vectors, of = np.asarray(reference_vectors, np.float32), np.asarray(labels).astype(str)
+    tiles = {index: vectors[of == name] for index, name in enumerate(names)}
+    return lambda scene, cluster: tiles[scene] if len(tiles[scene]) >= MIN_TARGET_TILES else None

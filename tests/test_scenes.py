@@ -1,0 +1,85 @@
+"""Laws of the scene model: what it knows it recognises, what it does not know it says."""
+
+import numpy as np
+import pytest
+
+from rsprune_dagster.pruning.scenes import SceneModel, fit_scene_model, fit_whitening, foreignness, squared_distances
+
+CENTRES = np.random.default_rng(7).normal(size=(9, 24))
+
+
+def tiles(scenes: range, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """`n` unit vectors of each scene, and their labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(list(scenes), n)
+    vectors = CENTRES[labels] + 0.4 * rng.normal(size=(len(labels), 24))
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.array([f"scene-{label}" for label in labels])
+
+
+@pytest.fixture(scope="module")
+def model() -> SceneModel:
+    return fit_scene_model(*tiles(range(5), 40, seed=0))
+
+
+def test_known_scenes_are_recognised_and_not_foreign(model: SceneModel) -> None:
+    vectors, labels = tiles(range(5), 60, seed=1)
+    found = model.assign(vectors)
+    assert np.mean(np.array(model.names)[found.scene] == labels) > 0.95
+    assert model.held_out.accuracy > 0.95
+    assert foreignness(found.novelty) < 0.15
+
+
+def test_imbalance_alone_is_not_foreign(model: SceneModel) -> None:
+    assert foreignness(model.assign(tiles(range(1), 200, seed=2)[0]).novelty) < 0.25
+
+
+def test_unknown_scenes_are_foreign(model: SceneModel) -> None:
+    assert foreignness(model.assign(tiles(range(5, 9), 60, seed=3)[0]).novelty) > 0.8
+
+
+def test_a_tile_s_assignment_does_not_depend_on_its_neighbours(model: SceneModel) -> None:
+    vectors, _ = tiles(range(9), 200, seed=4)
+    shuffle = np.random.default_rng(5).permutation(len(vectors))
+    whole, part = model.assign(vectors), model.assign(vectors[shuffle][:1101])
+    for name in ("scene", "confidence", "novelty", "projected"):
+        assert np.array_equal(getattr(whole, name)[shuffle][:1101], getattr(part, name))
+
+
+def test_confidence_and_novelty_lie_between_0_and_1(model: SceneModel) -> None:
+    found = model.assign(tiles(range(9), 20, seed=6)[0])
+    for values in (found.confidence, found.novelty):
+        assert 0 <= values.min() <= values.max() <= 1
+    assert found.confidence.min() >= 1 / len(model.names) - 1e-12
+
+
+def test_one_reference_tile_per_scene_is_enough() -> None:
+    model = fit_scene_model(*tiles(range(5), 1, seed=0))
+    vectors, labels = tiles(range(5), 50, seed=1)
+    found = model.assign(vectors)
+    assert np.mean(np.array(model.names)[found.scene] == labels) > 0.8
+    assert np.all(found.novelty == 0.5)
+    assert foreignness(found.novelty) == 0
+
+
+def test_whitening_makes_the_shrunk_within_scene_covariance_the_identity() -> None:
+    vectors, labels = tiles(range(5), 60, seed=0)
+    scene = np.unique(labels, return_inverse=True)[1]
+    whitened = vectors @ fit_whitening(vectors, scene, shrinkage=0.0)
+    residuals = whitened - np.array([whitened[scene == index].mean(axis=0) for index in range(5)])[scene]
+    assert np.allclose(residuals.T @ residuals / (len(vectors) - 5), np.eye(24), atol=1e-8)
+
+
+def test_the_order_of_labels_names_does_not_matter() -> None:
+    vectors, labels = tiles(range(4), 30, seed=0)
+    renamed = np.array([{"scene-0": "z", "scene-1": "a", "scene-2": "m", "scene-3": "b"}[label] for label in labels])
+    there, here = fit_scene_model(vectors, labels), fit_scene_model(vectors, renamed)
+    names = np.array(["z", "a", "m", "b"])[there.assign(vectors).scene]
+    assert np.array_equal(names, np.array(here.names)[here.assign(vectors).scene])
+
+
+def test_squared_distances_are_euclidean_and_never_negative() -> None:
+    rng = np.random.default_rng(0)
+    points, centres = rng.normal(size=(1500, 6)), rng.normal(size=(11, 6))
+    direct = ((points[:, None] - centres[None]) ** 2).sum(axis=2)
+    assert np.allclose(squared_distances(points, centres), direct)
+    assert squared_distances(centres, centres).min() >= 0
