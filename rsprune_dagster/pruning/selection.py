@@ -23,7 +23,7 @@ from rsprune_dagster.pruning.numerics import one_thread
 
 BLOCK_TILES: Final = 1024
 """Tiles that are compared with each other. Larger clusters are cut into such blocks: the cost is N x BLOCK_TILES."""
-VISITS: Final = (16, 32, 64, 128, 256, 512, BLOCK_TILES)
+VISITS: Final = (64, 128, 256, 512, BLOCK_TILES)
 """Tiles that a block of a larger cluster has given after each visit. Doubling: few passes, yet no block runs ahead."""
 TARGET_TILES: Final = 1024
 """Tiles of a cluster that stand for it as a target at most: evenly spaced ones, since content order is random."""
@@ -37,7 +37,7 @@ Target = Callable[[int, int], NDArray[np.floating] | None]
 """(scene, cluster) to the vectors (t, d) that its tiles should resemble; None: the cluster itself."""
 
 
-_Job = tuple[NDArray[np.int64], NDArray[np.floating]]
+_Job = tuple[NDArray[np.int64], NDArray[np.floating] | None]
 
 
 def itself(scene: int, cluster: int) -> None:
@@ -72,7 +72,7 @@ def rank_tiles(
     place = np.empty(len(scenes), np.int64)
     with one_thread(), ThreadPoolExecutor(workers) as pool:
         members = _members(groups, len(names))
-        jobs = ((rows, _aims(read, rows, target(int(scene[rows[0]]), int(cluster[rows[0]])))) for rows in members)
+        jobs = ((rows, target(int(scene[rows[0]]), int(cluster[rows[0]]))) for rows in members)
         for order in _in_flight(pool, lambda job: cluster_order(read, *job), jobs, workers):
             place[order] = np.arange(len(order))
     within = nested_order(groups, place, exponent=cluster_exponent, inside=scenes)
@@ -116,25 +116,28 @@ def herding_order(vectors: NDArray[np.floating], target: NDArray[np.floating]) -
     return cluster_order(lambda rows: vectors[rows].astype(np.float32), np.arange(len(vectors)), target)
 
 
-def cluster_order(read: Reader, rows: NDArray[np.int64], target: NDArray[np.floating]) -> NDArray[np.int64]:
-    """The rising `rows` (m,) of one cluster, herded toward `target` (t, d): see `herding_order`.
+def cluster_order(read: Reader, rows: NDArray[np.int64], target: NDArray[np.floating] | None) -> NDArray[np.int64]:
+    """The rising `rows` (m,) of one cluster, herded toward `target` (t, d) or toward themselves: see `herding_order`.
 
     Blocks are visited in turn and give a few tiles each, every one chosen in sight of all that were taken before, from
     whichever block. (Blocks herded apart and interleaved would all begin with the same kind of tile, the most typical.)
     """
     look = _held(read, rows) if len(rows) <= HELD_TILES else read
-    aims = Moments.of(np.asarray(target, np.float64), centre=target.mean(axis=0, dtype=np.float64))
+    aims = _aims(look, rows, target)
     taken = Moments.none(aims.centre)
     left = np.array_split(rows, max(-(-len(rows) // BLOCK_TILES), 1))
+    pull: list[NDArray[np.float64] | None] = [None] * len(left)
     order: list[NDArray[np.int64]] = []
     visits = VISITS if len(left) > 1 else (BLOCK_TILES,)
     for n_given, before in zip(visits, (0, *visits), strict=False):
         for number, block in enumerate(left):
-            vectors = np.asarray(look(block), np.float32)
-            picks = herd_block(vectors, aims, taken, min(n_given - before, len(block)))
-            taken = taken.joined(vectors[picks])
+            points = (np.asarray(look(block), np.float32) - aims.centre).astype(np.float32)
+            known = pull[number]
+            here = aims.kernel_sum(points, aims.spread()) / aims.n if known is None else known
+            picks = herd_block(points, here, taken, aims.spread(), min(n_given - before, len(block)))
+            taken = taken.joined(points[picks])
             order.append(block[picks])
-            left[number] = np.delete(block, picks)
+            left[number], pull[number] = np.delete(block, picks), np.delete(here, picks)
     return np.concatenate(order)
 
 
@@ -155,11 +158,11 @@ class Moments:
     @classmethod
     def of(cls, vectors: NDArray[np.floating], *, centre: NDArray[np.float64]) -> "Moments":
         """Of `vectors` (n, d)."""
-        return cls.none(centre).joined(vectors)
+        return cls.none(centre).joined(vectors - centre)
 
-    def joined(self, vectors: NDArray[np.floating]) -> "Moments":
-        """With `vectors` (n, d) added."""
-        gaps = vectors - self.centre
+    def joined(self, gaps: NDArray[np.floating]) -> "Moments":
+        """With `gaps` (n, d) added: vectors less the centre."""
+        gaps = gaps.astype(np.float64)
         return Moments(self.centre, self.n + len(gaps), self.first + gaps.sum(axis=0), self.second + gaps.T @ gaps)
 
     def spread(self) -> float:
@@ -177,11 +180,11 @@ class Moments:
         return self.n + 2 / spread * linear + squares / spread**2
 
 
-def herd_block(vectors: NDArray[np.float32], aims: Moments, taken: Moments, n: int) -> NDArray[np.int64]:
-    """The next `n` of `vectors` (m, d) after those `taken`, toward `aims`."""
-    points = (vectors - aims.centre).astype(np.float32)
-    spread = aims.spread()
-    pull = aims.kernel_sum(points, spread) / aims.n
+def herd_block(
+    points: NDArray[np.float32], pull: NDArray[np.float64], taken: Moments, spread: float, n: int
+) -> NDArray[np.int64]:
+    """The next `n` of `points` (m, d), about the target's centre, after those `taken`; `pull` (m,) is their mean kernel
+    with the target."""
     products = points @ points.T  # squared in the loop, for the tiles taken only
     picks: NDArray[np.int64] = _herd(products, spread, pull, taken.kernel_sum(points, spread), taken.n, n)
     return picks
@@ -230,12 +233,11 @@ def _members(groups: NDArray[np.integer], n_groups: int) -> Iterator[NDArray[np.
     yield from (rows for rows in np.split(order, ends[:-1]) if len(rows))
 
 
-def _aims(read: Reader, rows: NDArray[np.int64], target: NDArray[np.floating] | None) -> NDArray[np.floating]:
-    """The target of a cluster, itself where there is none."""
-    if target is not None:
-        return target
-    stand_ins = np.linspace(0, len(rows) - 1, min(len(rows), TARGET_TILES)).astype(np.int64)
-    return read(rows[stand_ins])
+def _aims(read: Reader, rows: NDArray[np.int64], target: NDArray[np.floating] | None) -> Moments:
+    """Moments of the target of a cluster; of evenly spaced tiles of its own where there is none."""
+    if target is None:
+        target = read(rows[np.linspace(0, len(rows) - 1, min(len(rows), TARGET_TILES)).astype(np.int64)])
+    return Moments.of(np.asarray(target, np.float64), centre=target.mean(axis=0, dtype=np.float64))
 
 
 def _in_flight(
