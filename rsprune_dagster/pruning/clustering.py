@@ -6,12 +6,16 @@ k-means by faiss (Douze et al. 2024, arXiv 2401.08281), started by k-means++ (Ar
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import faiss
 import numpy as np
 
 from rsprune_dagster.pruning.numerics import one_thread
 from rsprune_dagster.pruning.scenes import squared_distances
+
+NEARLY_BEST: Final = 0.85
+"""Share of the best NMI that is good enough: on unknown scenes fewer clusters balanced better than the best for NMI."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +127,10 @@ def entropy_nats(shares: np.ndarray) -> float:
 def choose_k(
     vectors: np.ndarray, truth: np.ndarray, candidates: Sequence[int], *, seed: int, n_iterations: int
 ) -> tuple[int, tuple[ClusterQuality, ...]]:
-    """The candidate whose clusters of the labelled `vectors` (M, c) have the highest NMI; ties go to fewer clusters."""
+    """The smallest candidate whose clusters of the labelled `vectors` (M, c) have NEARLY_BEST of the highest NMI."""
     measured = []
     for k in sorted(set(candidates)):
         centroids = train_centroids(vectors, k, seed=seed, n_iterations=n_iterations)
         measured.append(cluster_quality(assign(vectors, centroids)[0], truth, k))
-    return max(measured, key=lambda quality: (quality.nmi, -quality.n_clusters)).n_clusters, tuple(measured)
+    best = max(quality.nmi for quality in measured)
+    return next(q.n_clusters for q in measured if q.nmi >= NEARLY_BEST * best), tuple(measured)
