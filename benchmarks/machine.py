@@ -11,7 +11,9 @@ def heading(module: str) -> str:
     """The command, the date and the machine."""
     command = " ".join(["python -m", module, *sys.argv[1:]])
     cores = len(os.sched_getaffinity(0))
-    return f"`{command}`, {datetime.now(UTC):%Y-%m-%d}, {processor()}, {cores} cores, Python {platform.python_version()}"
+    return (
+        f"`{command}`, {datetime.now(UTC):%Y-%m-%d}, {processor()}, {cores} cores, Python {platform.python_version()}"
+    )
 
 
 def processor() -> str:

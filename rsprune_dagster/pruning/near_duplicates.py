@@ -100,7 +100,7 @@ SURFACE: Final = _quadratic_surface(EDGE)
 INNER_SURFACE: Final = _quadratic_surface(EDGE - 2)
 
 
-@njit
+@njit(cache=True, nogil=True)
 def _remove(vector, basis):  # type: ignore[no-untyped-def]
     """Take the components along the orthonormal rows of `basis` out of `vector`, in place."""
     for row in range(basis.shape[0]):
@@ -111,7 +111,7 @@ def _remove(vector, basis):  # type: ignore[no-untyped-def]
             vector[i] -= along * basis[row, i]
 
 
-@njit
+@njit(cache=True, nogil=True)
 def _dot(a, b):  # type: ignore[no-untyped-def]
     total = 0.0
     for i in range(a.size):
@@ -119,7 +119,7 @@ def _dot(a, b):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit
+@njit(cache=True, nogil=True)
 def _details(thumbnails):  # type: ignore[no-untyped-def]
     levels = np.empty(thumbnails.shape[0])
     for row in range(levels.size):
@@ -183,7 +183,7 @@ def _neighbours(points: NDArray[np.float64], n_neighbours: int) -> NDArray[np.in
     return near
 
 
-@njit
+@njit(cache=True, nogil=True)
 def _insert(rows, distances, row, distance):  # type: ignore[no-untyped-def]
     """Put a row into a short list sorted by distance; of equal ones the earlier stays first."""
     at = distances.size - 1
@@ -193,7 +193,7 @@ def _insert(rows, distances, row, distance):  # type: ignore[no-untyped-def]
     distances[at], rows[at] = distance, row
 
 
-@njit
+@njit(cache=True, nogil=True)
 def _apart(a, b, limit):  # type: ignore[no-untyped-def]
     """Squared distance of two points, or something above `limit` as soon as it is clear that it is above."""
     total = 0.0
@@ -204,7 +204,7 @@ def _apart(a, b, limit):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit
+@njit(cache=True, nogil=True)
 def _nearest_pivots(points, pivots, n):  # type: ignore[no-untyped-def]
     nearest = np.zeros((points.shape[0], n), np.int64)
     for row in range(points.shape[0]):
@@ -216,7 +216,7 @@ def _nearest_pivots(points, pivots, n):  # type: ignore[no-untyped-def]
     return nearest
 
 
-@njit
+@njit(cache=True, nogil=True)
 def _search(points, probes, members, starts, n):  # type: ignore[no-untyped-def]
     near = np.full((points.shape[0], n), -1, np.int64)
     for row in range(points.shape[0]):
@@ -241,7 +241,7 @@ def _first_of_equals(thumbnails: NDArray[np.uint8]) -> tuple[NDArray[np.int64], 
     return leaders, np.stack([leaders[later], later], axis=1)
 
 
-@njit
+@njit(cache=True, nogil=True)
 def _standard_turn(thumbnails):  # type: ignore[no-untyped-def]
     """Each thumbnail in that one of its eight turns which comes first in the order of its bytes."""
     standard = np.empty_like(thumbnails)
@@ -259,7 +259,7 @@ def _standard_turn(thumbnails):  # type: ignore[no-untyped-def]
     return standard
 
 
-@njit
+@njit(cache=True, nogil=True)
 def _adopt(leader, pairs, thumbnails, vectors, correlation, min_cosine):  # type: ignore[no-untyped-def]
     """Give every later tile of a pair the first leader that it is a copy of, in place; return whether any got one."""
     merged = False
@@ -278,7 +278,7 @@ def _adopt(leader, pairs, thumbnails, vectors, correlation, min_cosine):  # type
     return merged
 
 
-@njit
+@njit(cache=True, nogil=True)
 def _is_copy(a, b, thumbnails, vectors, correlation, min_cosine):  # type: ignore[no-untyped-def]
     """Whether rows a and b show one picture."""
     if vectors.shape[0] > 0 and not _alike(vectors[a], vectors[b], min_cosine):
@@ -295,7 +295,7 @@ def _is_copy(a, b, thumbnails, vectors, correlation, min_cosine):  # type: ignor
     return _explained(turned, other) >= correlation and _explained(other, turned) >= correlation
 
 
-@njit
+@njit(cache=True, nogil=True)
 def _alike(a, b, min_cosine):  # type: ignore[no-untyped-def]
     """Whether two vectors have that cosine; a zero vector is unlike any."""
     ab, aa, bb = 0.0, 0.0, 0.0
@@ -307,7 +307,7 @@ def _alike(a, b, min_cosine):  # type: ignore[no-untyped-def]
     return ab >= min_cosine * math.sqrt(aa * bb) and aa * bb > 0.0
 
 
-@njit
+@njit(cache=True, nogil=True)
 def _best_turn(one, other):  # type: ignore[no-untyped-def]
     """The turn of `one` whose detail correlates best with the other's; -1 if contrasts differ or nothing does."""
     a, b = one.copy(), other.copy()
@@ -326,7 +326,7 @@ def _best_turn(one, other):  # type: ignore[no-untyped-def]
     return found
 
 
-@njit
+@njit(cache=True, nogil=True)
 def _explained(one, other):  # type: ignore[no-untyped-def]
     """Multiple correlation, 0 to 1, of the other's detail with one's grey levels and their differences.
 
@@ -355,7 +355,7 @@ def _explained(one, other):  # type: ignore[no-untyped-def]
     return math.sqrt(max(0.0, 1.0 - _dot(target, target) / before)) if before > 0.0 else 0.0
 
 
-@njit
+@njit(cache=True, nogil=True)
 def _shift_columns(picture):  # type: ignore[no-untyped-def]
     """(6, 14²): grey levels, f_x, f_y, f_xx, f_yy and f_xy by central differences."""
     columns = np.empty((6, (EDGE - 2) ** 2))

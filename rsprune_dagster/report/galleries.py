@@ -50,8 +50,9 @@ def reference_pictures(reference: Path) -> Pictures:
     """A row of tiles for each scene of the reference."""
     tiles = _rows(
         """
-        SELECT * EXCLUDE (thumbnail) FROM manifest
-        QUALIFY row_number() OVER (PARTITION BY label ORDER BY content_md5) <= 8 ORDER BY label, content_md5
+        SELECT * FROM (
+            SELECT * EXCLUDE (thumbnail), row_number() OVER (PARTITION BY label ORDER BY content_md5) AS place FROM manifest
+        ) WHERE place <= 8 ORDER BY label, place
         """,
         {"manifest": reference / "manifest.parquet"},
     )
@@ -84,10 +85,11 @@ def _entropy_end(corpus: Path, order: str) -> bytes:
 def cluster_pictures(corpus: Path, clusters: Path) -> Pictures:
     """The tiles nearest to each centroid, cluster by cluster."""
     sql = """
-        SELECT manifest.* EXCLUDE (thumbnail), scene, cluster_id, count(*) OVER (PARTITION BY cluster_id) AS n
-        FROM assignment JOIN manifest USING (tile_id)
-        QUALIFY row_number() OVER (PARTITION BY cluster_id ORDER BY distance, assignment.content_md5) <= 10
-        ORDER BY cluster_id, distance, assignment.content_md5
+        SELECT * FROM (
+            SELECT manifest.* EXCLUDE (thumbnail), scene, cluster_id, count(*) OVER (PARTITION BY cluster_id) AS n,
+                   row_number() OVER (PARTITION BY cluster_id ORDER BY distance, manifest.content_md5) AS place
+            FROM assignment JOIN manifest USING (tile_id)
+        ) WHERE place <= 10 ORDER BY cluster_id, place
     """
     rows = _rows(sql, {"assignment": clusters / "assignment.parquet", "manifest": corpus / "manifest.parquet"})
     return {
@@ -141,12 +143,12 @@ def _map(embeddings: Path, subset: Path) -> bytes:
 def _kept_beside_unselected(corpus: Path, subset: Path) -> bytes:
     """For the largest scenes a row of the best kept tiles and a row of those that were not selected."""
     sql = """
-        SELECT manifest.* EXCLUDE (thumbnail), scene, decision, size FROM (
-            SELECT *, count(*) OVER (PARTITION BY scene) AS size FROM decisions WHERE decision IN ('kept', 'unselected')
-        ) JOIN manifest USING (tile_id)
-        QUALIFY row_number() OVER (PARTITION BY scene, decision ORDER BY rank, manifest.content_md5) <= 10
-            AND dense_rank() OVER (ORDER BY size DESC, scene) <= 12
-        ORDER BY size DESC, scene, decision, rank, manifest.content_md5
+        SELECT * FROM (
+            SELECT manifest.* EXCLUDE (thumbnail), scene, decision, size, dense_rank() OVER (ORDER BY size DESC, scene) AS nth,
+                   row_number() OVER (PARTITION BY scene, decision ORDER BY rank, manifest.content_md5) AS place
+            FROM (SELECT *, count(*) OVER (PARTITION BY scene) AS size FROM decisions) AS decided JOIN manifest USING (tile_id)
+            WHERE decision IN ('kept', 'unselected')
+        ) WHERE place <= 10 AND nth <= 12 ORDER BY nth, decision, place
     """
     rows = _rows(sql, {"decisions": subset / "decisions.parquet", "manifest": corpus / "manifest.parquet"})
     return _gallery(corpus, rows, lambda row: f"{row['scene']}: {row['decision']}")
@@ -155,10 +157,11 @@ def _kept_beside_unselected(corpus: Path, subset: Path) -> bytes:
 def _examples_of_reasons(corpus: Path, subset: Path) -> bytes:
     """Tiles that went, by the decision they met."""
     sql = """
-        SELECT manifest.* EXCLUDE (thumbnail), decision FROM decisions JOIN manifest USING (tile_id)
-        WHERE decision <> 'kept'
-        QUALIFY row_number() OVER (PARTITION BY decision ORDER BY decisions.content_md5, tile_id) <= 16
-        ORDER BY decision, decisions.content_md5, tile_id
+        SELECT * FROM (
+            SELECT manifest.* EXCLUDE (thumbnail), decision,
+                   row_number() OVER (PARTITION BY decision ORDER BY manifest.content_md5, tile_id) AS place
+            FROM decisions JOIN manifest USING (tile_id) WHERE decision <> 'kept'
+        ) WHERE place <= 16 ORDER BY decision, place
     """
     rows = _rows(sql, {"decisions": subset / "decisions.parquet", "manifest": corpus / "manifest.parquet"})
     return _gallery(corpus, rows, lambda row: str(row["decision"]).replace("_", " "))
@@ -195,12 +198,17 @@ def _gallery(corpus: Path, rows: Rows, heading: Callable[[dict[str, Any]], str])
 
 
 def _tiles(corpus: Path, rows: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
-    """The tiles as the encoder sees them; a tile that vanished since is shown as a grey square."""
+    """The tiles as the encoder sees them, each container opened once."""
+    order = sorted(range(len(rows)), key=lambda index: str(rows[index]["uri"]))
+    tiles: dict[int, np.ndarray] = {}
     with TileReader(read_options(corpus)) as reader:
-        return [_read(reader, row) for row in rows]
+        for index in order:
+            tiles[index] = _read(reader, rows[index])
+    return [tiles[index] for index in range(len(rows))]
 
 
 def _read(reader: TileReader, row: Mapping[str, Any]) -> np.ndarray:
+    """A tile; one that vanished since is a grey square."""
     try:
         return reader.read_rgb(row)
     except TileError:

@@ -1,10 +1,10 @@
-"""The quota table: what each scene had, was granted and kept."""
+"""The quota table: what each scene had, and what it was granted."""
 
 from collections.abc import Sequence
 
 from rsprune_dagster.report.markdown import table
 
-HEADER = ("scene", "tiles", "survivors", "clusters", "quota", "kept", "kept of tiles")
+HEADER = ("scene", "tiles", "survivors", "clusters", "kept", "kept of tiles")
 
 
 def quota_table(
@@ -12,7 +12,6 @@ def quota_table(
     n_tiles: Sequence[int],
     n_survivors: Sequence[int],
     n_clusters: Sequence[int],
-    quotas: Sequence[int],
     n_kept: Sequence[int],
 ) -> str:
     """A Markdown table, largest scene first, ties by name, and a row of sums.
@@ -20,10 +19,10 @@ def quota_table(
     All arguments: (S,), one entry per scene. Survivors are tiles that neither the entropy threshold nor the search
     for duplicates dropped.
     """
-    rows = list(zip(scenes, n_tiles, n_survivors, n_clusters, quotas, n_kept, strict=True))
+    rows = list(zip(scenes, n_tiles, n_survivors, n_clusters, n_kept, strict=True))
     rows.sort(key=lambda row: (-row[1], row[0]))
-    total = ("all", *(sum(row[i] for row in rows) for i in range(1, 6)))
-    return _right_aligned(table(HEADER, [(*map(_whole, row), _share(row[5], row[1])) for row in [*rows, total]]))
+    total = ("all", *(sum(row[i] for row in rows) for i in range(1, 5)))
+    return _right_aligned(table(HEADER, [(*map(_whole, row), _share(row[4], row[1])) for row in [*rows, total]]))
 
 
 def _whole(value: object) -> object:

@@ -163,6 +163,6 @@ SELECT tile_id, uri, content_md5, entropy_bits, scene, cluster_id,
        END AS reason
 FROM decided
 UNION ALL
-SELECT tile_id, uri, content_md5, NULL, NULL, NULL, NULL, 'quarantined', reason FROM quarantine
+SELECT tile_id, uri, NULL, NULL, NULL, NULL, NULL, 'quarantined', reason FROM quarantine
 ORDER BY tile_id
 """
