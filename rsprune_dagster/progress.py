@@ -51,8 +51,12 @@ def estimate(label: str, done: int, total: int, wall_s: float) -> str:
 
 @contextmanager
 def terminal(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A tqdm bar on standard error."""
+    """A tqdm bar on standard error; none where there is nothing to do."""
     from tqdm import tqdm
+
+    if total == 0:
+        yield lambda n: None
+        return
 
     with tqdm(total=total, desc=label, unit=" tiles", unit_scale=True, mininterval=0.5, dynamic_ncols=True) as bar:
 

@@ -35,7 +35,7 @@ _TAR_COMPRESSED = "a compressed tar cannot be read in place; decompress it first
 class TileReader:
     """Reads the tiles of a shard. A context manager; not shared between threads.
 
-    Each method takes a LOCATION row as a dict and raises TileError with the reason a tile cannot be used, or RunError
+    Each method takes a LOCATION row as a dict (a manifest row spares work: it knows the scale of a scene) and raises TileError with the reason a tile cannot be used, or RunError
     when the storage fails, which is no tile's fault.
     """
 
@@ -151,6 +151,7 @@ class TileReader:
                 raise TileError(
                     damage(self._raster.dataset, self._options) or "the scene changed while it was read; run again"
                 )
+            self._raster.remember_range(row.get("scale_low"), row.get("scale_high"))
             return _window_pixels(self._raster, (row["x"], row["y"], row["w"], row["h"]), self._options)
         except (TileError, RunError):
             raise

@@ -252,6 +252,11 @@ class Raster:
             self._scene_range = self._measured_range()
         return self._scene_range
 
+    def remember_range(self, low: float | None, high: float | None) -> None:
+        """Take the range that the scan recorded for this scene, which spares measuring it again."""
+        if self.is_scene and low is not None and high is not None:
+            self._scene_range = (low, high)
+
     def _measured_range(self) -> tuple[float, float]:
         """2nd and 98th percentile at the probes; at least an eighth of the exposure wide, so that noise stays noise."""
         seen = []
