@@ -35,8 +35,8 @@ _TAR_COMPRESSED = "a compressed tar cannot be read in place; decompress it first
 class TileReader:
     """Reads the tiles of a shard. A context manager; not shared between threads.
 
-    Each method takes a LOCATION row as a dict (a manifest row spares work: it knows the scale of a scene) and raises TileError with the reason a tile cannot be used, or RunError
-    when the storage fails, which is no tile's fault.
+    Each method takes a LOCATION row as a dict; a manifest row spares work, it knows the scale of a scene. Each raises
+    TileError with the reason a tile cannot be used, or RunError when the storage fails, which is no tile's fault.
     """
 
     def __init__(self, options: ReadOptions) -> None:

@@ -103,7 +103,7 @@ class ShardCache:
     root: Path
 
     def result(self, step: str, shard: Shard, *identity: object) -> Path:
-        """Where the result of `step` for a shard belongs; `identity`: the code's version, the parameters that matter."""
+        """Where the result of `step` for a shard belongs; `identity`: the code's version and what it depends on."""
         key = digest(shard.key, *identity)
         return self.root / "work" / step / key[:2] / key
 

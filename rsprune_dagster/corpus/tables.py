@@ -1,4 +1,4 @@
-"""Sorted Parquet tables, made out of core: DuckDB sorts and joins, pyarrow writes; the bytes depend on the rows alone."""
+"""Sorted Parquet tables, made out of core: DuckDB sorts, pyarrow writes; the bytes depend on the rows alone."""
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -22,7 +22,7 @@ def quota_table(
     rows = list(zip(scenes, n_tiles, n_survivors, n_clusters, n_kept, strict=True))
     rows.sort(key=lambda row: (-row[1], row[0]))
     total = ("all", *(sum(row[i] for row in rows) for i in range(1, 5)))
-    return _right_aligned(table(HEADER, [(*map(_whole, row), _share(row[4], row[1])) for row in [*rows, total]]))
+    return _right_aligned(table(HEADER, [(*map(_whole, row), _share(int(row[4]), int(row[1]))) for row in [*rows, total]]))
 
 
 def _whole(value: object) -> object:
