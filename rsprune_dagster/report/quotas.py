@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rsprune_dagster.report.markdown import table
 
 HEADER = ("scene", "tiles", "survivors", "clusters", "kept", "kept of tiles")
@@ -19,14 +22,15 @@ def quota_table(
     All arguments: (S,), one entry per scene. Survivors are tiles that neither the entropy threshold nor the search
     for duplicates dropped.
     """
-    rows = list(zip(scenes, n_tiles, n_survivors, n_clusters, n_kept, strict=True))
-    rows.sort(key=lambda row: (-row[1], row[0]))
-    total = ("all", *(sum(row[i] for row in rows) for i in range(1, 5)))
-    return _right_aligned(table(HEADER, [(*map(_whole, row), _share(int(row[4]), int(row[1]))) for row in [*rows, total]]))
+    counts = np.array([n_tiles, n_survivors, n_clusters, n_kept], np.int64).reshape(4, -1)
+    order = sorted(range(len(scenes)), key=lambda index: (-counts[0, index], scenes[index]))
+    rows = [_row(scenes[index], counts[:, index]) for index in order]
+    return _right_aligned(table(HEADER, [*rows, _row("all", counts.sum(axis=1))]))
 
 
-def _whole(value: object) -> object:
-    return value if isinstance(value, str) else int(value)  # type: ignore[call-overload]
+def _row(scene: str, counts: NDArray[np.int64]) -> tuple[object, ...]:
+    n_tiles, n_survivors, n_clusters, n_kept = counts.tolist()
+    return scene, n_tiles, n_survivors, n_clusters, n_kept, _share(n_kept, n_tiles)
 
 
 def _share(n_kept: int, n_tiles: int) -> str:
