@@ -2,9 +2,9 @@
 
     .venv/bin/python -m benchmarks.scan [--data ../shared/data] [--tiles 15000] [--rounds 5]
 
-The first table is one thread: reading and decoding a tile, the same with its entropy, and the whole scan with content hash,
-thumbnail and table. The second uses all cores on loose files: cleanvision's checks against the scan, and against the scan
-with the search for exact and near-duplicates.
+The first table is one thread: reading and decoding a tile, the same with its entropy, and the whole scan with content
+hash, thumbnail and table. The second uses all cores on loose files: cleanvision's checks against the scan, and against
+the scan with the search for exact and near-duplicates.
 """
 
 import argparse

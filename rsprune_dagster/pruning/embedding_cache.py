@@ -1,4 +1,4 @@
-"""Vectors already computed, by the content they are of: a moved file, a new threshold or more tiles cost only what is new.
+"""Vectors already computed, by the content they are of: a moved file or a new threshold costs only what is new.
 
 A block is a safetensors file with one chunk of work: `md5` (n, 16) uint8, rising, and `vectors` (n, d) float16.
 """
@@ -38,7 +38,7 @@ class EmbeddingCache:
     folder: Path
 
     def add(self, md5: np.ndarray, vectors: np.ndarray) -> None:
-        """Keep a chunk: (n,) S16 distinct digests and (n, d) vectors, in any order. The block appears whole or not at all."""
+        """Keep a chunk, whole or not at all: (n,) S16 distinct digests and (n, d) vectors, in any order."""
         order = np.argsort(md5)
         raw = np.ascontiguousarray(md5[order]).view(np.uint8).reshape(-1, DIGEST.itemsize)
         tensors: dict[str, np.ndarray] = {

@@ -1,6 +1,6 @@
 """Stage 1: how much a tile tells, in bits, and below which value it tells too little.
 
-The kernels are compiled by numba, hold no lock, and see one tile at a time; they run inside the scan (`corpus/scan.py`).
+The kernels are compiled by numba, hold no lock, and see one tile at a time; they run inside the scan (`scan.py`).
 """
 
 from collections.abc import Mapping

@@ -51,7 +51,8 @@ def reference_pictures(reference: Path) -> Pictures:
     tiles = _rows(
         """
         SELECT * FROM (
-            SELECT * EXCLUDE (thumbnail), row_number() OVER (PARTITION BY label ORDER BY content_md5) AS place FROM manifest
+            SELECT * EXCLUDE (thumbnail), row_number() OVER (PARTITION BY label ORDER BY content_md5) AS place
+            FROM manifest
         ) WHERE place <= 8 ORDER BY label, place
         """,
         {"manifest": reference / "manifest.parquet"},
@@ -144,9 +145,11 @@ def _kept_beside_unselected(corpus: Path, subset: Path) -> bytes:
     """For the largest scenes a row of the best kept tiles and a row of those that were not selected."""
     sql = """
         SELECT * FROM (
-            SELECT manifest.* EXCLUDE (thumbnail), scene, decision, size, dense_rank() OVER (ORDER BY size DESC, scene) AS nth,
+            SELECT manifest.* EXCLUDE (thumbnail), scene, decision, size,
+                   dense_rank() OVER (ORDER BY size DESC, scene) AS nth,
                    row_number() OVER (PARTITION BY scene, decision ORDER BY rank, manifest.content_md5) AS place
-            FROM (SELECT *, count(*) OVER (PARTITION BY scene) AS size FROM decisions) AS decided JOIN manifest USING (tile_id)
+            FROM (SELECT *, count(*) OVER (PARTITION BY scene) AS size FROM decisions) AS decided
+            JOIN manifest USING (tile_id)
             WHERE decision IN ('kept', 'unselected')
         ) WHERE place <= 10 AND nth <= 12 ORDER BY nth, decision, place
     """

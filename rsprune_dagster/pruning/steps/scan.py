@@ -159,7 +159,7 @@ def _write_tables(
     n_distinct = scalar("SELECT count(DISTINCT tile_id) FROM scan", tables)
     if n_distinct != n_tiles + n_quarantined:
         raise RunError(
-            f"{n_tiles + n_quarantined - n_distinct} tile ids occur twice: rename files, or prune the sources one by one"
+            f"{n_tiles + n_quarantined - n_distinct} tile ids occur twice: rename files, or prune each source by itself"
         )
     return ScanReport(n_tiles, n_quarantined, sum(ignored.values()), n_shards, n_computed)
 
