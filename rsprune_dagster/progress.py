@@ -58,7 +58,7 @@ def terminal(label: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda n: None
         return
 
-    with tqdm(total=total, desc=label, unit=" tiles", unit_scale=True, mininterval=0.5, dynamic_ncols=True) as bar:
+    with tqdm(total=total, desc=label, unit="", unit_scale=True, mininterval=0.5, dynamic_ncols=True) as bar:
 
         def advance(n: int) -> None:
             bar.update(n)
