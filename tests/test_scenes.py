@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from rsprune_dagster.pruning.scenes import SceneModel, fit_scene_model, fit_whitening, foreignness, squared_distances
+from rsprune_dagster.pruning.scenes import (
+    SHRINKAGES,
+    SceneModel,
+    fit_scene_model,
+    fit_whitening,
+    foreignness,
+    squared_distances,
+    within_scatter,
+)
 
 CENTRES = np.random.default_rng(7).normal(size=(9, 24))
 
@@ -61,10 +69,10 @@ def test_one_reference_tile_per_scene_is_enough() -> None:
     assert foreignness(found.novelty) == 0
 
 
-def test_whitening_makes_the_shrunk_within_scene_covariance_the_identity() -> None:
+def test_whitening_makes_the_within_scene_covariance_the_identity() -> None:
     vectors, labels = tiles(range(5), 60, seed=0)
     scene = np.unique(labels, return_inverse=True)[1]
-    whitened = vectors @ fit_whitening(vectors, scene, shrinkage=0.0)
+    whitened = vectors @ fit_whitening(within_scatter(vectors, scene))
     residuals = whitened - np.array([whitened[scene == index].mean(axis=0) for index in range(5)])[scene]
     assert np.allclose(residuals.T @ residuals / (len(vectors) - 5), np.eye(24), atol=1e-8)
 
@@ -83,3 +91,37 @@ def test_squared_distances_are_euclidean_and_never_negative() -> None:
     direct = ((points[:, None] - centres[None]) ** 2).sum(axis=2)
     assert np.allclose(squared_distances(points, centres), direct)
     assert squared_distances(centres, centres).min() >= 0
+
+
+def test_in_discriminant_space_tiles_of_a_scene_vary_by_one_in_every_direction() -> None:
+    vectors, labels = tiles(range(5), 60, seed=0)
+    model = fit_scene_model(vectors, labels, shrinkages=(0.0,))
+    scene = np.unique(labels, return_inverse=True)[1]
+    residuals = model.discriminant.projection.project(vectors) - model.discriminant.prototypes[scene]
+    assert model.discriminant.projection.n_axes == 4
+    assert np.allclose(residuals.T @ residuals / (len(vectors) - 5), np.eye(4), atol=1e-8)
+
+
+def test_the_shrinkage_is_the_one_that_foresees_held_out_tiles_best() -> None:
+    vectors, labels = tiles(range(5), 12, seed=0)
+    alone = [fit_scene_model(vectors, labels, shrinkages=(value,)).held_out.log_likelihood for value in SHRINKAGES]
+    chosen = fit_scene_model(vectors, labels).held_out
+    assert chosen.log_likelihood == max(alone)
+    assert chosen.shrinkage == SHRINKAGES[int(np.argmax(alone))]
+
+
+def test_priors_of_the_pool_make_a_rare_scene_claim_no_more_than_its_own() -> None:
+    vectors, labels = blurred([400, 400, 400, 400, 8])
+    model = fit_scene_model(*blurred([60] * 5, seed=1))
+    equal, adapted = model.assign(vectors), model.adapted(vectors).assign(vectors)
+    right = [np.mean(np.array(model.names)[found.scene] == labels) for found in (equal, adapted)]
+    assert right[1] > right[0]
+    assert np.sum(adapted.scene == 4) < np.sum(equal.scene == 4)
+    assert np.array_equal(equal.novelty, adapted.novelty)
+
+
+def blurred(sizes: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Tiles of scenes that overlap."""
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    noise = np.random.default_rng(seed).normal(size=(len(labels), 24))
+    return CENTRES[labels] * 0.35 + noise, labels.astype(str)

@@ -36,7 +36,7 @@ FOREIGN_FROM: Final = 0.25
 CHUNK_TILES: Final = 2**14
 """Tiles that are read and assigned at a time."""
 AXES_SAMPLE: Final = 20_000
-"""Tiles, evenly spaced, that give the pool's principal axes."""
+"""Tiles, evenly spaced, that give the pool's principal axes and the priors of its scenes."""
 N_PRINCIPAL_AXES: Final = 32
 N_WHITENED_AXES: Final = 16
 N_RESTARTS: Final = 5
@@ -154,16 +154,18 @@ def cluster_pool(
     """
     known = reference_vectors is not None and labels is not None and len(np.unique(labels)) > 1
     model = fit_scene_model(np.asarray(reference_vectors), np.asarray(labels)) if known else None
-    space = clustering_space(read, n_tiles, model)
+    sample = read(even_rows(n_tiles, AXES_SAMPLE))
+    space = clustering_space(sample, model)
+    model = fitted_to_pool(model, sample) if model else None
     points, scene, novelty = placed(read, n_tiles, space, model)
     k = n_clusters or candidates[0]
     quality: tuple[ClusterQuality, ...] = ()
     if model and not n_clusters:
         known_points = space.place(np.asarray(reference_vectors))
         k, quality = choose_k(known_points, np.asarray(labels), candidates, seed=seed, n_iterations=n_iterations)
-    sample = stratified_sample(scene, n_per_scene=sample_per_scene, seed=seed)
+    training = stratified_sample(scene, n_per_scene=sample_per_scene, seed=seed)
     centroids = train_centroids(
-        points[sample], k, seed=seed, n_iterations=n_iterations, n_restarts=N_RESTARTS, use_gpu=use_gpu
+        points[training], k, seed=seed, n_iterations=n_iterations, n_restarts=N_RESTARTS, use_gpu=use_gpu
     )
     cluster, distance = assign(points, centroids)
     apart = foreignness(novelty) if model else 0.0
@@ -203,13 +205,23 @@ class ClusteringSpace:
         return np.asarray(points / np.sqrt(np.maximum(length, 1e-12)), dtype=np.float32)
 
 
-def clustering_space(read: Reader, n_tiles: int, model: SceneModel | None) -> ClusteringSpace:
-    """Where clusters are sought, from evenly spaced tiles (content order is random).
+def even_rows(n_tiles: int, n_rows: int) -> NDArray[np.int64]:
+    """At most `n_rows` evenly spaced rows: content order is random, so they stand for all."""
+    return np.unique(np.linspace(0, n_tiles - 1, min(n_tiles, n_rows)).astype(np.int64))
+
+
+def fitted_to_pool(model: SceneModel, sample: np.ndarray) -> SceneModel:
+    """The model with the pool's priors, from a `sample` (n, d) of it; a foreign pool has no say on known scenes."""
+    apart = foreignness(model.assign(sample).novelty)
+    return model.adapted(sample) if apart < FOREIGN_FROM else model
+
+
+def clustering_space(sample: np.ndarray, model: SceneModel | None) -> ClusteringSpace:
+    """Where clusters are sought, from an even `sample` (n, d) of the pool.
 
     With a reference: its discriminant axes, and the pool's principal axes after whitening by the variation within
     scenes. Without one: the pool's principal axes.
     """
-    sample = read(np.unique(np.linspace(0, n_tiles - 1, min(n_tiles, AXES_SAMPLE)).astype(np.int64)))
     if model is None:
         parts: tuple[Projection, ...] = (fit_principal_axes(sample, N_PRINCIPAL_AXES),)
     else:

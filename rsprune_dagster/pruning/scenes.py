@@ -7,14 +7,20 @@ p-value (split conformal prediction: Vovk 2005; Bates et al. 2023, doi:10.1214/2
 number.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
 from rsprune_dagster.pruning.numerics import blocks, one_thread, padded
+from rsprune_dagster.pruning.posteriors import fit_priors, fit_temperature, log_scores, posteriors
 
-SHRINKAGE = 0.1
-N_FOLDS = 4
+SHRINKAGES: Final = (0.05, 0.1, 0.2, 0.3, 0.5)
+"""Candidates; the one under which held-out reference tiles are likeliest is taken."""
+BLIND_SHRINKAGE: Final = 0.5
+"""Where no reference tile can be held out."""
+N_FOLDS: Final = 4
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,9 @@ class HeldOut:
 
     distances: np.ndarray  # (m,) to the nearest prototype, rising
     accuracy: float  # share whose nearest prototype is their own scene's; 0 where there are none
+    log_likelihood: float  # mean ln posterior of the own scene, nats; minus infinity where there are none
+    temperature: float  # what makes them likeliest; 1 where there are none
+    shrinkage: float  # of the model that was held to them
 
 
 @dataclass(frozen=True)
@@ -63,17 +72,21 @@ class SceneModel:
     discriminant: Discriminant
     whitening: np.ndarray  # (d, d) to vectors whose pooled within-scene covariance is the identity
     held_out: HeldOut
+    priors: np.ndarray  # (C,) how common scenes are taken to be; they sum to 1
+
+    def adapted(self, sample: np.ndarray) -> "SceneModel":
+        """The model with the priors of a pool, from an even `sample` (n, d) of it."""
+        squared = squared_distances(self.discriminant.projection.project(sample), self.discriminant.prototypes)
+        return replace(self, priors=fit_priors(squared, self.held_out.temperature))
 
     def assign(self, vectors: np.ndarray) -> "SceneAssignment":
-        """The scene of each of `vectors` (n, d)."""
+        """The most probable scene of each of `vectors` (n, d)."""
         projected = self.discriminant.projection.project(vectors)
-        distances = squared_distances(projected, self.discriminant.prototypes)
-        scene = distances.argmin(axis=1)
-        nearest = np.sqrt(distances[np.arange(len(scene)), scene])
+        squared = squared_distances(projected, self.discriminant.prototypes)
         return SceneAssignment(
-            scene=scene.astype(np.int32),
-            confidence=confidence(distances),
-            novelty=novelty(nearest, self.held_out.distances),
+            scene=log_scores(squared, self.held_out.temperature, self.priors).argmax(axis=1).astype(np.int32),
+            confidence=posteriors(squared, self.held_out.temperature, self.priors).max(axis=1),
+            novelty=novelty(np.sqrt(squared.min(axis=1)), self.held_out.distances),
             projected=projected,
         )
 
@@ -89,34 +102,41 @@ class SceneAssignment:
 
 
 def fit_scene_model(
-    reference_vectors: np.ndarray, labels: np.ndarray, *, shrinkage: float = SHRINKAGE, n_folds: int = N_FOLDS
+    reference_vectors: np.ndarray,
+    labels: np.ndarray,
+    *,
+    shrinkages: Sequence[float] = SHRINKAGES,
+    n_folds: int = N_FOLDS,
 ) -> SceneModel:
     """The model of a labelled reference: vectors (M, d), labels (M,) of at least two scenes, in content order."""
     names, scene = np.unique(np.asarray(labels).astype(str), return_inverse=True)
     vectors = np.asarray(reference_vectors, dtype=np.float64)
     with one_thread():
-        whitening = fit_whitening(vectors, scene, shrinkage=shrinkage)
-        discriminant = fit_discriminant(vectors, scene, whitening)
-        held_out = fit_held_out(vectors, scene, shrinkage=shrinkage, n_folds=n_folds)
-    return SceneModel(tuple(names.tolist()), discriminant, whitening, held_out)
+        held_out = fit_held_out(vectors, scene, shrinkages=shrinkages, n_folds=n_folds)
+        within = shrunk(within_scatter(vectors, scene), held_out.shrinkage)
+        discriminant = fit_discriminant(scene_means(vectors, scene), within)
+        whitening = fit_whitening(within)
+    return SceneModel(tuple(names.tolist()), discriminant, whitening, held_out, np.full(len(names), 1 / len(names)))
 
 
-def fit_whitening(vectors: np.ndarray, scene: np.ndarray, *, shrinkage: float) -> np.ndarray:
-    """A (d, d) for which A^T W A = I, where W is the shrunk pooled covariance within scenes: A = L^-T, W = L L^T."""
-    means = scene_means(vectors, scene)
-    fallback = vectors - means.mean(axis=0)
-    within = within_covariance(vectors - means[scene], len(means), shrinkage, fallback=fallback)
+def fit_whitening(within: np.ndarray) -> np.ndarray:
+    """An A (d, d) for which A^T W A = I, where W (d, d) is the covariance within scenes: A = L^-T, W = L L^T."""
     return np.asarray(np.linalg.inv(np.linalg.cholesky(within)).T)
 
 
-def fit_discriminant(vectors: np.ndarray, scene: np.ndarray, whitening: np.ndarray) -> Discriminant:
-    """LDA of `vectors` (M, d) with scenes 0 to C - 1: the principal axes of the whitened scene means, C - 1 at most."""
-    means = scene_means(vectors, scene)
+def fit_discriminant(means: np.ndarray, within: np.ndarray) -> Discriminant:
+    """LDA of scenes with `means` (C, d) and covariance `within` (d, d): at most C - 1 axes.
+
+    With centred means M: the eigenvectors v of M W^-1 M^T with eigenvalues s give the axes W^-1 M^T v / sqrt(s).
+    """
     centre = means.mean(axis=0)
-    _, strength, directions = np.linalg.svd((means - centre) @ whitening, full_matrices=False)
-    n_axes = max(int(np.sum(strength[: len(means) - 1] > 1e-9 * strength[0])), 1)
-    axes = whitening @ directions[:n_axes].T
-    return Discriminant(Projection(centre, axes), (means - centre) @ axes)
+    apart = means - centre
+    solved = np.linalg.solve(within, apart.T)
+    strength, mixing = np.linalg.eigh(apart @ solved)
+    strength, mixing = strength[::-1], mixing[:, ::-1]
+    n_axes = max(int(np.sum(strength[: len(means) - 1] > 1e-12 * strength[0])), 1)
+    axes = solved @ mixing[:, :n_axes] / np.sqrt(np.maximum(strength[:n_axes], 1e-300))
+    return Discriminant(Projection(centre, axes), apart @ axes)
 
 
 def fit_principal_axes(vectors: np.ndarray, n_axes: int, *, whitening: np.ndarray | None = None) -> Projection:
@@ -135,32 +155,59 @@ def scene_means(vectors: np.ndarray, scene: np.ndarray) -> np.ndarray:
     return np.asarray([vectors[scene == index].mean(axis=0) for index in range(scene.max() + 1)])
 
 
-def within_covariance(residuals: np.ndarray, n_scenes: int, shrinkage: float, *, fallback: np.ndarray) -> np.ndarray:
-    """(1 - a) W + a tr(W)/d I. With one tile a scene there is no within-scene scatter: `fallback` stands in."""
-    degrees = len(residuals) - n_scenes
+def within_scatter(vectors: np.ndarray, scene: np.ndarray) -> np.ndarray:
+    """The pooled covariance within scenes (d, d). With one tile a scene there is none: that of all tiles stands in."""
+    means = scene_means(vectors, scene)
+    residuals, degrees = vectors - means[scene], len(vectors) - len(means)
     if degrees < 1 or not np.any(residuals):
-        residuals, degrees, shrinkage = fallback, max(len(fallback) - 1, 1), max(shrinkage, 0.5)
-    scatter = residuals.T @ residuals / degrees
+        residuals, degrees = vectors - means.mean(axis=0), max(len(vectors) - 1, 1)
+    return np.asarray(residuals.T @ residuals / degrees)
+
+
+def shrunk(scatter: np.ndarray, shrinkage: float) -> np.ndarray:
+    """(1 - a) W + a tr(W)/d I, for the shrinkage a in 0 to 1."""
     scale = max(float(np.trace(scatter)) / len(scatter), 1e-12)
     return np.asarray((1 - shrinkage) * scatter + shrinkage * scale * np.eye(len(scatter)))
 
 
-def fit_held_out(vectors: np.ndarray, scene: np.ndarray, *, shrinkage: float, n_folds: int) -> HeldOut:
-    """Leave out a fold at a time, fit on the others, and look at the tiles left out."""
+def fit_held_out(vectors: np.ndarray, scene: np.ndarray, *, shrinkages: Sequence[float], n_folds: int) -> HeldOut:
+    """Leave out a fold at a time, fit on the others, look at the tiles left out; the shrinkage that foresees them best.
+
+    Ties go to the shrinkage named first.
+    """
     fold = folds(scene, n_folds)
-    distances, hits = [np.empty(0)], [np.empty(0, bool)]
-    for index in range(n_folds):
-        out = fold == index
-        if not out.any() or len(np.unique(scene[~out])) <= scene.max():
-            continue
-        model = fit_discriminant(
-            vectors[~out], scene[~out], fit_whitening(vectors[~out], scene[~out], shrinkage=shrinkage)
-        )
-        squared = squared_distances(model.projection.project(vectors[out]), model.prototypes)
-        distances.append(np.sqrt(squared.min(axis=1)))
-        hits.append(squared.argmin(axis=1) == scene[out])
-    correct = np.concatenate(hits)
-    return HeldOut(np.sort(np.concatenate(distances)), float(correct.mean()) if len(correct) else 0.0)
+    whole = [index for index in range(n_folds) if _complete(scene, fold, index)]
+    if not whole:
+        return HeldOut(np.empty(0), 0.0, -np.inf, 1.0, BLIND_SHRINKAGE)
+    left_out = [_squared_when_left_out(vectors, scene, fold == index, shrinkages) for index in whole]
+    truth = np.concatenate([scene[fold == index] for index in whole])
+    tried = [
+        judged(np.concatenate(parts), truth, a)
+        for a, parts in zip(shrinkages, zip(*left_out, strict=True), strict=True)
+    ]
+    return max(tried, key=lambda held_out: held_out.log_likelihood)
+
+
+def judged(squared: np.ndarray, truth: np.ndarray, shrinkage: float) -> HeldOut:
+    """What the squared distances (m, C) of held-out tiles say, whose scenes are `truth` (m,)."""
+    temperature, likelihood = fit_temperature(squared, truth)
+    accuracy = float(np.mean(squared.argmin(axis=1) == truth))
+    return HeldOut(np.sort(np.sqrt(squared.min(axis=1))), accuracy, likelihood, temperature, shrinkage)
+
+
+def _complete(scene: np.ndarray, fold: np.ndarray, index: int) -> bool:
+    """Whether the fold has tiles, and every scene has tiles outside it."""
+    out = fold == index
+    return bool(out.any()) and len(np.unique(scene[~out])) == scene.max() + 1
+
+
+def _squared_when_left_out(
+    vectors: np.ndarray, scene: np.ndarray, out: np.ndarray, shrinkages: Sequence[float]
+) -> list[np.ndarray]:
+    """For each shrinkage, the squared distances (n, C) of the tiles `out` from the prototypes of the others."""
+    means, scatter = scene_means(vectors[~out], scene[~out]), within_scatter(vectors[~out], scene[~out])
+    models = [fit_discriminant(means, shrunk(scatter, shrinkage)) for shrinkage in shrinkages]
+    return [squared_distances(model.projection.project(vectors[out]), model.prototypes) for model in models]
 
 
 def folds(scene: np.ndarray, n_folds: int) -> np.ndarray:
@@ -183,12 +230,6 @@ def squared_distances(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
             part = np.einsum("nc,nc->n", block, block)[:, None] - 2 * (block @ centres.T) + norms
             out[rows] = part[: rows.stop - rows.start]
     return np.maximum(out, 0, out=out)
-
-
-def confidence(squared: np.ndarray) -> np.ndarray:
-    """Posterior of the nearest scene under equal priors and unit covariance: softmax of -squared/2. 1/C to 1."""
-    gaps = squared - squared.min(axis=1, keepdims=True)
-    return np.asarray(1 / np.exp(-gaps / 2).sum(axis=1))
 
 
 def novelty(distances: np.ndarray, held_out_distances: np.ndarray) -> np.ndarray:

@@ -1,0 +1,62 @@
+"""From distances to probabilities: calibrated on tiles held out of the reference, then fitted to how common scenes are.
+
+A tile at squared distances d_c^2 from the prototypes is of scene c with a probability proportional to
+pi_c exp(-d_c^2 / (2 T)). T, the temperature (Guo et al. 2017, arXiv 1706.04599), mends the discriminant's trust in
+itself: it makes the scenes of held-out reference tiles likeliest. The priors pi are the pool's own, by the EM of
+Saerens, Latinne & Decaestecker (2002, doi:10.1162/089976602753284446): a scene that is rare in the pool claims fewer
+doubtful tiles of common ones. No label of the pool is needed.
+"""
+
+from typing import Final
+
+import numpy as np
+
+TEMPERATURES: Final = np.geomspace(0.5, 50, 81)
+N_STEPS: Final = 200
+TOLERANCE: Final = 1e-6
+
+
+def posteriors(squared: np.ndarray, temperature: float, priors: np.ndarray) -> np.ndarray:
+    """Probabilities (n, C) of the scenes at `squared` distances (n, C), under `priors` (C,); rows sum to 1."""
+    scores = log_scores(squared, temperature, priors)
+    scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return np.asarray(scores / scores.sum(axis=1, keepdims=True))
+
+
+def log_scores(squared: np.ndarray, temperature: float, priors: np.ndarray) -> np.ndarray:
+    """ln pi_c - d_c^2 / (2 T), (n, C): the posteriors' logarithms but for a constant a row."""
+    return np.asarray(np.log(priors) - squared / (2 * temperature))
+
+
+def log_likelihood(squared: np.ndarray, scene: np.ndarray, temperature: float) -> float:
+    """Mean ln posterior of the true `scene` (n,) under equal priors, every scene weighing the same; 0 is certainty."""
+    n_scenes = squared.shape[1]
+    scores = -squared / (2 * temperature)
+    top = scores.max(axis=1)
+    normaliser = top + np.log(np.exp(scores - top[:, None]).sum(axis=1))
+    each = scores[np.arange(len(scene)), scene] - normaliser
+    counts = np.bincount(scene, minlength=n_scenes)
+    return float(np.mean(np.bincount(scene, weights=each, minlength=n_scenes)[counts > 0] / counts[counts > 0]))
+
+
+def fit_temperature(squared: np.ndarray, scene: np.ndarray) -> tuple[float, float]:
+    """The temperature of TEMPERATURES under which held-out tiles' scenes are likeliest, and that log-likelihood."""
+    found = [log_likelihood(squared, scene, float(temperature)) for temperature in TEMPERATURES]
+    best = int(np.argmax(found))
+    return float(TEMPERATURES[best]), found[best]
+
+
+def fit_priors(squared: np.ndarray, temperature: float) -> np.ndarray:
+    """How common each scene is (C,) among tiles at `squared` distances (n, C); sums to 1, and none is 0.
+
+    EM from equal priors: every step, the new prior of a scene is its mean posterior, with one tile of each scene added
+    so that no scene dies out.
+    """
+    n_tiles, n_scenes = squared.shape
+    priors = np.full(n_scenes, 1 / n_scenes)
+    for _ in range(N_STEPS):
+        before = priors
+        priors = (posteriors(squared, temperature, before).sum(axis=0) + 1) / (n_tiles + n_scenes)
+        if np.abs(priors - before).max() < TOLERANCE:
+            break
+    return priors
