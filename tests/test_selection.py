@@ -133,7 +133,7 @@ def test_scenes_are_even_and_clusters_nest_inside_them() -> None:
 
 def test_blocks_take_turns_and_see_what_the_others_gave(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selection, "BLOCK_TILES", 64)
-    monkeypatch.setattr(selection, "TARGET_TILES", 64)
+    monkeypatch.setattr(selection, "CENTRE_TILES", 64)
     monkeypatch.setattr(selection, "HELD_TILES", 64)
     monkeypatch.setattr(selection, "VISITS", (2, 4, 8, 16, 32, 64))
     n_read: list[int] = []
@@ -148,10 +148,9 @@ def test_blocks_take_turns_and_see_what_the_others_gave(monkeypatch: pytest.Monk
     assert sorted(order) == list(range(512)) and max(n_read) <= 64
     for n in (16, 32, 64, 128):
         assert np.bincount(order[:n] // 64, minlength=8).tolist() == [n // 8] * 8
-    target = vectors[np.linspace(0, 511, 64).astype(int)]
     for n in (40, 80, 120):
         draws = [np.random.default_rng(seed).permutation(512)[:n] for seed in range(30)]
-        assert moments_gap(vectors[order[:n]], target) < min(moments_gap(vectors[draw], target) for draw in draws)
+        assert moments_gap(vectors[order[:n]], vectors) < min(moments_gap(vectors[draw], vectors) for draw in draws)
 
 
 def test_the_reference_of_a_scene_is_what_its_tiles_come_to_resemble() -> None:
@@ -170,8 +169,15 @@ def test_no_tiles_give_no_order() -> None:
     assert len(ranked(points(0), np.zeros(0, int), np.zeros(0, int))) == 0
 
 
+def test_products_among_a_block_are_symmetric_and_right() -> None:
+    block = points(2 * selection.PANEL_TILES + 7)
+    products = selection._products(block)
+    np.testing.assert_array_equal(products, products.T)
+    np.testing.assert_allclose(products, block.astype(np.float64) @ block.T.astype(np.float64), rtol=1e-4, atol=1e-4)
+
+
 def test_holding_a_cluster_in_memory_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    vectors, one = points(3000), np.zeros(3000, int)
+    vectors, one = points(5000), np.zeros(5000, int)
     held = ranked(vectors, one, one)
     monkeypatch.setattr(selection, "HELD_TILES", 0)
     assert np.array_equal(held, ranked(vectors, one, one))
