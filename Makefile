@@ -1,6 +1,7 @@
 # make demo: the whole pipeline on a synthetic corpus.   make test: the tests.   Both set up .venv from the lock first.
 SHELL := /bin/bash
 PYTHON ?= python3
+PORT ?= 3000
 BIN := .venv/bin
 export UV_COMPILE_BYTECODE ?= 1
 # Idle OpenMP threads that spin steal the cores from their neighbours.
@@ -28,8 +29,8 @@ test-slow: setup
 	$(BIN)/python -m pytest -m "slow" -n 0
 
 ui: setup
-	@mkdir -p .state/dagster
-	DAGSTER_HOME="$(CURDIR)" $(BIN)/dg dev
+	@mkdir -p .state/dagster && ln -sfn ../../dagster.yaml .state/dagster/dagster.yaml
+	VIRTUAL_ENV="$(CURDIR)/.venv" DAGSTER_HOME="$(CURDIR)/.state/dagster" $(BIN)/dg dev --port $(PORT)
 
 check: setup
 	$(BIN)/ruff check .

@@ -21,13 +21,17 @@ def schema(defaults: Section) -> dict[str, Any]:
     }
 
 
-def in_effect(context: dg.AssetExecutionContext, section: type[SectionType]) -> SectionType:
-    """The asset's parameters for this run: params.yaml, with what the launchpad changed.
+def in_effect(context: dg.AssetExecutionContext, defaults: SectionType) -> SectionType:
+    """The asset's parameters for this run: params.yaml, with what the launchpad changed, which is logged.
 
     Raises:
         UsageError: a value is out of its range.
     """
-    return parse_section(section, dict(context.op_execution_context.op_config))
+    params = parse_section(type(defaults), dict(context.op_execution_context.op_config))
+    for name, value in params:
+        if value != getattr(defaults, name):
+            context.log.info(f"{name} is {value!r} in this run; params.yaml says {getattr(defaults, name)!r}")
+    return params
 
 
 def _dagster_type(annotation: Any) -> Any:

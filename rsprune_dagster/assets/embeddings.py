@@ -5,8 +5,9 @@ from dataclasses import asdict
 import dagster as dg
 
 from rsprune_dagster.assets.config import in_effect, schema
+from rsprune_dagster.assets.failures import said_plainly
 from rsprune_dagster.assets.wiring import result
-from rsprune_dagster.params import EmbeddingParams, Params
+from rsprune_dagster.params import Params
 from rsprune_dagster.resources.settings import Compute, Store
 
 CODE_VERSION = "1"
@@ -23,6 +24,7 @@ def embeddings_asset(defaults: Params) -> dg.AssetsDefinition:
         deps=["raw_corpus", "reference_scenes", "entropy_scores"],
         config_schema=schema(defaults.embedding),
     )
+    @said_plainly()
     def embeddings(context: dg.AssetExecutionContext, store: Store, compute: Compute) -> dg.MaterializeResult[None]:
         """Unit vectors of the informative tiles and of the reference, from a frozen encoder.
 
@@ -30,7 +32,7 @@ def embeddings_asset(defaults: Params) -> dg.AssetsDefinition:
         """
         from rsprune_dagster.pruning.steps.embed import embed_corpus
 
-        params = in_effect(context, EmbeddingParams)
+        params = in_effect(context, defaults.embedding)
         assets = store.open()
         with assets.replace("embeddings") as folder:
             report = embed_corpus(
@@ -43,6 +45,6 @@ def embeddings_asset(defaults: Params) -> dg.AssetsDefinition:
                 device=compute.device,
                 progress=compute.progress(context),
             )
-        return result(assets, "embeddings", asdict(report))
+        return result(assets, "embeddings", params, asdict(report), tables=("index.parquet",))
 
     return embeddings

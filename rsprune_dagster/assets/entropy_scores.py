@@ -5,8 +5,9 @@ from dataclasses import asdict
 import dagster as dg
 
 from rsprune_dagster.assets.config import in_effect, schema
+from rsprune_dagster.assets.failures import said_plainly
 from rsprune_dagster.assets.wiring import result
-from rsprune_dagster.params import EntropyParams, Params
+from rsprune_dagster.params import Params
 from rsprune_dagster.resources.settings import Store
 
 CODE_VERSION = "1"
@@ -23,6 +24,7 @@ def entropy_scores_asset(defaults: Params) -> dg.AssetsDefinition:
         deps=["raw_corpus", "reference_scenes"],
         config_schema=schema(defaults.entropy),
     )
+    @said_plainly()
     def entropy_scores(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult[None]:
         """Shannon entropy of each tile's grey levels, in bits, and whether the tile tells enough to be kept.
 
@@ -32,12 +34,13 @@ def entropy_scores_asset(defaults: Params) -> dg.AssetsDefinition:
         from rsprune_dagster.pruning.steps.score import score
         from rsprune_dagster.report.galleries import entropy_pictures
 
+        params = in_effect(context, defaults.entropy)
         assets = store.open()
         corpus, reference = assets.folder("raw_corpus"), assets.folder("reference_scenes")
         with assets.replace("entropy_scores") as folder:
-            report = score(corpus, reference, folder, in_effect(context, EntropyParams))
+            report = score(corpus, reference, folder, params)
         context.log.info("threshold %.2f bits: %s", report.threshold_bits, report.threshold_origin)
         pictures = entropy_pictures(corpus, reference, assets.folder("entropy_scores"))
-        return result(assets, "entropy_scores", asdict(report), pictures)
+        return result(assets, "entropy_scores", params, asdict(report), pictures, tables=("scores.parquet",))
 
     return entropy_scores

@@ -3,8 +3,9 @@
 import dagster as dg
 
 from rsprune_dagster.assets.config import in_effect, schema
+from rsprune_dagster.assets.failures import said_plainly
 from rsprune_dagster.assets.wiring import result
-from rsprune_dagster.params import Params, SelectionParams
+from rsprune_dagster.params import Params
 from rsprune_dagster.resources.settings import Compute, Store
 
 CODE_VERSION = "1"
@@ -21,6 +22,7 @@ def pruned_subset_asset(defaults: Params) -> dg.AssetsDefinition:
         deps=["raw_corpus", "entropy_scores", "embeddings", "scene_clusters"],
         config_schema=schema(defaults.selection),
     )
+    @said_plainly()
     def pruned_subset(context: dg.AssetExecutionContext, store: Store, compute: Compute) -> dg.MaterializeResult[None]:
         """The tiles worth training on, best first, and why every other tile went.
 
@@ -31,17 +33,17 @@ def pruned_subset_asset(defaults: Params) -> dg.AssetsDefinition:
         from rsprune_dagster.pruning.steps.select import StageFolders, select
         from rsprune_dagster.report.galleries import subset_pictures
 
+        params = in_effect(context, defaults.selection)
         assets = store.open()
         folders = StageFolders(
             *(assets.folder(name) for name in ("raw_corpus", "entropy_scores", "embeddings", "scene_clusters"))
         )
         with assets.replace("pruned_subset") as folder:
-            report = select(
-                folders, folder, in_effect(context, SelectionParams), seed=compute.seed, workers=compute.n_workers()
-            )
+            report = select(folders, folder, params, seed=compute.seed, workers=compute.n_workers())
         if report.n_missing:
             context.log.warning("%s", report.shortfall())
         pictures = subset_pictures(folders.corpus, folders.embeddings, assets.folder("pruned_subset"))
-        return result(assets, "pruned_subset", report.metadata(), pictures)
+        tables = ("pruned_subset.parquet", "decisions.parquet", "ranking.parquet")
+        return result(assets, "pruned_subset", params, report.metadata(), pictures, tables=tables)
 
     return pruned_subset

@@ -5,8 +5,9 @@ from dataclasses import asdict
 import dagster as dg
 
 from rsprune_dagster.assets.config import in_effect, schema
+from rsprune_dagster.assets.failures import said_plainly
 from rsprune_dagster.assets.wiring import named_sources, result, scanner
-from rsprune_dagster.params import CorpusParams, Params
+from rsprune_dagster.params import Params
 from rsprune_dagster.resources.settings import Compute, Store
 
 CODE_VERSION = "1"
@@ -22,6 +23,7 @@ def raw_corpus_asset(defaults: Params) -> dg.AssetsDefinition:
         code_version=CODE_VERSION,
         config_schema=schema(defaults.corpus),
     )
+    @said_plainly()
     def raw_corpus(context: dg.AssetExecutionContext, store: Store, compute: Compute) -> dg.MaterializeResult[None]:
         """Every tile of the corpus, read and decoded once.
 
@@ -32,12 +34,14 @@ def raw_corpus_asset(defaults: Params) -> dg.AssetsDefinition:
         from rsprune_dagster.pruning.steps.scan import scan
         from rsprune_dagster.report.galleries import corpus_pictures
 
-        params = in_effect(context, CorpusParams)
+        params = in_effect(context, defaults.corpus)
         assets = store.open()
-        sources = named_sources(params.sources, assets, part="corpus")
+        sources = named_sources(params.sources, assets, part="corpus", progress=compute.progress(context))
         reader = scanner(context, assets, compute, params)
         with assets.replace("raw_corpus") as folder:
             report = scan(sources, folder, reader, labelled=False, label="raw_corpus")
-        return result(assets, "raw_corpus", asdict(report), corpus_pictures(assets.folder("raw_corpus")))
+        pictures = corpus_pictures(assets.folder("raw_corpus"))
+        tables = ("manifest.parquet", "quarantine.parquet")
+        return result(assets, "raw_corpus", params, asdict(report), pictures, tables=tables)
 
     return raw_corpus

@@ -5,8 +5,9 @@ from dataclasses import asdict
 import dagster as dg
 
 from rsprune_dagster.assets.config import in_effect, schema
+from rsprune_dagster.assets.failures import said_plainly
 from rsprune_dagster.assets.wiring import named_sources, result, scanner
-from rsprune_dagster.params import Params, ReferenceParams
+from rsprune_dagster.params import Params
 from rsprune_dagster.resources.settings import Compute, Store
 
 CODE_VERSION = "1"
@@ -22,6 +23,7 @@ def reference_scenes_asset(defaults: Params) -> dg.AssetsDefinition:
         code_version=CODE_VERSION,
         config_schema=schema(defaults.reference),
     )
+    @said_plainly()
     def reference_scenes(
         context: dg.AssetExecutionContext, store: Store, compute: Compute
     ) -> dg.MaterializeResult[None]:
@@ -33,14 +35,17 @@ def reference_scenes_asset(defaults: Params) -> dg.AssetsDefinition:
         from rsprune_dagster.pruning.steps.scan import scan, without_tiles
         from rsprune_dagster.report.galleries import reference_pictures
 
+        params = in_effect(context, defaults.reference)
         assets = store.open()
-        sources = named_sources(in_effect(context, ReferenceParams).sources, assets, part="reference")
+        sources = named_sources(params.sources, assets, part="reference", progress=compute.progress(context))
         reader = scanner(context, assets, compute, defaults.corpus)
         with assets.replace("reference_scenes") as folder:
             if sources:
                 report = scan(sources, folder, reader, labelled=True, label="reference_scenes")
             else:
                 report = without_tiles(folder)
-        return result(assets, "reference_scenes", asdict(report), reference_pictures(assets.folder("reference_scenes")))
+        pictures = reference_pictures(assets.folder("reference_scenes"))
+        tables = ("manifest.parquet", "quarantine.parquet")
+        return result(assets, "reference_scenes", params, asdict(report), pictures, tables=tables)
 
     return reference_scenes

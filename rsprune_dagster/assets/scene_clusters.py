@@ -3,8 +3,9 @@
 import dagster as dg
 
 from rsprune_dagster.assets.config import in_effect, schema
+from rsprune_dagster.assets.failures import said_plainly
 from rsprune_dagster.assets.wiring import result
-from rsprune_dagster.params import ClusteringParams, Params
+from rsprune_dagster.params import Params
 from rsprune_dagster.resources.settings import Compute, Store
 
 CODE_VERSION = "1"
@@ -21,6 +22,7 @@ def scene_clusters_asset(defaults: Params) -> dg.AssetsDefinition:
         deps=["embeddings"],
         config_schema=schema(defaults.clustering),
     )
+    @said_plainly()
     def scene_clusters(context: dg.AssetExecutionContext, store: Store, compute: Compute) -> dg.MaterializeResult[None]:
         """Scene, cluster and distance of each tile.
 
@@ -30,12 +32,13 @@ def scene_clusters_asset(defaults: Params) -> dg.AssetsDefinition:
         from rsprune_dagster.pruning.steps.cluster import cluster, figures
         from rsprune_dagster.report.galleries import cluster_pictures
 
+        params = in_effect(context, defaults.clustering)
         assets = store.open()
         embeddings = assets.folder("embeddings")
         with assets.replace("scene_clusters") as folder:
-            params = in_effect(context, ClusteringParams)
             found = cluster(embeddings, folder, params, seed=compute.seed, use_gpu=compute.has_gpu())
+        context.log.info(found.note)
         pictures = cluster_pictures(assets.folder("raw_corpus"), assets.folder("scene_clusters"))
-        return result(assets, "scene_clusters", figures(found), pictures)
+        return result(assets, "scene_clusters", params, figures(found), pictures, tables=("assignment.parquet",))
 
     return scene_clusters

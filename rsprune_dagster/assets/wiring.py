@@ -1,12 +1,14 @@
-"""What several assets need: the scanner of two of them, the sources by name, the result with its hash."""
+"""What several assets need: the scanner of two of them, the sources by name, the result with its hash and columns."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from rsprune_dagster.corpus.options import ReadOptions
-from rsprune_dagster.params import CorpusParams
+from rsprune_dagster.params import CorpusParams, Section
+from rsprune_dagster.progress import Progress
 from rsprune_dagster.resources.asset_store import AssetStore, tree_md5
 from rsprune_dagster.resources.settings import Compute
 
@@ -32,15 +34,25 @@ def scanner(context: dg.AssetExecutionContext, store: AssetStore, compute: Compu
     )
 
 
-def named_sources(sources: Sequence[str], store: AssetStore, *, part: str) -> tuple[str, ...]:
+def named_sources(sources: Sequence[str], store: AssetStore, *, part: str, progress: Progress) -> tuple[str, ...]:
     """The sources as given; `synthetic` stands for the corpus or the reference (`part`) of the synthetic corpus."""
-    return tuple(_synthetic(store, part) if source == SYNTHETIC else source for source in sources)
+    return tuple(_synthetic(store, part, progress) if source == SYNTHETIC else source for source in sources)
 
 
 def result(
-    store: AssetStore, asset: str, metadata: Mapping[str, Any], pictures: Mapping[str, bytes | str] | None = None
+    store: AssetStore,
+    asset: str,
+    params: Section,
+    figures: Mapping[str, Any],
+    pictures: Mapping[str, bytes | str] | None = None,
+    *,
+    tables: Sequence[str],
 ) -> dg.MaterializeResult[None]:
-    """What Dagster records: the folder's content hash as the data version, the figures, the pictures and tables."""
+    """What Dagster records: the folder's content hash as the data version, figures, pictures, parameters, columns.
+
+    Args:
+        tables: Parquet files of the asset; the first is the asset's own table, whose rows and columns Dagster knows.
+    """
     from rsprune_dagster.report.markdown import image
 
     folder = store.folder(asset)
@@ -48,15 +60,45 @@ def result(
         title: dg.MetadataValue.md(image(picture, title) if isinstance(picture, bytes) else picture)
         for title, picture in (pictures or {}).items()
     }
+    about = {"params": dg.MetadataValue.json(params.model_dump(mode="json")), "folder": dg.MetadataValue.path(folder)}
     return dg.MaterializeResult(
-        metadata={**metadata, **shown, "folder": dg.MetadataValue.path(str(folder))},
+        metadata={**figures, **shown, **about, **_tables(folder, tables)},
         data_version=dg.DataVersion(tree_md5(folder)),
     )
 
 
-def _synthetic(store: AssetStore, part: str) -> str:
+def _tables(folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Rows and columns of the first table under the names that Dagster looks for, of the others under their own."""
+    import pyarrow.parquet as pq
+
+    own, *others = names
+    return {
+        "dagster/row_count": pq.ParquetFile(folder / own).metadata.num_rows,
+        "dagster/column_schema": _columns(folder / own),
+        **{f"columns of {name}": _columns(folder / name) for name in others},
+    }
+
+
+def _columns(table: Path) -> dg.TableSchema:
+    """The columns of a Parquet file, with the meaning that its schema gives each."""
+    import pyarrow.parquet as pq
+
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                field.name,
+                type=str(field.type),
+                description=(field.metadata or {}).get(b"doc", b"").decode() or None,
+                constraints=dg.TableColumnConstraints(nullable=field.nullable),
+            )
+            for field in pq.read_schema(table)
+        ]
+    )
+
+
+def _synthetic(store: AssetStore, part: str, progress: Progress) -> str:
     from rsprune_dagster.corpus.synthetic import SyntheticPlan, write_corpus
 
     folder = store.cache_root.parent / "synthetic"
-    write_corpus(folder, SyntheticPlan())
+    write_corpus(folder, SyntheticPlan(), progress=progress)
     return str(folder / part)

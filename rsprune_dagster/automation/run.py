@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from rsprune_dagster.assets import FACTORIES, build_assets
+from rsprune_dagster.assets.wiring import SYNTHETIC
 from rsprune_dagster.errors import RunError, UserError
 from rsprune_dagster.params import Params
 from rsprune_dagster.resources.settings import Compute, Store
@@ -23,6 +24,9 @@ def materialize_pruning(params: Params, *, root: Path, cache_root: Path, progres
     Raises:
         UserError: as the assets raise it; folders of assets that failed keep their last version.
     """
+    from rsprune_dagster.pruning.steps.preflight import check
+
+    check(params, made_later=SYNTHETIC)
     resources = {
         "store": Store(root=str(root), cache_root=str(cache_root)),
         "compute": Compute(progress_on=progress_on, **params.compute.model_dump()),
@@ -30,7 +34,7 @@ def materialize_pruning(params: Params, *, root: Path, cache_root: Path, progres
     with _instance() as instance, _quiet():
         try:
             run = dg.materialize(build_assets(params), resources=resources, instance=instance, run_config=_LOG_NOTHING)
-        except dg.DagsterExecutionStepExecutionError as error:
+        except (dg.Failure, dg.DagsterExecutionStepExecutionError) as error:
             raise _cause(error) from error
     if not run.success:
         raise RunError(f"the run {run.run_id} failed: see its log in the web UI")

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import dagster as dg
+from pydantic import Field
 
 from rsprune_dagster.corpus.shards import remove_drafts
 from rsprune_dagster.progress import Progress, lines, terminal
@@ -13,8 +14,8 @@ from rsprune_dagster.resources.asset_store import AssetStore
 class Store(dg.ConfigurableResource):  # type: ignore[type-arg]
     """The folders of the assets, and the cache of finished work."""
 
-    root: str
-    cache_root: str
+    root: str = Field(description="Holds a folder per asset")
+    cache_root: str = Field(description="Work that later runs start from; may be deleted, costs only time")
 
     def open(self) -> AssetStore:
         """The store, cleared of what killed processes left half-written."""
@@ -27,10 +28,10 @@ class Store(dg.ConfigurableResource):  # type: ignore[type-arg]
 class Compute(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Threads, device, seed, and where progress is shown."""
 
-    workers: int
-    device: str
-    seed: int
-    progress_on: str = "log"
+    workers: int = Field(description="Threads over shards; 0: one per core")
+    device: str = Field(description="auto, cpu, cuda or cuda:N")
+    seed: int = Field(description="Every draw comes from this")
+    progress_on: str = Field(default="log", description="log: lines in the run's log; terminal: a bar")
 
     def n_workers(self) -> int:
         """Threads over shards; 0 asks for one per core."""
