@@ -1,5 +1,6 @@
 """`rsprune`: the pruning job, and questions about its result, without the web UI."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -83,8 +84,11 @@ def prune(
     _check_writable(out)
     work = out / WORK
     materialize_pruning(params, root=work / "assets", cache_root=work / "cache", progress_on="terminal")
-    _publish(work / "assets" / "pruned_subset", out)
+    subset = work / "assets" / "pruned_subset"
+    _publish(subset, out)
     _say_counts(count_decisions(out / "decisions.parquet"), out)
+    if shortfall := json.loads((subset / "summary.json").read_text())["shortfall"]:
+        print(f"rsprune: {shortfall}", file=sys.stderr)
 
 
 @app.command()

@@ -33,7 +33,7 @@ RANKING = pa.schema(
         pa.field("tile_id", pa.string(), nullable=False),
         pa.field("scene", pa.string(), nullable=False),
         pa.field("cluster_id", pa.int32(), nullable=False),
-        pa.field("rank", pa.int64(), metadata={"doc": "1 is best, over all candidates; null for a near-duplicate"}),
+        pa.field("rank", pa.int64(), metadata={"doc": "1 is best; null: a near-duplicate, or not ordered"}),
         pa.field("near_copy_of", pa.string(), metadata={"doc": "the tile that stands for this near-duplicate"}),
     ]
 )
@@ -134,7 +134,8 @@ _SUBSET_SOURCE = {name: f"ranking.{name}" for name in ("rank", "scene", "cluster
 
 _DECISIONS_SQL = """
 WITH quota AS (
-    SELECT scene, count(*) FILTER (rank <= {n_kept}) AS n_kept, count(rank) AS n_candidates FROM ranking GROUP BY scene
+    SELECT scene, count(*) FILTER (rank <= {n_kept}) AS n_kept, count(*) FILTER (near_copy_of IS NULL) AS n_candidates
+    FROM ranking GROUP BY scene
 ), joined AS (
     SELECT manifest.tile_id, manifest.uri, manifest.content_md5, manifest.entropy_bits, scores.informative,
            scores.copy_of, ranking.scene, ranking.cluster_id, ranking.near_copy_of,
@@ -158,6 +159,9 @@ SELECT tile_id, uri, content_md5, entropy_bits, scene, cluster_id,
             WHEN decision = 'kept'
                 THEN printf('rank %d of the %d kept; its scene %s keeps %d of %d',
                             rank, {n_kept}::BIGINT, scene, n_kept, n_candidates)
+            WHEN rank IS NULL
+                THEN printf('not among the %d chosen; its scene %s keeps %d of %d',
+                            {n_kept}::BIGINT, scene, n_kept, n_candidates)
             ELSE printf('rank %d, and the first %d are kept; its scene %s keeps %d of %d',
                         rank, {n_kept}::BIGINT, scene, n_kept, n_candidates)
        END AS reason

@@ -56,7 +56,9 @@ class SelectReport:
         return self.n_wanted - self.n_kept
 
     def shortfall(self) -> str:
-        """The sentence on a subset that is smaller than asked."""
+        """The sentence on a subset that is smaller than asked; empty where it is not."""
+        if not self.n_missing:
+            return ""
         return (
             f"{self.n_kept:,} tiles are kept, not the {self.n_wanted:,} asked: no more survive the entropy threshold "
             "and the search for duplicates"
@@ -81,7 +83,8 @@ def select(folders: StageFolders, folder: Path, params: SelectionParams, *, seed
     order = order_candidates(folders, candidates, params, n_wanted=n_wanted, seed=seed, workers=workers)
     _write_ranking(folders, folder / "ranking.parquet", candidates[order], leader)
     report = _write_ledger(folders, folder, n_readable, n_wanted, min(n_wanted, len(candidates)))
-    (folder / "summary.json").write_text(json.dumps({**params.model_dump(), **asdict(report)}, indent=1) + "\n")
+    summary = {**params.model_dump(), **asdict(report), "shortfall": report.shortfall()}
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     return report
 
 
@@ -105,13 +108,18 @@ def order_candidates(
             cluster_exponent=params.cluster_exponent,
             workers=workers,
         )
-    if params.strategy not in BASELINES:
-        known = (RSPRUNE, *BASELINES)
-        raise UsageError(
-            f"unknown strategy {params.strategy}{suggest(params.strategy, known)}; expected one of {', '.join(known)}"
-        )
+    check_strategy(params.strategy)
     pool = Candidates(read, n_tiles=len(candidates), n_kept=min(n_wanted, len(candidates)), seed=seed)
     return BASELINES[params.strategy](pool)
+
+
+def check_strategy(name: str) -> None:
+    """Raise UsageError where no order comes of a strategy: it is unknown, or needs what a pool does not have."""
+    if name == "label_balanced":
+        raise UsageError("strategy label_balanced needs the true labels of the pool, which only benchmarks know")
+    known = (RSPRUNE, *(baseline for baseline in BASELINES if baseline != "label_balanced"))
+    if name not in known:
+        raise UsageError(f"unknown strategy {name}{suggest(name, known)}; expected one of {', '.join(known)}")
 
 
 def _near_copies(index: Path, correlation: float) -> np.ndarray:

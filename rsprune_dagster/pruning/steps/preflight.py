@@ -1,0 +1,29 @@
+"""What can be known to be wrong before a corpus is read, which may take hours."""
+
+from rsprune_dagster.corpus.sources import list_corpus
+from rsprune_dagster.params import Params
+from rsprune_dagster.pruning.encoders import load_encoder
+from rsprune_dagster.pruning.steps.select import check_strategy
+
+
+def check(params: Params, *, made_later: str) -> None:
+    """Check the strategy, the encoder with its weights, the device and the reference's folders.
+
+    Args:
+        made_later: the source that stands for a corpus which is not there yet.
+
+    Raises:
+        UsageError: says what is off.
+    """
+    check_strategy(params.selection.strategy)
+    load_encoder(
+        params.embedding.backbone,
+        weights=params.embedding.weights,
+        weights_sha256=params.embedding.weights_sha256,
+        image_size_px=params.embedding.image_size_px,
+        precision=params.embedding.precision,
+        device=params.compute.device,
+    )
+    sources = [source for source in params.reference.sources if source != made_later]
+    if sources:
+        list_corpus(sources, labelled=True)

@@ -1,0 +1,83 @@
+"""Prunes of a small synthetic corpus, in this process, for the tests of the whole pipeline."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from rsprune_dagster.automation.run import materialize_pruning
+from rsprune_dagster.corpus.synthetic import SyntheticPlan
+from rsprune_dagster.params import Params, load
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+PLAN = SyntheticPlan(n_tiles=300, n_scene_files=1, n_reference_per_scene=10)
+"""Every kind of tile, container and broken file, in a second or two a prune."""
+
+RESULTS = ("pruned_subset.parquet", "decisions.parquet")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The folders of one prune."""
+
+    work: Path
+
+    @property
+    def assets(self) -> Path:
+        return self.work / "assets"
+
+    @property
+    def cache(self) -> Path:
+        return self.work / "cache"
+
+    def rows(self, table: str, asset: str = "pruned_subset") -> list[dict[str, Any]]:
+        """The rows of a table."""
+        rows: list[dict[str, Any]] = pq.read_table(self.assets / asset / f"{table}.parquet").to_pylist()
+        return rows
+
+    def decisions(self) -> dict[str, dict[str, Any]]:
+        """The ledger by tile id."""
+        return {row["tile_id"]: row for row in self.rows("decisions")}
+
+    def kept_content(self) -> list[str]:
+        """The content hashes of the kept tiles, best first."""
+        return [row["content_md5"] for row in self.rows("pruned_subset")]
+
+    def hashes(self) -> dict[str, str]:
+        """What must be the same bytes, whoever runs it."""
+        return {
+            name: hashlib.sha256((self.assets / "pruned_subset" / name).read_bytes()).hexdigest() for name in RESULTS
+        }
+
+
+def settings(corpus: Path | list[Path], reference: Path | list[Path] | None, **sections: Mapping[str, Any]) -> Params:
+    """params.yaml over a corpus and a reference, on the CPU, with what `sections` changes."""
+    given: dict[str, dict[str, Any]] = {
+        "corpus": {"sources": _named(corpus)},
+        "reference": {"sources": _named(reference)},
+        "compute": {"device": "cpu", "workers": 1},
+    }
+    for section, values in sections.items():
+        given[section] = {**given.get(section, {}), **values}
+    return load(PROJECT / "params.yaml").with_values(given)
+
+
+def prune(params: Params, work: Path) -> Outcome:
+    """Run the pipeline with its assets and its cache below `work`."""
+    outcome = Outcome(work)
+    materialize_pruning(params, root=outcome.assets, cache_root=outcome.cache)
+    return outcome
+
+
+def finished_work(work: Path) -> dict[str, tuple[int, int]]:
+    """Each file of finished work below a cache, with what would change were it made again: inode and time."""
+    files = (path for path in work.rglob("*") if path.is_file())
+    return {str(path.relative_to(work)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+
+def _named(sources: Path | list[Path] | None) -> list[str]:
+    return [str(each) for each in ([sources] if isinstance(sources, Path) else sources or [])]
