@@ -60,7 +60,7 @@ class VectorFile:
         if np.any(np.diff(rows) <= 0):
             raise ValueError("row numbers must rise")
         halves = np.empty((len(rows), self.dimension), dtype=HALF)
-        data = memoryview(halves.view(np.uint8).reshape(-1))
+        data = halves.view(np.uint8).reshape(-1).data
         parts = rows // ROWS_PER_PART
         for part in np.unique(parts).tolist():
             first, last = np.searchsorted(parts, [part, part + 1]).tolist()
