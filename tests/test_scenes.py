@@ -9,6 +9,7 @@ from rsprune_dagster.pruning.scenes import (
     fit_scene_model,
     fit_whitening,
     foreignness,
+    neighbour_scatter,
     squared_distances,
     within_scatter,
 )
@@ -125,3 +126,21 @@ def blurred(sizes: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     labels = np.repeat(np.arange(len(sizes)), sizes)
     noise = np.random.default_rng(seed).normal(size=(len(labels), 24))
     return CENTRES[labels] * 0.35 + noise, labels.astype(str)
+
+
+def test_neighbours_alone_tell_how_much_tiles_of_a_scene_differ() -> None:
+    rng = np.random.default_rng(3)
+    spread = np.array([3.0, 1.0, 1.0, 1.0])
+    centres = rng.normal(size=(6, 4)) * 60
+    scene = np.repeat(np.arange(6), 200)
+    vectors = centres[scene] + spread * rng.normal(size=(1200, 4))
+    guessed = neighbour_scatter(vectors, 150)
+    truth = within_scatter(vectors, scene)
+    assert np.trace(guessed) < np.trace(truth) < 0.1 * np.trace(np.cov(vectors.T))
+    assert np.linalg.eigvalsh(guessed)[-1] > 3 * np.linalg.eigvalsh(guessed)[-2]
+    assert np.array_equal(neighbour_scatter(vectors, 150), guessed)
+
+
+def test_neighbour_scatter_is_half_the_mean_square_of_differences() -> None:
+    vectors = np.array([[0.0, 0.0], [1.0, 0.0], [10.0, 0.0], [10.0, 2.0]])
+    assert np.allclose(neighbour_scatter(vectors, 1), np.diag([2 * 1 / 8, 2 * 4 / 8]))

@@ -20,14 +20,17 @@ from rsprune_dagster.pruning.clustering import (
     stratified_sample,
     train_centroids,
 )
-from rsprune_dagster.pruning.numerics import blocks
+from rsprune_dagster.pruning.numerics import blocks, one_thread
 from rsprune_dagster.pruning.scenes import (
     Projection,
     SceneModel,
     fit_principal_axes,
     fit_scene_model,
+    fit_whitening,
     foreignness,
     foreignness_sentence,
+    neighbour_scatter,
+    shrunk,
 )
 from rsprune_dagster.pruning.selection import Reader, Target, itself, rank_tiles
 
@@ -37,7 +40,11 @@ CHUNK_TILES: Final = 2**14
 """Tiles that are read and assigned at a time."""
 AXES_SAMPLE: Final = 20_000
 """Tiles, evenly spaced, that give the pool's principal axes and the priors of its scenes."""
-N_PRINCIPAL_AXES: Final = 32
+NEIGHBOUR_SAMPLE: Final = 4_000
+"""Tiles whose neighbours are sought where there is no reference."""
+N_NEIGHBOURS: Final = 5
+BLIND_SHRINKAGE: Final = 0.3
+"""Of the covariance that neighbours give; what the EuroSAT reference chooses for its own."""
 N_WHITENED_AXES: Final = 16
 N_RESTARTS: Final = 5
 """k-means runs, of which the best counts: with few clusters one run may leave a scene without a centroid."""
@@ -220,17 +227,24 @@ def clustering_space(sample: np.ndarray, model: SceneModel | None) -> Clustering
     """Where clusters are sought, from an even `sample` (n, d) of the pool.
 
     With a reference: its discriminant axes, and the pool's principal axes after whitening by the variation within
-    scenes. Without one: the pool's principal axes.
+    scenes. Without one: the latter alone, the variation within scenes being guessed from nearest neighbours.
     """
-    if model is None:
-        parts: tuple[Projection, ...] = (fit_principal_axes(sample, N_PRINCIPAL_AXES),)
-    else:
-        whitened = fit_principal_axes(sample, N_WHITENED_AXES, whitening=model.whitening)
-        parts = (model.discriminant.projection, whitened)
+    whitened = fit_principal_axes(
+        sample, N_WHITENED_AXES, whitening=model.whitening if model else blind_whitening(sample)
+    )
+    parts = (model.discriminant.projection, whitened) if model else (whitened,)
     placed = [part.project(sample) for part in parts]
     shifts = tuple(points.mean(axis=0) for points in placed)
     scales = tuple(float(np.sqrt(points.var(axis=0).sum())) or 1.0 for points in placed)
     return ClusteringSpace(parts, shifts, scales)
+
+
+def blind_whitening(sample: np.ndarray) -> NDArray[np.float64]:
+    """A whitening (d, d) by the variation within scenes, guessed without labels from a `sample` (n, d) of the pool."""
+    seen = sample[even_rows(len(sample), NEIGHBOUR_SAMPLE)]
+    scatter = neighbour_scatter(seen, min(N_NEIGHBOURS, len(seen) - 1)) if len(seen) > 1 else np.eye(sample.shape[1])
+    with one_thread():
+        return fit_whitening(shrunk(scatter, BLIND_SHRINKAGE))
 
 
 def placed(

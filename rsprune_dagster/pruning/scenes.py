@@ -164,6 +164,24 @@ def within_scatter(vectors: np.ndarray, scene: np.ndarray) -> np.ndarray:
     return np.asarray(residuals.T @ residuals / degrees)
 
 
+def neighbour_scatter(vectors: np.ndarray, n_neighbours: int) -> np.ndarray:
+    """The covariance within scenes (d, d), guessed without labels from `vectors` (n, d), n > `n_neighbours`.
+
+    A tile and its nearest neighbours mostly show one scene, so half the mean square of their differences stands in for
+    how much tiles of a scene differ. O(n^2 d).
+    """
+    rows = np.asarray(vectors, dtype=np.float64)
+    squared = squared_distances(rows, rows)
+    np.fill_diagonal(squared, np.inf)
+    neighbours = np.argpartition(squared, n_neighbours - 1, axis=1)[:, :n_neighbours]
+    scatter = np.zeros((rows.shape[1], rows.shape[1]))
+    with one_thread():
+        for column in neighbours.T:
+            differences = rows - rows[column]
+            scatter += differences.T @ differences
+    return np.asarray(scatter / (2 * neighbours.size))
+
+
 def shrunk(scatter: np.ndarray, shrinkage: float) -> np.ndarray:
     """(1 - a) W + a tr(W)/d I, for the shrinkage a in 0 to 1."""
     scale = max(float(np.trace(scatter)) / len(scatter), 1e-12)
