@@ -191,7 +191,10 @@ def _setting(change: str) -> tuple[str, str, Any]:
     if not (equals and dot and section in Params.model_fields):
         known = ", ".join(Params.model_fields)
         raise UsageError(f"--set {change}: expected SECTION.KEY=VALUE with a section of params.yaml ({known})")
-    return section, key, yaml.safe_load(value)
+    try:
+        return section, key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UsageError(f"--set {change}: {value} is no YAML value; quote it, or close its brackets") from None
 
 
 def _check_writable(out: Path) -> None:

@@ -54,7 +54,9 @@ class Outcome:
         }
 
 
-def settings(corpus: Path | list[Path], reference: Path | list[Path] | None, **sections: Mapping[str, Any]) -> Params:
+def settings(
+    corpus: Path | list[Path], reference: Path | list[Path] | None, /, **sections: Mapping[str, Any]
+) -> Params:
     """params.yaml over a corpus and a reference, on the CPU, with what `sections` changes."""
     given: dict[str, dict[str, Any]] = {
         "corpus": {"sources": _named(corpus)},
