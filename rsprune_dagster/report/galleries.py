@@ -22,6 +22,10 @@ Pictures = dict[str, bytes | str]
 Rows = list[dict[str, Any]]
 
 MAX_POINTS = 5_000
+MAX_CLUSTERS = 120
+"""Clusters that are shown."""
+CLUSTERS_PER_SHEET = 15
+"""A sheet of more would be shrunk until nothing can be seen on it."""
 MAX_REASONS = 50
 
 
@@ -85,19 +89,47 @@ def _entropy_end(corpus: Path, order: str) -> bytes:
 
 def cluster_pictures(corpus: Path, clusters: Path) -> Pictures:
     """The tiles nearest to each centroid, cluster by cluster."""
-    sql = """
-        SELECT * FROM (
-            SELECT manifest.* EXCLUDE (thumbnail), scene, cluster_id, count(*) OVER (PARTITION BY cluster_id) AS n,
-                   row_number() OVER (PARTITION BY cluster_id ORDER BY distance, manifest.content_md5) AS place
-            FROM assignment JOIN manifest USING (tile_id)
-        ) WHERE place <= 10 ORDER BY cluster_id, place
+    sql = f"""
+        WITH parts AS (
+            SELECT cluster_id, scene, count(*) AS n FROM assignment WHERE cluster_id < {MAX_CLUSTERS} GROUP BY ALL
+        ), sizes AS (
+            SELECT cluster_id, sum(n)::BIGINT AS n_tiles, max(n) AS n_top, first(scene ORDER BY n DESC, scene) AS top_scene
+            FROM parts GROUP BY cluster_id
+        ), nearest AS (
+            SELECT *, row_number() OVER (PARTITION BY cluster_id ORDER BY distance, content_md5) AS place
+            FROM assignment JOIN sizes USING (cluster_id)
+        )
+        SELECT manifest.* EXCLUDE (thumbnail), cluster_id, n_tiles, n_top, top_scene
+        FROM nearest JOIN manifest USING (tile_id) WHERE place <= 8 ORDER BY cluster_id, place
     """
     rows = _rows(sql, {"assignment": clusters / "assignment.parquet", "manifest": corpus / "manifest.parquet"})
-    return {
-        "clusters": _gallery(
-            corpus, rows, lambda row: f"cluster {row['cluster_id']}: {row['n']:,} tiles, scene {row['scene']}"
-        )
-    }
+    return {**_clusterings_tried(clusters), **_cluster_sheets(corpus, rows)}
+
+
+def _clusterings_tried(clusters: Path) -> Pictures:
+    """How well each number of clusters that was tried recovers the scenes of the reference; nothing without one."""
+    content = json.loads((clusters / "quality.json").read_text())
+    asked = content["n_clusters_asked"]
+    rows = [
+        (tried["n_clusters"], tried["nmi"], tried["purity"], "chosen" if tried["n_clusters"] == asked else "")
+        for tried in content["quality"]
+    ]
+    return {"clusterings_tried": markdown.table(("clusters", "NMI", "purity", ""), rows)} if rows else {}
+
+
+def _cluster_sheets(corpus: Path, rows: Rows) -> Pictures:
+    """Sheets of at most CLUSTERS_PER_SHEET clusters, a row of tiles each."""
+    numbers = sorted({row["cluster_id"] for row in rows})
+    sheets: Pictures = {}
+    for start in range(0, len(numbers), CLUSTERS_PER_SHEET):
+        shown = numbers[start : start + CLUSTERS_PER_SHEET]
+        some = [row for row in rows if row["cluster_id"] in shown]
+        sheets[f"clusters_{shown[0]}_to_{shown[-1]}"] = _gallery(corpus, some, _cluster_heading)
+    return sheets
+
+
+def _cluster_heading(row: dict[str, Any]) -> str:
+    return f"cluster {row['cluster_id']}: {row['n_tiles']:,} tiles, {row['n_top']:,} of them {row['top_scene']}"
 
 
 def subset_pictures(corpus: Path, embeddings: Path, subset: Path) -> Pictures:
@@ -142,7 +174,7 @@ def _map(embeddings: Path, subset: Path) -> bytes:
 
 
 def _kept_beside_unselected(corpus: Path, subset: Path) -> bytes:
-    """For the largest scenes a row of the best kept tiles and a row of those that were not selected."""
+    """For the largest scenes a row: the best kept tiles, framed, then some that were not selected."""
     sql = """
         SELECT * FROM (
             SELECT manifest.* EXCLUDE (thumbnail), scene, decision, size,
@@ -151,10 +183,12 @@ def _kept_beside_unselected(corpus: Path, subset: Path) -> bytes:
             FROM (SELECT *, count(*) OVER (PARTITION BY scene) AS size FROM decisions) AS decided
             JOIN manifest USING (tile_id)
             WHERE decision IN ('kept', 'unselected')
-        ) WHERE place <= 10 AND nth <= 12 ORDER BY nth, decision, place
+        ) WHERE place <= 6 AND nth <= 10 ORDER BY nth, decision, place
     """
     rows = _rows(sql, {"decisions": subset / "decisions.parquet", "manifest": corpus / "manifest.parquet"})
-    return _gallery(corpus, rows, lambda row: f"{row['scene']}: {row['decision']}")
+    return _gallery(
+        corpus, rows, lambda row: str(row["scene"]), legend="kept, best first; the others were not selected"
+    )
 
 
 def _examples_of_reasons(corpus: Path, subset: Path) -> bytes:
@@ -164,7 +198,7 @@ def _examples_of_reasons(corpus: Path, subset: Path) -> bytes:
             SELECT manifest.* EXCLUDE (thumbnail), decision,
                    row_number() OVER (PARTITION BY decision ORDER BY manifest.content_md5, tile_id) AS place
             FROM decisions JOIN manifest USING (tile_id) WHERE decision <> 'kept'
-        ) WHERE place <= 16 ORDER BY decision, place
+        ) WHERE place <= 14 ORDER BY decision, place
     """
     rows = _rows(sql, {"decisions": subset / "decisions.parquet", "manifest": corpus / "manifest.parquet"})
     return _gallery(corpus, rows, lambda row: str(row["decision"]).replace("_", " "))
@@ -191,13 +225,13 @@ def save_pictures(assets: Path, folder: Path) -> Path:
     return folder
 
 
-def _gallery(corpus: Path, rows: Rows, heading: Callable[[dict[str, Any]], str]) -> bytes:
-    """One row of tiles per heading, in the order of the rows."""
-    tiles = _tiles(corpus, rows)
-    groups: dict[str, list[np.ndarray]] = {}
-    for row, tile in zip(rows, tiles, strict=True):
-        groups.setdefault(heading(row), []).append(tile)
-    return montage.gallery([montage.Row(name, some) for name, some in groups.items()], tile_px=56)
+def _gallery(corpus: Path, rows: Rows, heading: Callable[[dict[str, Any]], str], legend: str = "") -> bytes:
+    """One row of tiles per heading, in the order of the rows; with a legend, which says so, kept tiles are framed."""
+    groups: dict[str, list[tuple[np.ndarray, bool]]] = {}
+    for row, tile in zip(rows, _tiles(corpus, rows), strict=True):
+        groups.setdefault(heading(row), []).append((tile, bool(legend) and row["decision"] == "kept"))
+    drawn = [montage.Row(name, [tile for tile, _ in some], [kept for _, kept in some]) for name, some in groups.items()]
+    return montage.gallery(drawn, tile_px=56, legend=legend)
 
 
 def _tiles(corpus: Path, rows: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:

@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from PIL import Image, ImageFont
 
-DPI = 200
-"""Twice the usual 100, for screens with two pixels per point."""
-MAX_BYTES = 80_000
+DPI = 130
+"""Dagster's web UI shows a picture pixel by pixel, in a window of some 1,100 px: no figure may be wider than that."""
+MAX_BYTES = 120_000
 """A picture lives in Dagster's event log as text; what is larger is drawn with fewer colours, then smaller."""
 PALETTES = (192, 128)
 """Colours of a PNG; with fewer, the colours of a legend merge."""

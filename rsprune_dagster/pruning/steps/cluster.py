@@ -115,8 +115,9 @@ def read_clusters(folder: Path) -> SceneClusters:
 def figures(clusters: SceneClusters) -> dict[str, Any]:
     """What the web UI shows as numbers and sentences."""
     chosen = {
-        f"{name}_{measured.n_clusters}": getattr(measured, name)
+        name: round(float(getattr(measured, name)), 4)
         for measured in clusters.quality
+        if measured.n_clusters == clusters.centroids.n_asked
         for name in ("nmi", "purity")
     }
     return {

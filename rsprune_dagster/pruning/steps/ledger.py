@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from rsprune_dagster.corpus.tables import query, write_query
+from rsprune_dagster.corpus.tiles import FACTS, LOCATION
 
 DECISIONS = pa.schema(
     [
@@ -39,32 +40,17 @@ RANKING = pa.schema(
 )
 """All candidates of the selection, in content order: a keep fraction is a prefix of `rank`."""
 
+_SCANNED = ("width_px", "height_px", "n_bands", "dtype", "crs", "lon", "lat", "gsd_m", "scale_low", "scale_high")
+
 SUBSET = pa.schema(
     [
         pa.field("rank", pa.int64(), nullable=False, metadata={"doc": "1 is best; the rows are in this order"}),
-        pa.field("tile_id", pa.string(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("offset", pa.int64()),
-        pa.field("length", pa.int64()),
-        pa.field("x", pa.int32()),
-        pa.field("y", pa.int32()),
-        pa.field("w", pa.int32()),
-        pa.field("h", pa.int32()),
-        pa.field("content_md5", pa.string(), nullable=False),
-        pa.field("scene", pa.string(), nullable=False),
-        pa.field("cluster_id", pa.int32(), nullable=False),
-        pa.field("entropy_bits", pa.float32(), nullable=False),
-        pa.field("width_px", pa.int32()),
-        pa.field("height_px", pa.int32()),
-        pa.field("n_bands", pa.int16()),
-        pa.field("dtype", pa.string()),
-        pa.field("crs", pa.string()),
-        pa.field("lon", pa.float64()),
-        pa.field("lat", pa.float64()),
-        pa.field("gsd_m", pa.float64()),
-        pa.field("scale_low", pa.float64()),
-        pa.field("scale_high", pa.float64()),
+        *(LOCATION.field(name) for name in ("tile_id", "uri", "kind", "offset", "length", "x", "y", "w", "h")),
+        FACTS.field("content_md5").with_nullable(False),
+        pa.field("scene", pa.string(), nullable=False, metadata={"doc": "nearest scene of the reference"}),
+        pa.field("cluster_id", pa.int32(), nullable=False, metadata={"doc": "nearest centroid of scene_clusters"}),
+        FACTS.field("entropy_bits").with_nullable(False),
+        *(FACTS.field(name) for name in _SCANNED),
     ]
 )
 """The kept tiles, best first: an index that a training loader reads the tiles by, where they lie."""

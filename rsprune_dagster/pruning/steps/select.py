@@ -66,8 +66,9 @@ class SelectReport:
 
     def metadata(self) -> dict[str, Any]:
         """Figures for the web UI."""
-        figures = {f"n_{decision}": n for decision, n in self.decisions.items()}
-        return {**figures, "n_readable": self.n_readable, "n_wanted": self.n_wanted, "n_missing": self.n_missing}
+        went = {f"n_{decision}": n for decision, n in self.decisions.items() if decision != "kept"}
+        wanted = {"n_readable": self.n_readable, "n_wanted": self.n_wanted, "n_kept": self.n_kept}
+        return {**wanted, "n_missing": self.n_missing, **went}
 
 
 def select(folders: StageFolders, folder: Path, params: SelectionParams, *, seed: int, workers: int) -> SelectReport:
