@@ -1,0 +1,94 @@
+"""What a 16 x 16 thumbnail shows beyond its tone: its eight turns, and its detail beyond a smooth quadratic surface."""
+
+import math
+from typing import Final
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+EDGE: Final = 16
+"""Edge of a thumbnail, px."""
+MAX_CONTRAST_RATIO: Final = 1.25
+"""Two copies differ less in contrast; brightness changes of 5 % and a shift by half a thumbnail pixel stay well
+within."""
+MAX_LEVEL_SHARE: Final = 0.08
+MAX_LEVELS: Final = 3.0
+"""Mean grey levels of two copies differ by at most this share of the brighter one, or by so many levels where that is
+more."""
+
+
+def _symmetries() -> NDArray[np.int64]:
+    """(8, 256): the pixel of a thumbnail that each of the eight rotations and flips puts at every place."""
+    grid = np.arange(EDGE * EDGE).reshape(EDGE, EDGE)
+    turns = [np.rot90(square, n) for square in (grid, grid.T) for n in range(4)]
+    return np.stack([turn.ravel() for turn in turns]).astype(np.int64)
+
+
+def _quadratic_surface(edge: int) -> NDArray[np.float64]:
+    """(6, edge²): orthonormal 1, x, y, x², xy, y² on a grid, by Gram and Schmidt in this order."""
+    y, x = np.mgrid[:edge, :edge] * (2.0 / (edge - 1)) - 1.0
+    basis: list[NDArray[np.float64]] = []
+    for surface in (np.ones_like(x), x, y, x * x, x * y, y * y):
+        vector = surface.ravel()
+        for earlier in basis * 2:  # twice: once leaves rounding errors along the earlier ones
+            vector = vector - (vector * earlier).sum() * earlier
+        basis.append(vector / math.sqrt((vector * vector).sum()))
+    return np.stack(basis)
+
+
+SYMMETRIES: Final = _symmetries()
+SURFACE: Final = _quadratic_surface(EDGE)
+INNER_SURFACE: Final = _quadratic_surface(EDGE - 2)
+
+
+@njit(cache=True, nogil=True)
+def remove(vector, basis):  # type: ignore[no-untyped-def]
+    """Take the components along the orthonormal rows of `basis` out of `vector`, in place."""
+    for row in range(basis.shape[0]):
+        along = 0.0
+        for i in range(vector.size):
+            along += vector[i] * basis[row, i]
+        for i in range(vector.size):
+            vector[i] -= along * basis[row, i]
+
+
+@njit(cache=True, nogil=True)
+def dot(a, b):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for i in range(a.size):
+        total += a[i] * b[i]
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _tones(thumbnails):  # type: ignore[no-untyped-def]
+    means, details = np.empty(thumbnails.shape[0]), np.empty(thumbnails.shape[0])
+    for row in range(means.size):
+        vector = thumbnails[row].astype(np.float64)
+        means[row] = vector.mean()
+        remove(vector, SURFACE)
+        details[row] = math.sqrt(dot(vector, vector) / vector.size)
+    return means, details
+
+
+def tones(thumbnails: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean grey level (N,), 0 to 255, and detail (N,), 0 to 127, of thumbnails (N, 256).
+
+    Detail is the standard deviation in grey levels around the best quadratic surface.
+    """
+    means, details = _tones(thumbnails)
+    return means, details
+
+
+@njit(cache=True, nogil=True)
+def tones_agree(mean_a, detail_a, mean_b, detail_b):  # type: ignore[no-untyped-def]
+    """Whether two thumbnails may be copies by their brightness and contrast alone."""
+    if abs(mean_a - mean_b) > max(MAX_LEVELS, MAX_LEVEL_SHARE * max(mean_a, mean_b)):
+        return False
+    return max(detail_a, detail_b) <= MAX_CONTRAST_RATIO * min(detail_a, detail_b)
+
+
+def detail_levels(thumbnails: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """The detail (N,) of thumbnails (N, 256): see `tones`."""
+    return tones(thumbnails)[1]
