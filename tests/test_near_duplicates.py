@@ -141,3 +141,9 @@ def test_detail_is_what_a_surface_leaves() -> None:
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_few_tiles(n: int) -> None:
     np.testing.assert_array_equal(near_duplicates(thumbnails(textured(2, seed=14))[:n]), np.arange(n))
+
+
+def test_workers_do_not_show() -> None:
+    pictures = textured(60, seed=15)
+    tiles = thumbnails(np.concatenate([pictures, np.stack([jpeg(p, 60) for p in pictures])]))
+    np.testing.assert_array_equal(near_duplicates(tiles), near_duplicates(tiles, workers=3))

@@ -45,12 +45,13 @@ INNER_SURFACE: Final = _quadratic_surface(EDGE - 2)
 @njit(cache=True, nogil=True)
 def remove(vector, basis):  # type: ignore[no-untyped-def]
     """Take the components along the orthonormal rows of `basis` out of `vector`, in place."""
+    along = np.zeros(basis.shape[0])
+    for i in range(vector.size):
+        for row in range(basis.shape[0]):  # side by side: sums that do not wait for each other
+            along[row] += vector[i] * basis[row, i]
     for row in range(basis.shape[0]):
-        along = 0.0
         for i in range(vector.size):
-            along += vector[i] * basis[row, i]
-        for i in range(vector.size):
-            vector[i] -= along * basis[row, i]
+            vector[i] -= along[row] * basis[row, i]
 
 
 @njit(cache=True, nogil=True)

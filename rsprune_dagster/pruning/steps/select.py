@@ -77,7 +77,7 @@ def select(folders: StageFolders, folder: Path, params: SelectionParams, *, seed
     Raises:
         UsageError: unknown strategy.
     """
-    leader = _near_copies(folders.embeddings / "index.parquet", params.near_duplicate_correlation)
+    leader = _near_copies(folders.embeddings / "index.parquet", params.near_duplicate_correlation, workers)
     candidates = np.flatnonzero(leader == np.arange(len(leader)))
     n_readable = pq.ParquetFile(folders.corpus / "manifest.parquet").metadata.num_rows
     n_wanted = n_to_keep(n_readable, params.keep_fraction)
@@ -123,11 +123,16 @@ def check_strategy(name: str) -> None:
         raise UsageError(f"unknown strategy {name}{suggest(name, known)}; expected one of {', '.join(known)}")
 
 
-def _near_copies(index: Path, correlation: float) -> np.ndarray:
+def _near_copies(index: Path, correlation: float, workers: int) -> np.ndarray:
     """The row (N,) that each row is a near-copy of, its own where it is none."""
     batches = pq.ParquetFile(index).iter_batches(columns=["thumbnail"])
-    pixels = b"".join(b"".join(batch.column(0).to_pylist()) for batch in batches)
-    return near_duplicates(np.frombuffer(pixels, np.uint8).reshape(-1, THUMBNAIL_PX**2), correlation=correlation)
+    thumbnails = np.empty((pq.ParquetFile(index).metadata.num_rows, THUMBNAIL_PX**2), np.uint8)
+    n_read = 0
+    for batch in batches:
+        pixels = b"".join(batch.column(0).to_pylist())
+        thumbnails[n_read : n_read + len(batch)] = np.frombuffer(pixels, np.uint8).reshape(len(batch), -1)
+        n_read += len(batch)
+    return near_duplicates(thumbnails, correlation=correlation, workers=workers)
 
 
 def _write_ranking(folders: StageFolders, target: Path, order: np.ndarray, leader: np.ndarray) -> None:
