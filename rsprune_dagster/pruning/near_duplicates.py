@@ -161,8 +161,8 @@ def _best_turn(one, other, least):  # type: ignore[no-untyped-def]
     for i in range(detail.size):
         for turn in range(8):
             along[turn] += one[PLACES[i, turn]] * detail[i]
-    turn = along.argmax()
-    return turn if along[turn] > least else -1
+    best = along.argmax()
+    return best if along[best] > least else -1
 
 
 @njit(cache=True, nogil=True)

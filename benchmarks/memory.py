@@ -1,0 +1,101 @@
+"""Peak memory of a whole prune, with a corpus four times as large: it should not grow.
+
+    python -m benchmarks.memory [--tiles 4000 16000] [--size 64]
+
+Tiles are random pictures with detail at several scales, as JPEG in one tar; the descriptor embeds them, there is no
+reference. `rsprune prune` runs in a process of its own from nothing, and the kernel tells its largest resident set.
+"""
+
+import argparse
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.machine import heading
+
+AIM = 1.10
+BLOCK_TILES = 500
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiles", type=int, nargs="+", default=[4_000, 16_000])
+    parser.add_argument("--size", type=int, default=64)
+    options = parser.parse_args()
+    print(heading("benchmarks.memory"), end="\n\n")
+    print(f"`rsprune prune` of JPEG tiles of {options.size} px\n")
+    print("| tiles | wall, s | peak memory, MB | of the first | aim |\n|---:|---:|---:|---:|---|")
+    first_mb = 0.0
+    for n_tiles in options.tiles:
+        wall_s, peak_mb = prune(n_tiles, options.size)
+        first_mb = first_mb or peak_mb
+        print(f"| {n_tiles:,} | {wall_s:.0f} | {peak_mb:.0f} | {peak_mb / first_mb:.2f} | {AIM:.2f} |", flush=True)
+
+
+def prune(n_tiles: int, size_px: int) -> tuple[float, float]:
+    """Seconds and peak MB of a prune of that many tiles, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        tar = Path(folder) / "tiles.tar"
+        write_tar(tar, n_tiles, size_px)
+        script = "from rsprune_dagster.cli import main; main()"
+        command = [sys.executable, "-c", script, "prune", str(tar), "--out", str(Path(folder) / "out"), "--keep", "0.3"]
+        environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+        return usage(command, environment)
+
+
+def usage(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
+    """Seconds and peak MB of one command, by itself; SystemExit with its words when it fails."""
+    measure = (
+        "import resource, subprocess, sys, time; started = time.perf_counter(); "
+        "done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL); "
+        "print(time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3); "
+        "sys.exit(done.returncode)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", measure, *command], check=False, capture_output=True, text=True, env=environment
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr[-2000:])
+    wall_s, peak_mb = done.stdout.split()
+    return float(wall_s), float(peak_mb)
+
+
+def write_tar(target: Path, n_tiles: int, size_px: int) -> None:
+    """The corpus: every tile another one, and the first of it the same however many there are."""
+    with tarfile.open(target, "w") as tar:
+        for start in range(0, n_tiles, BLOCK_TILES):
+            for number, picture in enumerate(pictures(min(BLOCK_TILES, n_tiles - start), size_px, seed=start), start):
+                content = jpeg(picture)
+                member = tarfile.TarInfo(f"{number:07d}.jpg")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+
+
+def pictures(n: int, size_px: int, *, seed: int) -> np.ndarray:
+    """(n, size, size, 3) uint8: noise at three scales under a tone of its own."""
+    rng = np.random.default_rng(seed)
+    picture = rng.uniform(60, 190, (n, 1, 1, 3)) + np.zeros((n, size_px, size_px, 3))
+    for scale, contrast in ((16, 30), (8, 20), (2, 10)):
+        coarse = rng.normal(0, contrast, (n, size_px // scale, size_px // scale, 3)) * rng.uniform(
+            0.3, 1.5, (n, 1, 1, 1)
+        )
+        picture += coarse.repeat(scale, axis=1).repeat(scale, axis=2)
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def jpeg(picture: np.ndarray) -> bytes:
+    """Encoded at quality 85."""
+    import simplejpeg
+
+    return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(picture), quality=85))
+
+
+if __name__ == "__main__":
+    main()
