@@ -41,7 +41,6 @@ def raw_corpus_asset(defaults: Params) -> dg.AssetsDefinition:
         with assets.replace("raw_corpus") as folder:
             report = scan(sources, folder, reader, labelled=False, label="raw_corpus")
         pictures = corpus_pictures(assets.folder("raw_corpus"))
-        tables = ("manifest.parquet", "quarantine.parquet")
-        return result(assets, "raw_corpus", params, asdict(report), pictures, tables=tables)
+        return result(assets, "raw_corpus", params, asdict(report), pictures, tables=("manifest.parquet",))
 
     return raw_corpus

@@ -45,7 +45,6 @@ def reference_scenes_asset(defaults: Params) -> dg.AssetsDefinition:
             else:
                 report = without_tiles(folder)
         pictures = reference_pictures(assets.folder("reference_scenes"))
-        tables = ("manifest.parquet", "quarantine.parquet")
-        return result(assets, "reference_scenes", params, asdict(report), pictures, tables=tables)
+        return result(assets, "reference_scenes", params, asdict(report), pictures, tables=("manifest.parquet",))
 
     return reference_scenes

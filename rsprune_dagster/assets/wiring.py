@@ -80,15 +80,22 @@ def _tables(folder: Path, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _columns(table: Path) -> dg.TableSchema:
-    """The columns of a Parquet file, with the meaning that its schema gives each."""
+    """The columns of a Parquet file, with the meaning that its schema, or else the scan's, gives each."""
     import pyarrow.parquet as pq
+
+    from rsprune_dagster.corpus.tiles import SCAN
+
+    def meaning(field: Any) -> str | None:
+        known = [field, SCAN.field(field.name)] if field.name in SCAN.names else [field]
+        docs = [(where.metadata or {}).get(b"doc", b"").decode() for where in known]
+        return next(filter(None, docs), None)
 
     return dg.TableSchema(
         columns=[
             dg.TableColumn(
                 field.name,
                 type=str(field.type),
-                description=(field.metadata or {}).get(b"doc", b"").decode() or None,
+                description=meaning(field),
                 constraints=dg.TableColumnConstraints(nullable=field.nullable),
             )
             for field in pq.read_schema(table)

@@ -32,10 +32,10 @@ LOCATION = pa.schema(
 FACTS = pa.schema(
     [
         pa.field("content_md5", pa.string(), metadata={"doc": "md5 of the encoded bytes; of the pixels, for a window"}),
-        pa.field("width_px", pa.int32()),
-        pa.field("height_px", pa.int32()),
-        pa.field("n_bands", pa.int16()),
-        pa.field("dtype", pa.string()),
+        pa.field("width_px", pa.int32(), metadata={"doc": "of the tile"}),
+        pa.field("height_px", pa.int32(), metadata={"doc": "of the tile"}),
+        pa.field("n_bands", pa.int16(), metadata={"doc": "bands of the source"}),
+        pa.field("dtype", pa.string(), metadata={"doc": "sample type of the source, as numpy names it"}),
         pa.field("crs", pa.string(), metadata={"doc": "EPSG:n or WKT, where known"}),
         pa.field("lon", pa.float64(), metadata={"doc": "of the centre, degrees, WGS 84"}),
         pa.field("lat", pa.float64(), metadata={"doc": "of the centre, degrees, WGS 84"}),

@@ -76,8 +76,25 @@ def entropy_pictures(corpus: Path, reference: Path, scores: Path) -> Pictures:
     ends = {"lowest_entropy": "ASC", "highest_entropy": "DESC"}
     return {
         "entropy_histogram": entropy.entropy_histogram(bits, threshold_bits, by_scene or None),
+        "around_threshold": _around_threshold(corpus, scores),
         **{title: _entropy_end(corpus, order) for title, order in ends.items()},
     }
+
+
+def _around_threshold(corpus: Path, scores: Path) -> bytes:
+    """The tiles on both sides of the threshold: whether it is well placed shows here."""
+    sql = """
+        SELECT * FROM (
+            SELECT manifest.* EXCLUDE (thumbnail), informative, row_number() OVER (
+                PARTITION BY informative
+                ORDER BY if(informative, 1, -1) * scores.entropy_bits, manifest.content_md5, tile_id
+            ) AS place
+            FROM manifest JOIN scores USING (tile_id)
+        ) WHERE place <= 12 ORDER BY informative, place
+    """
+    rows = _rows(sql, {"manifest": corpus / "manifest.parquet", "scores": scores / "scores.parquet"})
+    sides = {False: "just below the threshold: low information", True: "just above it"}
+    return _gallery(corpus, rows, lambda row: sides[row["informative"]])
 
 
 def _entropy_end(corpus: Path, order: str) -> bytes:
@@ -93,7 +110,8 @@ def cluster_pictures(corpus: Path, clusters: Path) -> Pictures:
         WITH parts AS (
             SELECT cluster_id, scene, count(*) AS n FROM assignment WHERE cluster_id < {MAX_CLUSTERS} GROUP BY ALL
         ), sizes AS (
-            SELECT cluster_id, sum(n)::BIGINT AS n_tiles, max(n) AS n_top, first(scene ORDER BY n DESC, scene) AS top_scene
+            SELECT cluster_id, sum(n)::BIGINT AS n_tiles, max(n) AS n_top,
+                   first(scene ORDER BY n DESC, scene) AS top_scene
             FROM parts GROUP BY cluster_id
         ), nearest AS (
             SELECT *, row_number() OVER (PARTITION BY cluster_id ORDER BY distance, content_md5) AS place

@@ -26,7 +26,7 @@ ASSIGNMENT = pa.schema(
         pa.field(
             "novelty", pa.float32(), nullable=False, metadata={"doc": "share of known tiles that lie nearer, 0 to 1"}
         ),
-        pa.field("cluster_id", pa.int32(), nullable=False),
+        pa.field("cluster_id", pa.int32(), nullable=False, metadata={"doc": "nearest centroid"}),
         pa.field(
             "distance", pa.float32(), nullable=False, metadata={"doc": "to the centroid, in the clustering's space"}
         ),

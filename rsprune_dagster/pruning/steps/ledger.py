@@ -32,8 +32,8 @@ RANKING = pa.schema(
     [
         pa.field("content_md5", pa.string(), nullable=False),
         pa.field("tile_id", pa.string(), nullable=False),
-        pa.field("scene", pa.string(), nullable=False),
-        pa.field("cluster_id", pa.int32(), nullable=False),
+        pa.field("scene", pa.string(), nullable=False, metadata={"doc": "nearest scene of the reference"}),
+        pa.field("cluster_id", pa.int32(), nullable=False, metadata={"doc": "nearest centroid of scene_clusters"}),
         pa.field("rank", pa.int64(), metadata={"doc": "1 is best; null: a near-duplicate, or not ordered"}),
         pa.field("near_copy_of", pa.string(), metadata={"doc": "the tile that stands for this near-duplicate"}),
     ]
