@@ -77,7 +77,7 @@ def prune(params: Params, work: Path) -> Outcome:
 
 def finished_work(work: Path) -> dict[str, tuple[int, int]]:
     """Each file of finished work below a cache, with what would change were it made again: inode and time."""
-    files = (path for path in work.rglob("*") if path.is_file())
+    files = (path for path in work.rglob("*") if path.is_file() and not path.name.endswith(".draft"))
     return {str(path.relative_to(work)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
 

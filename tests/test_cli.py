@@ -1,0 +1,323 @@
+"""The command line: one clear line and an exit code for what is off, and answers about a finished prune."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from prune_runs import PLAN, RESULTS
+
+from rsprune_dagster import cli
+from rsprune_dagster.corpus.synthetic import write_corpus
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def complaint(self) -> str:
+        """The line on standard error that says what is off; progress bars end in carriage returns or rates."""
+        said = [line for line in self.err.splitlines() if line.startswith("rsprune: ")]
+        assert len(said) == 1, self.err
+        assert "Traceback" not in self.err
+        return said[0]
+
+
+@pytest.fixture
+def rsprune(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """Runs a command in this process."""
+    torch.set_num_threads(1)
+
+    def run(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["rsprune", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return Ended(int(ended.value.code or 0), said.out, said.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("synthetic") / "made"
+    write_corpus(folder, PLAN)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pruned(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The --out of a prune by the installed command, in a process of its own."""
+    out = tmp_path_factory.mktemp("pruned") / "out"
+    command = [
+        Path(sys.executable).with_name("rsprune"),
+        "prune",
+        synthetic / "corpus",
+        "--out",
+        out,
+        "--device",
+        "cpu",
+    ]
+    ended = subprocess.run(
+        [*command, "--reference", synthetic / "reference"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "kept" in ended.stdout and str(out / RESULTS[0]) in ended.stdout
+    return out
+
+
+@pytest.fixture
+def untouched(pruned: Path) -> Iterator[None]:
+    """Afterwards the old results are the same files."""
+    before = {name: ((pruned / name).stat().st_ino, (pruned / name).read_bytes()) for name in RESULTS}
+    yield
+    assert {name: ((pruned / name).stat().st_ino, (pruned / name).read_bytes()) for name in RESULTS} == before
+
+
+def test_the_results_are_the_two_tables_and_nothing_half_written(pruned: Path) -> None:
+    assert sorted(path.name for path in pruned.iterdir()) == sorted([".rsprune", *RESULTS])
+    assert not list(pruned.rglob("*.draft"))
+    assert not list((pruned / ".rsprune" / "assets" / ".staging").glob("*"))
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--keep", "0"], 2, "keep_fraction is 0"),
+        (["--keep", "15"], 2, "give 0.15 to keep 15 %"),
+        (["--keep", "much"], 2, "--keep"),
+        (["--backbone", "mobilnet_v2"], 2, "mobilenet_v2"),
+        (["--strategy", "k_centre"], 2, "k_center"),
+        (["--strategy", "label_balanced"], 2, "labels"),
+        (["--device", "tpu"], 2, "tpu"),
+        (["--set", "entropy.treshold_bits=2"], 2, "did you mean threshold_bits"),
+        (["--set", "entropi.threshold_bits=2"], 2, "SECTION.KEY=VALUE"),
+        (["--set", "entropy.threshold_bits"], 2, "SECTION.KEY=VALUE"),
+        (["--set", "entropy.threshold_bits=[1"], 2, "threshold_bits"),
+        (["--set", "compute.workers=-1"], 2, "workers"),
+        (["--weights", "nowhere.pth", "--backbone", "mobilenet_v2"], 2, "nowhere.pth"),
+        (["--weights", "nowhere.pth"], 2, "takes no weights"),
+        (["--reference", "nowhere"], 2, "nowhere"),
+        (
+            ["--set", "entropy.threshold_from=bits", "--set", "entropy.threshold_bits=8"],
+            1,
+            "entropy threshold of 8.00 bits",
+        ),
+        (["--fast"], 2, "--fast"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_bad_option_is_one_line_and_the_old_results_stay(
+    options: list[str], code: int, words: str, synthetic: Path, pruned: Path, rsprune
+) -> None:  # type: ignore[no-untyped-def]
+    ended = rsprune("prune", synthetic / "corpus", "--out", pruned, *options)
+    assert ended.code == code
+    assert words in ended.complaint
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_corpus_that_is_empty_or_missing_is_one_line(tmp_path: Path, pruned: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
+    empty, broken = tmp_path / "empty", tmp_path / "broken"
+    empty.mkdir()
+    broken.mkdir()
+    (broken / "a.jpg").write_bytes(b"")
+    missing = rsprune("prune", tmp_path / "nowhere", "--out", pruned)
+    assert missing.code == 2 and "no such file or folder" in missing.complaint
+    nothing = rsprune("prune", empty, "--out", pruned)
+    assert nothing.code == 2 and str(empty) in nothing.complaint
+    unusable = rsprune("prune", broken, "--out", pruned)
+    assert unusable.code == 1 and "zero bytes" in unusable.complaint
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_reference_without_scenes_is_one_line(synthetic: Path, pruned: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
+    flat = next(each for each in (synthetic / "reference").iterdir() if each.is_dir())
+    ended = rsprune("prune", synthetic / "corpus", "--reference", flat, "--out", pruned)
+    assert ended.code == 2
+    assert "one folder per scene" in ended.complaint
+
+
+@pytest.mark.usefixtures("untouched")
+def test_weights_of_another_file_or_another_network_are_one_line(
+    synthetic: Path, pruned: Path, tmp_path: Path, rsprune
+) -> None:  # type: ignore[no-untyped-def]
+    from torchvision.models import squeezenet1_0
+
+    other, renamed, text = tmp_path / "other.pth", tmp_path / "net-0123456789abcdef.pth", tmp_path / "text.pth"
+    torch.save(squeezenet1_0(weights=None).state_dict(), other)
+    renamed.write_bytes(other.read_bytes())
+    text.write_text("no weights")
+    for weights, words in ((other, "--backbone squeezenet1_0"), (renamed, "its name says"), (text, "cannot be read")):
+        ended = rsprune(
+            "prune", synthetic / "corpus", "--backbone", "mobilenet_v2", "--weights", weights, "--out", pruned
+        )
+        assert ended.code == 2
+        assert words in ended.complaint
+
+
+def test_all_tiles_blank_is_one_line(tmp_path: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "corpus").mkdir()
+    for index in range(3):
+        Image.new("RGB", (64, 64), (index, 0, 0)).save(tmp_path / "corpus" / f"{index}.png")
+    ended = rsprune("prune", tmp_path / "corpus", "--out", tmp_path / "out")
+    assert ended.code == 1
+    assert "all 3 tiles are below the entropy threshold" in ended.complaint
+    assert not (tmp_path / "out" / RESULTS[0]).exists()
+
+
+def test_an_out_that_cannot_be_written_is_one_line(synthetic: Path, tmp_path: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "file").write_text("in the way")
+    for out in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nowhere")):
+        ended = rsprune("prune", synthetic / "corpus", "--out", out)
+        assert ended.code == 2
+        assert "cannot be written" in ended.complaint
+
+
+def test_a_missing_argument_and_an_unknown_command_are_one_line(rsprune) -> None:  # type: ignore[no-untyped-def]
+    for arguments in (["prune", "somewhere"], ["prune"], ["prnue", "somewhere"], ["--nonsense"]):
+        ended = rsprune(*arguments)
+        assert ended.code == 2
+        assert "--help" in ended.complaint
+
+
+def test_what_is_short_is_said(tmp_path: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
+    """Two copies of one picture: both cannot be kept."""
+    (tmp_path / "corpus").mkdir()
+    tile = Image.effect_noise((64, 64), 80)
+    for name in ("a.png", "b.png"):
+        tile.save(tmp_path / "corpus" / name)
+    ended = rsprune("prune", tmp_path / "corpus", "--keep", "1", "--out", tmp_path / "out", "--device", "cpu")
+    assert ended.code == 0
+    assert "1 tiles are kept, not the 2 asked" in ended.complaint
+
+
+def test_explain_says_why_for_every_decision(pruned: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
+    rows = pq.read_table(pruned / "decisions.parquet").to_pylist()
+    for decision in ("kept", "unselected", "duplicate", "low_information", "quarantined"):
+        some = [row for row in rows if row["decision"] == decision]
+        for row in (some[0], some[-1]):
+            ended = rsprune("explain", row["tile_id"], "--out", pruned)
+            assert ended.code == 0
+            assert row["reason"] in ended.out and decision.replace("_", " ") in ended.out
+            assert ("cluster" in ended.out) == (row["cluster_id"] is not None)
+
+
+def test_explain_of_a_kept_tile_names_its_nearest_kept_tiles(pruned: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
+    kept = pq.read_table(pruned / "pruned_subset.parquet").to_pylist()
+    crowded = next(row for row in kept if sum(each["cluster_id"] == row["cluster_id"] for each in kept) > 1)
+    said = rsprune("explain", crowded["tile_id"], "--out", pruned).out
+    assert "nearest kept tiles" in said and "cosine" in said
+
+
+def test_explain_of_an_unknown_tile_suggests_one(pruned: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
+    known = pq.read_table(pruned / "decisions.parquet").column("tile_id")[0].as_py()
+    ended = rsprune("explain", known + "x", "--out", pruned)
+    assert ended.code == 2
+    assert f"did you mean {known}?" in ended.complaint
+    assert rsprune("explain", 'it\'s "odd"', "--out", pruned).code == 2
+
+
+def test_questions_before_a_prune_say_what_to_do_first(tmp_path: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
+    for question in (["explain", "a.jpg"], ["export", tmp_path / "target"]):
+        ended = rsprune(*question, "--out", tmp_path / "nowhere")
+        assert ended.code == 2
+        assert "rsprune prune" in ended.complaint
+
+
+@pytest.mark.parametrize("form", ["webdataset", "folder", "list"])
+def test_export_writes_every_kept_tile_and_refuses_to_write_twice(
+    form: str, pruned: Path, tmp_path: Path, rsprune
+) -> None:  # type: ignore[no-untyped-def]
+    n_kept = pq.ParquetFile(pruned / "pruned_subset.parquet").metadata.num_rows
+    ended = rsprune("export", tmp_path / "target", "--form", form, "--out", pruned)
+    assert ended.code == 0
+    assert f"{n_kept:,} tiles" in ended.out
+    again = rsprune("export", tmp_path / "target", "--form", form, "--out", pruned)
+    assert again.code == 2
+    assert str(tmp_path / "target") in again.complaint
+
+
+def test_export_names_the_forms_there_are(pruned: Path, tmp_path: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
+    ended = rsprune("export", tmp_path / "target", "--form", "zip", "--out", pruned)
+    assert ended.code == 2
+    assert "webdataset" in ended.complaint and not (tmp_path / "target").exists()
+
+
+def test_plan_says_tiles_time_disk_and_memory_and_writes_nothing(
+    synthetic: Path, tmp_path: Path, rsprune, monkeypatch
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(tmp_path)
+    ended = rsprune("plan", synthetic / "corpus", "--device", "cpu")
+    assert ended.code == 0
+    for word in ("310 tiles", "time", "disk", "memory", "descriptor"):
+        assert word in ended.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_plan_of_nothing_is_one_line(tmp_path: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
+    assert rsprune("plan", tmp_path).code == 2
+    assert "nowhere" in rsprune("plan", tmp_path / "nowhere").complaint
+
+
+def test_synth_makes_a_corpus_and_keeps_what_is_not_its_own(tmp_path: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
+    made = rsprune("synth", tmp_path / "made", "--tiles", "60", "--size", "32", "--seed", "3")
+    assert made.code == 0
+    assert (tmp_path / "made" / "truth.parquet").is_file()
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("mine")
+    refused = rsprune("synth", tmp_path / "taken", "--tiles", "60")
+    assert refused.code == 2
+    assert "thesis.txt" in refused.complaint
+    assert (tmp_path / "taken" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_full_disk_is_one_line_and_the_old_results_stay(synthetic: Path, tmp_path: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", disk], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        command = ("prune", synthetic / "corpus", "--out", disk / "out", "--device", "cpu")
+        assert rsprune(*command).code == 0
+        before = {name: (disk / "out" / name).read_bytes() for name in RESULTS}
+        _full_at_each_stage(
+            disk, before, lambda seed: rsprune(*command, "--seed", seed, "--set", "corpus.max_tile_pixels=100000")
+        )
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)  # a failed step may still hold a file open
+
+
+def _full_at_each_stage(disk: Path, before: dict[str, bytes], run) -> None:  # type: ignore[no-untyped-def]
+    """Runs with more and more room, until one ends well; every one before it ends in a line and leaves the results."""
+    filler = disk / "filler"
+    for attempt, room in enumerate((0, 16, 64, 128, 256, 512, 1024, 2048, 12288)):
+        filler.unlink(missing_ok=True)
+        status = os.statvfs(disk)
+        filler.write_bytes(bytes(max(status.f_bavail * status.f_frsize - room * 1024, 0)))
+        ended = run(1)
+        if ended.code == 0:
+            assert attempt > 1, "the disk was never full"
+            return
+        assert ended.code in (1, 2), ended.err
+        assert "space" in ended.complaint or "cannot be written" in ended.complaint
+        assert {name: (disk / "out" / name).read_bytes() for name in RESULTS} == before
+    pytest.fail("the run did not end well with all the room there is")

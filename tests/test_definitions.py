@@ -1,0 +1,129 @@
+"""The definitions: quick to load, the graph as drawn, and what a materialization records."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import torch
+from prune_runs import PLAN, PROJECT, settings
+
+from rsprune_dagster.corpus.synthetic import write_corpus
+from rsprune_dagster.definitions import build_defs, defs
+from rsprune_dagster.resources.asset_store import tree_md5
+
+DEPENDENCIES = {
+    "raw_corpus": set(),
+    "reference_scenes": set(),
+    "entropy_scores": {"raw_corpus", "reference_scenes"},
+    "embeddings": {"raw_corpus", "reference_scenes", "entropy_scores"},
+    "scene_clusters": {"embeddings"},
+    "pruned_subset": {"raw_corpus", "entropy_scores", "embeddings", "scene_clusters"},
+}
+"""The pruning half of the graph, as docs/architecture.md draws it."""
+
+HEAVY = ("torch", "torchvision", "faiss", "sklearn", "matplotlib", "rasterio", "numba", "scipy")
+
+CPU_LIMIT_S = 3.0
+
+
+def _in_a_new_process(code: str) -> str:
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    return ended.stdout.strip()
+
+
+def test_loading_the_definitions_imports_nothing_heavy_and_is_quick() -> None:
+    """Processor time of the process, so that a busy machine does not count."""
+    code = "import json, sys, time; import rsprune_dagster.definitions; "
+    code += "print(json.dumps([time.process_time(), sorted(sys.modules)]))"
+    cpu_s, modules = json.loads(_in_a_new_process(code))
+    assert not {name.partition(".")[0] for name in modules} & set(HEAVY)
+    assert cpu_s < CPU_LIMIT_S
+
+
+@pytest.mark.parametrize("room", ["corpus", "pruning", "report", "params"])
+def test_the_library_knows_no_dagster(room: str) -> None:
+    code = f"""
+import importlib, pkgutil, sys
+import rsprune_dagster.{room} as room
+for module in pkgutil.walk_packages(getattr(room, "__path__", []), room.__name__ + "."):
+    importlib.import_module(module.name)
+print("dagster" in sys.modules)
+"""
+    assert _in_a_new_process(code) == "False"
+
+
+def test_the_command_line_answers_before_anything_heavy_is_imported() -> None:
+    code = "import sys; import rsprune_dagster.cli; print([name for name in sys.argv[1:] if name in sys.modules])"
+    assert _in_a_new_process(code.replace("sys.argv[1:]", str([*HEAVY, "dagster"]))) == "[]"
+
+
+def test_the_graph_is_the_one_that_is_drawn() -> None:
+    graph = defs.resolve_asset_graph()
+    found = {
+        key.to_user_string(): {parent.to_user_string() for parent in graph.get(key).parent_keys}
+        for key in graph.get_all_asset_keys()
+    }
+    assert found == DEPENDENCIES
+
+
+def test_every_asset_says_what_it_is_and_whose() -> None:
+    graph = defs.resolve_asset_graph()
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        assert node.description and len(node.description.split()) > 10, key
+        assert node.group_name in ("corpus", "pruning"), key
+        assert node.owners and node.kinds and node.code_version, key
+
+
+def test_the_job_is_the_whole_pruning_half() -> None:
+    job = defs.resolve_job_def("prune")
+    assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == set(DEPENDENCIES)
+
+
+def test_a_bad_value_in_the_launchpad_ends_in_a_sentence(tmp_path: Path) -> None:
+    job = _pipeline(tmp_path, tmp_path).resolve_job_def("prune")
+    config = {"ops": {"raw_corpus": {"config": {"sources": [str(tmp_path / "nowhere")]}}}}
+    ended = job.execute_in_process(run_config=config, asset_selection=[dg.AssetKey("raw_corpus")], raise_on_error=False)
+    [failure] = [event for event in ended.all_events if event.is_step_failure]
+    assert "no such file or folder" in str(failure.event_specific_data.error)
+
+
+def test_a_materialization_records_figures_pictures_and_the_hash_of_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(1)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    (tmp_path / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    write_corpus(tmp_path / "made", PLAN)
+    with dg.DagsterInstance.get() as instance:
+        job = _pipeline(tmp_path / "made", tmp_path).resolve_job_def("prune")
+        assert job.execute_in_process(instance=instance).success
+        recorded = {name: instance.get_latest_materialization_event(dg.AssetKey(name)) for name in DEPENDENCIES}
+        for name, event in recorded.items():
+            assert event is not None and event.asset_materialization is not None
+            _check(name, event.asset_materialization, tmp_path / "assets" / name)
+    figures = recorded["pruned_subset"].asset_materialization.metadata  # type: ignore[union-attr]
+    assert figures["n_kept"].value == round(0.15 * figures["n_readable"].value)
+
+
+def test_docs_name_every_asset() -> None:
+    text = (PROJECT / "docs" / "architecture.md").read_text()
+    assert [name for name in DEPENDENCIES if not re.search(rf"\b{name}\b", text)] == []
+
+
+def _check(name: str, recorded: dg.AssetMaterialization, folder: Path) -> None:
+    values = recorded.metadata.values()
+    assert any(isinstance(value, dg.IntMetadataValue | dg.FloatMetadataValue) for value in values), name
+    pictures = [value for value in values if isinstance(value, dg.MarkdownMetadataValue)]
+    assert name == "embeddings" or any("data:image/" in picture.value for picture in pictures), name
+    assert recorded.tags and recorded.tags["dagster/data_version"] == tree_md5(folder)
+
+
+def _pipeline(made: Path, work: Path) -> dg.Definitions:
+    params = settings(made / "corpus", made / "reference")
+    return build_defs(params, root=work / "assets", cache_root=work / "cache")
