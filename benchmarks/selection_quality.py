@@ -26,8 +26,6 @@ EuroSAT pool. Per pool, baselines are run once: they do not see the reference.
 """
 
 import argparse
-import io
-import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -38,6 +36,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from benchmarks.labelled_sets import ENCODERS, LabelledSet, Sets, load_sets
 from benchmarks.machine import heading
 from rsprune_dagster.params import load
 from rsprune_dagster.pruning.baselines import BASELINES, Candidates, highest_earlier_cosine
@@ -47,27 +46,10 @@ from rsprune_dagster.pruning.numerics import one_thread
 KEEP_FRACTION = 0.15
 NEAR_DUPLICATE_COSINE = 0.95
 PROBE_C = 0.01
-ENCODERS = {
-    "mobilenet_v2": "weights/mobilenet_v2_tfqat_rot180-4ec30254.pth",
-    "squeezenet1_0": "weights/squeezenet1_0_deepcompression-a44e326f.pth",
-}
-IMAGE_SIZE_PX = {"eurosat_labelled": 128, "eurosat_reference": 128, "ucmerced": 224}
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 RESULTS = Path(__file__).parent / "results" / "selection_quality.md"
 N_DRAWS = 3
 COLUMNS = ("Scene entropy", "Rarest scene", "Probe", "Fréchet", "Of the way", "Near-duplicates")
-
-
-@dataclass(frozen=True)
-class LabelledSet:
-    """A labelled set in every encoder's features."""
-
-    features: dict[str, np.ndarray]  # encoder to (n, d)
-    labels: np.ndarray  # (n,)
-
-    def rows(self, rows: np.ndarray) -> "LabelledSet":
-        """The set of some rows."""
-        return LabelledSet({name: values[rows] for name, values in self.features.items()}, self.labels[rows])
 
 
 @dataclass(frozen=True)
@@ -83,9 +65,6 @@ class Case:
     def n_kept(self) -> int:
         """Tiles to keep."""
         return round(KEEP_FRACTION * len(self.pool.labels))
-
-
-Sets = dict[str, LabelledSet]
 
 
 def split_eurosat(sets: Sets, seed: int) -> tuple[LabelledSet, LabelledSet]:
@@ -331,60 +310,6 @@ def section(sets: Sets, seeds: range, job: tuple[str, str]) -> list[str]:
     with one_thread():
         found = measure(sets, pool, encoder, seeds)
     return [f"## {pool}; pruned on {encoder}", "", *table(found), "", *aims(found), ""]
-
-
-def load_sets(data: Path, cache: Path) -> Sets:
-    """Every set in every encoder's features; what `cache` lacks is computed from `data` and put there."""
-    cache.mkdir(parents=True, exist_ok=True)
-    sets = {}
-    for name in IMAGE_SIZE_PX:
-        features = {}
-        for encoder in ENCODERS:
-            file = cache / f"{name}.{encoder}.npz"
-            if not file.exists():
-                features_found, labels_found = extract(data, name, encoder)
-                np.savez(file, features=features_found, labels=labels_found)
-            with np.load(file) as saved:
-                features[encoder], labels = saved["features"], saved["labels"]
-        sets[name] = LabelledSet(features, labels)
-    return sets
-
-
-def extract(data: Path, name: str, encoder: str) -> tuple[np.ndarray, np.ndarray]:
-    """Raw pooled features and labels of a set, by the product's encoder."""
-    from rsprune_dagster.pruning.encoders import load_encoder, resized
-
-    size = IMAGE_SIZE_PX[name]
-    network = load_encoder(encoder, weights=str(data / ENCODERS[encoder]), image_size_px=size)
-    features, labels, tiles = [], [], []
-    for label, tile in [*images(data, name), ("", None)]:
-        if tile is not None:
-            tiles.append(tile)
-            labels.append(label)
-        if len(tiles) == 64 or (tile is None and tiles):
-            features.append(network._features(resized(tiles, size)))
-            tiles = []
-    return np.concatenate(features), np.array(labels)
-
-
-def images(data: Path, name: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Label and RGB pixels of every image of a set, by path."""
-    if name == "eurosat_labelled":
-        with tarfile.open(data / "eurosat" / "labelled.tar") as tar:
-            for member in sorted((m for m in tar if m.isfile()), key=lambda m: m.name):
-                opened = tar.extractfile(member)
-                assert opened is not None
-                yield Path(member.name).parent.name, pixels(opened.read())
-        return
-    for file in sorted((data / {"eurosat_reference": "eurosat/reference"}.get(name, name)).glob("*/*.jpg")):
-        yield file.parent.name, pixels(file.read_bytes())
-
-
-def pixels(encoded: bytes) -> np.ndarray:
-    """RGB, uint8 (h, w, 3)."""
-    from PIL import Image
-
-    return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
 
 
 def protocol() -> str:
