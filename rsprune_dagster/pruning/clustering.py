@@ -11,11 +11,15 @@ from typing import Final
 import faiss
 import numpy as np
 
-from rsprune_dagster.pruning.numerics import one_thread
+from rsprune_dagster.pruning.numerics import blocks, one_thread
 from rsprune_dagster.pruning.scenes import squared_distances
 
 NEARLY_BEST: Final = 0.85
 """Share of the best NMI that is good enough: on unknown scenes fewer clusters balanced better than the best for NMI."""
+
+
+ASSIGNED_TILES: Final = 2**14
+"""Tiles whose distances to all centroids are held at once."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +91,12 @@ def kmeans_options(seed: int, n_iterations: int, n_restarts: int, n_points: int)
 
 def assign(vectors: np.ndarray, centroids: Centroids) -> tuple[np.ndarray, np.ndarray]:
     """The nearest centroid (n,) int32 and the distance to it (n,) of `vectors` (n, c); ties go to the lower number."""
-    squared = squared_distances(vectors, centroids.points.astype(np.float64))
-    cluster = squared.argmin(axis=1)
-    return cluster.astype(np.int32), np.sqrt(squared[np.arange(len(cluster)), cluster])
+    points = centroids.points.astype(np.float64)
+    cluster, distance = np.empty(len(vectors), np.int32), np.empty(len(vectors))
+    for rows in blocks(len(vectors), ASSIGNED_TILES):
+        squared = squared_distances(vectors[rows], points)
+        cluster[rows], distance[rows] = squared.argmin(axis=1), np.sqrt(squared.min(axis=1))
+    return cluster, distance
 
 
 @dataclass(frozen=True)
