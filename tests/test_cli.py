@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -15,6 +16,8 @@ from prune_runs import PLAN, RESULTS
 
 from rsprune_dagster import cli
 from rsprune_dagster.corpus.synthetic import write_corpus
+from rsprune_dagster.errors import RunError
+from rsprune_dagster.pruning.embedding_cache import DIGEST, EmbeddingCache
 
 
 class Ended(NamedTuple):
@@ -287,23 +290,33 @@ def test_synth_makes_a_corpus_and_keeps_what_is_not_its_own(tmp_path: Path, rspr
     assert (tmp_path / "taken" / "thesis.txt").read_text() == "mine"
 
 
-def test_a_full_disk_is_one_line_and_the_old_results_stay(synthetic: Path, tmp_path: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", disk], check=False, capture_output=True
-    )
+    command = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", disk]
+    mounted = subprocess.run(command, check=False, capture_output=True)
     if mounted.returncode:
         pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.decode().strip()}")
-    try:
-        command = ("prune", synthetic / "corpus", "--out", disk / "out", "--device", "cpu")
-        assert rsprune(*command).code == 0
-        before = {name: (disk / "out" / name).read_bytes() for name in RESULTS}
-        _full_at_each_stage(
-            disk, before, lambda seed: rsprune(*command, "--seed", seed, "--set", "corpus.max_tile_pixels=100000")
-        )
-    finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)  # a failed step may still hold a file open
+    yield disk
+    # a failed step may still hold a file open
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_a_full_disk_is_one_line_and_the_old_results_stay(synthetic: Path, small_disk: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
+    command = ("prune", synthetic / "corpus", "--out", small_disk / "out", "--device", "cpu")
+    assert rsprune(*command).code == 0
+    before = {name: (small_disk / "out" / name).read_bytes() for name in RESULTS}
+    anew = ("--set", "corpus.max_tile_pixels=100000")  # nothing that is cached fits
+    _full_at_each_stage(small_disk, before, lambda: rsprune(*command, "--seed", 1, *anew))
+
+
+def test_vectors_say_so_when_the_disk_is_full(small_disk: Path) -> None:
+    cache, n = EmbeddingCache(small_disk / "cache"), 100_000
+    md5 = np.arange(2 * n, dtype=np.uint64).view(DIGEST)
+    with pytest.raises(RunError, match="No space left"):
+        cache.add(md5, np.zeros((n, 64), np.float16))
+    assert not list(cache.folder.iterdir())
 
 
 def _full_at_each_stage(disk: Path, before: dict[str, bytes], run) -> None:  # type: ignore[no-untyped-def]
@@ -313,7 +326,7 @@ def _full_at_each_stage(disk: Path, before: dict[str, bytes], run) -> None:  # t
         filler.unlink(missing_ok=True)
         status = os.statvfs(disk)
         filler.write_bytes(bytes(max(status.f_bavail * status.f_frsize - room * 1024, 0)))
-        ended = run(1)
+        ended = run()
         if ended.code == 0:
             assert attempt > 1, "the disk was never full"
             return

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from rsprune_dagster.corpus.shards import written_whole
 
@@ -46,7 +46,7 @@ class EmbeddingCache:
             "vectors": np.ascontiguousarray(vectors[order], dtype=np.float16),
         }
         with written_whole(self.folder / f"{hashlib.sha256(raw.tobytes()).hexdigest()}.safetensors") as draft:
-            save_file(tensors, draft)
+            draft.write_bytes(save(tensors))  # not save_file, which hides that the disk is full
 
     def known(self) -> np.ndarray:
         """(m,) S16, rising and distinct: what there are vectors of."""

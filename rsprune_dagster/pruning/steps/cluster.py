@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from rsprune_dagster.corpus.tables import write_batches
 from rsprune_dagster.params import ClusteringParams
@@ -85,7 +85,8 @@ def write_clusters(clusters: SceneClusters, index: pa.Table, folder: Path) -> No
     ):
         table = table.append_column(name, pa.array(values, ASSIGNMENT.field(name).type, safe=False))
     write_batches(table.to_batches(), folder / "assignment.parquet", ASSIGNMENT)
-    save_file({"centroids": clusters.centroids.points}, folder / "centroids.safetensors")
+    centroids = save({"centroids": clusters.centroids.points})
+    (folder / "centroids.safetensors").write_bytes(centroids)  # not save_file, which hides that the disk is full
     figures = {name: getattr(clusters, name) for name in _FIGURES}
     quality = [asdict(measured) for measured in clusters.quality]
     content = {**figures, "n_clusters_asked": clusters.centroids.n_asked, "quality": quality}
