@@ -2,7 +2,7 @@
 
     python -m benchmarks.clustering [--tiles 20000 200000] [--dimension 64] [--rounds 5]
 
-Pool and reference are drawn from the same ten scenes: Gaussian clouds of equal spread, the largest scene three times the
+Pool and reference are drawn from the same ten scenes: Gaussian clouds of equal spread, the largest three times the
 smallest, so that every scene fills its sample. The scene model is fitted to the reference beforehand, as it does not
 look at the pool; then the pool is placed and given scenes (it grows with the pool), the centroids are trained on the
 stratified sample (it should not), and every tile is assigned (it grows). Median of the rounds.
