@@ -17,7 +17,8 @@ def quota_table(
     n_clusters: Sequence[int],
     n_kept: Sequence[int],
 ) -> str:
-    """A Markdown table, largest scene first, ties by name, and a row of sums.
+    """A Markdown table, largest scene first, ties by name, and a row of sums (none of clusters: one may hold
+    tiles of several scenes).
 
     All arguments: (S,), one entry per scene. Survivors are tiles that neither the entropy threshold nor the search
     for duplicates dropped.
@@ -25,7 +26,8 @@ def quota_table(
     counts = np.array([n_tiles, n_survivors, n_clusters, n_kept], np.int64).reshape(4, -1)
     order = sorted(range(len(scenes)), key=lambda index: (-counts[0, index], scenes[index]))
     rows = [_row(scenes[index], counts[:, index]) for index in order]
-    return _right_aligned(table(HEADER, [*rows, _row("all", counts.sum(axis=1))]))
+    scene, tiles, survivors, _, kept, share = _row("all", counts.sum(axis=1))
+    return _right_aligned(table(HEADER, [*rows, (scene, tiles, survivors, None, kept, share)]))
 
 
 def _row(scene: str, counts: NDArray[np.int64]) -> tuple[object, ...]:
