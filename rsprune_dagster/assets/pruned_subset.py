@@ -38,8 +38,9 @@ def pruned_subset_asset(defaults: Params) -> dg.AssetsDefinition:
         folders = StageFolders(
             *(assets.folder(name) for name in ("raw_corpus", "entropy_scores", "embeddings", "scene_clusters"))
         )
+        workers, progress = compute.n_workers(), compute.progress(context)
         with assets.replace("pruned_subset") as folder:
-            report = select(folders, folder, params, seed=compute.seed, workers=compute.n_workers())
+            report = select(folders, folder, params, seed=compute.seed, workers=workers, progress=progress)
         if report.n_missing:
             context.log.warning("%s", report.shortfall())
         pictures = subset_pictures(folders.corpus, folders.embeddings, assets.folder("pruned_subset"))

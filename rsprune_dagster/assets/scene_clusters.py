@@ -35,8 +35,9 @@ def scene_clusters_asset(defaults: Params) -> dg.AssetsDefinition:
         params = in_effect(context, defaults.clustering)
         assets = store.open()
         embeddings = assets.folder("embeddings")
+        use_gpu, progress = compute.has_gpu(), compute.progress(context)
         with assets.replace("scene_clusters") as folder:
-            found = cluster(embeddings, folder, params, seed=compute.seed, use_gpu=compute.has_gpu())
+            found = cluster(embeddings, folder, params, seed=compute.seed, use_gpu=use_gpu, progress=progress)
         context.log.info(found.note)
         pictures = cluster_pictures(assets.folder("raw_corpus"), assets.folder("scene_clusters"))
         return result(assets, "scene_clusters", params, figures(found), pictures, tables=("assignment.parquet",))

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from rsprune_dagster.progress import Progress, silent
 from rsprune_dagster.pruning.clustering import (
     Centroids,
     ClusterQuality,
@@ -152,6 +153,7 @@ def cluster_pool(
     n_iterations: int,
     seed: int,
     use_gpu: bool = False,
+    progress: Progress = silent,
 ) -> SceneClusters:
     """Stage 2 over a pool that is read in chunks; memory holds a few numbers a tile and one chunk of vectors.
 
@@ -166,7 +168,7 @@ def cluster_pool(
     sample = read(even_rows(n_tiles, AXES_SAMPLE))
     space = clustering_space(sample, model)
     model = fitted_to_pool(model, sample) if model else None
-    points, scene, novelty = placed(read, n_tiles, space, model)
+    points, scene, novelty = placed(read, n_tiles, space, model, progress)
     k = n_clusters or candidates[0]
     quality: tuple[ClusterQuality, ...] = ()
     if model and not n_clusters:
@@ -250,18 +252,20 @@ def blind_whitening(sample: np.ndarray) -> NDArray[np.float64]:
 
 
 def placed(
-    read: Reader, n_tiles: int, space: ClusteringSpace, model: SceneModel | None
+    read: Reader, n_tiles: int, space: ClusteringSpace, model: SceneModel | None, progress: Progress
 ) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float64]]:
     """Every tile's point in `space` (N, c), scene (N,) and novelty (N,), chunk by chunk."""
     n_axes = sum(part.n_axes for part in space.parts)
     points = np.empty((n_tiles, n_axes), np.float32)
     scene, novelty = np.zeros(n_tiles, np.int32), np.full(n_tiles, 0.5)
-    for rows in blocks(n_tiles, CHUNK_TILES):
-        vectors = read(np.arange(rows.start, rows.stop))
-        points[rows] = space.place(vectors)
-        if model:
-            found = model.assign(vectors)
-            scene[rows], novelty[rows] = found.scene, found.novelty
+    with progress("scenes", n_tiles) as advance:
+        for rows in blocks(n_tiles, CHUNK_TILES):
+            vectors = read(np.arange(rows.start, rows.stop))
+            points[rows] = space.place(vectors)
+            if model:
+                found = model.assign(vectors)
+                scene[rows], novelty[rows] = found.scene, found.novelty
+            advance(len(vectors))
     return points, scene, novelty
 
 
@@ -274,6 +278,7 @@ def rank_pool(
     scene_exponent: float,
     cluster_exponent: float,
     workers: int = 1,
+    progress: Progress = silent,
 ) -> NDArray[np.int64]:
     """Stage 3: all rows, best first. Same kind: scenes take turns and resemble the reference; foreign: clusters do."""
     everything_one = np.zeros(len(clusters.scene), np.int32)
@@ -285,6 +290,7 @@ def rank_pool(
             scene_exponent=scene_exponent,
             cluster_exponent=cluster_exponent,
             workers=workers,
+            progress=progress,
         )
     return rank_tiles(
         read,
@@ -294,6 +300,7 @@ def rank_pool(
         cluster_exponent=cluster_exponent,
         target=reference_targets(clusters.scene_names, reference_vectors, labels),
         workers=workers,
+        progress=progress,
     )
 
 

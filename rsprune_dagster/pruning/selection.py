@@ -19,6 +19,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from rsprune_dagster.progress import Progress, silent
 from rsprune_dagster.pruning.numerics import one_thread
 
 BLOCK_TILES: Final = 2048
@@ -58,6 +59,7 @@ def rank_tiles(
     cluster_exponent: float,
     target: Target = itself,
     workers: int = 1,
+    progress: Progress = silent,
 ) -> NDArray[np.int64]:
     """All N rows, best first; ties go to the earlier row, and rows are in content order.
 
@@ -75,11 +77,12 @@ def rank_tiles(
     _, clusters = np.unique(cluster, return_inverse=True)
     names, groups = np.unique(scenes * (clusters.max(initial=0) + 1) + clusters, return_inverse=True)
     place = np.empty(len(scenes), np.int64)
-    with one_thread(), ThreadPoolExecutor(workers) as pool:
+    with one_thread(), ThreadPoolExecutor(workers) as pool, progress("selection", len(scenes)) as advance:
         members = _members(groups, len(names))
         jobs = ((rows, target(int(scene[rows[0]]), int(cluster[rows[0]]))) for rows in members)
         for order in _in_flight(pool, lambda job: cluster_order(read, *job), jobs, workers):
             place[order] = np.arange(len(order))
+            advance(len(order))
     within = nested_order(groups, place, exponent=cluster_exponent, inside=scenes)
     return np.argsort(nested_order(scenes, within, exponent=scene_exponent), kind="stable")
 

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save
 
 from rsprune_dagster.corpus.tables import write_batches
 from rsprune_dagster.params import ClusteringParams
+from rsprune_dagster.progress import Progress, silent
 from rsprune_dagster.pruning.clustering import Centroids, ClusterQuality
 from rsprune_dagster.pruning.method import SceneClusters, cluster_pool
 from rsprune_dagster.pruning.vectors import open_vectors
@@ -45,7 +46,9 @@ class ReferenceSet:
     labels: NDArray[np.str_] | None
 
 
-def cluster(embeddings: Path, folder: Path, params: ClusteringParams, *, seed: int, use_gpu: bool) -> SceneClusters:
+def cluster(
+    embeddings: Path, folder: Path, params: ClusteringParams, *, seed: int, use_gpu: bool, progress: Progress = silent
+) -> SceneClusters:
     """Write assignment.parquet, centroids.safetensors and quality.json into `folder`."""
     vectors = open_vectors(embeddings / "vectors")
     reference = read_reference(embeddings)
@@ -60,6 +63,7 @@ def cluster(embeddings: Path, folder: Path, params: ClusteringParams, *, seed: i
         n_iterations=params.n_iterations,
         seed=seed,
         use_gpu=use_gpu,
+        progress=progress,
     )
     write_clusters(found, pq.read_table(embeddings / "index.parquet", columns=["content_md5", "tile_id"]), folder)
     return found

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from rsprune_dagster.corpus.tables import write_batches
 from rsprune_dagster.errors import UsageError
 from rsprune_dagster.params import SelectionParams, suggest
+from rsprune_dagster.progress import Progress, silent
 from rsprune_dagster.pruning.baselines import BASELINES, Candidates
 from rsprune_dagster.pruning.entropy import THUMBNAIL_PX
 from rsprune_dagster.pruning.method import rank_pool
@@ -71,7 +72,15 @@ class SelectReport:
         return {**wanted, "n_missing": self.n_missing, **went}
 
 
-def select(folders: StageFolders, folder: Path, params: SelectionParams, *, seed: int, workers: int) -> SelectReport:
+def select(
+    folders: StageFolders,
+    folder: Path,
+    params: SelectionParams,
+    *,
+    seed: int,
+    workers: int,
+    progress: Progress = silent,
+) -> SelectReport:
     """Write ranking.parquet, pruned_subset.parquet, decisions.parquet and summary.json into `folder`.
 
     Raises:
@@ -81,7 +90,9 @@ def select(folders: StageFolders, folder: Path, params: SelectionParams, *, seed
     candidates = np.flatnonzero(leader == np.arange(len(leader)))
     n_readable = pq.ParquetFile(folders.corpus / "manifest.parquet").metadata.num_rows
     n_wanted = n_to_keep(n_readable, params.keep_fraction)
-    order = order_candidates(folders, candidates, params, n_wanted=n_wanted, seed=seed, workers=workers)
+    order = order_candidates(
+        folders, candidates, params, n_wanted=n_wanted, seed=seed, workers=workers, progress=progress
+    )
     _write_ranking(folders, folder / "ranking.parquet", candidates[order], leader)
     report = _write_ledger(folders, folder, n_readable, n_wanted, min(n_wanted, len(candidates)))
     summary = {**params.model_dump(), **asdict(report), "shortfall": report.shortfall()}
@@ -90,7 +101,14 @@ def select(folders: StageFolders, folder: Path, params: SelectionParams, *, seed
 
 
 def order_candidates(
-    folders: StageFolders, candidates: np.ndarray, params: SelectionParams, *, n_wanted: int, seed: int, workers: int
+    folders: StageFolders,
+    candidates: np.ndarray,
+    params: SelectionParams,
+    *,
+    n_wanted: int,
+    seed: int,
+    workers: int,
+    progress: Progress = silent,
 ) -> np.ndarray:
     """Positions in `candidates` (n,), best first, by the strategy that params.yaml names."""
     vectors = open_vectors(folders.embeddings / "vectors")
@@ -108,6 +126,7 @@ def order_candidates(
             scene_exponent=params.scene_exponent,
             cluster_exponent=params.cluster_exponent,
             workers=workers,
+            progress=progress,
         )
     check_strategy(params.strategy)
     pool = Candidates(read, n_tiles=len(candidates), n_kept=min(n_wanted, len(candidates)), seed=seed)
