@@ -79,6 +79,18 @@ def test_any_rows_are_those_of_the_whole(tmp_path: Path) -> None:
     assert np.array_equal(file.read(9, 41), file.read(0, 80)[9:41])
 
 
+@pytest.mark.parametrize("dense", [0, 1, 16])
+def test_reading_row_by_row_and_in_spans_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dense: int
+) -> None:
+    write_shuffled(tmp_path / "v", unit_vectors(80), seed=0)
+    file = open_vectors(tmp_path / "v")
+    monkeypatch.setattr(vectors, "DENSE", dense)
+    monkeypatch.setattr(vectors, "SPAN_ROWS", 3)
+    for rows in (np.arange(1, 80, 5), np.array([7]), np.array([0, 15, 16, 31, 79]), np.arange(80)):
+        assert np.array_equal(file.read_rows(rows), unit_vectors(80).astype(np.float16).astype(np.float32)[rows])
+
+
 def test_safetensors_part_with_real_size_is_aligned() -> None:
     for n_rows, dimension in ((1, 1), (65536, 1280), (999, 320)):
         assert len(vectors.header(n_rows, dimension)) % 8 == 0
