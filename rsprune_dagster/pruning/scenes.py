@@ -171,15 +171,20 @@ def neighbour_scatter(vectors: np.ndarray, n_neighbours: int) -> np.ndarray:
     how much tiles of a scene differ. O(n^2 d).
     """
     rows = np.asarray(vectors, dtype=np.float64)
-    squared = squared_distances(rows, rows)
-    np.fill_diagonal(squared, np.inf)
-    neighbours = np.argpartition(squared, n_neighbours - 1, axis=1)[:, :n_neighbours]
+    neighbours = np.concatenate([_nearest(rows, part, n_neighbours) for part in blocks(len(rows))])
     scatter = np.zeros((rows.shape[1], rows.shape[1]))
     with one_thread():
         for column in neighbours.T:
             differences = rows - rows[column]
             scatter += differences.T @ differences
     return np.asarray(scatter / (2 * neighbours.size))
+
+
+def _nearest(rows: np.ndarray, part: slice, n_neighbours: int) -> np.ndarray:
+    """The nearest other rows of `rows[part]`, (b, n_neighbours) row numbers, in no order."""
+    squared = squared_distances(rows[part], rows)
+    squared[np.arange(len(squared)), np.arange(part.start, part.start + len(squared))] = np.inf
+    return np.argpartition(squared, n_neighbours - 1, axis=1)[:, :n_neighbours]
 
 
 def shrunk(scatter: np.ndarray, shrinkage: float) -> np.ndarray:
