@@ -252,7 +252,7 @@ def blind_whitening(sample: np.ndarray) -> NDArray[np.float64]:
 
 
 def placed(
-    read: Reader, n_tiles: int, space: ClusteringSpace, model: SceneModel | None, progress: Progress
+    read: Reader, n_tiles: int, space: ClusteringSpace, model: SceneModel | None, progress: Progress = silent
 ) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float64]]:
     """Every tile's point in `space` (N, c), scene (N,) and novelty (N,), chunk by chunk."""
     n_axes = sum(part.n_axes for part in space.parts)
