@@ -12,7 +12,7 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "results"
 
 SETTINGS: dict[str, list[str]] = {
-    "scan": ["--tiles", "8000", "--rounds", "3"],
+    "scan": [],
     "embedding": ["--tiles", "1024", "--rounds", "3"],
     "near_duplicates": [],
     "clustering": [],
