@@ -96,7 +96,7 @@ class TileReader:
         try:
             if kind == "tar":
                 return self._tar_bytes(uri, row["offset"], row["length"])
-            return self._parquet_bytes(uri, row["offset"]) if kind == "parquet" else _file_bytes(uri, row["length"])
+            return self._parquet_bytes(uri, row["offset"]) if kind == "parquet" else _file_bytes(uri, row.get("length"))
         except _GONE as error:
             raise TileError("vanished: the file is gone, or the link to it is broken") from error
         except PermissionError as error:
