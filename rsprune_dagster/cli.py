@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -211,13 +212,14 @@ def _check_writable(out: Path) -> None:
 
 
 def _publish(subset: Path, out: Path) -> None:
+    """Copy the results; both are complete before the first takes its place."""
     import shutil
 
     from rsprune_dagster.corpus.shards import written_whole
 
-    for name in RESULTS:
-        with written_whole(out / name) as draft:
-            shutil.copyfile(subset / name, draft)
+    with ExitStack() as stack:
+        for name in RESULTS:
+            shutil.copyfile(subset / name, stack.enter_context(written_whole(out / name)))
 
 
 def _assets(out: Path | None) -> Path:

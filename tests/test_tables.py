@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rsprune_dagster.corpus import tables
 from rsprune_dagster.corpus.tables import query, scalar, write_batches, write_query
+from rsprune_dagster.errors import RunError
 
 SCHEMA = pa.schema([pa.field("a", pa.int64()), pa.field("b", pa.string())])
 
@@ -39,6 +40,12 @@ def test_a_query_sees_named_tables_of_one_or_many_files(tmp_path: Path) -> None:
     assert scalar("SELECT max(a) FROM t", {"t": files[0]}) == 2
     with query("SELECT t.b FROM t JOIN u USING (a) ORDER BY a DESC", {"t": files, "u": files[1]}) as batches:
         assert batches.read_all().column(0).to_pylist() == ["row 5", "row 4", "row 3"]
+
+
+def test_a_missing_or_damaged_file_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="cannot be read or sorted") as raised:
+        scalar("SELECT count(*) FROM t", {"t": tmp_path / "nowhere.parquet"})
+    assert "\n" not in str(raised.value)
 
 
 def test_nothing_counts_as_zero(tmp_path: Path) -> None:

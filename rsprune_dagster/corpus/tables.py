@@ -9,6 +9,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rsprune_dagster.errors import RunError
+
 ROWS_PER_GROUP = 2**16
 MEMORY_LIMIT = "1GB"
 
@@ -21,14 +23,21 @@ def query(sql: str, tables: Mapping[str, Path | Sequence[Path]]) -> Iterator[pa.
     """The result of `sql` in batches; each name in `tables` is a table of it, made of the named Parquet files.
 
     Sorting spills to a temporary folder beyond MEMORY_LIMIT.
+
+    Raises:
+        RunError: a file cannot be read, or the temporary folder is full.
     """
     with tempfile.TemporaryDirectory(prefix="rsprune-sort-") as spill, duckdb.connect() as connection:
-        connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
-        connection.execute(f"SET temp_directory = '{spill}'")
-        connection.execute("SET enable_progress_bar = false")
-        for name, paths in tables.items():
-            connection.execute(f"CREATE VIEW {name} AS SELECT * FROM {_source(paths)}")
-        yield connection.sql(sql).to_arrow_reader(ROWS_PER_GROUP)
+        try:
+            connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+            connection.execute(f"SET temp_directory = '{spill}'")
+            connection.execute("SET enable_progress_bar = false")
+            for name, paths in tables.items():
+                connection.execute(f"CREATE VIEW {name} AS SELECT * FROM {_source(paths)}")
+            yield connection.sql(sql).to_arrow_reader(ROWS_PER_GROUP)
+        except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+            said = str(error).split("\n", maxsplit=1)[0]
+            raise RunError(f"a table cannot be read or sorted: {said}; is there space in {spill} (TMPDIR)?") from error
 
 
 def write_query(sql: str, tables: Mapping[str, Path | Sequence[Path]], target: Path, schema: pa.Schema) -> int:
