@@ -84,6 +84,7 @@ class SelectionParams(Section):
     keep_fraction: float = Field(gt=0, le=1, description="Share of the readable tiles that is kept")
     scene_exponent: Fraction = Field(description="Quotas over scenes: 1 proportional, 0 uniform")
     cluster_exponent: Fraction = Field(description="Quotas over a scene's clusters: 1 proportional, 0 uniform")
+    cluster_half_size: Count = Field(description="Tiles of a cluster that claims half as much as a large one; 0: none")
     near_duplicate_correlation: Fraction = Field(description="Thumbnails that correlate more are one picture")
     strategy: str = Field(description="rsprune, or a baseline")
 

@@ -17,6 +17,7 @@ OPTIONS = {
     "n_iterations": 15,
     "scene_exponent": 0.0,
     "cluster_exponent": 0.0,
+    "cluster_half_size": 30,
     "seed": 0,
 }
 

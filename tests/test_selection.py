@@ -181,3 +181,13 @@ def test_holding_a_cluster_in_memory_changes_nothing(monkeypatch: pytest.MonkeyP
     held = ranked(vectors, one, one)
     monkeypatch.setattr(selection, "HELD_TILES", 0)
     assert np.array_equal(held, ranked(vectors, one, one))
+
+
+def test_a_small_group_claims_less_and_half_as_much_at_the_half_size() -> None:
+    group = np.repeat([0, 1], [30, 30_000])
+    place = np.concatenate([np.arange(30), np.arange(30_000)])
+    rank = nested_order(group, place, exponent=0.0, half_size=30)
+    first = group[np.argsort(rank)][:30]
+    assert np.count_nonzero(first == 0) == 10  # claims of 1/2 and 0.999: one in three
+    even = nested_order(group, place, exponent=0.0)
+    assert np.count_nonzero(group[np.argsort(even)][:30] == 0) == 15

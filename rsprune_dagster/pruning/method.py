@@ -111,6 +111,7 @@ def select(
     n_iterations: int,
     scene_exponent: float,
     cluster_exponent: float,
+    cluster_half_size: float,
     seed: int,
     use_gpu: bool = False,
     workers: int = 1,
@@ -136,6 +137,7 @@ def select(
         labels,
         scene_exponent=scene_exponent,
         cluster_exponent=cluster_exponent,
+        cluster_half_size=cluster_half_size,
         workers=workers,
     )
     return Selection(order, clusters)
@@ -277,6 +279,7 @@ def rank_pool(
     *,
     scene_exponent: float,
     cluster_exponent: float,
+    cluster_half_size: float,
     workers: int = 1,
     progress: Progress = silent,
 ) -> NDArray[np.int64]:
@@ -289,6 +292,7 @@ def rank_pool(
             clusters.cluster,
             scene_exponent=scene_exponent,
             cluster_exponent=cluster_exponent,
+            cluster_half_size=cluster_half_size,
             workers=workers,
             progress=progress,
         )
@@ -298,6 +302,7 @@ def rank_pool(
         everything_one,
         scene_exponent=scene_exponent,
         cluster_exponent=cluster_exponent,
+        cluster_half_size=cluster_half_size,
         target=reference_targets(clusters.scene_names, reference_vectors, labels),
         workers=workers,
         progress=progress,

@@ -57,6 +57,7 @@ def rank_tiles(
     *,
     scene_exponent: float,
     cluster_exponent: float,
+    cluster_half_size: float = 0.0,
     target: Target = itself,
     workers: int = 1,
     progress: Progress = silent,
@@ -68,6 +69,7 @@ def rank_tiles(
             in the result.
         scene, cluster: (N,), of each tile. Clusters are looked at within their scene.
         scene_exponent, cluster_exponent: 1 for quotas proportional to size, 0 for uniform ones.
+        cluster_half_size: tiles of a cluster that has half the claim of a large one.
         target: what the tiles of a cluster should resemble.
 
     Returns:
@@ -83,7 +85,7 @@ def rank_tiles(
         for order in _in_flight(pool, lambda job: cluster_order(read, *job), jobs, workers):
             place[order] = np.arange(len(order))
             advance(len(order))
-    within = nested_order(groups, place, exponent=cluster_exponent, inside=scenes)
+    within = nested_order(groups, place, exponent=cluster_exponent, half_size=cluster_half_size, inside=scenes)
     return np.argsort(nested_order(scenes, within, exponent=scene_exponent), kind="stable")
 
 
@@ -92,20 +94,25 @@ def nested_order(
     place: NDArray[np.integer],
     *,
     exponent: float,
+    half_size: float = 0.0,
     inside: NDArray[np.integer] | None = None,
 ) -> NDArray[np.int64]:
     """The rank (N,) of each item, from 0, when groups take turns by a divisor method; `inside` ranks apart.
 
-    The i-th tile of a group of n (i from 0) comes at (i + 1/2) / n**exponent; ties go to the earlier row. A group that
-    is used up drops out, which is water-filling; with each further tile no group's quota falls: subsets are nested.
+    The i-th tile of a group of n (i from 0) comes at (i + 1/2) / w with w = n**exponent n / (n + half_size): a claim
+    saturates with size, since a small group may be chance. Ties go to the earlier row. A group that is used up drops
+    out, which is water-filling; with each further tile no group's quota falls: subsets are nested.
 
     Args:
         group: (N,) numbers from 0 up.
         place: (N,) position of each item in its group, from 0.
         exponent: 1: quotas proportional to size, within one tile of it on any two groups; 0: uniform ones.
+        half_size: items of a group that has half the claim of a large one; 0: size does not matter beyond `exponent`.
         inside: (N,) the larger group, from 0 up, that an item's group is a part of. None: one for all.
     """
-    key = (place + 0.5) / np.bincount(group)[group].astype(np.float64) ** exponent
+    size = np.bincount(group).astype(np.float64)
+    claim = size**exponent * size / np.maximum(size + half_size, 1.0)
+    key = (place + 0.5) / claim[group]
     larger = np.zeros(len(group), np.int64) if inside is None else inside
     order = np.lexsort((key, larger))
     sizes = np.bincount(larger)

@@ -125,6 +125,7 @@ def order_candidates(
             reference.labels,
             scene_exponent=params.scene_exponent,
             cluster_exponent=params.cluster_exponent,
+            cluster_half_size=params.cluster_half_size,
             workers=workers,
             progress=progress,
         )
