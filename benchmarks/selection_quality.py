@@ -3,8 +3,8 @@
     python -m benchmarks.selection_quality [--data ../shared/data] [--cache DIR] [--seeds 5] [--first-seed 200]
 
 `rsprune` is `pruning/method.select` with the numbers of params.yaml. Its choices were made looking at these pools under
-seeds 0 to 11 and 100 to 114; seeds from 200 were not looked at before the table was made, but the images are the same. Rows
-of a pool come in a random order, as content hashes order them, never class by class.
+seeds 0 to 11 and 100 to 114; seeds from 200 were not looked at before the table was made, but the images are the same.
+Rows of a pool come in a random order, as content hashes order them, never class by class.
 
 Pools are cut from labelled sets; the method never sees their labels. Prune on one encoder's unit vectors, score on the
 other's features, and swap. Settings:
