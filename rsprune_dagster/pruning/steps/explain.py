@@ -57,27 +57,28 @@ def _in_its_cluster(assets: Path, decision: Mapping[str, Any]) -> list[str]:
 
 
 def _nearest_kept(assets: Path, ranking: Path, decision: Mapping[str, Any]) -> list[str]:
-    """The kept tiles of the same cluster that look most like this one."""
+    """The kept tiles that look most like this one: of its cluster, or where that has none, of its scene."""
+    scene = decision["scene"].replace("'", "''")
+    groups = {"cluster": f"cluster_id = {decision['cluster_id']}", "scene": f"scene = '{scene}'"}
+    for name, condition in groups.items():
+        if near := _nearest_of(assets, ranking, decision["content_md5"], condition):
+            return [f"  nearest kept tiles of its {name}:", *near]
+    return ["  no other tile of its scene is kept"]
+
+
+def _nearest_of(assets: Path, ranking: Path, content_md5: str, condition: str) -> list[str]:
     n_kept = pq.ParquetFile(assets / "pruned_subset" / "pruned_subset.parquet").metadata.num_rows
-    content_md5, cluster_id = decision["content_md5"], decision["cluster_id"]
     sql = f"""
         SELECT * FROM (SELECT row_number() OVER (ORDER BY content_md5, tile_id) - 1 AS row, * FROM ranking)
-        WHERE content_md5 = '{content_md5}' OR (rank <= {n_kept} AND cluster_id = {cluster_id}) ORDER BY row
+        WHERE content_md5 = '{content_md5}' OR (rank <= {n_kept} AND {condition}) ORDER BY row
     """
     with query(sql, {"ranking": ranking}) as batches:
         near = batches.read_all().to_pylist()
-    if not near:
-        return []
     vectors = open_vectors(assets / "embeddings" / "vectors").read_rows(np.array([row["row"] for row in near]))
-    own = next(index for index, row in enumerate(near) if row["content_md5"] == decision["content_md5"])
+    own = next(index for index, row in enumerate(near) if row["content_md5"] == content_md5)
     cosines = vectors @ vectors[own]
     order = [index for index in np.argsort(-cosines, kind="stable") if index != own][:_SHOWN_NEAR]
-    if not order:
-        return ["  no other tile of its cluster is kept"]
-    return [
-        "  nearest kept tiles of its cluster:",
-        *(f"    {near[index]['tile_id']} (cosine {cosines[index]:.3f})" for index in order),
-    ]
+    return [f"    {near[index]['tile_id']} (cosine {cosines[index]:.3f})" for index in order]
 
 
 def _row(table: Path, tile_id: str) -> dict[str, Any] | None:
