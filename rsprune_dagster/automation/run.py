@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from rsprune_dagster.assets import FACTORIES, build_assets
+from rsprune_dagster.assets import build_assets
 from rsprune_dagster.assets.wiring import SYNTHETIC
 from rsprune_dagster.errors import RunError, UserError
 from rsprune_dagster.params import Params
@@ -38,11 +38,6 @@ def materialize_pruning(params: Params, *, root: Path, cache_root: Path, progres
             raise _cause(error) from error
     if not run.success:
         raise RunError(f"the run {run.run_id} failed: see its log in the web UI")
-
-
-def asset_names() -> tuple[str, ...]:
-    """The folders a run writes, in the order of the flow."""
-    return tuple(factory.__name__.removesuffix("_asset") for factory in FACTORIES)
 
 
 _LOG_NOTHING: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from rsprune_dagster.corpus.decode import TileReader
 from rsprune_dagster.corpus.tables import query
 from rsprune_dagster.errors import TileError
+from rsprune_dagster.pruning.steps.ledger import scene_table
 from rsprune_dagster.pruning.steps.scan import read_options
 from rsprune_dagster.pruning.vectors import open_vectors
 from rsprune_dagster.report import entropy, map, markdown, montage, quotas, scenes
@@ -161,17 +162,7 @@ def subset_pictures(corpus: Path, embeddings: Path, subset: Path) -> Pictures:
 
 
 def _scene_pictures(subset: Path) -> Pictures:
-    rows = _rows(
-        """
-        SELECT scene, count(*) AS n_tiles, count(*) FILTER (decision IN ('kept', 'unselected')) AS n_candidates,
-               count(*) FILTER (decision = 'kept') AS n_kept, count(DISTINCT cluster_id) AS n_clusters
-        FROM decisions WHERE scene IS NOT NULL GROUP BY scene ORDER BY n_tiles DESC, scene
-        """,
-        {"decisions": subset / "decisions.parquet"},
-    )
-    columns = {
-        name: [row[name] for row in rows] for name in ("scene", "n_tiles", "n_candidates", "n_clusters", "n_kept")
-    }
+    columns = scene_table(subset / "decisions.parquet").to_pydict()
     return {
         "kept_by_scene": scenes.kept_by_scene(columns["scene"], columns["n_tiles"], columns["n_kept"]),
         "quotas": quotas.quota_table(*columns.values()),

@@ -105,11 +105,10 @@ def count_decisions(decisions: Path) -> dict[str, int]:
 
 
 def scene_table(decisions: Path) -> pa.Table:
-    """For each scene: n_tiles, n_duplicate, n_candidates, n_kept, n_clusters; scenes by their size."""
+    """For each scene: n_tiles, n_candidates, n_clusters, n_kept; the largest first."""
     sql = """
-        SELECT scene, count(*) AS n_tiles, count(*) FILTER (decision = 'duplicate') AS n_duplicate,
-               count(*) FILTER (decision IN ('kept', 'unselected')) AS n_candidates,
-               count(*) FILTER (decision = 'kept') AS n_kept, count(DISTINCT cluster_id) AS n_clusters
+        SELECT scene, count(*) AS n_tiles, count(*) FILTER (decision IN ('kept', 'unselected')) AS n_candidates,
+               count(DISTINCT cluster_id) AS n_clusters, count(*) FILTER (decision = 'kept') AS n_kept
         FROM decisions WHERE scene IS NOT NULL GROUP BY scene ORDER BY n_tiles DESC, scene
     """
     with query(sql, {"decisions": decisions}) as batches:

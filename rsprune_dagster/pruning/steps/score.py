@@ -13,8 +13,6 @@ from rsprune_dagster.errors import RunError
 from rsprune_dagster.params import EntropyParams
 from rsprune_dagster.pruning.entropy import Threshold, threshold_from_quantile, threshold_from_reference
 
-SCORE_VERSION = "1"
-
 SCORES = pa.schema(
     [
         pa.field("content_md5", pa.string(), nullable=False),
