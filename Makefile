@@ -11,12 +11,16 @@ export OMP_WAIT_POLICY ?= passive
 
 setup: .venv/.ready
 
-.venv/.ready: requirements.lock pyproject.toml
+.venv/.ready: requirements.lock requirements-dvc.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else f"Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
 	@test -x .venv-uv/bin/uv || { $(PYTHON) -m venv .venv-uv && .venv-uv/bin/python -m pip install --quiet uv; }
 	.venv-uv/bin/uv venv --quiet --allow-existing --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv
 	.venv-uv/bin/uv pip sync --quiet --python $(BIN)/python requirements.lock
 	.venv-uv/bin/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	# DVC has an environment of its own: hydra, which it pulls, needs another antlr than Dagster.
+	.venv-uv/bin/uv venv --quiet --allow-existing --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv-dvc
+	.venv-uv/bin/uv pip sync --quiet --python .venv-dvc/bin/python requirements-dvc.lock
+	@ln -sfn ../../.venv-dvc/bin/dvc $(BIN)/dvc
 	@touch $@
 
 demo: setup
@@ -47,6 +51,7 @@ bench: setup
 
 lock:
 	.venv-uv/bin/uv pip compile --quiet --universal --generate-hashes pyproject.toml --group dev -o requirements.lock
+	.venv-uv/bin/uv pip compile --quiet --universal --generate-hashes --group dvc --python-version 3.11 -o requirements-dvc.lock
 
 clean:
-	rm -rf .venv .venv-uv .state .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-dvc .venv-uv .state .pytest_cache .mypy_cache .ruff_cache

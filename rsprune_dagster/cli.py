@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -71,8 +72,9 @@ def prune(
     changes: SetOption = None,
 ) -> None:
     """Prune CORPUS: write DIR/pruned_subset.parquet (kept tiles, best first) and DIR/decisions.parquet (every tile)."""
-    from rsprune_dagster.automation.run import materialize_pruning
+    from rsprune_dagster.automation.run import materialize as run
     from rsprune_dagster.pruning.steps.ledger import count_decisions
+    from rsprune_dagster.resources.lineage import folder_lineage
 
     params = _params(
         changes,
@@ -84,7 +86,8 @@ def prune(
     )
     _check_writable(out)
     work = out / WORK
-    materialize_pruning(params, root=work / "assets", cache_root=work / "cache", progress_on="terminal")
+    lineage = folder_lineage(work, params.tracking)
+    run(params, root=work / "assets", cache_root=work / "cache", lineage=lineage, progress_on="terminal")
     subset = work / "assets" / "pruned_subset"
     _publish(subset, out)
     _say_counts(count_decisions(out / "decisions.parquet"), out)
@@ -93,20 +96,26 @@ def prune(
 
 
 @app.command()
-def demo(
-    out: Annotated[
-        Path, typer.Option("--out", help="Where the assets go; default: the project", metavar="DIR")
-    ] = Path(),
+def materialize(
+    assets: Annotated[list[str] | None, typer.Argument(help="Assets by name; none: all of them")] = None,
+    changes: SetOption = None,
 ) -> None:
+    """Materialize the project's assets, as its web UI does: recorded in Dagster, dvc.lock and MLflow.
+
+    With --set the run departs from params.yaml: its result is kept, but dvc.lock does not record it.
+    """
+    _materialize_project(_params(changes), assets or ())
+
+
+@app.command()
+def demo() -> None:
     """Run the whole pipeline on the corpus of params.yaml: a synthetic one, unless you changed it."""
-    from rsprune_dagster.automation.run import materialize_pruning
     from rsprune_dagster.pruning.steps.ledger import count_decisions
     from rsprune_dagster.report.galleries import save_pictures
 
-    project = project_root() if out == Path() else out
+    project = project_root()
     assets = project / "assets"
-    params = load(project_root() / "params.yaml")
-    materialize_pruning(params, root=assets, cache_root=project / ".state" / "cache", progress_on="terminal")
+    _materialize_project(load(project / "params.yaml"), ())
     _say_counts(count_decisions(assets / "pruned_subset" / "decisions.parquet"), assets / "pruned_subset")
     pictures = save_pictures(assets, project / ".state" / "pictures")
     print(
@@ -184,6 +193,23 @@ def _params(changes: list[str] | None, **sections: dict[str, Any]) -> Params:
         section, key, value = _setting(change)
         given.setdefault(section, {})[key] = value
     return load(project_root() / "params.yaml").with_values(given)
+
+
+def _materialize_project(params: Params, assets: Sequence[str]) -> None:
+    from rsprune_dagster.automation.run import materialize as run
+    from rsprune_dagster.automation.run import project_home
+    from rsprune_dagster.resources.lineage import project_lineage
+
+    project = project_root()
+    run(
+        params,
+        root=project / "assets",
+        cache_root=project / ".state" / "cache",
+        lineage=project_lineage(project, params.tracking),
+        assets=assets,
+        home=project_home(project),
+        progress_on="terminal",
+    )
 
 
 def _setting(change: str) -> tuple[str, str, Any]:

@@ -7,11 +7,14 @@ import dagster as dg
 from rsprune_dagster.assets import build_assets
 from rsprune_dagster.automation.jobs import JOBS
 from rsprune_dagster.params import Params, load, project_root
+from rsprune_dagster.resources.lineage import Lineage, project_lineage
 from rsprune_dagster.resources.settings import Compute, Store
 
 
-def build_defs(params: Params, *, root: Path, cache_root: Path, progress_on: str = "log") -> dg.Definitions:
-    """The pipeline over an asset folder; tests and the command line give their own."""
+def build_defs(
+    params: Params, *, root: Path, cache_root: Path, lineage: Lineage, progress_on: str = "log"
+) -> dg.Definitions:
+    """The pipeline over an asset folder; tests give their own."""
     return dg.Definitions(
         assets=build_assets(params),
         jobs=JOBS,
@@ -20,13 +23,20 @@ def build_defs(params: Params, *, root: Path, cache_root: Path, progress_on: str
         resources={
             "store": Store(root=str(root), cache_root=str(cache_root)),
             "compute": Compute(progress_on=progress_on, **params.compute.model_dump()),
+            "lineage": lineage,
         },
     )
 
 
 def _project_defs() -> dg.Definitions:
     project = project_root()
-    return build_defs(load(project / "params.yaml"), root=project / "assets", cache_root=project / ".state" / "cache")
+    params = load(project / "params.yaml")
+    return build_defs(
+        params,
+        root=project / "assets",
+        cache_root=project / ".state" / "cache",
+        lineage=project_lineage(project, params.tracking),
+    )
 
 
 defs = _project_defs()

@@ -95,6 +95,11 @@ class ComputeParams(Section):
     seed: Count = Field(description="Every draw comes from this")
 
 
+class TrackingParams(Section):
+    uri: str = Field(description="MLflow's server or store; empty: SQLite in .state/mlflow; none: nothing is tracked")
+    experiment: str = Field(min_length=1, description="The MLflow experiment that holds the runs")
+
+
 class Params(Section):
     """All of params.yaml."""
 
@@ -105,6 +110,7 @@ class Params(Section):
     clustering: ClusteringParams
     selection: SelectionParams
     compute: ComputeParams
+    tracking: TrackingParams
 
     def with_values(self, changes: Mapping[str, Mapping[str, Any]]) -> "Params":
         """A copy with some values replaced, validated anew.
@@ -116,6 +122,11 @@ class Params(Section):
         for section, values in changes.items():
             raw[section] = {**raw[section], **values}
         return parse(raw, source="the parameters given")
+
+
+def flat(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"section": {"key": value}}` as `{"section.key": value}`."""
+    return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
 
 
 def parse(raw: object, *, source: str) -> Params:

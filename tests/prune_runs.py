@@ -8,9 +8,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from rsprune_dagster.automation.run import materialize_pruning
+from rsprune_dagster.automation.run import materialize
 from rsprune_dagster.corpus.synthetic import SyntheticPlan
 from rsprune_dagster.params import Params, load
+from rsprune_dagster.resources.lineage import folder_lineage
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -71,7 +72,8 @@ def settings(
 def prune(params: Params, work: Path) -> Outcome:
     """Run the pipeline with its assets and its cache below `work`."""
     outcome = Outcome(work)
-    materialize_pruning(params, root=outcome.assets, cache_root=outcome.cache)
+    lineage = folder_lineage(work, params.tracking)
+    materialize(params, root=outcome.assets, cache_root=outcome.cache, lineage=lineage)
     return outcome
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from rsprune_dagster.errors import RunError
 from rsprune_dagster.resources import asset_store
-from rsprune_dagster.resources.asset_store import AssetStore, tree_md5
+from rsprune_dagster.resources.asset_store import AssetStore
+from rsprune_dagster.resources.content import tree_of
 
 
 @pytest.fixture
@@ -104,6 +105,6 @@ def test_hash_follows_content_and_names_only(tmp_path: Path) -> None:
         folder.mkdir()
         for name in order:
             (folder / name).write_text(name)
-    assert tree_md5(one) == tree_md5(other)
+    assert tree_of(one).digest == tree_of(other).digest
     (other / "a").rename(other / "c")
-    assert tree_md5(one) != tree_md5(other)
+    assert tree_of(one).digest != tree_of(other).digest

@@ -13,7 +13,8 @@ from prune_runs import PLAN, PROJECT, settings
 
 from rsprune_dagster.corpus.synthetic import write_corpus
 from rsprune_dagster.definitions import build_defs, defs
-from rsprune_dagster.resources.asset_store import tree_md5
+from rsprune_dagster.resources.content import tree_of
+from rsprune_dagster.resources.lineage import folder_lineage
 
 DEPENDENCIES = {
     "raw_corpus": set(),
@@ -121,9 +122,10 @@ def _check(name: str, recorded: dg.AssetMaterialization, folder: Path) -> None:
     assert any(isinstance(value, dg.IntMetadataValue | dg.FloatMetadataValue) for value in values), name
     pictures = [value for value in values if isinstance(value, dg.MarkdownMetadataValue)]
     assert name == "embeddings" or any("data:image/" in picture.value for picture in pictures), name
-    assert recorded.tags and recorded.tags["dagster/data_version"] == tree_md5(folder)
+    assert recorded.tags and recorded.tags["dagster/data_version"] == tree_of(folder).digest
 
 
 def _pipeline(made: Path, work: Path) -> dg.Definitions:
     params = settings(made / "corpus", made / "reference")
-    return build_defs(params, root=work / "assets", cache_root=work / "cache")
+    lineage = folder_lineage(work, params.tracking)
+    return build_defs(params, root=work / "assets", cache_root=work / "cache", lineage=lineage)

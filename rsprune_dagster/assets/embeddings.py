@@ -8,6 +8,7 @@ from rsprune_dagster.assets.config import in_effect, schema
 from rsprune_dagster.assets.failures import said_plainly
 from rsprune_dagster.assets.wiring import result
 from rsprune_dagster.params import Params
+from rsprune_dagster.resources.lineage import Lineage
 from rsprune_dagster.resources.settings import Compute, Store
 
 CODE_VERSION = "1"
@@ -25,7 +26,9 @@ def embeddings_asset(defaults: Params) -> dg.AssetsDefinition:
         config_schema=schema(defaults.embedding),
     )
     @said_plainly()
-    def embeddings(context: dg.AssetExecutionContext, store: Store, compute: Compute) -> dg.MaterializeResult[None]:
+    def embeddings(
+        context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
+    ) -> dg.MaterializeResult[None]:
         """Unit vectors of the informative tiles and of the reference, from a frozen encoder.
 
         Exact copies are embedded once. Vectors are kept by content: a new run computes only what it has not seen.
@@ -34,17 +37,18 @@ def embeddings_asset(defaults: Params) -> dg.AssetsDefinition:
 
         params = in_effect(context, defaults.embedding)
         assets = store.open()
-        with assets.replace("embeddings") as folder:
-            report = embed_corpus(
-                corpus=assets.folder("raw_corpus"),
-                reference=assets.folder("reference_scenes"),
-                scores=assets.folder("entropy_scores"),
-                folder=folder,
-                params=params,
-                cache_root=assets.cache_root,
-                device=compute.device,
-                progress=compute.progress(context),
-            )
-        return result(assets, "embeddings", params, asdict(report), tables=("index.parquet",))
+        with lineage.materialization(context, assets, {"embedding": params}) as made:
+            with made.replace() as folder:
+                report = embed_corpus(
+                    corpus=assets.folder("raw_corpus"),
+                    reference=assets.folder("reference_scenes"),
+                    scores=assets.folder("entropy_scores"),
+                    folder=folder,
+                    params=params,
+                    cache_root=assets.cache_root,
+                    device=compute.device,
+                    progress=compute.progress(context),
+                )
+            return result(made, asdict(report), tables=("index.parquet",))
 
     return embeddings

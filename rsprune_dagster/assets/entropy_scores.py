@@ -8,6 +8,7 @@ from rsprune_dagster.assets.config import in_effect, schema
 from rsprune_dagster.assets.failures import said_plainly
 from rsprune_dagster.assets.wiring import result
 from rsprune_dagster.params import Params
+from rsprune_dagster.resources.lineage import Lineage
 from rsprune_dagster.resources.settings import Store
 
 CODE_VERSION = "1"
@@ -25,7 +26,7 @@ def entropy_scores_asset(defaults: Params) -> dg.AssetsDefinition:
         config_schema=schema(defaults.entropy),
     )
     @said_plainly()
-    def entropy_scores(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult[None]:
+    def entropy_scores(context: dg.AssetExecutionContext, store: Store, lineage: Lineage) -> dg.MaterializeResult[None]:
         """Shannon entropy of each tile's grey levels, in bits, and whether the tile tells enough to be kept.
 
         Blank, constant and nodata tiles go. The threshold is calibrated on the reference, so that no scene it knows is
@@ -36,11 +37,12 @@ def entropy_scores_asset(defaults: Params) -> dg.AssetsDefinition:
 
         params = in_effect(context, defaults.entropy)
         assets = store.open()
-        corpus, reference = assets.folder("raw_corpus"), assets.folder("reference_scenes")
-        with assets.replace("entropy_scores") as folder:
-            report = score(corpus, reference, folder, params)
-        context.log.info("threshold %.2f bits: %s", report.threshold_bits, report.threshold_origin)
-        pictures = entropy_pictures(corpus, reference, assets.folder("entropy_scores"))
-        return result(assets, "entropy_scores", params, asdict(report), pictures, tables=("scores.parquet",))
+        with lineage.materialization(context, assets, {"entropy": params}) as made:
+            corpus, reference = assets.folder("raw_corpus"), assets.folder("reference_scenes")
+            with made.replace() as folder:
+                report = score(corpus, reference, folder, params)
+                pictures = entropy_pictures(corpus, reference, folder)
+            context.log.info("threshold %.2f bits: %s", report.threshold_bits, report.threshold_origin)
+            return result(made, asdict(report), pictures, tables=("scores.parquet",))
 
     return entropy_scores

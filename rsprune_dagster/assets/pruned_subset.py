@@ -6,6 +6,7 @@ from rsprune_dagster.assets.config import in_effect, schema
 from rsprune_dagster.assets.failures import said_plainly
 from rsprune_dagster.assets.wiring import result
 from rsprune_dagster.params import Params
+from rsprune_dagster.resources.lineage import Lineage
 from rsprune_dagster.resources.settings import Compute, Store
 
 CODE_VERSION = "1"
@@ -23,7 +24,9 @@ def pruned_subset_asset(defaults: Params) -> dg.AssetsDefinition:
         config_schema=schema(defaults.selection),
     )
     @said_plainly()
-    def pruned_subset(context: dg.AssetExecutionContext, store: Store, compute: Compute) -> dg.MaterializeResult[None]:
+    def pruned_subset(
+        context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
+    ) -> dg.MaterializeResult[None]:
         """The tiles worth training on, best first, and why every other tile went.
 
         `pruned_subset.parquet` is an index that a training loader reads the tiles by, where they lie.
@@ -35,16 +38,17 @@ def pruned_subset_asset(defaults: Params) -> dg.AssetsDefinition:
 
         params = in_effect(context, defaults.selection)
         assets = store.open()
-        folders = StageFolders(
-            *(assets.folder(name) for name in ("raw_corpus", "entropy_scores", "embeddings", "scene_clusters"))
-        )
         workers, progress = compute.n_workers(), compute.progress(context)
-        with assets.replace("pruned_subset") as folder:
-            report = select(folders, folder, params, seed=compute.seed, workers=workers, progress=progress)
-        if report.n_missing:
-            context.log.warning("%s", report.shortfall())
-        pictures = subset_pictures(folders.corpus, folders.embeddings, assets.folder("pruned_subset"))
-        tables = ("pruned_subset.parquet", "decisions.parquet", "ranking.parquet")
-        return result(assets, "pruned_subset", params, report.metadata(), pictures, tables=tables)
+        with lineage.materialization(context, assets, {"selection": params, "compute": compute.drawn()}) as made:
+            folders = StageFolders(
+                *(assets.folder(name) for name in ("raw_corpus", "entropy_scores", "embeddings", "scene_clusters"))
+            )
+            with made.replace() as folder:
+                report = select(folders, folder, params, seed=compute.seed, workers=workers, progress=progress)
+                pictures = subset_pictures(folders.corpus, folders.embeddings, folder)
+            if report.n_missing:
+                context.log.warning("%s", report.shortfall())
+            tables = ("pruned_subset.parquet", "decisions.parquet", "ranking.parquet")
+            return result(made, report.metadata(), pictures, tables=tables)
 
     return pruned_subset

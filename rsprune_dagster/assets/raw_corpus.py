@@ -8,6 +8,7 @@ from rsprune_dagster.assets.config import in_effect, schema
 from rsprune_dagster.assets.failures import said_plainly
 from rsprune_dagster.assets.wiring import named_sources, result, scanner
 from rsprune_dagster.params import Params
+from rsprune_dagster.resources.lineage import Lineage
 from rsprune_dagster.resources.settings import Compute, Store
 
 CODE_VERSION = "1"
@@ -24,7 +25,9 @@ def raw_corpus_asset(defaults: Params) -> dg.AssetsDefinition:
         config_schema=schema(defaults.corpus),
     )
     @said_plainly()
-    def raw_corpus(context: dg.AssetExecutionContext, store: Store, compute: Compute) -> dg.MaterializeResult[None]:
+    def raw_corpus(
+        context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
+    ) -> dg.MaterializeResult[None]:
         """Every tile of the corpus, read and decoded once.
 
         `manifest.parquet` says of each usable tile where its bytes lie, its size, its content md5, its place on Earth
@@ -38,9 +41,10 @@ def raw_corpus_asset(defaults: Params) -> dg.AssetsDefinition:
         assets = store.open()
         sources = named_sources(params.sources, assets, part="corpus", progress=compute.progress(context))
         reader = scanner(context, assets, compute, params)
-        with assets.replace("raw_corpus") as folder:
-            report = scan(sources, folder, reader, labelled=False, label="raw_corpus")
-        pictures = corpus_pictures(assets.folder("raw_corpus"))
-        return result(assets, "raw_corpus", params, asdict(report), pictures, tables=("manifest.parquet",))
+        with lineage.materialization(context, assets, {"corpus": params}) as made:
+            with made.replace() as folder:
+                report = scan(sources, folder, reader, labelled=False, label="raw_corpus")
+                pictures = corpus_pictures(folder)
+            return result(made, asdict(report), pictures, tables=("manifest.parquet",))
 
     return raw_corpus

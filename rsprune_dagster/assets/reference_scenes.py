@@ -8,6 +8,7 @@ from rsprune_dagster.assets.config import in_effect, schema
 from rsprune_dagster.assets.failures import said_plainly
 from rsprune_dagster.assets.wiring import named_sources, result, scanner
 from rsprune_dagster.params import Params
+from rsprune_dagster.resources.lineage import Lineage
 from rsprune_dagster.resources.settings import Compute, Store
 
 CODE_VERSION = "1"
@@ -25,7 +26,7 @@ def reference_scenes_asset(defaults: Params) -> dg.AssetsDefinition:
     )
     @said_plainly()
     def reference_scenes(
-        context: dg.AssetExecutionContext, store: Store, compute: Compute
+        context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
     ) -> dg.MaterializeResult[None]:
         """The labelled scene set that tells the method what scenes there are: a manifest like the corpus', with labels.
 
@@ -39,12 +40,13 @@ def reference_scenes_asset(defaults: Params) -> dg.AssetsDefinition:
         assets = store.open()
         sources = named_sources(params.sources, assets, part="reference", progress=compute.progress(context))
         reader = scanner(context, assets, compute, defaults.corpus)
-        with assets.replace("reference_scenes") as folder:
-            if sources:
-                report = scan(sources, folder, reader, labelled=True, label="reference_scenes")
-            else:
-                report = without_tiles(folder)
-        pictures = reference_pictures(assets.folder("reference_scenes"))
-        return result(assets, "reference_scenes", params, asdict(report), pictures, tables=("manifest.parquet",))
+        with lineage.materialization(context, assets, {"reference": params, "corpus": defaults.corpus}) as made:
+            with made.replace() as folder:
+                if sources:
+                    report = scan(sources, folder, reader, labelled=True, label="reference_scenes")
+                else:
+                    report = without_tiles(folder)
+                pictures = reference_pictures(folder)
+            return result(made, asdict(report), pictures, tables=("manifest.parquet",))
 
     return reference_scenes

@@ -6,6 +6,7 @@ from rsprune_dagster.assets.config import in_effect, schema
 from rsprune_dagster.assets.failures import said_plainly
 from rsprune_dagster.assets.wiring import result
 from rsprune_dagster.params import Params
+from rsprune_dagster.resources.lineage import Lineage
 from rsprune_dagster.resources.settings import Compute, Store
 
 CODE_VERSION = "1"
@@ -23,7 +24,9 @@ def scene_clusters_asset(defaults: Params) -> dg.AssetsDefinition:
         config_schema=schema(defaults.clustering),
     )
     @said_plainly()
-    def scene_clusters(context: dg.AssetExecutionContext, store: Store, compute: Compute) -> dg.MaterializeResult[None]:
+    def scene_clusters(
+        context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
+    ) -> dg.MaterializeResult[None]:
         """Scene, cluster and distance of each tile.
 
         The reference gives the scenes without any training; a sample with the same number of tiles from each scene
@@ -34,12 +37,13 @@ def scene_clusters_asset(defaults: Params) -> dg.AssetsDefinition:
 
         params = in_effect(context, defaults.clustering)
         assets = store.open()
-        embeddings = assets.folder("embeddings")
         use_gpu, progress = compute.has_gpu(), compute.progress(context)
-        with assets.replace("scene_clusters") as folder:
-            found = cluster(embeddings, folder, params, seed=compute.seed, use_gpu=use_gpu, progress=progress)
-        context.log.info(found.note)
-        pictures = cluster_pictures(assets.folder("raw_corpus"), assets.folder("scene_clusters"))
-        return result(assets, "scene_clusters", params, figures(found), pictures, tables=("assignment.parquet",))
+        with lineage.materialization(context, assets, {"clustering": params, "compute": compute.drawn()}) as made:
+            with made.replace() as folder:
+                embeddings = assets.folder("embeddings")
+                found = cluster(embeddings, folder, params, seed=compute.seed, use_gpu=use_gpu, progress=progress)
+                pictures = cluster_pictures(assets.folder("raw_corpus"), folder)
+            context.log.info(found.note)
+            return result(made, figures(found), pictures, tables=("assignment.parquet",))
 
     return scene_clusters

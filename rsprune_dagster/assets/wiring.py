@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from rsprune_dagster.corpus.options import ReadOptions
-from rsprune_dagster.params import CorpusParams, Section
+from rsprune_dagster.params import CorpusParams
 from rsprune_dagster.progress import Progress
-from rsprune_dagster.resources.asset_store import AssetStore, tree_md5
+from rsprune_dagster.resources.asset_store import AssetStore
+from rsprune_dagster.resources.journal import Record
+from rsprune_dagster.resources.lineage import Materialization
 from rsprune_dagster.resources.settings import Compute
 
 if TYPE_CHECKING:
@@ -40,9 +42,7 @@ def named_sources(sources: Sequence[str], store: AssetStore, *, part: str, progr
 
 
 def result(
-    store: AssetStore,
-    asset: str,
-    params: Section,
+    made: Materialization,
     figures: Mapping[str, Any],
     pictures: Mapping[str, bytes | str] | None = None,
     *,
@@ -55,16 +55,34 @@ def result(
     """
     from rsprune_dagster.report.markdown import image
 
-    folder = store.folder(asset)
+    record = made.end_well(figures, pictures or {})
+    folder = made.store.folder(made.asset)
     shown = {
         title: dg.MetadataValue.md(image(picture, title) if isinstance(picture, bytes) else picture)
         for title, picture in (pictures or {}).items()
     }
-    about = {"params": dg.MetadataValue.json(params.model_dump(mode="json")), "folder": dg.MetadataValue.path(folder)}
     return dg.MaterializeResult(
-        metadata={**figures, **shown, **about, **_tables(folder, tables)},
-        data_version=dg.DataVersion(tree_md5(folder)),
+        metadata={**figures, **shown, **_about(made, record, folder), **_tables(folder, tables)},
+        data_version=dg.DataVersion(record.data_version),
     )
+
+
+def _about(made: Materialization, record: Record, folder: Path) -> dict[str, Any]:
+    """Where the version is kept and what it was made with."""
+    link = made.mlflow_link()
+    about: dict[str, Any] = {
+        "params": dg.MetadataValue.json(dict(record.params)),
+        "folder": dg.MetadataValue.path(folder),
+        "content hash": record.data_version,
+        "DVC": "recorded in dvc.lock" if record.versioned else f"not in dvc.lock: {record.versioned_note}",
+    }
+    if record.git_commit:
+        about["git commit"] = record.git_commit + (" with changes" if record.git_dirty else "")
+    if record.departures:
+        about["departs from params.yaml"] = dg.MetadataValue.json(dict(record.departures))
+    if link:
+        about["MLflow"] = dg.MetadataValue.url(link) if link.startswith("http") else link
+    return about
 
 
 def _tables(folder: Path, names: Sequence[str]) -> dict[str, Any]:

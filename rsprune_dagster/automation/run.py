@@ -1,8 +1,8 @@
-"""The pruning job in this process: what the command line and the tests run, the same assets as in the web UI."""
+"""Assets materialized in this process: what the command line and the tests run, the same assets as in the web UI."""
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,26 @@ import dagster as dg
 
 from rsprune_dagster.assets import build_assets
 from rsprune_dagster.assets.wiring import SYNTHETIC
-from rsprune_dagster.errors import RunError, UserError
-from rsprune_dagster.params import Params
+from rsprune_dagster.errors import RunError, UsageError, UserError
+from rsprune_dagster.params import Params, suggest
+from rsprune_dagster.resources.lineage import Lineage
 from rsprune_dagster.resources.settings import Compute, Store
 
 
-def materialize_pruning(params: Params, *, root: Path, cache_root: Path, progress_on: str = "log") -> None:
-    """Materialize the corpus and pruning assets below `root`, as one Dagster run.
+def materialize(
+    params: Params,
+    *,
+    root: Path,
+    cache_root: Path,
+    lineage: Lineage,
+    assets: Sequence[str] = (),
+    home: Path | None = None,
+    progress_on: str = "log",
+) -> None:
+    """Materialize assets below `root`, all of them where none are named, as one Dagster run.
 
-    The run is recorded in the Dagster instance of DAGSTER_HOME where that is set, else nowhere.
+    Args:
+        home: the folder of the Dagster instance that records the run (a DAGSTER_HOME); none: nothing is recorded.
 
     Raises:
         UserError: as the assets raise it; folders of assets that failed keep their last version.
@@ -30,23 +41,52 @@ def materialize_pruning(params: Params, *, root: Path, cache_root: Path, progres
     resources = {
         "store": Store(root=str(root), cache_root=str(cache_root)),
         "compute": Compute(progress_on=progress_on, **params.compute.model_dump()),
+        "lineage": lineage,
     }
-    with _instance() as instance, _quiet():
+    definitions = build_assets(params)
+    with _instance(home) as instance, _quiet():
         try:
-            run = dg.materialize(build_assets(params), resources=resources, instance=instance, run_config=_LOG_NOTHING)
+            run = dg.materialize(
+                definitions,
+                selection=list(_known(assets, definitions)) or None,
+                resources=resources,
+                instance=instance,
+                run_config=_LOG_NOTHING,
+            )
         except (dg.Failure, dg.DagsterExecutionStepExecutionError) as error:
             raise _cause(error) from error
     if not run.success:
         raise RunError(f"the run {run.run_id} failed: see its log in the web UI")
 
 
+def project_home(project: Path) -> Path:
+    """The DAGSTER_HOME of a project: the environment's, else the one that `make ui` serves."""
+    if named := os.environ.get("DAGSTER_HOME"):
+        return Path(named)
+    home = project / ".state" / "dagster"
+    home.mkdir(parents=True, exist_ok=True)
+    settings, wanted = home / "dagster.yaml", project / "dagster.yaml"
+    if wanted.is_file() and not settings.exists():
+        settings.symlink_to(os.path.relpath(wanted, home))
+    return home
+
+
 _LOG_NOTHING: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
+def _known(names: Sequence[str], definitions: Sequence[dg.AssetsDefinition]) -> Sequence[str]:
+    known = tuple(definition.key.to_user_string() for definition in definitions)
+    for name in names:
+        if name not in known:
+            raise UsageError(f"no asset is called {name}{suggest(name, known)}; there are {', '.join(known)}")
+    return names
+
+
 @contextmanager
-def _instance() -> Iterator[dg.DagsterInstance]:
-    if os.environ.get("DAGSTER_HOME"):
-        yield dg.DagsterInstance.get()
+def _instance(home: Path | None) -> Iterator[dg.DagsterInstance]:
+    if home is not None:
+        with dg.DagsterInstance.from_config(str(home)) as instance:
+            yield instance
     else:
         with dg.DagsterInstance.ephemeral() as instance:
             yield instance

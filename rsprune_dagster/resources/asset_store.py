@@ -2,12 +2,10 @@
 
 import ctypes
 import errno
-import hashlib
-import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +40,11 @@ class AssetStore:
         return (self.root / asset).is_dir()
 
     @contextmanager
-    def replace(self, asset: str) -> Iterator[Path]:
+    def replace(self, asset: str, *, before: Callable[[Path], object] = lambda _: None) -> Iterator[Path]:
         """An empty folder to fill; it takes the asset's place when the block ends well, and vanishes when it does not.
+
+        Args:
+            before: told of the filled folder just before it takes the asset's place.
 
         Raises:
             RunError: the disk is full or not writable; the old version is untouched.
@@ -52,6 +53,7 @@ class AssetStore:
         try:
             staging.mkdir(parents=True)
             yield staging
+            before(staging)
             install(staging, self.root / asset)
         except OSError as error:
             raise RunError(
@@ -75,25 +77,6 @@ def install(staging: Path, target: Path) -> None:
         os.rename(staging, target)
     elif not _exchange(staging, target):
         _two_renames(staging, target)
-
-
-def tree_md5(folder: Path) -> str:
-    """One hash for a folder: the md5 of its files' md5s and relative paths, as DVC's directory hash is made.
-
-    Hidden files count; names and order of listing do not matter beyond the paths.
-    """
-    entries = [
-        {"md5": _file_md5(path), "relpath": path.relative_to(folder).as_posix()}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    ]
-    entries.sort(key=lambda entry: entry["relpath"])
-    return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
-
-
-def _file_md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -33,6 +33,10 @@ class Compute(dg.ConfigurableResource):  # type: ignore[type-arg]
     seed: int = Field(description="Every draw comes from this")
     progress_on: str = Field(default="log", description="log: lines in the run's log; terminal: a bar")
 
+    def drawn(self) -> dict[str, int]:
+        """What of this can change a result: the seed."""
+        return {"seed": self.seed}
+
     def n_workers(self) -> int:
         """Threads over shards; 0 asks for one per core."""
         return self.workers or len(os.sched_getaffinity(0))

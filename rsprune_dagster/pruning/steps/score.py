@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow.csv import write_csv
 
 from rsprune_dagster.corpus.tables import CONTENT_ORDER, query, scalar, write_query
 from rsprune_dagster.errors import RunError
@@ -37,7 +38,7 @@ class ScoreReport:
 
 
 def score(corpus: Path, reference: Path | None, folder: Path, params: EntropyParams) -> ScoreReport:
-    """Write `scores.parquet` and `threshold.json` into `folder`.
+    """Write `scores.parquet`, `threshold.json` and `histogram.csv` into `folder`.
 
     Args:
         corpus, reference: folders with a manifest.parquet.
@@ -74,6 +75,7 @@ def score(corpus: Path, reference: Path | None, folder: Path, params: EntropyPar
             "nothing would be left; lower entropy.threshold_bits, or look at the tiles"
         )
     (folder / "threshold.json").write_text(json.dumps(asdict(report), indent=1) + "\n")
+    _write_histogram(target, folder / "histogram.csv")
     return report
 
 
@@ -101,3 +103,10 @@ def entropy_by_scene(reference: Path) -> dict[str, np.ndarray]:
     labels = np.asarray(table.column("label").to_pylist())
     bits = table.column("entropy_bits").to_numpy()
     return {str(scene): bits[labels == scene] for scene in np.unique(labels)}
+
+
+def _write_histogram(scores: Path, target: Path) -> None:
+    """Tiles in each quarter of a bit, for `dvc plots`."""
+    sql = "SELECT floor(entropy_bits * 4) / 4 AS entropy_bits, count(*) AS n_tiles FROM scores GROUP BY 1 ORDER BY 1"
+    with query(sql, {"scores": scores}) as batches:
+        write_csv(batches.read_all(), target)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow.csv import write_csv
 
 from rsprune_dagster.corpus.tables import write_batches
 from rsprune_dagster.errors import UsageError
@@ -24,6 +25,7 @@ from rsprune_dagster.pruning.steps.ledger import (
     LedgerInputs,
     count_decisions,
     n_to_keep,
+    scene_table,
     write_decisions,
     write_subset,
 )
@@ -81,7 +83,7 @@ def select(
     workers: int,
     progress: Progress = silent,
 ) -> SelectReport:
-    """Write ranking.parquet, pruned_subset.parquet, decisions.parquet and summary.json into `folder`.
+    """Write ranking.parquet, pruned_subset.parquet, decisions.parquet, scenes.csv and summary.json into `folder`.
 
     Raises:
         UsageError: unknown strategy.
@@ -185,6 +187,7 @@ def _write_ledger(folders: StageFolders, folder: Path, n_readable: int, n_wanted
         threshold_bits=threshold_bits,
     )
     write_decisions(inputs, n_kept, folder / "decisions.parquet")
+    write_csv(scene_table(folder / "decisions.parquet"), folder / "scenes.csv")
     n_written = write_subset(inputs, n_kept, folder / "pruned_subset.parquet")
     assert n_written == n_kept, "ranks are 1 to the number of candidates"
     return SelectReport(count_decisions(folder / "decisions.parquet"), n_readable, n_wanted, n_kept)

@@ -1,0 +1,162 @@
+"""dvc.lock, written as `dvc commit` would: what each stage was made from, and the hash of what it made."""
+
+import fcntl
+import hashlib
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rsprune_dagster.corpus.shards import written_whole
+from rsprune_dagster.errors import RunError
+from rsprune_dagster.resources.content import Tree
+
+Stage = dict[str, Any]
+"""A stage's entry in dvc.lock: cmd, deps, params, outs."""
+
+ASSETS = "assets"
+"""The folder, beside dvc.yaml, that holds a folder per asset."""
+
+PATIENCE_S = 600
+_SAID_AFTER_S = 1.0
+
+
+@dataclass(frozen=True)
+class DvcProject:
+    """A folder with dvc.yaml and `.dvc`, whose stages are named like the assets."""
+
+    root: Path
+
+    def exists(self) -> bool:
+        return (self.root / "dvc.yaml").is_file() and (self.root / ".dvc").is_dir()
+
+    def stages(self) -> dict[str, Stage]:
+        """What dvc.yaml says of each asset."""
+        return dict(yaml.safe_load((self.root / "dvc.yaml").read_text())["stages"])
+
+    def lock(self) -> dict[str, Stage]:
+        """What dvc.lock says of each asset; empty where there is none yet."""
+        try:
+            return _stages((self.root / "dvc.lock").read_text())
+        except FileNotFoundError:
+            return {}
+
+    def lock_at(self, revision: str) -> dict[str, Stage]:
+        """dvc.lock as a git commit holds it; empty where it holds none.
+
+        Raises:
+            RunError: git does not know the revision.
+        """
+        shown = subprocess.run(
+            ["git", "-C", str(self.root), "show", f"{revision}:./dvc.lock"], capture_output=True, text=True, check=False
+        )
+        if shown.returncode and "does not exist" not in shown.stderr and "exists on disk" not in shown.stderr:
+            raise RunError(f"git cannot show dvc.lock at {revision}: {shown.stderr.strip()}")
+        return _stages(shown.stdout) if shown.returncode == 0 else {}
+
+    def lock_md5(self) -> str:
+        """The md5 of dvc.lock; empty where there is none yet."""
+        try:
+            return hashlib.md5((self.root / "dvc.lock").read_bytes()).hexdigest()
+        except FileNotFoundError:
+            return ""
+
+    def version(self, asset: str) -> str:
+        """The hash that dvc.lock holds for an asset; empty where it holds none."""
+        return version_in(self.lock(), asset)
+
+    def entry(self, asset: str, tree: Tree, inputs: Mapping[str, Tree]) -> Stage:
+        """The stage's entry for a version: its code and parameters as they lie in the project now.
+
+        Args:
+            tree: what was made.
+            inputs: what it was made from, by upstream asset.
+        """
+        stage = self.stages()[asset]
+        entry: Stage = {"cmd": stage["cmd"]}
+        paths = sorted(stage.get("deps", []))
+        if paths:
+            entry["deps"] = [self._dependency(path, inputs) for path in paths]
+        if names := sorted(stage.get("params", [])):
+            values = yaml.safe_load((self.root / "params.yaml").read_text())
+            entry["params"] = {"params.yaml": {name: _value(values, name) for name in names}}
+        entry["outs"] = [_folder(f"{ASSETS}/{asset}", tree)]
+        return entry
+
+    def record(self, entries: Mapping[str, Stage], say: Callable[[str], object]) -> None:
+        """Write entries into dvc.lock, under DVC's own lock.
+
+        Raises:
+            RunError: another process held DVC's lock for ten minutes, or dvc.lock cannot be written.
+        """
+        with self.locked(say):
+            stages = {**self.lock(), **entries}
+            text = yaml.safe_dump({"schema": "2.0", "stages": stages}, sort_keys=False, allow_unicode=True)
+            with written_whole(self.root / "dvc.lock") as draft:
+                draft.write_text(text)
+
+    @contextmanager
+    def locked(self, say: Callable[[str], object], *, patience_s: float = PATIENCE_S) -> Iterator[None]:
+        """Hold DVC's repository lock, a flock on `.dvc/tmp/lock`; what holds it is waited for, with a message.
+
+        Raises:
+            RunError: it was held for longer than `patience_s`.
+        """
+        path = self.root / ".dvc" / "tmp" / "lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+") as file:
+            _acquire(file.fileno(), path, say, patience_s)
+            yield
+
+    def _dependency(self, path: str, inputs: Mapping[str, Tree]) -> Stage:
+        folder, _, name = path.partition("/")
+        if folder == ASSETS and name in inputs:
+            return _folder(path, inputs[name])
+        content = (self.root / path).read_bytes()
+        return {"path": path, "hash": "md5", "md5": hashlib.md5(content).hexdigest(), "size": len(content)}
+
+
+def version_in(stages: Mapping[str, Stage], asset: str) -> str:
+    """The hash that dvc.lock's stages hold for an asset's folder; empty where they hold none."""
+    outs = stages.get(asset, {}).get("outs", [])
+    return next((out["md5"] for out in outs if out["path"] == f"{ASSETS}/{asset}"), "")
+
+
+def _acquire(descriptor: int, path: Path, say: Callable[[str], object], patience_s: float) -> None:
+    began = time.monotonic()
+    said = False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waited_s = time.monotonic() - began
+            if waited_s > patience_s:
+                raise RunError(
+                    f"DVC's lock {path} has been held by another process for {waited_s:.0f} s: "
+                    "let that `dvc` command end, or stop it, then run again"
+                ) from None
+            if waited_s > _SAID_AFTER_S and not said:
+                said = True
+                say(f"another process holds DVC's lock {path}: waiting for it")
+            time.sleep(0.05)
+        else:
+            return
+
+
+def _folder(path: str, tree: Tree) -> Stage:
+    return {"path": path, "hash": "md5", "md5": tree.digest, "size": tree.size_bytes, "nfiles": tree.n_files}
+
+
+def _value(values: Any, name: str) -> Any:
+    for key in name.split("."):
+        values = values[key]
+    return values
+
+
+def _stages(text: str) -> dict[str, Stage]:
+    return dict((yaml.safe_load(text) or {}).get("stages") or {})

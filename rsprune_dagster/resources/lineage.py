@@ -1,0 +1,248 @@
+"""What each materialization was made from: into the journal first, then into dvc.lock, then by courier to MLflow."""
+
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from rsprune_dagster.errors import RunError
+from rsprune_dagster.params import Section, TrackingParams, flat, load
+from rsprune_dagster.resources.asset_store import AssetStore
+from rsprune_dagster.resources.content import Tree, tree_of
+from rsprune_dagster.resources.dvc_cache import DvcCache
+from rsprune_dagster.resources.dvc_lock import ASSETS, DvcProject, version_in
+from rsprune_dagster.resources.git import head
+from rsprune_dagster.resources.journal import Journal, Record, this_process
+from rsprune_dagster.resources.settling import adopt, settle
+
+NO_TRACKING = "none"
+
+
+class Lineage(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The journal, and where versions and records go from there."""
+
+    journal: str = Field(description="Folder of the lineage journal")
+    project: str = Field(default="", description="A DVC project whose assets are materialized; empty: no versioning")
+    tracking_uri: str = Field(default="", description="MLflow's store or server; empty: records stay in the journal")
+    experiment: str = Field(default="rsprune", description="MLflow's experiment")
+
+    @contextmanager
+    def materialization(
+        self, context: dg.AssetExecutionContext, store: AssetStore, params: Mapping[str, Section | Mapping[str, Any]]
+    ) -> "Iterator[Materialization]":
+        """Record the block: what it reads, what it makes, and how it ends.
+
+        Args:
+            params: in effect, by section of params.yaml: `{"selection": params, "compute": {"seed": 0}}`.
+
+        Raises:
+            RunError: an upstream asset has not been materialized.
+        """
+        project = DvcProject(Path(self.project)) if self._versions(store) else None
+        made = Materialization(context, store, Journal(Path(self.journal)), project, self)
+        settle(made.journal, store, project, context.instance, say=context.log.warning)
+        made.begin(flat({name: _plain(values) for name, values in params.items()}))
+        try:
+            yield made
+        except BaseException as error:
+            made.end_badly(error)
+            raise
+
+    def courier(self) -> None:
+        """Have the journal brought to MLflow, by a process of its own."""
+        if self.tracking_uri:
+            from rsprune_dagster.resources.mlflow_courier import start_courier
+
+            start_courier(Journal(Path(self.journal)), self.tracking_uri, self.experiment)
+
+    def _versions(self, store: AssetStore) -> bool:
+        """Whether the assets of this run are those that dvc.yaml names."""
+        project = Path(self.project)
+        return bool(self.project) and DvcProject(project).exists() and store.root == project / ASSETS
+
+
+def project_lineage(project: Path, tracking: TrackingParams) -> Lineage:
+    """The journal of a project, its versions, and MLflow: MLFLOW_TRACKING_URI, else params.yaml, else SQLite."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or tracking.uri
+    if not uri:
+        uri = f"sqlite:///{project / '.state' / 'mlflow' / 'mlflow.db'}"
+    return Lineage(
+        journal=str(project / ".state" / "lineage"),
+        project=str(project),
+        tracking_uri="" if uri == NO_TRACKING else uri,
+        experiment=tracking.experiment,
+    )
+
+
+def folder_lineage(work: Path, tracking: TrackingParams) -> Lineage:
+    """The journal beside a prune's results; MLflow only where one was named."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or tracking.uri
+    return Lineage(
+        journal=str(work / "lineage"),
+        tracking_uri="" if uri == NO_TRACKING else uri,
+        experiment=tracking.experiment,
+    )
+
+
+@dataclass(frozen=True)
+class Materialization:
+    """One asset being made in one run."""
+
+    context: dg.AssetExecutionContext
+    store: AssetStore
+    journal: Journal
+    project: DvcProject | None
+    lineage: Lineage
+
+    @property
+    def asset(self) -> str:
+        return self.context.asset_key.to_user_string()
+
+    @property
+    def record(self) -> Record:
+        """As the journal has it now."""
+        record = self.journal.read(self.context.run.run_id, self.asset)
+        assert record is not None, "begin() writes it"
+        return record
+
+    def begin(self, params: Mapping[str, Any]) -> None:
+        """Write the record before anything is read."""
+        inputs = {name: tree.digest for name, tree in self.inputs().items()}
+        adopt(inputs, self.context.instance, self.journal)
+        commit = head(self.project.root if self.project else Path(__file__).parent)
+        self.journal.write(
+            Record(
+                run_id=self.context.run.run_id,
+                asset=self.asset,
+                status="RUNNING",
+                started_at=time.time(),
+                process=this_process(),
+                attempt=self.context.retry_number + 1,
+                code_version=self.context.assets_def.code_versions_by_key[self.context.asset_key] or "",
+                git_commit=commit.sha,
+                git_dirty=commit.dirty,
+                params=params,
+                departures=self._departures(params),
+                inputs=inputs,
+            )
+        )
+        self.lineage.courier()
+
+    def inputs(self) -> dict[str, Tree]:
+        """The upstream assets as they lie in the store now."""
+        deps = self.context.assets_def.get_asset_spec(self.context.asset_key).deps
+        names = [dep.asset_key.to_user_string() for dep in deps]
+        return {name: tree_of(self.store.folder(name), memory=self._memory(name)) for name in names}
+
+    @contextmanager
+    def replace(self) -> Iterator[Path]:
+        """An empty folder to fill, which becomes the asset's new version, as `AssetStore.replace`."""
+        with self.store.replace(self.asset, before=self._written) as folder:
+            yield folder
+
+    def end_well(self, figures: Mapping[str, Any], pictures: Mapping[str, bytes | str]) -> Record:
+        """Record the new version: in dvc.lock where it is the one that params.yaml asks for, and in the journal."""
+        record = self.record
+        for title, picture in pictures.items():
+            self.journal.add_picture(record, title, picture)
+        note = self._why_not_versioned(record) or self._record_in_dvc(record)
+        ended = replace(
+            record,
+            status="FINISHED",
+            ended_at=time.time(),
+            metrics=_numbers(figures),
+            versioned=not note,
+            versioned_note=note,
+            dvc_lock_md5=self.project.lock_md5() if self.project else "",
+        )
+        self.journal.write(ended)
+        self.lineage.courier()
+        if note and self.project:
+            self.context.log.warning(
+                f"{self.asset} {record.data_version} is kept, but not recorded in dvc.lock: {note}"
+            )
+        return ended
+
+    def end_badly(self, error: BaseException) -> None:
+        """Record a failure, or the end of a run that was cancelled."""
+        cancelled = isinstance(error, dg.DagsterExecutionInterruptedError | KeyboardInterrupt | SystemExit)
+        record = replace(
+            self.record,
+            status="KILLED" if cancelled else "FAILED",
+            ended_at=time.time(),
+            message="cancelled" if cancelled else " ".join(str(error).split())[:2000],
+        )
+        self.journal.write(record)
+        self.lineage.courier()
+
+    def mlflow_link(self) -> str:
+        """Where MLflow shows this materialization; empty where nothing is tracked or MLflow has not heard of it yet."""
+        return ""
+
+    def _written(self, staging: Path) -> None:
+        """The new version is whole and about to take its place: say so first, so that a kill in between can be told."""
+        tree = tree_of(staging, memory=self._memory(self.asset))
+        stage = self.project.entry(self.asset, tree, self.inputs()) if self.project else {}
+        self.journal.write(
+            replace(
+                self.record, data_version=tree.digest, n_files=tree.n_files, size_bytes=tree.size_bytes, stage=stage
+            )
+        )
+        if self.project:
+            DvcCache.of(self.project.root).keep(staging, tree)
+
+    def _record_in_dvc(self, record: Record) -> str:
+        """Empty, or why dvc.lock could not be written."""
+        assert self.project is not None
+        try:
+            self.project.record({self.asset: dict(record.stage)}, self.context.log.info)
+        except RunError as error:
+            return str(error)
+        return ""
+
+    def _why_not_versioned(self, record: Record) -> str:
+        if self.project is None:
+            return "this is not the project's asset folder"
+        if record.departures:
+            return f"this run departs from params.yaml in {_names(record.departures)}"
+        locked = self.project.lock()
+        strange = [name for name, digest in record.inputs.items() if version_in(locked, name) != digest]
+        if strange:
+            return (
+                f"{_names(strange)}, which it was made from, {'is' if len(strange) == 1 else 'are'} not as in dvc.lock"
+            )
+        moved = [name for name, tree in self.inputs().items() if tree.digest != record.inputs[name]]
+        return f"{_names(moved)} changed while it was made: materialize it again" if moved else ""
+
+    def _departures(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """What params.yaml, as it lies there now, says of the values that this run changed."""
+        if self.project is None:
+            return {}
+        asked = flat(load(self.project.root / "params.yaml").model_dump(mode="json"))
+        return {name: asked.get(name) for name, value in params.items() if asked.get(name) != value}
+
+    def _memory(self, asset: str) -> Path:
+        return self.journal.root / "content" / f"{asset}.json"
+
+
+def _plain(values: Section | Mapping[str, Any]) -> Mapping[str, Any]:
+    return values.model_dump(mode="json") if isinstance(values, Section) else values
+
+
+def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        name: float(value)
+        for name, value in figures.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+def _names(names: Any) -> str:
+    return ", ".join(sorted(names))
