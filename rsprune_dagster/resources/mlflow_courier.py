@@ -96,7 +96,7 @@ def serve(desk: Desk, lock: int) -> None:
         tried = _serve_until_idle(desk)
         fcntl.flock(lock, fcntl.LOCK_UN)
         # who wrote a record while the lock was still held has started no courier: that record is ours
-        if not _contents(desk, None) - tried or not _take(lock):
+        if not _contents(desk) - tried or not _take(lock):
             return
 
 
@@ -125,8 +125,8 @@ def _serve_until_idle(desk: Desk) -> frozenset[str]:
         time.sleep(max(_POLL_S, _REST * looked_s))
 
 
-def _contents(desk: Desk, tracking: Tracking | None) -> frozenset[str]:
-    return frozenset(parcel.content for parcel in desk.waiting(desk.parcels(), tracking))
+def _contents(desk: Desk) -> frozenset[str]:
+    return frozenset(parcel.content for parcel in desk.waiting(desk.parcels(), None))
 
 
 def _open_lock(journal: Journal) -> int:

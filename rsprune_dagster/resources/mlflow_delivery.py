@@ -80,7 +80,7 @@ class Ending:
         """For `linger_s` after its last asset ended a run counts as RUNNING: the next asset may be on its way."""
         statuses = {parcel.status for parcel in children}
         ends = [parcel.record.ended_at or 0.0 for parcel in children]
-        if "RUNNING" in statuses or time.time() - max(ends) < linger_s:
+        if "RUNNING" in statuses or 0 <= time.time() - max(ends) < linger_s:
             return cls("RUNNING", None)
         worst: Status = "FAILED" if "FAILED" in statuses else "KILLED" if "KILLED" in statuses else "FINISHED"
         return cls(worst, max(ends) if all(ends) else None)

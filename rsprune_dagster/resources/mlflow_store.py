@@ -74,7 +74,7 @@ def connect(tracking_uri: str, experiment: str) -> Tracking:
     database = sqlite_file(tracking_uri)
     if database is None and not tracking_uri.startswith(("http://", "https://")):
         raise UsageError(
-            f"MLflow's address is {tracking_uri!r}; "
+            f"MLflow's address is {public(tracking_uri)!r}; "
             "give sqlite:///FOLDER/mlflow.db or the http(s):// address of a server"
         )
     with nullcontext() if database is None else locked(database.with_name(f"{database.name}.lock")):
