@@ -11,6 +11,7 @@ import click
 import typer
 import yaml
 
+from rsprune_dagster.cli_lineage import app as lineage_app
 from rsprune_dagster.errors import RunError, UsageError, UserError
 from rsprune_dagster.params import Params, load, project_root
 
@@ -268,3 +269,6 @@ def _command(error: click.UsageError) -> str:
 def _end(message: str, code: int) -> None:
     print(f"rsprune: {message}", file=sys.stderr)
     sys.exit(code)
+
+
+app.add_typer(lineage_app)

@@ -1,0 +1,130 @@
+"""`rsprune lineage`, `restore` and `diff`: questions about versions."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rsprune_dagster.errors import UsageError
+from rsprune_dagster.params import project_root
+
+if TYPE_CHECKING:
+    from rsprune_dagster.lineage.history import History
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def lineage(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(help="An asset, a hash, a Dagster run, a file or folder, ASSET@REVISION", metavar="WHAT"),
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Re-hash the assets and compare all places that know their versions")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The folder a prune wrote; default: the project", metavar="DIR")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs")] = False,
+    dagster_url: Annotated[
+        str, typer.Option("--dagster-url", envvar="DAGSTER_URL", help="Where Dagster's web UI is served")
+    ] = "http://127.0.0.1:3000",
+) -> None:
+    """What WHAT was made from, back to the raw corpus: hashes, parameters, commits, links.
+
+    With --verify: whether disk, dvc.lock, journal, Dagster, MLflow and DVC's cache agree on each asset; exit 1 if not.
+    """
+    from rsprune_dagster.lineage.history import History
+    from rsprune_dagster.lineage.places import Places
+
+    history = History.load(Places.of_project(project_root()) if out is None else Places.of_out(out))
+    if verify:
+        _verify(history, what or [])
+    elif what:
+        _chain(history, what, dagster_url, as_json=as_json)
+    else:
+        raise UsageError("give an asset, a hash, a Dagster run or a folder, or --verify")
+
+
+@app.command()
+def restore(
+    version: Annotated[str, typer.Argument(help="A hash or its beginning, or ASSET@REVISION", metavar="VERSION")],
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Into a new folder, leaving the assets alone", metavar="DIR")
+    ] = None,
+    only: Annotated[bool, typer.Option("--only", help="Not what it was made from")] = False,
+) -> None:
+    """Bring a version back, with all it was made from: from DVC's cache, else from the DVC remote."""
+    from rsprune_dagster.lineage.find import find_one
+    from rsprune_dagster.lineage.history import History
+    from rsprune_dagster.lineage.places import Places
+    from rsprune_dagster.lineage.restore import restore as bring_back
+    from rsprune_dagster.lineage.restore import restore_to
+    from rsprune_dagster.lineage.tell import restored
+
+    places = Places.of_project(project_root())
+    history = History.load(places)
+    found = find_one(history, version)
+    if to is not None:
+        restore_to(places, found, to, _say)
+        print(f"{found.asset} {found.data_version} is in {to}")
+    else:
+        print(restored(found, bring_back(history, found, only=only, say=_say)))
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(help="A hash, a git revision, the --out of a prune, or now", metavar="A")],
+    b: Annotated[str, typer.Argument(help="The same", metavar="B")] = "now",
+    save: Annotated[
+        Path | None, typer.Option("--save", help="Write every tile that entered or left", metavar="FILE.parquet")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Examples of each kind of change")] = 5,
+    markdown: Annotated[bool, typer.Option("--markdown", help="For a pull request")] = False,
+) -> None:
+    """Which tiles entered and left the pruned subset between two versions, and why."""
+    from rsprune_dagster.corpus.shards import written_whole
+    from rsprune_dagster.lineage.differences import difference, side
+    from rsprune_dagster.lineage.history import History
+    from rsprune_dagster.lineage.places import Places
+    from rsprune_dagster.lineage.tell_diff import as_markdown, as_text
+    from rsprune_dagster.pruning.steps.compare import write_changes
+
+    history = History.load(Places.of_project(project_root()))
+    before, after = side(history, a, _say), side(history, b, _say)
+    found = difference(before, after, n_examples=limit)
+    print(as_markdown(found) if markdown else as_text(found))
+    if save is not None:
+        with written_whole(save) as draft:
+            n_tiles = write_changes(before.ledger, after.ledger, draft)
+        _say(f"{n_tiles:,} tiles in {save}")
+
+
+def _chain(history: "History", what: list[str], dagster_url: str, *, as_json: bool) -> None:
+    from rsprune_dagster.lineage.find import find
+    from rsprune_dagster.lineage.tell import Links, plain, tell
+
+    links = Links(dagster_url, history.places.journal)
+    found = [version for name in what for version in find(history, name)]
+    chain = history.chain(*found)
+    print(json.dumps(plain(chain, links), indent=1) if as_json else tell(chain, links))
+
+
+def _verify(history: "History", assets: list[str]) -> None:
+    from rsprune_dagster.lineage.verify import verdict_table, verify
+
+    verdicts = verify(history, assets)
+    print(verdict_table(verdicts))
+    problems = [problem for verdict in verdicts for problem in verdict.problems]
+    print("\n".join(["", *problems]) if problems else "\neverything at hand agrees")
+    if trouble := history.places.elsewhere.trouble:
+        _say(f"MLflow does not answer, so it was not asked: {trouble[0]}")
+    if problems:
+        raise typer.Exit(1)
+
+
+def _say(message: str) -> None:
+    print(f"rsprune: {message}", file=sys.stderr)

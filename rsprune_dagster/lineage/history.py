@@ -1,0 +1,167 @@
+"""Every version of every asset that is known of: from the journal, from dvc.lock in git, and from MLflow."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rsprune_dagster.lineage.locks import LockedAt, locks_in_history, params_of, upstream
+from rsprune_dagster.lineage.places import Places
+from rsprune_dagster.resources.content import tree_of
+from rsprune_dagster.resources.dvc_lock import Stage, version_in
+from rsprune_dagster.resources.journal import Record
+
+Key = tuple[str, str]
+"""An asset and a data version."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of an asset, with all that is known of how it came to be."""
+
+    asset: str
+    data_version: str
+    """Empty for a materialization that failed before it wrote anything."""
+    records: tuple[Record, ...] = ()
+    """The materializations that made it: finished ones first, then the oldest first."""
+    commits: tuple[LockedAt, ...] = ()
+    """Commits whose dvc.lock holds it, oldest first."""
+    stage: Stage = field(default_factory=dict)
+    """Its entry in dvc.lock; empty where none is known."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Upstream assets and the versions it was made from."""
+    locked: bool = False
+    """Whether dvc.lock holds it now."""
+
+    @property
+    def maker(self) -> Record | None:
+        """The first materialization that made it."""
+        return self.records[0] if self.records else None
+
+    @property
+    def params(self) -> Mapping[str, object]:
+        """In effect when it was made, by `section.key`."""
+        return self.maker.params if self.maker else params_of(self.stage)
+
+    @property
+    def is_told(self) -> bool:
+        """Whether anything but the hash is known."""
+        return bool(self.records or self.stage)
+
+
+@dataclass(frozen=True)
+class History:
+    """The versions that the disk knows of; `version` asks MLflow for others."""
+
+    places: Places
+    versions: Mapping[Key, Version]
+    unfinished: Sequence[Record] = ()
+    """Records of materializations that wrote nothing."""
+    n_commits: int = 0
+
+    @classmethod
+    def load(cls, places: Places) -> "History":
+        """Read the journal, dvc.lock and its history in git."""
+        records = places.journal.records()
+        locks = locks_in_history(places.project.root) if places.project else []
+        now = places.project.lock() if places.project else {}
+        versions = _merged([record for record in records if record.data_version], locks, now)
+        return cls(places, versions, [record for record in records if not record.data_version], len(locks))
+
+    def version(self, asset: str, data_version: str) -> Version:
+        """A version with its makers; where the journal names none, MLflow is asked."""
+        known = self.versions.get((asset, data_version), Version(asset, data_version))
+        if known.records or not data_version:
+            return known
+        return _with_records(known, self.places.elsewhere.records(data_version=data_version, asset=asset) or [])
+
+    def chain(self, *versions: Version) -> list[Version]:
+        """The versions and all they came from, in an order in which each stands before what it was made from."""
+        seen: dict[Key, Version] = {}
+
+        def visit(one: Version) -> None:
+            for asset, data_version in sorted(one.inputs.items()):
+                if (asset, data_version) not in seen:
+                    visit(self.version(asset, data_version))
+            seen[one.asset, one.data_version] = one
+
+        for version in versions:
+            visit(version)
+        return list(reversed(seen.values()))
+
+    def at(self, stages: Mapping[str, Stage]) -> "History":
+        """The history as the dvc.lock `stages` tells it: its versions came from what it names beside them."""
+        changed = dict(self.versions)
+        for asset, stage in stages.items():
+            key = (asset, version_in(stages, asset))
+            known = changed.get(key, Version(*key))
+            changed[key] = replace(known, stage=stage, inputs=upstream(stage))
+        return replace(self, versions=changed)
+
+    def assets(self) -> list[str]:
+        """The names of all assets that anything is known of."""
+        on_disk = self.places.assets.iterdir() if self.places.assets.is_dir() else ()
+        folders = {path.name for path in on_disk if path.is_dir() and not path.name.startswith(".")}
+        return sorted(folders | {asset for asset, _ in self.versions} | {record.asset for record in self.unfinished})
+
+    def present(self, asset: str) -> str:
+        """The hash of an asset's folder, read in full; empty where there is none."""
+        folder = self.places.assets / asset
+        return tree_of(folder).digest if folder.is_dir() else ""
+
+    def of(self, asset: str) -> Iterator[Version]:
+        """The versions of an asset."""
+        return (version for (name, _), version in self.versions.items() if name == asset)
+
+    def records(self) -> Iterator[Record]:
+        """All records on this disk."""
+        yield from self.unfinished
+        for version in self.versions.values():
+            yield from version.records
+
+
+def made_of(record: Record) -> Version:
+    """The version of a record that no dvc.lock names."""
+    return _with_records(Version(record.asset, record.data_version), [record])
+
+
+def _merged(records: Iterable[Record], locks: Sequence[LockedAt], now: Mapping[str, Stage]) -> dict[Key, Version]:
+    made: dict[Key, list[Record]] = defaultdict(list)
+    for record in records:
+        made[record.asset, record.data_version].append(record)
+    held: dict[Key, list[LockedAt]] = defaultdict(list)
+    for lock in locks:
+        for asset in lock.stages:
+            held[asset, version_in(lock.stages, asset)].append(lock)
+    locked = {(asset, version_in(now, asset)) for asset in now}
+    keys = [key for key in (made | held | dict.fromkeys(locked)) if key[1]]
+    return {key: _version(key, made.get(key, []), held.get(key, []), now if key in locked else {}) for key in keys}
+
+
+def _version(key: Key, records: Sequence[Record], held: Sequence[LockedAt], now: Mapping[str, Stage]) -> Version:
+    asset, data_version = key
+    stage = held[0].stages[asset] if held else now.get(asset, {})
+    version = Version(asset, data_version, (), tuple(held), stage, upstream(stage), locked=bool(now))
+    return _with_records(version, records)
+
+
+def _with_records(version: Version, records: Sequence[Record]) -> Version:
+    if not records:
+        return version
+    ordered = tuple(sorted(records, key=lambda record: (record.status != "FINISHED", record.started_at)))
+    return replace(version, records=ordered, stage=version.stage or _entry(ordered[0]), inputs=ordered[0].inputs)
+
+
+def _entry(record: Record) -> Stage:
+    """A record's entry for dvc.lock with the parameters in effect: one that departed left what params.yaml said."""
+    entry = dict(record.stage)
+    asked = entry.get("params", {}).get("params.yaml", {})
+    if not (asked and record.departures):
+        return entry
+    return {**entry, "params": {"params.yaml": {name: _in_effect(name, asked[name], record.params) for name in asked}}}
+
+
+def _in_effect(name: str, asked: Any, params: Mapping[str, Any]) -> Any:
+    if isinstance(asked, Mapping):
+        return {key: params.get(f"{name}.{key}", value) for key, value in asked.items()}
+    return params.get(name, asked)

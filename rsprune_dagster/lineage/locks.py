@@ -1,0 +1,90 @@
+"""dvc.lock through git's history: which versions each commit held."""
+
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+
+from rsprune_dagster.resources.dvc_lock import ASSETS, Stage
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C: a history of a thousand commits is read in a second
+
+
+@dataclass(frozen=True)
+class LockedAt:
+    """A commit that changed dvc.lock, when (UTC, ISO 8601), and what it then held, by asset."""
+
+    commit: str
+    when: str
+    stages: Mapping[str, Stage]
+
+
+def locks_in_history(root: Path) -> list[LockedAt]:
+    """Every dvc.lock that a branch or tag of the checkout ever held, oldest first; none outside a git checkout."""
+    log = _git(root, "log", "--all", "--reverse", "--format=%H %ct", "--", "dvc.lock").decode().splitlines()
+    commits = [line.split() for line in log]
+    texts = _texts(root, [commit for commit, _ in commits])
+    parsed = {text: _stages(text) for text in set(texts)}
+    return [
+        LockedAt(commit, utc(float(seconds)), parsed[text])
+        for (commit, seconds), text in zip(commits, texts, strict=True)
+    ]
+
+
+def upstream(stage: Stage) -> dict[str, str]:
+    """The assets that a stage of dvc.lock was made from, and their versions."""
+    paths = {dep["path"]: dep.get("md5", "") for dep in stage.get("deps", [])}
+    return {path.partition("/")[2]: md5 for path, md5 in paths.items() if path.startswith(f"{ASSETS}/")}
+
+
+def params_of(stage: Stage) -> dict[str, object]:
+    """The parameters in a stage of dvc.lock, by `section.key`."""
+    values = stage.get("params", {}).get("params.yaml", {})
+    flat: dict[str, object] = {}
+    for name, value in values.items():
+        inner = value if isinstance(value, Mapping) else None
+        flat.update({f"{name}.{key}": each for key, each in inner.items()} if inner is not None else {name: value})
+    return flat
+
+
+def utc(seconds: float) -> str:
+    """A time since 1970 as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _texts(root: Path, commits: list[str]) -> list[bytes]:
+    """dvc.lock at each commit; empty where it was removed."""
+    asked = "".join(f"{commit}:./dvc.lock\n" for commit in commits).encode()
+    return list(_blobs(_git(root, "cat-file", "--batch", stdin=asked))) if commits else []
+
+
+def _blobs(answer: bytes) -> Iterator[bytes]:
+    """The contents in what `git cat-file --batch` printed, in order."""
+    start = 0
+    while start < len(answer):
+        header, _, _ = answer[start:].partition(b"\n")
+        start += len(header) + 1
+        if header.endswith(b" missing"):
+            yield b""
+            continue
+        size = int(header.rsplit(b" ", 1)[1])
+        yield answer[start : start + size]
+        start += size + 1
+
+
+def _stages(text: bytes) -> Mapping[str, Stage]:
+    try:
+        return dict((yaml.load(text, Loader=_LOADER) or {}).get("stages") or {})
+    except (yaml.YAMLError, AttributeError):
+        return {}  # a merge that was committed with its conflict
+
+
+def _git(root: Path, *arguments: str, stdin: bytes = b"") -> bytes:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], input=stdin, capture_output=True, check=False)
+    except FileNotFoundError:
+        return b""
+    return done.stdout if done.returncode == 0 else b""
