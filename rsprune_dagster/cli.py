@@ -197,20 +197,25 @@ def _params(changes: list[str] | None, **sections: dict[str, Any]) -> Params:
 
 
 def _materialize_project(params: Params, assets: Sequence[str]) -> None:
+    """Run the project's assets, and say under which hash each is kept."""
     from rsprune_dagster.automation.run import materialize as run
     from rsprune_dagster.automation.run import project_home
     from rsprune_dagster.resources.lineage import project_lineage
 
     project = project_root()
-    run(
+    lineage = project_lineage(project, params.tracking)
+    run_id = run(
         params,
         root=project / "assets",
         cache_root=project / ".state" / "cache",
-        lineage=project_lineage(project, params.tracking),
+        lineage=lineage,
         assets=assets,
         home=project_home(project),
         progress_on="terminal",
     )
+    for record in lineage.records_of(run_id):
+        kept = "in dvc.lock" if record.versioned else f"not in dvc.lock: {record.versioned_note}"
+        print(f"{record.asset:<17} {record.data_version:<36}  {kept}")
 
 
 def _setting(change: str) -> tuple[str, str, Any]:

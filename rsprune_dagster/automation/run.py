@@ -26,8 +26,8 @@ def materialize(
     assets: Sequence[str] = (),
     home: Path | None = None,
     progress_on: str = "log",
-) -> None:
-    """Materialize assets below `root`, all of them where none are named, as one Dagster run.
+) -> str:
+    """Materialize assets below `root`, all of them where none are named, as one Dagster run, whose id is returned.
 
     Args:
         home: the folder of the Dagster instance that records the run (a DAGSTER_HOME); none: nothing is recorded.
@@ -57,6 +57,7 @@ def materialize(
             raise _cause(error) from error
     if not run.success:
         raise RunError(f"the run {run.run_id} failed: see its log in the web UI")
+    return run.run_id
 
 
 def project_home(project: Path) -> Path:

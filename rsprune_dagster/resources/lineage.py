@@ -55,6 +55,10 @@ class Lineage(dg.ConfigurableResource):  # type: ignore[type-arg]
             made.end_badly(error)
             raise
 
+    def records_of(self, run_id: str) -> list[Record]:
+        """What a run recorded, in the order of its steps."""
+        return [record for record in Journal(Path(self.journal)).records() if record.run_id == run_id]
+
     def courier(self) -> None:
         """Have the journal brought to MLflow, by a process of its own."""
         if self.tracking_uri:
@@ -215,9 +219,7 @@ class Materialization:
         locked = self.project.lock()
         strange = [name for name, digest in record.inputs.items() if version_in(locked, name) != digest]
         if strange:
-            return (
-                f"{_names(strange)}, which it was made from, {'is' if len(strange) == 1 else 'are'} not as in dvc.lock"
-            )
+            return f"it was made from another version than dvc.lock holds of {_names(strange)}"
         moved = [name for name, tree in self.inputs().items() if tree.digest != record.inputs[name]]
         return f"{_names(moved)} changed while it was made: materialize it again" if moved else ""
 

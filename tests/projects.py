@@ -1,0 +1,109 @@
+"""A project of its own for a test: this checkout's tracked files in a git repository, over a small synthetic corpus."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prune_runs import PLAN
+
+from rsprune_dagster.corpus.synthetic import write_corpus
+from rsprune_dagster.resources.dvc_lock import DvcProject
+from rsprune_dagster.resources.journal import Journal
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+ASSETS = ("raw_corpus", "reference_scenes", "entropy_scores", "embeddings", "scene_clusters", "pruned_subset")
+
+
+@dataclass(frozen=True)
+class Project:
+    """A checkout with DVC, git, a Dagster home and a journal of its own."""
+
+    root: Path
+
+    @property
+    def journal(self) -> Journal:
+        return Journal(self.root / ".state" / "lineage")
+
+    @property
+    def dvc(self) -> DvcProject:
+        return DvcProject(self.root)
+
+    def run(self, *command: str, check: bool = True, **environment: str) -> str:
+        """Run a command in the project; its output, standard error after standard output."""
+        done = subprocess.run(
+            command, cwd=self.root, env=self.environment(**environment), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0 or not check, f"{command} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    def rsprune(self, *arguments: str, **environment: str) -> str:
+        return self.run(".venv/bin/rsprune", *arguments, **environment)
+
+    def run_dvc(self, *arguments: str, **environment: str) -> str:
+        return self.run(".venv-dvc/bin/dvc", *arguments, **environment)
+
+    def environment(self, **more: str) -> dict[str, str]:
+        ours = {"DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": "none"}
+        clean = {name: value for name, value in os.environ.items() if name not in ("DAGSTER_HOME", "RSPRUNE_PROJECT")}
+        return {**clean, **ours, **more}
+
+    def commit(self, message: str) -> str:
+        """Commit all tracked and new files; the commit's hash."""
+        self.run("git", "add", "--all")
+        self.run("git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "--quiet", "-m", message)
+        return self.run("git", "rev-parse", "HEAD").strip()
+
+    def change(self, section: str, **values: Any) -> None:
+        """Change params.yaml."""
+        path = self.root / "params.yaml"
+        params = yaml.safe_load(path.read_text())
+        params[section].update(values)
+        path.write_text(yaml.safe_dump(params, sort_keys=False))
+
+    def versions(self) -> dict[str, str]:
+        """The hash that dvc.lock holds for each asset."""
+        return {name: self.dvc.version(name) for name in ASSETS}
+
+    def runs_of(self, asset: str) -> int:
+        """How many times an asset was materialized."""
+        return sum(record.asset == asset for record in self.journal.records())
+
+
+def new_project(folder: Path) -> Project:
+    """Write the project, its corpus beside it, and commit it."""
+    project = Project(folder / "project")
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, tracked.split("\0")):
+        if (CHECKOUT / name).is_file() and name != "dvc.lock":
+            (project.root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(CHECKOUT / name, project.root / name)
+    link_environments(project)
+    write_corpus(folder / "made", PLAN)
+    project.change("corpus", sources=[str(folder / "made" / "corpus")])
+    project.change("reference", sources=[str(folder / "made" / "reference")])
+    project.change("compute", workers=1, device="cpu")
+    project.run("git", "init", "--quiet", "--initial-branch=main")
+    project.commit("start")
+    return project
+
+
+def clone(project: Project, target: Path) -> Project:
+    """A fresh clone of a project: only what git has."""
+    project.run("git", "clone", "--quiet", str(project.root), str(target))
+    cloned = Project(target)
+    link_environments(cloned)
+    return cloned
+
+
+def link_environments(project: Project) -> None:
+    """The environments of this checkout, which the commands in dvc.yaml name."""
+    for name in (".venv", ".venv-dvc"):
+        (project.root / name).symlink_to(Path(sys.prefix).with_name(name))
+    exclude = project.root / ".git" / "info" / "exclude"
+    exclude.parent.mkdir(parents=True, exist_ok=True)
+    exclude.write_text(".venv\n.venv-dvc\n")
