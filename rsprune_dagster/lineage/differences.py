@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from rsprune_dagster.errors import RunError, UsageError
-from rsprune_dagster.lineage.find import find_one
+from rsprune_dagster.lineage.find import SHORTEST, find_one
 from rsprune_dagster.lineage.history import History, Version
 from rsprune_dagster.lineage.kept import Say, make_whole
 from rsprune_dagster.lineage.places import WORK, Places
 from rsprune_dagster.pruning.steps.compare import ENTERED, LEFT, Comparison, changed_tiles, compare_ledgers
-from rsprune_dagster.resources.dvc_lock import ASSETS, version_in
+from rsprune_dagster.resources.content import tree_of
+from rsprune_dagster.resources.dvc_lock import ASSETS, DvcProject, version_in
 
 SUBSET = "pruned_subset"
 LEDGER = "decisions.parquet"
@@ -100,8 +101,6 @@ def difference(a: Side, b: Side, *, n_examples: int) -> Difference:
 
 
 def _on_disk(history: History, what: str, folder: Path) -> Side:
-    from rsprune_dagster.resources.content import tree_of
-
     if not (folder / LEDGER).is_file():
         raise UsageError(f"{what}: there is no {folder / LEDGER}; materialize {SUBSET} first, or name a version")
     version = history.version(SUBSET, tree_of(folder).digest)
@@ -111,21 +110,28 @@ def _on_disk(history: History, what: str, folder: Path) -> Side:
 def _version(history: History, what: str) -> tuple[History, Version]:
     """The version, and the history that tells its chain as `what` means it."""
     project = history.places.project
-    if any(version.data_version.startswith(what.lower()) for version in history.of(SUBSET)) or project is None:
+    known = len(what) >= SHORTEST and any(v.data_version.startswith(what.lower()) for v in history.of(SUBSET))
+    if known or project is None:
         version = find_one(history, what)
     else:
-        try:
-            stages = project.lock_at(what)
-        except RunError:
-            version = find_one(history, what)
-        else:
-            if not (data_version := version_in(stages, SUBSET)):
-                raise UsageError(f"dvc.lock at {what} holds no {SUBSET}")
-            history = history.at(stages)
-            version = history.version(SUBSET, data_version)
+        history, version = _at_revision(history, project, what)
     if version.asset != SUBSET:
         raise UsageError(f"{what} is a version of {version.asset}; give one of {SUBSET}")
     return history, version
+
+
+def _at_revision(history: History, project: DvcProject, what: str) -> tuple[History, Version]:
+    try:
+        stages = project.lock_at(what)
+    except RunError:
+        try:
+            return history, find_one(history, what)
+        except UsageError as error:
+            raise UsageError(f"{error}; and git knows no such revision") from error
+    if not (data_version := version_in(stages, SUBSET)):
+        raise UsageError(f"dvc.lock at {what} holds no {SUBSET}")
+    then = history.at(stages)
+    return then, then.version(SUBSET, data_version)
 
 
 def _ledger(places: Places, version: Version, say: Say) -> Path:

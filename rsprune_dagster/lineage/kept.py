@@ -1,5 +1,6 @@
 """Versions made whole in DVC's cache: what is damaged goes, what is missing comes from disk or from the remote."""
 
+import json
 from collections.abc import Callable, Sequence
 
 from rsprune_dagster.errors import RunError
@@ -42,7 +43,14 @@ def how_to_make(version: Version) -> str:
     checkout = f"`git checkout {commit}`{dirty}, " if commit else ""
     values = ", ".join(f"{name} {shown(value)}" for name, value in sorted(version.params.items()))
     settings = f"params.yaml with {values}, " if values else ""
-    return f"It can be made again: {checkout}{settings}then `dvc repro {version.asset}`"
+    return f"It can be made again: {checkout}{settings}then `{_command(version)}`"
+
+
+def _command(version: Version) -> str:
+    """What makes it: `dvc repro` does as params.yaml says, so a run that departed from that is asked for by value."""
+    departures = version.maker.departures if version.maker else {}
+    changes = "".join(f" --set {name}={json.dumps(version.params.get(name))}" for name in sorted(departures))
+    return f"rsprune materialize {version.asset}{changes}" if changes else f"dvc repro {version.asset}"
 
 
 def _is_whole(places: Places, cache: DvcCache, version: Version) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from rsprune_dagster.lineage.history import Version
 from rsprune_dagster.lineage.locks import utc
 from rsprune_dagster.lineage.restore import Restored
-from rsprune_dagster.lineage.text import labelled, shown
+from rsprune_dagster.lineage.text import figure, labelled, shown, together
 from rsprune_dagster.resources.journal import Journal, Record, is_alive
 
 SHORT = 8
@@ -61,7 +61,7 @@ def _facts(version: Version, links: Links) -> dict[str, str]:
         "commit": _commit(record) if record else "",
         "params": _params(version.params, record.departures if record else {}),
         "figures": _figures(record.metrics) if record else "",
-        "inputs": ", ".join(f"{asset} {hashed[:SHORT]}" for asset, hashed in sorted(version.inputs.items())),
+        "inputs": ", ".join(together(asset, hashed[:SHORT]) for asset, hashed in sorted(version.inputs.items())),
         "dvc.lock": _locked(version),
         "run": links.dagster(record) if record else "",
         "MLflow": links.mlflow(record) if record else "",
@@ -91,13 +91,13 @@ def _params(params: Mapping[str, object], departures: Mapping[str, object]) -> s
     """What departs from params.yaml comes first."""
     ordered = sorted(params.items(), key=lambda item: (item[0] not in departures, item[0]))
     return ", ".join(
-        f"{name} {shown(value)}" + (f" (params.yaml: {shown(departures[name])})" if name in departures else "")
+        together(name, shown(value)) + (f" (params.yaml: {shown(departures[name])})" if name in departures else "")
         for name, value in ordered
     )
 
 
 def _figures(metrics: Mapping[str, float]) -> str:
-    told = [f"{name} {shown(value)}" for name, value in metrics.items()]
+    told = [together(name, figure(value)) for name, value in metrics.items()]
     more = len(told) - _MOST_FIGURES
     return ", ".join(told[:_MOST_FIGURES]) + (f", and {more} more" if more > 0 else "")
 

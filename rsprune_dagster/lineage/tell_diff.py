@@ -22,7 +22,7 @@ def as_text(difference: Difference) -> str:
             ("", "A", "B"), [("tiles seen", found.n_tiles_a, found.n_tiles_b), ("kept", found.n_kept_a, found.n_kept_b)]
         ),
         _counts(difference),
-        table(*_scene_rows(difference)),
+        table(*_scene_rows(difference)) if _scenes_changed(difference) else "",
         _reasons("Why tiles left", found.reasons_left, REASONS_LEFT, difference.left, "b"),
         _reasons("Why tiles entered", found.reasons_entered, REASONS_ENTERED, difference.entered, "a"),
     ]
@@ -36,7 +36,7 @@ def as_markdown(difference: Difference) -> str:
     parts = [
         f"### {_counts(difference)}\n\nA: {_named(difference.a)}  \nB: {_named(difference.b)}",
         markdown.table(("made with", "A", "B"), changes) if changes else "",
-        markdown.table(*_scene_rows(difference)),
+        markdown.table(*_scene_rows(difference)) if _scenes_changed(difference) else "",
         _reason_table("why tiles left", found.reasons_left, REASONS_LEFT),
         _reason_table("why tiles entered", found.reasons_entered, REASONS_ENTERED),
     ]
@@ -75,6 +75,11 @@ def _counts(difference: Difference) -> str:
     if found.is_empty:
         return f"The same tiles are kept: {found.n_stayed:,}"
     return f"{found.n_stayed:,} tiles stayed, {found.n_entered:,} entered, {found.n_left:,} left"
+
+
+def _scenes_changed(difference: Difference) -> bool:
+    found = difference.comparison
+    return not found.is_empty or any(scene.n_moved for scene in found.scenes)
 
 
 def _scene_rows(difference: Difference) -> tuple[Sequence[str], list[Sequence[object]]]:

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 WIDTH = 100
 _INDENT = 12
+_GLUE = "\u00a0"
 
 
 def labelled(label: str, text: str) -> str:
-    """`  label     text`, wrapped under itself at WIDTH columns."""
-    return textwrap.fill(
+    """`  label     text`, wrapped under itself at WIDTH columns, but not within what `together` joined."""
+    filled = textwrap.fill(
         text,
         WIDTH,
         initial_indent=f"  {label:<{_INDENT - 2}}",
@@ -17,6 +18,12 @@ def labelled(label: str, text: str) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
+    return filled.replace(_GLUE, " ")
+
+
+def together(*words: str) -> str:
+    """Words on one line: a name and its value."""
+    return _GLUE.join(words)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -34,16 +41,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def shown(value: object) -> str:
-    """A parameter or figure as a person writes it."""
+    """A parameter as params.yaml could say it."""
     if isinstance(value, list | tuple):
         return "[" + ", ".join(shown(each) for each in value) + "]"
     if isinstance(value, bool) or value is None:
         return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:,.0f}" if value.is_integer() else f"{value:.6g}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return str(value) or '""'
+    return f"{value:.12g}" if isinstance(value, float) else str(value) or '""'
+
+
+def figure(value: float) -> str:
+    """A figure to be read, with thousands separators."""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.6g}"
 
 
 def _cell(value: object) -> str:

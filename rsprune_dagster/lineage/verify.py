@@ -51,7 +51,7 @@ def verify(history: History, assets: Sequence[str] = ()) -> list[Verdict]:
             raise UsageError(f"no asset is called {asset}{suggest(asset, tuple(known))}; there are {', '.join(known)}")
     present = {asset: history.present(asset) for asset in known}
     told = versions_told(history.places.dagster_home, known)
-    return [_verdict(history, asset, present, told) for asset in assets or known]
+    return [_verdict(history, asset, present, told) for asset in assets or _in_flow(history, present)]
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> str:
@@ -59,6 +59,12 @@ def verdict_table(verdicts: Sequence[Verdict]) -> str:
     return table(
         ("asset", *PLACES), [[verdict.asset, *(verdict.cells[name].text for name in PLACES)] for verdict in verdicts]
     )
+
+
+def _in_flow(history: History, present: Mapping[str, str]) -> list[str]:
+    """The assets, each after what it was made from."""
+    chain = history.chain(*(history.version(asset, digest) for asset, digest in present.items()))
+    return list(dict.fromkeys(version.asset for version in reversed(chain) if version.asset in present))
 
 
 def _verdict(history: History, asset: str, present: Mapping[str, str], told: Mapping[str, str]) -> Verdict:

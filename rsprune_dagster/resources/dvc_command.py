@@ -95,6 +95,8 @@ class DvcCommand:
             kind, _, title = section.partition(".")
             if name not in ("cache.dir", "core.no_scm"):
                 sections[f"['{kind} \"{title}\"']" if title else f"[{kind}]"].append(f"{key} = {value}")
+        if not any(title.startswith("['remote ") for title in sections):
+            raise RunError("no DVC remote is set up: `dvc remote add --default NAME URL` names one")
         sections["[core]"].append("no_scm = true")
         sections["[cache]"].append(f"dir = {self.run('cache', 'dir').strip()}")
         return "\n".join("\n".join([title, *lines]) for title, lines in sections.items()) + "\n"
