@@ -27,6 +27,9 @@ app = typer.Typer(
 WORK = ".rsprune"
 """Below --out: the assets of the run and the cache that later runs start from."""
 
+DELIVERY_S = 20.0
+"""So long a command waits at its end for MLflow to take the records of its run."""
+
 RESULTS = ("pruned_subset.parquet", "decisions.parquet")
 
 CorpusArgument = Annotated[
@@ -88,12 +91,12 @@ def prune(
     _check_writable(out)
     work = out / WORK
     lineage = folder_lineage(work, params.tracking)
-    run(params, root=work / "assets", cache_root=work / "cache", lineage=lineage, progress_on="terminal")
+    run_id = run(params, root=work / "assets", cache_root=work / "cache", lineage=lineage, progress_on="terminal")
     subset = work / "assets" / "pruned_subset"
     _publish(subset, out)
     _say_counts(count_decisions(out / "decisions.parquet"), out)
-    if shortfall := json.loads((subset / "summary.json").read_text())["shortfall"]:
-        print(f"rsprune: {shortfall}", file=sys.stderr)
+    _warn(json.loads((subset / "summary.json").read_text())["shortfall"])
+    _warn(lineage.undelivered(run_id, timeout_s=DELIVERY_S))
 
 
 @app.command()
@@ -216,6 +219,7 @@ def _materialize_project(params: Params, assets: Sequence[str]) -> None:
     for record in lineage.records_of(run_id):
         kept = "in dvc.lock" if record.versioned else f"not in dvc.lock: {record.versioned_note}"
         print(f"{record.asset:<17} {record.data_version:<36}  {kept}")
+    _warn(lineage.undelivered(run_id, timeout_s=DELIVERY_S))
 
 
 def _setting(change: str) -> tuple[str, str, Any]:
@@ -264,6 +268,11 @@ def _assets(out: Path | None) -> Path:
 def _say_counts(counts: dict[str, int], folder: Path) -> None:
     print("\n".join(f"{n:>12,}  {decision}" for decision, n in sorted(counts.items(), key=lambda item: -item[1])))
     print(f"{sum(counts.values()):>12,}  tiles seen\n{folder / RESULTS[0]}\n{folder / RESULTS[1]}")
+
+
+def _warn(sentence: str) -> None:
+    if sentence:
+        print(f"rsprune: {sentence}", file=sys.stderr)
 
 
 def _command(error: click.UsageError) -> str:

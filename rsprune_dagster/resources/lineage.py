@@ -23,6 +23,7 @@ from rsprune_dagster.resources.journal import Journal, Record, this_process
 from rsprune_dagster.resources.settling import adopt, settle
 
 NO_TRACKING = "none"
+_LINK_PATIENCE_S = 8.0
 
 
 class Lineage(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -58,6 +59,19 @@ class Lineage(dg.ConfigurableResource):  # type: ignore[type-arg]
     def records_of(self, run_id: str) -> list[Record]:
         """What a run recorded, in the order of its steps."""
         return [record for record in Journal(Path(self.journal)).records() if record.run_id == run_id]
+
+    def undelivered(self, run_id: str, *, timeout_s: float) -> str:
+        """Wait for MLflow to have all of a run; what to tell the user where it does not, else empty."""
+        if not self.tracking_uri:
+            return ""
+        from rsprune_dagster.resources.mlflow_courier import wait_for_delivery
+
+        journal = Journal(Path(self.journal))
+        delivery = wait_for_delivery(journal, run_id, timeout_s)
+        if not delivery.n_waiting:
+            return ""
+        reason = delivery.error or f"MLflow has not taken them within {timeout_s:.0f} s"
+        return f"{delivery.n_waiting} records wait in {journal.root} for the next run: {reason}"
 
     def courier(self) -> None:
         """Have the journal brought to MLflow, by a process of its own."""
@@ -107,7 +121,7 @@ class Materialization:
 
     @property
     def asset(self) -> str:
-        return self.context.asset_key.to_user_string()
+        return str(self.context.asset_key.to_user_string())
 
     @property
     def record(self) -> Record:
@@ -187,8 +201,23 @@ class Materialization:
         self.lineage.courier()
 
     def mlflow_link(self) -> str:
-        """Where MLflow shows this materialization; empty where nothing is tracked or MLflow has not heard of it yet."""
-        return ""
+        """Where MLflow shows this materialization; empty where nothing is tracked or MLflow does not answer.
+
+        The courier has had the record since the asset began, so there is hardly ever anything to wait for.
+        """
+        if not self.lineage.tracking_uri:
+            return ""
+        from rsprune_dagster.resources.mlflow_courier import courier_trouble, mlflow_link
+
+        ends = time.monotonic() + _LINK_PATIENCE_S
+        while not (link := mlflow_link(self.journal, self.record)):
+            if trouble := courier_trouble(self.journal):
+                self.context.log.warning(f"{trouble}: the record waits in {self.journal.root} and is delivered later")
+                return ""
+            if time.monotonic() > ends:
+                return ""
+            time.sleep(0.05)
+        return link
 
     def _written(self, staging: Path) -> None:
         """The new version is whole and about to take its place: say so first, so that a kill in between can be told."""
