@@ -505,7 +505,7 @@ def test_no_record_is_left_behind_by_a_courier_that_is_just_ending(
 def _deliver_at_once(desk: Desk, tracking: Tracking | None, linger_s: float) -> tuple[Delivery, Tracking | None]:
     parcels = desk.parcels()
     for parcel in desk.waiting(parcels, None):
-        desk.note(desk.record_path(parcel.record), State(delivered=parcel.content))
+        desk.note(parcel.state_path, State(delivered=parcel.content))
     for run_id, ending in desk.due(parcels, None, linger_s).items():
         desk.note(desk.run_path(run_id), State(delivered=str(ending)))
     return Delivery(1, 0), tracking

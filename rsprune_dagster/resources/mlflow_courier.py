@@ -64,9 +64,10 @@ def deliver(journal: Journal, tracking_uri: str, experiment: str = EXPERIMENT) -
 def wait_for_delivery(journal: Journal, run_id: str, timeout_s: float) -> Delivery:
     """Wait until a run's records are delivered as they are now, or a delivery of them has failed, or the time is up."""
     ends = time.monotonic() + timeout_s
+    desk = Desk(journal, "", "")
     while True:
-        parcels = [parcel for parcel in Desk(journal, "", "").parcels() if parcel.record.run_id == run_id]
-        waiting = [p for p in parcels if State.load(journal.folder(p.record) / STATE).delivered != p.content]
+        parcels = desk.parcels(run_id)
+        waiting = [parcel for parcel in parcels if State.load(parcel.state_path).delivered != parcel.content]
         error, tried_at = trouble(journal)
         has_failed = error and all(tried_at >= (journal.folder(p.record) / RECORD).stat().st_mtime for p in waiting)
         if not waiting or has_failed or time.monotonic() > ends:

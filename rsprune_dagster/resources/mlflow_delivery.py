@@ -6,11 +6,13 @@ second delivery, which changes nothing.
 
 import hashlib
 import json
+import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from rsprune_dagster.corpus.shards import written_whole
@@ -66,6 +68,17 @@ class Parcel:
     status: Status
     content: str
     """The status, with a hash of the record and of its pictures' names, sizes and times."""
+    state_path: Path
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A record as it was read, and by what to tell that it was written anew."""
+
+    stamp: tuple[int, ...]
+    record: Record
+    content: str
+    state_path: Path
 
 
 @dataclass(frozen=True)
@@ -88,27 +101,28 @@ class Ending:
 
 @dataclass(frozen=True)
 class Desk:
-    """A journal and where it goes. It remembers what it saw: to look at what did not change takes a few `stat`s."""
+    """A journal and where it goes. It remembers what it saw: a record that did not change costs two `stat`s a look."""
 
     journal: Journal
     tracking_uri: str
     experiment: str
-    seen: dict[str, tuple[object, Record, str]] = field(default_factory=dict)
+    seen: dict[str, Seen] = field(default_factory=dict)
     states: dict[Path, State] = field(default_factory=dict)
 
-    def parcels(self) -> list[Parcel]:
-        """All records, oldest first.
+    def parcels(self, run_id: str = "") -> list[Parcel]:
+        """All records, or those of a run, oldest first.
 
         Raises:
             RunError: a record cannot be read.
         """
-        folders = (self.journal.root / "records").glob("*")
-        found = [parcel for folder in folders if (parcel := self._parcel(folder))]
+        folder = self.journal.root / "records"
+        names = [name for name in os.listdir(folder) if name.startswith(run_id)] if folder.is_dir() else []
+        found = [parcel for name in names if (parcel := self._parcel(folder, name))]
         return sorted(found, key=lambda parcel: (parcel.record.started_at, parcel.record.name))
 
     def waiting(self, parcels: Iterable[Parcel], tracking: Tracking | None) -> list[Parcel]:
         """Those whose present content has not arrived; `tracking`, once open, tells a store that was wiped."""
-        return [p for p in parcels if self.state(self.record_path(p.record), tracking).delivered != p.content]
+        return [p for p in parcels if self.state(p.state_path, tracking).delivered != p.content]
 
     def due(self, parcels: Iterable[Parcel], tracking: Tracking | None, linger_s: float) -> dict[str, Ending]:
         """Dagster runs whose MLflow run does not show how they stand."""
@@ -121,49 +135,56 @@ class Desk:
 
     def state(self, path: Path, tracking: Tracking | None) -> State:
         """What is known of a record or run in this store; an empty one where it went to another store."""
-        state = self.states.setdefault(path, State.load(path))
-        here = State(public(self.tracking_uri), self.experiment)
-        is_here = (state.tracking_uri, state.experiment) == (here.tracking_uri, here.experiment)
+        if (state := self.states.get(path)) is None:
+            state = self.states[path] = State.load(path)
+        is_here = (state.tracking_uri, state.experiment) == (self.address, self.experiment)
         is_same = tracking is None or state.experiment_created == tracking.created
-        return state if is_here and is_same else here
+        return state if is_here and is_same else State(self.address, self.experiment)
 
     def note(self, path: Path, state: State) -> None:
         state.save(path)
         self.states[path] = state
 
-    def record_path(self, record: Record) -> Path:
-        return self.journal.folder(record) / STATE
+    @cached_property
+    def address(self) -> str:
+        """MLflow's, as it may be shown."""
+        return public(self.tracking_uri)
 
     def run_path(self, run_id: str) -> Path:
         return self.journal.root / "runs" / f"{run_id}.json"
 
-    def _parcel(self, folder: Path) -> Parcel | None:
+    def _parcel(self, records: Path, name: str) -> Parcel | None:
         try:
-            signature = _signature(folder)
-            known = self.seen.get(folder.name)
-            if known is None or known[0] != signature:
-                known = self.seen[folder.name] = signature, *_load(folder / RECORD, signature[1:])
+            stamp = _stamp(f"{records}/{name}")
+            seen = self.seen.get(name)
+            if seen is None or seen.stamp != stamp:
+                seen = self.seen[name] = _read(records / name, stamp)
         except FileNotFoundError:
             return None
-        record, content = known[1:]
-        status: Status = "KILLED" if record.status == "RUNNING" and not is_alive(record.process) else record.status
-        return Parcel(record, status, f"{status}-{content}")
+        is_dead = seen.record.status == "RUNNING" and not is_alive(seen.record.process)
+        status: Status = "KILLED" if is_dead else seen.record.status
+        return Parcel(seen.record, status, f"{status}-{seen.content}", seen.state_path)
 
 
-def _signature(folder: Path) -> tuple[object, ...]:
-    """Tells whether a record was written anew, and whether its pictures were."""
-    stat = (folder / RECORD).stat()
+def _stamp(folder: str) -> tuple[int, ...]:
+    """Changes with the record, and with the pictures: these are written before the record is written anew."""
+    record = os.stat(f"{folder}/{RECORD}")
+    try:
+        pictures = os.stat(f"{folder}/{PICTURES}").st_mtime_ns
+    except FileNotFoundError:
+        pictures = 0
+    return record.st_ino, record.st_size, record.st_mtime_ns, pictures
+
+
+def _read(folder: Path, stamp: tuple[int, ...]) -> Seen:
+    text = (folder / RECORD).read_bytes()
     pictures = [(path.name, path.stat()) for path in sorted((folder / PICTURES).glob("*"))]
-    return (stat.st_ino, stat.st_size, stat.st_mtime_ns), *((name, s.st_size, s.st_mtime_ns) for name, s in pictures)
-
-
-def _load(path: Path, pictures: tuple[object, ...]) -> tuple[Record, str]:
-    text = path.read_bytes()
+    identity = (text, [(name, stat.st_size, stat.st_mtime_ns) for name, stat in pictures])
     try:
         record = Record(**json.loads(text))
     except (ValueError, TypeError) as error:
-        raise RunError(f"{path} is no record ({error}): bring it back, or remove its folder") from error
-    return record, hashlib.sha256(repr((text, pictures)).encode()).hexdigest()
+        raise RunError(f"{folder / RECORD} is no record ({error}): bring it back, or remove its folder") from error
+    return Seen(stamp, record, hashlib.sha256(repr(identity).encode()).hexdigest(), folder / STATE)
 
 
 @dataclass(frozen=True)
@@ -196,7 +217,7 @@ class Round:
             self.desk.note(path, replace(self.desk.state(path, self.tracking), delivered=str(ending)))
 
     def _deliver(self, parcel: Parcel) -> None:
-        record, path = parcel.record, self.desk.record_path(parcel.record)
+        record, path = parcel.record, parcel.state_path
         state = self.desk.state(path, self.tracking)
         if state.tracked != parcel.content:
             parent = self._parent(record)
@@ -229,7 +250,7 @@ class Round:
     def _noted(self, path: Path, run_id: str, *, tracked: str) -> State:
         """Note where a run lies."""
         state = State(
-            public(self.desk.tracking_uri),
+            self.desk.address,
             self.desk.experiment,
             self.tracking.experiment_id,
             self.tracking.created,
@@ -273,7 +294,7 @@ def _told(desk: Desk, errors: list[str]) -> Iterator[None]:
     except UserError as error:
         errors.append(str(error))
     except Exception as error:  # whatever MLflow, its database or the network raise: the records wait
-        errors.append(f"MLflow at {public(desk.tracking_uri)} cannot be reached: {_reason(error)}")
+        errors.append(f"MLflow at {desk.address} cannot be reached: {_reason(error)}")
 
 
 def trouble(journal: Journal) -> tuple[str, float]:
