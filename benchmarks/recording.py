@@ -1,0 +1,111 @@
+"""What lineage and versioning cost a prune: the same run with and without them, by turns, from nothing each time.
+
+    python -m benchmarks.recording --corpus TAR --reference DIR [--backbone NAME --weights FILE] [--rounds 3]
+
+`recorded` is `rsprune materialize` in a project: versions kept in DVC's cache, dvc.lock written, MLflow in SQLite fed
+by its courier, whose own work on the same cores counts, as does the wait for its last delivery. `bare` is the same run
+with the journal alone. Both are timed from the start of their process to its end.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+
+from benchmarks.machine import heading
+
+AIM = 0.05
+CHECKOUT = Path(__file__).resolve().parents[1]
+PROJECT_FILES = ("params.yaml", "dvc.yaml", "dagster.yaml", ".dvc/config")
+BARE = """
+import sys
+from pathlib import Path
+from rsprune_dagster.automation.run import materialize, project_home
+from rsprune_dagster.params import load
+from rsprune_dagster.resources.lineage import folder_lineage
+here = Path.cwd()
+params = load(here / "params.yaml")
+materialize(params, root=here / "assets", cache_root=here / ".state" / "cache", home=project_home(here),
+            lineage=folder_lineage(here / ".state", params.tracking), progress_on="terminal")
+"""
+RECORDED = "import sys; sys.argv[1:] = ['materialize']; from rsprune_dagster.cli import main; main()"
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", required=True)
+    parser.add_argument("--reference", required=True)
+    parser.add_argument("--backbone", default="descriptor")
+    parser.add_argument("--weights", default="")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    changes = {
+        "corpus": {"sources": [str(Path(options.corpus).resolve())]},
+        "reference": {"sources": [str(Path(options.reference).resolve())]},
+        "embedding": {
+            "backbone": options.backbone,
+            "weights": str(Path(options.weights).resolve()) if options.weights else "",
+        },
+    }
+    rounds = [(seconds(BARE, changes, "none"), seconds(RECORDED, changes, "")) for _ in range(options.rounds)]
+    costs = [recorded / bare - 1 for bare, recorded in rounds]
+    print(heading("benchmarks.recording"), end="\n\n")
+    print("| round | bare, s | recorded, s | cost | aim |\n|---:|---:|---:|---:|---|")
+    for number, ((bare, recorded), cost) in enumerate(zip(rounds, costs, strict=True), 1):
+        print(f"| {number} | {bare:.1f} | {recorded:.1f} | {cost:+.1%} | {AIM:.0%} |")
+    print(f"\nMedian cost {statistics.median(costs):+.1%}, from {min(costs):+.1%} to {max(costs):+.1%}.")
+
+
+def seconds(script: str, changes: dict[str, dict[str, object]], tracking_uri: str) -> float:
+    """Wall seconds of one run in a new project; SystemExit with its words when it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        project = Path(folder) / "project"
+        write_project(project, changes)
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("DAGSTER_", "MLFLOW_"))
+        }
+        if tracking_uri:
+            environment["MLFLOW_TRACKING_URI"] = tracking_uri
+        started = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=project, env=environment, capture_output=True, text=True, check=False
+        )
+        taken_s = time.perf_counter() - started
+        if done.returncode:
+            raise SystemExit(done.stderr[-2000:])
+        wait_for_couriers(project)
+        return taken_s
+
+
+def write_project(project: Path, changes: dict[str, dict[str, object]]) -> None:
+    """A project of its own, in a git repository, with the code of this checkout."""
+    for name in PROJECT_FILES:
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(CHECKOUT / name, project / name)
+    (project / "rsprune_dagster").symlink_to(CHECKOUT / "rsprune_dagster")
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    for section, values in changes.items():
+        params[section].update(values)
+    (project / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    git = ["git", "-C", str(project), "-c", "user.name=benchmark", "-c", "user.email=benchmark@localhost"]
+    for command in (["init", "--quiet"], ["add", "params.yaml"], ["commit", "--quiet", "-m", "start"]):
+        subprocess.run([*git, *command], check=True)
+
+
+def wait_for_couriers(project: Path) -> None:
+    """Until the courier has ended: it must not slow the next round down, nor write into a folder that goes."""
+    lock = project / ".state" / "lineage" / "courier.lock"
+    while lock.exists() and subprocess.run(["flock", "--nonblock", str(lock), "true"], check=False).returncode:
+        time.sleep(0.5)
+
+
+if __name__ == "__main__":
+    main()
