@@ -2,12 +2,13 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 PORT ?= 3000
+MLFLOW_PORT ?= 5000
 BIN := .venv/bin
 export UV_COMPILE_BYTECODE ?= 1
 # Idle OpenMP threads that spin steal the cores from their neighbours.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: setup demo test test-slow ui check format bench lock clean
+.PHONY: setup demo test test-slow ui mlflow check format bench lock clean
 
 setup: .venv/.ready
 
@@ -35,6 +36,10 @@ test-slow: setup
 ui: setup
 	@mkdir -p .state/dagster && ln -sfn ../../dagster.yaml .state/dagster/dagster.yaml
 	VIRTUAL_ENV="$(CURDIR)/.venv" DAGSTER_HOME="$(CURDIR)/.state/dagster" $(BIN)/dg dev --port $(PORT)
+
+mlflow: setup
+	@mkdir -p .state/mlflow
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 --port $(MLFLOW_PORT) -w 1 --backend-store-uri sqlite:///$(CURDIR)/.state/mlflow/mlflow.db
 
 check: setup
 	$(BIN)/ruff check .
