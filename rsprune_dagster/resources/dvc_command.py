@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rsprune_dagster.errors import RunError
+from rsprune_dagster.resources.dvc_cache import DvcCache
 
 _BESIDE = Path(".venv-dvc") / "bin" / "dvc"
 """DVC has an environment of its own beside Dagster's."""
@@ -98,5 +99,5 @@ class DvcCommand:
         if not any(title.startswith("['remote ") for title in sections):
             raise RunError("no DVC remote is set up: `dvc remote add --default NAME URL` names one")
         sections["[core]"].append("no_scm = true")
-        sections["[cache]"].append(f"dir = {self.run('cache', 'dir').strip()}")
+        sections["[cache]"].append(f"dir = {DvcCache.of(self.project).root.parents[1]}")
         return "\n".join("\n".join([title, *lines]) for title, lines in sections.items()) + "\n"
