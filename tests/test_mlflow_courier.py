@@ -35,7 +35,8 @@ from rsprune_dagster.resources.mlflow_courier import (
     start_courier,
     wait_for_delivery,
 )
-from rsprune_dagster.resources.mlflow_delivery import STATE, Delivery, Desk, State
+from rsprune_dagster.resources.mlflow_delivery import Delivery
+from rsprune_dagster.resources.mlflow_desk import STATE, Desk, State
 from rsprune_dagster.resources.mlflow_reading import records_in
 from rsprune_dagster.resources.mlflow_store import Tracking, connect, public
 

@@ -14,15 +14,8 @@ import warnings
 from pathlib import Path
 
 from rsprune_dagster.resources.journal import RECORD, Journal, Record
-from rsprune_dagster.resources.mlflow_delivery import (
-    STATE,
-    Delivery,
-    Desk,
-    State,
-    deliver_once,
-    note_trouble,
-    trouble,
-)
+from rsprune_dagster.resources.mlflow_delivery import Delivery, deliver_once, note_trouble, trouble
+from rsprune_dagster.resources.mlflow_desk import STATE, Desk, State
 from rsprune_dagster.resources.mlflow_store import Tracking, sqlite_file
 
 EXPERIMENT = "rsprune"
