@@ -42,7 +42,7 @@ def lineage(
 
     history = History.load(Places.of_project(project_root()) if out is None else Places.of_out(out))
     if verify:
-        _verify(history, what or [])
+        _verify(history, what or [], as_json=as_json)
     elif what:
         _chain(history, what, dagster_url, as_json=as_json)
     else:
@@ -113,13 +113,15 @@ def _chain(history: "History", what: list[str], dagster_url: str, *, as_json: bo
     print(json.dumps(plain(chain, links), indent=1) if as_json else tell(chain, links))
 
 
-def _verify(history: "History", assets: list[str]) -> None:
-    from rsprune_dagster.lineage.verify import verdict_table, verify
+def _verify(history: "History", assets: list[str], *, as_json: bool) -> None:
+    from rsprune_dagster.lineage.verify import verdict_table, verdict_values, verify
 
     verdicts = verify(history, assets)
-    print(verdict_table(verdicts))
     problems = [problem for verdict in verdicts for problem in verdict.problems]
-    print("\n".join(["", *problems]) if problems else "\neverything at hand agrees")
+    if as_json:
+        print(json.dumps(verdict_values(verdicts), indent=1))
+    else:
+        print("\n".join([verdict_table(verdicts), "", *(problems or ["everything at hand agrees"])]))
     if trouble := history.places.elsewhere.trouble:
         _say(f"MLflow does not answer, so it was not asked: {trouble[0]}")
     if problems:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from rsprune_dagster.lineage.places import Elsewhere, Places
 from rsprune_dagster.lineage.restore import restore
 from rsprune_dagster.lineage.verify import verify
 from rsprune_dagster.resources.content import tree_of
-from rsprune_dagster.resources.journal import Journal, Record
+from rsprune_dagster.resources.journal import Journal, Record, this_process
 
 SUBSET = "pruned_subset"
 
@@ -237,6 +238,8 @@ def test_all_agrees_after_a_run(world: World, rsprune: Command) -> None:
     ended = rsprune("lineage", "--verify")
     assert ended.code == 0 and "everything at hand agrees" in ended.out
     assert [line.split()[0] for line in ended.out.splitlines()[1:5]][-1] == SUBSET
+    rows = json.loads(rsprune("lineage", "--verify", "--json").out)
+    assert {row["asset"]: row["disk"] for row in rows} == {name: hashed[:8] for name, hashed in world.present().items()}
 
 
 def flip(path: Path) -> None:
@@ -379,6 +382,16 @@ def test_killed_anywhere_a_rerun_completes_it(
     assert world.present() == old
     assert holds_together(world)
     assert not list((world.assets / ".staging").iterdir())
+
+
+def test_a_run_at_work_is_not_disturbed(world: World, rsprune: Command) -> None:
+    then = subset_then(world)
+    running = Record("run-now", "raw_corpus", "RUNNING", 5.0, this_process())
+    world.journal.write(running)
+    ended = rsprune("restore", then)
+    assert ended.code == 1 and "run-now is making raw_corpus" in ended.err
+    world.journal.write(replace(running, process="gone:1:1"))
+    assert "keep_fraction 0.5 (there 0.25)" in rsprune("restore", then).out
 
 
 def test_what_stood_there_unknown_can_be_brought_back(world: World, rsprune: Command) -> None:

@@ -104,10 +104,15 @@ class History:
         folders = {path.name for path in on_disk if path.is_dir() and not path.name.startswith(".")}
         return sorted(folders | {asset for asset, _ in self.versions} | {record.asset for record in self.unfinished})
 
-    def present(self, asset: str) -> str:
-        """The hash of an asset's folder, read in full; empty where there is none."""
+    def present(self, asset: str, *, in_full: bool = False) -> str:
+        """The hash of an asset's folder; empty where there is none.
+
+        Args:
+            in_full: read every byte again; else only the files that are not as they were when last read.
+        """
         folder = self.places.assets / asset
-        return tree_of(folder).digest if folder.is_dir() else ""
+        memory = None if in_full else self.places.journal.root / "content" / f"{asset}.json"
+        return tree_of(folder, memory=memory).digest if folder.is_dir() else ""
 
     def of(self, asset: str) -> Iterator[Version]:
         """The versions of an asset."""

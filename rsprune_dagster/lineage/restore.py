@@ -12,15 +12,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from rsprune_dagster.errors import RunError, UsageError
 from rsprune_dagster.lineage.dagster_events import tell_restored, versions_told
 from rsprune_dagster.lineage.history import History, Version
 from rsprune_dagster.lineage.kept import Say, make_whole
+from rsprune_dagster.lineage.locks import params_of
 from rsprune_dagster.lineage.places import Places
 from rsprune_dagster.resources.asset_store import AssetStore
 from rsprune_dagster.resources.content import tree_of
 from rsprune_dagster.resources.dvc_cache import DvcCache
 from rsprune_dagster.resources.dvc_lock import Stage
+from rsprune_dagster.resources.journal import is_alive
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Restored:
     """Assets of which no entry for dvc.lock is known."""
     told: tuple[str, ...]
     """Assets of which Dagster was told."""
+    departs: Mapping[str, tuple[object, object]]
+    """Parameters that params.yaml says otherwise: what the versions were made with, and what it says."""
 
 
 def restore_to(places: Places, version: Version, target: Path, say: Say) -> None:
@@ -64,16 +70,32 @@ def restore(history: History, version: Version, *, only: bool, say: Say) -> Rest
     What stood there is kept in the cache first.
 
     Raises:
-        RunError: a version cannot be had, the disk is full, or another process holds DVC's lock.
+        RunError: a version cannot be had, the disk is full, a run is at work, or another process holds DVC's lock.
     """
     places, cache = history.places, _cache(history.places)
+    _check_idle(history)
     wanted = [version] if only else _one_of_each(history.chain(version), version)
     make_whole(places, cache, wanted, say)
     placed = tuple(each for each in wanted if _place(places, cache, each, say))
     entries = {each.asset: each.stage for each in wanted if each.stage}
     locked = _write_lock(places, entries, say)
     told = _tell(places, wanted)
-    return Restored(placed, locked, tuple(each.asset for each in wanted if not each.stage), told)
+    not_locked = tuple(each.asset for each in wanted if not each.stage)
+    return Restored(placed, locked, not_locked, told, _departures(places, wanted))
+
+
+def _check_idle(history: History) -> None:
+    for record in history.records():
+        if record.status == "RUNNING" and is_alive(record.process):
+            raise RunError(f"run {record.run_id} is making {record.asset} now: let it end, or cancel it, then restore")
+    AssetStore(history.places.assets, history.places.assets).remove_drafts()
+
+
+def _departures(places: Places, versions: Sequence[Version]) -> dict[str, tuple[object, object]]:
+    path = places.assets.parent / "params.yaml"
+    asked = params_of({"params": {"params.yaml": yaml.safe_load(path.read_text())}}) if path.is_file() else {}
+    made = {name: value for version in versions for name, value in version.params.items()}
+    return {name: (made[name], asked[name]) for name in sorted(made) if made[name] != asked.get(name, made[name])}
 
 
 def _cache(places: Places) -> DvcCache:

@@ -141,4 +141,8 @@ def restored(version: Version, done: Restored) -> str:
         "Dagster was told": done.told,
     }
     lines = [*placed, *(f"{', '.join(assets)}: {text}" for text, assets in rest.items() if assets)]
-    return "\n".join(lines) if lines else f"{version.asset} {version.data_version} is in place already"
+    lines = lines or [f"{version.asset} {version.data_version} is in place already"]
+    if done.departs:
+        values = [f"{name} {shown(made)} (there {shown(asked)})" for name, (made, asked) in done.departs.items()]
+        lines.append(f"params.yaml says otherwise, so `dvc repro` would make another version: {', '.join(values)}")
+    return "\n".join(lines)

@@ -49,7 +49,7 @@ def verify(history: History, assets: Sequence[str] = ()) -> list[Verdict]:
     for asset in assets:
         if asset not in known:
             raise UsageError(f"no asset is called {asset}{suggest(asset, tuple(known))}; there are {', '.join(known)}")
-    present = {asset: history.present(asset) for asset in known}
+    present = {asset: history.present(asset, in_full=True) for asset in known}
     told = versions_told(history.places.dagster_home, known)
     return [_verdict(history, asset, present, told) for asset in assets or _in_flow(history, present)]
 
@@ -59,6 +59,18 @@ def verdict_table(verdicts: Sequence[Verdict]) -> str:
     return table(
         ("asset", *PLACES), [[verdict.asset, *(verdict.cells[name].text for name in PLACES)] for verdict in verdicts]
     )
+
+
+def verdict_values(verdicts: Sequence[Verdict]) -> list[dict[str, object]]:
+    """The same as plain JSON values."""
+    return [
+        {
+            "asset": verdict.asset,
+            **{name: cell.text for name, cell in verdict.cells.items()},
+            "problems": verdict.problems,
+        }
+        for verdict in verdicts
+    ]
 
 
 def _in_flow(history: History, present: Mapping[str, str]) -> list[str]:
@@ -112,11 +124,10 @@ def _in_lock(history: History, version: Version) -> Cell:
 
 def _in_journal(history: History, version: Version) -> Cell:
     """The newest record, or an older one where an older version was brought back."""
-    records = [record for record in history.places.journal.records() if record.asset == version.asset]
-    written = [record for record in records if record.data_version]
+    written = [record for record in history.records() if record.asset == version.asset and record.data_version]
     if not written:
         return Cell(UNKNOWN)
-    newest = written[-1]
+    newest = max(written, key=lambda record: record.started_at)
     if newest.status == "RUNNING" and not is_alive(newest.process):
         return Cell("cut short", f"run {newest.run_id} was cut short before it was recorded: the next run settles it")
     if newest.data_version == version.data_version:
