@@ -1,0 +1,55 @@
+"""Several processes or GPUs: each works on its share of every batch, and all hold the same weights.
+
+`accelerate launch` starts them; without it there is one.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from rsprune_dagster.diffusion.objective import Noised
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among `n`."""
+
+    number: int
+    n: int
+
+    @property
+    def is_first(self) -> bool:
+        return self.number == 0
+
+    def share(self, whole: Noised) -> Noised:
+        """The rows of a batch that this process works on. All draw the same batch, so no draw depends on `n`."""
+        if self.n == 1:
+            return whole
+        rows = slice(self.number, None, self.n)
+        return Noised(whole.noisy[rows], whole.timesteps[rows], whole.scenes[rows], whole.target[rows])
+
+    def wrapped(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The model, with gradients averaged over the processes."""
+        return model if self.n == 1 else torch.nn.parallel.DistributedDataParallel(model)
+
+    def mean(self, value: torch.Tensor) -> float:
+        """The mean of a scalar over the processes."""
+        if self.n > 1:
+            torch.distributed.all_reduce(value)
+        return float(value) / self.n
+
+    def wait(self) -> None:
+        """For the others."""
+        if self.n > 1:
+            torch.distributed.barrier()
+
+
+ALONE = Ranks(0, 1)
+
+
+def launched() -> tuple[Ranks, str]:
+    """This process among those that `accelerate launch` started, and its device."""
+    from accelerate import PartialState
+
+    state = PartialState()
+    return Ranks(state.process_index, state.num_processes), str(state.device)

@@ -1,0 +1,177 @@
+"""The state of a training on disk: safetensors and JSON, whole or not at all, and no pickle.
+
+There is no state of a random generator in it: every draw comes from the seed and the number of an image.
+"""
+
+import copy
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from rsprune_dagster.diffusion.denoiser import Denoiser
+from rsprune_dagster.errors import RunError, UsageError
+
+if TYPE_CHECKING:
+    from rsprune_dagster.diffusion.tiles import TileSet
+    from rsprune_dagster.diffusion.training import TrainingOptions
+
+N_KEPT = 2
+MOMENTS = ("exp_avg", "exp_avg_sq")
+MAY_CHANGE = ("n_images", "save_every_images", "micro_batch_size")
+"""Options that a training may go on with changed: its losses so far would have been the same."""
+
+
+@dataclass
+class TrainingState:
+    """What a training has come to. The loop owns it and changes it in place, as the weights are large."""
+
+    denoiser: Denoiser
+    averaged: Denoiser
+    optimizer: torch.optim.Adam
+    n_images: int = 0
+    losses: list[float] = field(default_factory=list)
+
+    @classmethod
+    def new(cls, denoiser: Denoiser) -> "TrainingState":
+        """Before the first image."""
+        averaged = copy.deepcopy(denoiser).requires_grad_(False)
+        return cls(denoiser, averaged, torch.optim.Adam(denoiser.parameters()))
+
+    def on(self, device: str) -> "TrainingState":
+        """Moved to a device, in the layout that its convolutions like."""
+        for model in (self.denoiser, self.averaged):
+            model.to(device=device, memory_format=torch.channels_last)
+        for moments in self.optimizer.state.values():
+            for name in MOMENTS:
+                moments[name] = moments[name].to(device)
+        return self
+
+    def after(self, loss: float, *, n: int, half_life_images: int) -> None:
+        """Count a step of `n` images; the averaged weights follow (Karras et al. 2022, half-life in images)."""
+        self.n_images += n
+        self.losses.append(loss)
+        # early on the average is over what there is, not over the random start
+        beta = min(0.5 ** (n / max(half_life_images, 1e-9)), self.n_images / (self.n_images + 10 * n))
+        with torch.no_grad():
+            own, followed = list(self.averaged.parameters()), list(self.denoiser.parameters())
+            torch._foreach_lerp_(own, followed, 1 - beta)
+
+
+def save_state(state: TrainingState, folder: Path, options: "TrainingOptions", tiles: "TileSet") -> Path:
+    """Write `folder/state-IMAGES` and remove all but the last two.
+
+    Raises:
+        RunError: the disk is full or not writable; earlier states are untouched.
+    """
+    target = folder / f"state-{state.n_images:012d}"
+    draft = folder / f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    try:
+        draft.mkdir(parents=True)
+        _write(state, draft, {"options": asdict(options), "tiles": fingerprint(tiles)})
+        if target.exists():
+            shutil.rmtree(target)
+        os.rename(draft, target)
+    except OSError as error:
+        raise RunError(
+            f"cannot write {target}: {error.strerror or error}; free some space, then run again: the training goes on "
+            "from its last state"
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    for old in states(folder)[:-N_KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def latest_state(folder: Path, options: "TrainingOptions", tiles: "TileSet") -> TrainingState | None:
+    """The last whole state in `folder`; none where there is none.
+
+    Raises:
+        UsageError: the state is of other options or other tiles; names each difference.
+        RunError: its weights are truncated or of another architecture.
+    """
+    found = states(folder)
+    if not found:
+        return None
+    about = json.loads((found[-1] / "state.json").read_text())
+    _check_same(found[-1], about, options, tiles)
+    if about["n_images"] > options.n_images:
+        raise UsageError(
+            f"{found[-1]} has seen {about['n_images']:,} images already, more than the {options.n_images:,} asked: "
+            "raise training.n_images, or remove it"
+        )
+    try:
+        return _read(found[-1], about)
+    except Exception as error:  # safetensors and diffusers raise many kinds
+        raise RunError(
+            f"the training state {found[-1]} cannot be read ({' '.join(str(error).split())[:300]}): remove it, "
+            "and the training goes on from the one before"
+        ) from error
+
+
+def states(folder: Path) -> list[Path]:
+    """The states in a folder, oldest first."""
+    return sorted(folder.glob("state-*"))
+
+
+def fingerprint(tiles: "TileSet") -> str:
+    """Changes when the tiles, their scenes or their size do."""
+    digest = hashlib.sha256(f"{tiles.image_size_px} {tiles.scene_names}".encode())
+    for content, scene in zip(tiles.table.column("content_md5").to_pylist(), tiles.scene_ids, strict=True):
+        digest.update(f"{content}{scene}".encode())
+    return digest.hexdigest()
+
+
+def _write(state: TrainingState, folder: Path, about: dict[str, Any]) -> None:
+    state.denoiser.save_pretrained(folder / "denoiser")
+    state.averaged.save_pretrained(folder / "averaged")
+    names = [name for name, _ in state.denoiser.named_parameters()]
+    moments = {
+        f"{moment}.{name}": state.optimizer.state[parameter][moment].contiguous()
+        for name, parameter in zip(names, state.denoiser.parameters(), strict=True)
+        for moment in MOMENTS
+        if parameter in state.optimizer.state
+    }
+    save_file(moments, folder / "optimizer.safetensors")
+    steps = {"n_steps": len(state.losses), "n_images": state.n_images, "losses": state.losses}
+    (folder / "state.json").write_text(json.dumps({**about, **steps}))
+
+
+def _read(folder: Path, about: dict[str, Any]) -> TrainingState:
+    from diffusers import UNet2DModel
+
+    denoiser = UNet2DModel.from_pretrained(folder / "denoiser", low_cpu_mem_usage=False)
+    averaged = UNet2DModel.from_pretrained(folder / "averaged", low_cpu_mem_usage=False).requires_grad_(False)
+    state = TrainingState.new(denoiser)
+    state.averaged = averaged
+    moments = load_file(folder / "optimizer.safetensors")
+    for name, parameter in denoiser.named_parameters():
+        own = {moment: moments[f"{moment}.{name}"] for moment in MOMENTS}
+        state.optimizer.state[parameter] = {"step": torch.tensor(float(about["n_steps"])), **own}
+    state.n_images, state.losses = about["n_images"], about["losses"]
+    denoiser.train()
+    return state
+
+
+def _check_same(folder: Path, about: dict[str, Any], options: "TrainingOptions", tiles: "TileSet") -> None:
+    asked = {name: value for name, value in asdict(options).items() if name not in MAY_CHANGE}
+    differences = [
+        f"{name} was {about['options'].get(name)!r} and is {value!r}"
+        for name, value in asked.items()
+        if about["options"].get(name) != value
+    ]
+    if about["tiles"] != fingerprint(tiles):
+        differences.append("the tiles are others")
+    if differences:
+        raise UsageError(
+            f"{folder} is the state of another training: {'; '.join(differences)}. "
+            "Train in another folder, or remove it"
+        )

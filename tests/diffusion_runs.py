@@ -1,0 +1,66 @@
+"""Small trainings, for the tests of the diffusion room."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from rsprune_dagster.corpus.options import ReadOptions
+from rsprune_dagster.diffusion.tiles import OnChanged, TileSet, tile_set
+from rsprune_dagster.diffusion.training import TrainingOptions
+
+SCENES = ("field", "sea")
+OPTIONS = ReadOptions(
+    tile_size_px=64, overlap_px=0, min_valid_fraction=0.5, bands=(), value_range=(), max_tile_pixels=10**6
+)
+
+
+def write_tiles(folder: Path, n: int = 24, size_px: int = 20) -> pa.Table:
+    """PNG files of two scenes, green stripes and blue plains, and the rows of a subset that point at them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(n):
+        scene = SCENES[number % 2]
+        image = rng.integers(0, 40, (size_px, size_px, 3))
+        image[..., 1 if scene == "field" else 2] += 150
+        if scene == "field":
+            image[::4] //= 2
+        path = folder / f"{number:03d}.png"
+        Image.fromarray(image.astype(np.uint8)).save(path)
+        content = hashlib.md5(path.read_bytes()).hexdigest()
+        rows.append(
+            {
+                "tile_id": path.name,
+                "uri": str(path),
+                "kind": "file",
+                "content_md5": content,
+                "scene": scene,
+                "stamp": "",
+            }
+        )
+    return pa.Table.from_pylist(rows)
+
+
+def small_tiles(folder: Path, *, image_size_px: int = 16, on_changed: OnChanged = "fail", n: int = 24) -> TileSet:
+    return tile_set(write_tiles(folder, n), OPTIONS, image_size_px=image_size_px, on_changed=on_changed)
+
+
+def small_options(**changes: Any) -> TrainingOptions:
+    values: dict[str, Any] = {
+        "preset": "tiny",
+        "n_images": 48,
+        "batch_size": 8,
+        "micro_batch_size": 8,
+        "learning_rate": 1e-3,
+        "warmup_images": 16,
+        "ema_half_life_images": 16,
+        "scene_dropout": 0.1,
+        "precision": "float32",
+        "seed": 0,
+        "save_every_images": 16,
+    }
+    return TrainingOptions(**{**values, **changes})
