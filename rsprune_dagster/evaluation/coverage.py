@@ -1,0 +1,148 @@
+"""Whether samples are real-looking, and whether all that is real is sampled: precision, recall, density, coverage.
+
+Each image carries a ball that reaches to its k-th nearest neighbour in its own set; the balls together are the set's
+region. Precision: share of samples within the reference's region; recall: share of reference images within the samples'
+region (Kynkäänniemi et al. 2019, arXiv 1904.06991). Density counts how many balls a sample lies in, coverage the share
+of reference balls with a sample in them: outliers of either set move these two less (Naeem et al. 2020, arXiv
+2002.09797). Recall and coverage rise with the number of samples: compare at equal counts.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsprune_dagster.errors import RunError
+from rsprune_dagster.evaluation.intervals import halves, interval
+from rsprune_dagster.evaluation.protocol import Protocol, Score
+from rsprune_dagster.pruning.numerics import blocks
+from rsprune_dagster.pruning.scenes import squared_distances
+
+NAMES: Final = ("precision", "recall", "density", "coverage")
+ROUNDING: Final = 1e-11
+"""Share of a set's squared spread that a squared distance may be off by rounding; an image lies in its copy's ball."""
+SPARE_NEIGHBOURS: Final = 24
+"""Neighbours kept beyond 4 k. In half of a set, the k-th nearest is among them but for one time in many millions."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest other rows of each of n rows, nearest first."""
+
+    index: NDArray[np.intp]  # (n, K)
+    squared: Floats  # (n, K)
+
+    def radii(self, k: int) -> Floats:
+        """Squared distance of the k-th nearest, (n,)."""
+        return self.squared[:, k - 1]
+
+    def radii_among(self, member: NDArray[np.bool_], k: int) -> Floats:
+        """Squared distance (n,) of the k-th nearest that is a `member` (n,); the farthest known where fewer are."""
+        counted = np.cumsum(member[self.index], axis=1) >= k
+        column = np.where(counted.any(axis=1), counted.argmax(axis=1), self.index.shape[1] - 1)
+        return np.asarray(self.squared[np.arange(len(self.squared)), column])
+
+
+def coverage_scores(
+    generated: NDArray[np.floating],
+    reference: NDArray[np.floating],
+    *,
+    n_neighbours: int,
+    network: str,
+    protocol: Protocol,
+    level: float,
+    n_resamples: int,
+    seed: int,
+) -> tuple[Score, ...]:
+    """The four scores of generated (n, d) against reference (m, d) features, balls reaching to `n_neighbours`.
+
+    Raises RunError where either set is too small for balls in a half of it.
+    """
+    _check_enough(len(generated), len(reference), n_neighbours)
+    chosen = halves(len(generated), n_resamples=n_resamples, seed=seed)
+    whole, of_halves = four_measures(generated, reference, n_neighbours=n_neighbours, chosen=chosen)
+    used = replace(protocol, parameters=(*protocol.parameters, ("n_neighbours", n_neighbours)))
+    scores = []
+    for column, name in enumerate(NAMES):
+        low, high = interval(float(whole[column]), of_halves[:, column], n=len(generated), level=level)
+        most = np.inf if name == "density" else 1.0
+        bounds = max(low, 0.0), min(high, most)
+        scores.append(Score(f"{name}_{network}", float(whole[column]), *bounds, level, n_resamples, used, True))
+    return tuple(scores)
+
+
+def _check_enough(n_generated: int, n_reference: int, n_neighbours: int) -> None:
+    needed = 2 * (n_neighbours + 1)
+    if n_neighbours < 1 or min(n_generated, n_reference) < needed:
+        raise RunError(
+            f"precision and recall with {n_neighbours} neighbours need {needed} images or more on either side and 1 "
+            f"neighbour or more, but {n_generated:,} generated and {n_reference:,} reference images came: bring more "
+            "images, or ask for fewer neighbours"
+        )
+
+
+def four_measures(
+    generated: NDArray[np.floating],
+    reference: NDArray[np.floating],
+    *,
+    n_neighbours: int,
+    chosen: NDArray[np.bool_],
+) -> tuple[Floats, Floats]:
+    """Precision, recall, density and coverage (4,), and those (R, 4) of the `chosen` parts (R, n) of `generated`.
+
+    Distances are made block by block: never a whole n x m matrix.
+    """
+    x, y, slack = _centred(generated, reference)
+    parts = np.concatenate([np.ones((1, len(x)), np.bool_), chosen])
+    known = nearest_others(x, min(4 * n_neighbours + SPARE_NEIGHBOURS, len(x) - 1))
+    balls = np.stack([known.radii_among(part, n_neighbours) for part in parts]) + slack
+    real_balls = nearest_others(y, n_neighbours).radii(n_neighbours) + slack
+    n_balls, n_recalled, n_covered = np.zeros(len(x)), np.zeros(len(parts)), np.zeros(len(parts))
+    for rows, squared in distance_blocks(y, x):
+        within = squared <= real_balls[rows, None]
+        n_balls += within.sum(axis=0)
+        n_covered += (within.astype(np.float32) @ parts.T.astype(np.float32) > 0).sum(axis=0)
+        n_recalled += [
+            (squared[:, part] <= ball[part]).any(axis=1).sum() for part, ball in zip(parts, balls, strict=True)
+        ]
+    sizes = parts.sum(axis=1)
+    measured = np.stack(
+        [
+            parts @ (n_balls > 0).astype(float) / sizes,
+            n_recalled / len(y),
+            parts @ n_balls / (n_neighbours * sizes),
+            n_covered / len(y),
+        ],
+        axis=1,
+    )
+    return measured[0], measured[1:]
+
+
+def _centred(generated: NDArray[np.floating], reference: NDArray[np.floating]) -> tuple[Floats, Floats, float]:
+    """Both sets around the reference's mean, where rounding is least, and the squared distance it may amount to."""
+    x, y = np.asarray(generated, np.float64), np.asarray(reference, np.float64)
+    centre = y.mean(axis=0)
+    largest = max(float(np.square(x - centre).sum(axis=1).max()), float(np.square(y - centre).sum(axis=1).max()))
+    return x - centre, y - centre, ROUNDING * largest
+
+
+def nearest_others(x: Floats, n_neighbours: int) -> Neighbours:
+    """The `n_neighbours` nearest other rows of each row of x (n, d), at most n - 1 of them."""
+    index, nearest = [], []
+    for rows, squared in distance_blocks(x, x):
+        squared[np.arange(len(squared)), np.arange(rows.start, rows.stop)] = np.inf
+        near = np.argpartition(squared, n_neighbours - 1, axis=1)[:, :n_neighbours]
+        order = np.take_along_axis(squared, near, axis=1).argsort(axis=1, kind="stable")
+        index.append(np.take_along_axis(near, order, axis=1))
+        nearest.append(np.take_along_axis(squared, index[-1], axis=1))
+    return Neighbours(np.concatenate(index), np.concatenate(nearest))
+
+
+def distance_blocks(x: Floats, y: Floats) -> Iterator[tuple[slice, Floats]]:
+    """Squared distances (b, m) of some rows of x to all of y (m, d), block by block."""
+    for rows in blocks(len(x)):
+        yield rows, squared_distances(x[rows], y)
