@@ -77,6 +77,14 @@ class DvcProject:
             tree: what was made.
             inputs: what it was made from, by upstream asset.
         """
+        return {**self.made_from(asset, inputs), "outs": outs(asset, tree)}
+
+    def made_from(self, asset: str, inputs: Mapping[str, Tree]) -> Stage:
+        """The entry but for what was made: to be asked before it is made, as code and parameters may change meanwhile.
+
+        Args:
+            inputs: by upstream asset.
+        """
         stage = self.stages()[asset]
         entry: Stage = {"cmd": stage["cmd"]}
         paths = sorted(stage.get("deps", []))
@@ -85,7 +93,6 @@ class DvcProject:
         if names := sorted(stage.get("params", [])):
             values = yaml.safe_load((self.root / "params.yaml").read_text())
             entry["params"] = {"params.yaml": {name: _value(values, name) for name in names}}
-        entry["outs"] = [_folder(f"{ASSETS}/{asset}", tree)]
         return entry
 
     def record(self, entries: Mapping[str, Stage], say: Callable[[str], object]) -> None:
@@ -119,6 +126,11 @@ class DvcProject:
             return _folder(path, inputs[name])
         content = (self.root / path).read_bytes()
         return {"path": path, "hash": "md5", "md5": hashlib.md5(content).hexdigest(), "size": len(content)}
+
+
+def outs(asset: str, tree: Tree) -> list[Stage]:
+    """What a stage's entry says was made."""
+    return [_folder(f"{ASSETS}/{asset}", tree)]
 
 
 def version_in(stages: Mapping[str, Stage], asset: str) -> str:

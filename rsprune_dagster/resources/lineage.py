@@ -17,7 +17,7 @@ from rsprune_dagster.params import Section, TrackingParams, flat, load
 from rsprune_dagster.resources.asset_store import AssetStore
 from rsprune_dagster.resources.content import Tree, tree_of
 from rsprune_dagster.resources.dvc_cache import DvcCache
-from rsprune_dagster.resources.dvc_lock import ASSETS, DvcProject, version_in
+from rsprune_dagster.resources.dvc_lock import ASSETS, DvcProject, outs, version_in
 from rsprune_dagster.resources.git import head
 from rsprune_dagster.resources.journal import Journal, Record, this_process
 from rsprune_dagster.resources.settling import adopt, settle
@@ -51,6 +51,7 @@ class Lineage(dg.ConfigurableResource):  # type: ignore[type-arg]
         settle(made.journal, store, project, context.instance, say=context.log.warning)
         made.begin(flat({name: _plain(values) for name, values in params.items()}))
         try:
+            made.take_inputs()
             yield made
         except BaseException as error:
             made.end_badly(error)
@@ -132,8 +133,6 @@ class Materialization:
 
     def begin(self, params: Mapping[str, Any]) -> None:
         """Write the record before anything is read."""
-        inputs = {name: tree.digest for name, tree in self.inputs().items()}
-        adopt(inputs, self.context.instance, self.journal)
         commit = head(self.project.root if self.project else Path(__file__).parent)
         self.journal.write(
             Record(
@@ -148,10 +147,21 @@ class Materialization:
                 git_dirty=commit.dirty,
                 params=params,
                 departures=self._departures(params),
-                inputs=inputs,
             )
         )
         self.lineage.courier()
+
+    def take_inputs(self) -> None:
+        """Record what the asset is made from, as it lies here now: what changes later has not made it.
+
+        Raises:
+            RunError: an upstream asset has not been materialized.
+        """
+        trees = self.inputs()
+        inputs = {name: tree.digest for name, tree in trees.items()}
+        adopt(inputs, self.context.instance, self.journal)
+        stage = self.project.made_from(self.asset, trees) if self.project else {}
+        self.journal.write(replace(self.record, inputs=inputs, stage=stage))
 
     def inputs(self) -> dict[str, Tree]:
         """The upstream assets as they lie in the store now."""
@@ -207,26 +217,32 @@ class Materialization:
         """
         if not self.lineage.tracking_uri:
             return ""
-        from rsprune_dagster.resources.mlflow_courier import courier_trouble, mlflow_link
+        from rsprune_dagster.resources.mlflow_courier import mlflow_link
 
         ends = time.monotonic() + _LINK_PATIENCE_S
         while not (link := mlflow_link(self.journal, self.record)):
-            if trouble := courier_trouble(self.journal):
-                self.context.log.warning(f"{trouble}: the record waits in {self.journal.root} and is delivered later")
-                return ""
-            if time.monotonic() > ends:
+            if why := self._why_no_link(has_time=time.monotonic() < ends):
+                self.context.log.warning(f"{why}: the record waits in {self.journal.root} and is delivered later")
                 return ""
             time.sleep(0.05)
         return link
 
+    def _why_no_link(self, *, has_time: bool) -> str:
+        """Empty while there is hope. What failed before this record was written says nothing of it."""
+        from rsprune_dagster.resources.mlflow_delivery import trouble
+
+        error, looked_at = trouble(self.journal)
+        if error and looked_at >= self.record.started_at:
+            return error
+        return "" if has_time else f"MLflow has not taken the record within {_LINK_PATIENCE_S:.0f} s"
+
     def _written(self, staging: Path) -> None:
         """The new version is whole and about to take its place: say so first, so that a kill in between can be told."""
         tree = tree_of(staging, memory=self._memory(self.asset))
-        stage = self.project.entry(self.asset, tree, self.inputs()) if self.project else {}
+        record = self.record
+        stage = {**record.stage, "outs": outs(self.asset, tree)} if self.project else {}
         self.journal.write(
-            replace(
-                self.record, data_version=tree.digest, n_files=tree.n_files, size_bytes=tree.size_bytes, stage=stage
-            )
+            replace(record, data_version=tree.digest, n_files=tree.n_files, size_bytes=tree.size_bytes, stage=stage)
         )
         if self.project:
             DvcCache.of(self.project.root).keep(staging, tree)

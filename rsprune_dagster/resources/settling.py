@@ -25,12 +25,17 @@ def settle(
     """End the records of processes that are gone.
 
     Where the new version had taken the asset's place already, the record is completed: dvc.lock and Dagster hear of it.
-    Else nothing was changed, and the record says that it was killed.
+    Else nothing was changed, and the record says that it was killed. Dagster also hears of what was finished by a
+    process that ended before it could tell.
     """
     for record in journal.records():
         if record.status == "RUNNING" and not is_alive(record.process):
-            journal.write(_settled(record, store, project, instance))
+            journal.write(_settled(record, store, project))
             say(f"{record.asset} of run {record.run_id} was cut short by the end of its process: settled")
+    newest = {record.asset: record for record in journal.records() if record.status == "FINISHED"}
+    for record in newest.values():
+        if not is_alive(record.process) and _is_untold(record, journal, store, instance):
+            report(instance, record.asset, record.data_version, f"made by run {record.run_id}, told by a later one")
 
 
 def adopt(versions: Mapping[str, str], instance: dg.DagsterInstance, journal: Journal) -> None:
@@ -46,19 +51,25 @@ def report(instance: dg.DagsterInstance, asset: str, version: str, origin: str) 
     instance.report_runless_asset_event(materialization)
 
 
-def _settled(record: Record, store: AssetStore, project: DvcProject | None, instance: dg.DagsterInstance) -> Record:
+def _settled(record: Record, store: AssetStore, project: DvcProject | None) -> Record:
     ended = replace(record, ended_at=time.time(), message="its process ended before it could record the end")
     if not (record.data_version and store.has(record.asset)):
         return replace(ended, status="KILLED")
     if tree_of(store.folder(record.asset)).digest != record.data_version:
         return replace(ended, status="KILLED")
-    if _version_known(instance, record.asset) != record.data_version:
-        report(instance, record.asset, record.data_version, f"settled after run {record.run_id} was cut short")
     versioned = project is not None and not record.departures and _inputs_are_locked(record, project)
     if project is not None and versioned:
         project.record({record.asset: dict(record.stage)}, lambda _: None)
     lock_md5 = project.lock_md5() if project else ""
     return replace(ended, status="FINISHED", versioned=versioned, dvc_lock_md5=lock_md5)
+
+
+def _is_untold(record: Record, journal: Journal, store: AssetStore, instance: dg.DagsterInstance) -> bool:
+    """Whether this version lies in the store and Dagster takes another for the latest."""
+    if _version_known(instance, record.asset) == record.data_version or not store.has(record.asset):
+        return False
+    memory = journal.root / "content" / f"{record.asset}.json"
+    return tree_of(store.folder(record.asset), memory=memory).digest == record.data_version
 
 
 def _inputs_are_locked(record: Record, project: DvcProject) -> bool:
