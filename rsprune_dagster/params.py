@@ -89,6 +89,25 @@ class SelectionParams(Section):
     strategy: str = Field(description="rsprune, or a baseline")
 
 
+class TrainingParams(Section):
+    preset: str = Field(description="Size of the denoiser: tiny, small, base, xl")
+    image_size_px: int = Field(ge=8, le=1024, description="Edge that tiles are resized to for training")
+    n_images: int = Field(ge=1, description="Training length in images; an image seen twice counts twice")
+    batch_size: int = Field(ge=1, description="Images per step, over all processes")
+    micro_batch_size: int = Field(ge=1, description="Images worked on at a time: less memory, the same result")
+    learning_rate: float = Field(gt=0, description="Of Adam, after the warm-up")
+    warmup_images: Count = Field(description="Images over which the learning rate rises")
+    ema_half_life_images: int = Field(ge=1, description="The averaged weights forget half in so many images")
+    scene_dropout: Fraction = Field(description="Share of images that train without their scene, for guidance")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(description="Arithmetic of the denoiser")
+    save_every_images: int = Field(ge=1, description="A killed training loses at most so many images")
+    on_changed_tile: Literal["fail", "skip"] = Field(description="A tile that is not what was pruned: fail, or skip")
+    sampler: str = Field(description="ddim or dpm_solver")
+    sample_steps: int = Field(ge=1, description="Steps of the sampler")
+    guidance: float = Field(ge=1, description="1: as learned; more: further towards the scene")
+    data_licence: str = Field(description="Licence of the images, for the model card")
+
+
 class ComputeParams(Section):
     workers: Count = Field(description="Processes over shards; 0: one per core")
     device: str = Field(description="auto, cpu, cuda or cuda:N")
@@ -109,6 +128,7 @@ class Params(Section):
     embedding: EmbeddingParams
     clustering: ClusteringParams
     selection: SelectionParams
+    training: TrainingParams
     compute: ComputeParams
     tracking: TrackingParams
 

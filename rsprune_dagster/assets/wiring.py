@@ -51,7 +51,8 @@ def result(
     """What Dagster records: the folder's content hash as the data version, figures, pictures, parameters, columns.
 
     Args:
-        tables: Parquet files of the asset; the first is the asset's own table, whose rows and columns Dagster knows.
+        tables: Parquet files of the asset; the first, if any, is the asset's own table, whose rows and columns Dagster
+            knows.
     """
     from rsprune_dagster.report.markdown import image
 
@@ -89,6 +90,8 @@ def _tables(folder: Path, names: Sequence[str]) -> dict[str, Any]:
     """Rows and columns of the first table under the names that Dagster looks for, of the others under their own."""
     import pyarrow.parquet as pq
 
+    if not names:
+        return {}
     own, *others = names
     return {
         "dagster/row_count": pq.ParquetFile(folder / own).metadata.num_rows,

@@ -1,7 +1,9 @@
 """The denoisers: sizes of diffusers' UNet by name, from minutes on two cores to days on many GPUs."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rsprune_dagster.errors import UsageError
@@ -66,6 +68,21 @@ def build_denoiser(preset: str, *, image_size_px: int, n_scenes: int, seed: int)
             norm_num_groups=min(32, sizes.channels[0] // 2),
             num_class_embeds=n_scenes + 1 if n_scenes > 1 else None,
         )
+
+
+def read_denoiser(folder: Path) -> Denoiser:
+    """A denoiser that `save_pretrained` wrote. (`from_pretrained` would put the folder's path into its configuration.)
+
+    Raises:
+        Exception: of many kinds, when the files are missing, truncated, or weights and configuration do not fit.
+    """
+    from diffusers import UNet2DModel
+    from safetensors.torch import load_file
+
+    config = json.loads((folder / "config.json").read_text())
+    denoiser = UNet2DModel(**{name: value for name, value in config.items() if not name.startswith("_")})
+    denoiser.load_state_dict(load_file(folder / "diffusion_pytorch_model.safetensors"))
+    return denoiser
 
 
 def noise_schedule() -> Schedule:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from PIL import Image
 
 from rsprune_dagster.diffusion.denoiser import SAMPLERS, Denoiser, noise_schedule
 from rsprune_dagster.diffusion.objective import takes_scenes, to_images
@@ -48,6 +49,17 @@ def sample(
             images.append(_sample_batch(denoiser, wanted[numbers], numbers, n_steps, guidance, seed, sampler))
             advance(len(numbers))
     return np.concatenate(images)
+
+
+def grid(images: np.ndarray, *, columns: int) -> Image.Image:
+    """Images (n, s, s, 3) uint8, row by row."""
+    n, edge = images.shape[:2]
+    rows = -(-n // columns)
+    sheet = np.full((rows * columns, edge, edge, 3), 255, np.uint8)
+    sheet[:n] = images
+    return Image.fromarray(
+        sheet.reshape(rows, columns, edge, edge, 3).swapaxes(1, 2).reshape(rows * edge, columns * edge, 3)
+    )
 
 
 def _sample_batch(

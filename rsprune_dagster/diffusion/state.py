@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from rsprune_dagster.diffusion.denoiser import Denoiser
+from rsprune_dagster.diffusion.denoiser import Denoiser, read_denoiser
 from rsprune_dagster.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -146,18 +146,14 @@ def _write(state: TrainingState, folder: Path, about: dict[str, Any]) -> None:
 
 
 def _read(folder: Path, about: dict[str, Any]) -> TrainingState:
-    from diffusers import UNet2DModel
-
-    denoiser = UNet2DModel.from_pretrained(folder / "denoiser", low_cpu_mem_usage=False)
-    averaged = UNet2DModel.from_pretrained(folder / "averaged", low_cpu_mem_usage=False).requires_grad_(False)
+    denoiser = read_denoiser(folder / "denoiser")
     state = TrainingState.new(denoiser)
-    state.averaged = averaged
+    state.averaged = read_denoiser(folder / "averaged").requires_grad_(False)
     moments = load_file(folder / "optimizer.safetensors")
     for name, parameter in denoiser.named_parameters():
         own = {moment: moments[f"{moment}.{name}"] for moment in MOMENTS}
         state.optimizer.state[parameter] = {"step": torch.tensor(float(about["n_steps"])), **own}
     state.n_images, state.losses = about["n_images"], about["losses"]
-    denoiser.train()
     return state
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -50,6 +50,10 @@ class Trained:
     losses: tuple[float, ...]
     """One per step."""
     n_images: int
+
+    def moved(self, device: str) -> "Trained":
+        """With its weights on a device, in the plain layout."""
+        return replace(self, denoiser=self.denoiser.to(device=device, memory_format=torch.contiguous_format))
 
 
 OnState = Callable[[Denoiser, int], object]

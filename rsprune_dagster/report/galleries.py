@@ -17,7 +17,7 @@ from rsprune_dagster.errors import TileError
 from rsprune_dagster.pruning.steps.ledger import scene_table
 from rsprune_dagster.pruning.steps.scan import read_options
 from rsprune_dagster.pruning.vectors import open_vectors
-from rsprune_dagster.report import entropy, map, markdown, montage, quotas, scenes
+from rsprune_dagster.report import entropy, map, markdown, montage, quotas, scenes, training
 
 Pictures = dict[str, bytes | str]
 Rows = list[dict[str, Any]]
@@ -211,6 +211,19 @@ def _examples_of_reasons(corpus: Path, subset: Path) -> bytes:
     """
     rows = _rows(sql, {"decisions": subset / "decisions.parquet", "manifest": corpus / "manifest.parquet"})
     return _gallery(corpus, rows, lambda row: str(row["decision"]).replace("_", " "))
+
+
+def checkpoint_pictures(folder: Path, grids: Mapping[int, np.ndarray]) -> Pictures:
+    """Loss curve, and samples over the training.
+
+    grids: by images seen, one sample of each scene, (S, s, s, 3) uint8.
+    """
+    names = json.loads((folder / "scenes.json").read_text())
+    losses = np.loadtxt(folder / "loss.csv", delimiter=",", skiprows=1, ndmin=2)
+    return {
+        "loss": training.loss_curve(losses),
+        "samples over training": training.samples_over_training(grids, names),
+    }
 
 
 def save_pictures(assets: Path, folder: Path) -> Path:

@@ -1,0 +1,58 @@
+"""diffusion_checkpoint: the denoiser trained on the kept tiles."""
+
+from dataclasses import asdict
+
+import dagster as dg
+
+from rsprune_dagster.assets.config import in_effect, schema
+from rsprune_dagster.assets.failures import said_plainly
+from rsprune_dagster.assets.wiring import result
+from rsprune_dagster.params import Params
+from rsprune_dagster.resources.lineage import Lineage
+from rsprune_dagster.resources.settings import Compute, Store
+
+CODE_VERSION = "1"
+
+
+def diffusion_checkpoint_asset(defaults: Params) -> dg.AssetsDefinition:
+    """The asset, with the values of params.yaml as its defaults."""
+
+    @dg.asset(
+        group_name="training",
+        kinds={"python", "pytorch"},
+        owners=["team:research"],
+        code_version=CODE_VERSION,
+        deps=["raw_corpus", "pruned_subset"],
+        config_schema=schema(defaults.training),
+    )
+    @said_plainly()
+    def diffusion_checkpoint(
+        context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
+    ) -> dg.MaterializeResult[None]:
+        """A diffusion model trained from nothing on the kept tiles, read where they lie.
+
+        The folder is a diffusers pipeline that `DiffusionPipeline.from_pretrained` loads, with a model card, the loss
+        curve and the names of the scenes. A training that was cut short goes on where it stopped.
+        """
+        from rsprune_dagster.diffusion.steps import train_checkpoint
+        from rsprune_dagster.report.galleries import checkpoint_pictures
+
+        params = in_effect(context, defaults.training)
+        assets = store.open()
+        with lineage.materialization(context, assets, {"training": params, "compute": compute.drawn()}) as made:
+            with made.replace() as folder:
+                report, grids = train_checkpoint(
+                    corpus=assets.folder("raw_corpus"),
+                    subset=assets.folder("pruned_subset"),
+                    folder=folder,
+                    params=params,
+                    subset_version=made.record.inputs["pruned_subset"],
+                    work=assets.cache_root / "training",
+                    seed=compute.seed,
+                    device=compute.device,
+                    progress=compute.progress(context),
+                )
+                pictures = checkpoint_pictures(folder, grids)
+            return result(made, asdict(report), pictures, tables=())
+
+    return diffusion_checkpoint

@@ -1,0 +1,127 @@
+"""The training on folders: what the asset diffusion_checkpoint runs."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from rsprune_dagster.corpus.shards import written_whole
+from rsprune_dagster.diffusion.checkpoint import Origin, SamplingOptions, sample_grid, write_checkpoint
+from rsprune_dagster.diffusion.denoiser import Denoiser
+from rsprune_dagster.diffusion.state import fingerprint
+from rsprune_dagster.diffusion.tiles import TileSet, tile_set
+from rsprune_dagster.diffusion.training import TrainingOptions, train
+from rsprune_dagster.params import TrainingParams
+from rsprune_dagster.progress import Progress, silent
+from rsprune_dagster.pruning.steps.scan import read_options
+
+GRIDS = "grids"
+HARMLESS = ("save_every_images", "micro_batch_size")
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """Figures of a training for the web UI."""
+
+    n_tiles: int
+    n_scenes: int
+    n_images: int
+    n_epochs: float
+    n_weights: int
+    first_loss: float
+    final_loss: float
+    """The mean over the last twentieth of the steps."""
+
+
+def train_checkpoint(
+    corpus: Path,
+    subset: Path,
+    folder: Path,
+    params: TrainingParams,
+    *,
+    subset_version: str,
+    work: Path,
+    seed: int,
+    device: str,
+    progress: Progress = silent,
+) -> tuple[TrainingReport, dict[int, np.ndarray]]:
+    """Train on the kept tiles and write the checkpoint into `folder`.
+
+    Args:
+        work: gets the states of the training, below the hash of what it depends on: a training that was cut short
+            goes on, one with other tiles or options starts anew.
+
+    Returns:
+        The report, and by images seen one sample of each scene, (n_scenes, s, s, 3) uint8, from the same noise.
+
+    Raises:
+        UsageError, RunError: as `training.train`.
+    """
+    tiles = tile_set(
+        pq.read_table(subset / "pruned_subset.parquet"),
+        read_options(corpus),
+        image_size_px=params.image_size_px,
+        on_changed=params.on_changed_tile,
+    )
+    options, sampling = training_options(params, seed), sampling_options(params, seed)
+    states = work / _key(options, tiles)
+
+    def show(averaged: Denoiser, n_images: int) -> None:
+        grid = sample_grid(averaged, tiles.scene_names, n_per_scene=1, options=sampling)
+        with written_whole(states / GRIDS / f"{n_images:012d}.npy") as draft, draft.open("wb") as file:
+            np.save(file, np.concatenate(list(grid.values())), allow_pickle=False)
+
+    trained = train(tiles, options, states, device=resolved(device), progress=progress, on_state=show)
+    origin = Origin(len(tiles), subset_version, params.data_licence)
+    write_checkpoint(folder, trained.moved("cpu"), tiles.scene_names, options, origin)
+    report = TrainingReport(
+        n_tiles=len(tiles),
+        n_scenes=len(tiles.scene_names),
+        n_images=trained.n_images,
+        n_epochs=trained.n_images / len(tiles),
+        n_weights=sum(parameter.numel() for parameter in trained.denoiser.parameters()),
+        first_loss=trained.losses[0],
+        final_loss=float(np.mean(trained.losses[-max(1, len(trained.losses) // 20) :])),
+    )
+    (folder / "training.json").write_text(json.dumps(asdict(report), indent=1) + "\n")
+    return report, _grids(states / GRIDS, trained.n_images)
+
+
+def training_options(params: TrainingParams, seed: int) -> TrainingOptions:
+    """The part of params.yaml that the training itself depends on."""
+    names = TrainingOptions.__dataclass_fields__.keys() - {"seed"}
+    return TrainingOptions(seed=seed, **params.model_dump(include=set(names)))
+
+
+def sampling_options(params: TrainingParams, seed: int) -> SamplingOptions:
+    """How samples are made for the pictures."""
+    return SamplingOptions(
+        n_steps=params.sample_steps,
+        guidance=params.guidance,
+        sampler=params.sampler,
+        batch_size=params.micro_batch_size,
+        seed=seed,
+    )
+
+
+def resolved(device: str) -> str:
+    """auto is the GPU where there is one."""
+    import torch
+
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _key(options: TrainingOptions, tiles: TileSet) -> str:
+    """A folder name for a training: what may change without changing its result does not count."""
+    fixed = {name: value for name, value in asdict(options).items() if name not in HARMLESS}
+    return hashlib.sha256(json.dumps([fixed, fingerprint(tiles)]).encode()).hexdigest()[:20]
+
+
+def _grids(folder: Path, n_images: int) -> dict[int, np.ndarray]:
+    found = {int(path.stem): np.load(path, allow_pickle=False) for path in sorted(folder.glob("*.npy"))}
+    return {seen: grid for seen, grid in found.items() if seen <= n_images}

@@ -1,0 +1,142 @@
+"""The checkpoint as a folder: what diffusers alone makes of it, what its card says, what a resumed asset gives."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from diffusion_runs import small_options, small_tiles
+from PIL import Image
+from prune_runs import PLAN, prune, settings
+from typer.testing import CliRunner
+
+from rsprune_dagster.cli import app
+from rsprune_dagster.corpus.synthetic import write_corpus
+from rsprune_dagster.diffusion.checkpoint import (
+    Origin,
+    SamplingOptions,
+    load_checkpoint,
+    sample_grid,
+    write_checkpoint,
+)
+from rsprune_dagster.diffusion.steps import train_checkpoint
+from rsprune_dagster.diffusion.training import Trained, train
+from rsprune_dagster.errors import RunError, UsageError
+from rsprune_dagster.params import TrainingParams
+from rsprune_dagster.resources.content import tree_of
+
+runner = CliRunner()
+SAMPLING = SamplingOptions(n_steps=2, guidance=1.5, sampler="ddim", batch_size=8, seed=0)
+BARE = """
+import sys, torch
+from diffusers import DiffusionPipeline
+pipeline = DiffusionPipeline.from_pretrained(sys.argv[1])
+images = pipeline(batch_size=2, class_labels=[0, 1], num_inference_steps=2, generator=torch.manual_seed(0)).images
+assert [image.size for image in images] == [(16, 16)] * 2
+assert not [name for name in sys.modules if name.startswith("rsprune")]
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("training")
+    return train(small_tiles(folder / "tiles"), small_options(n_images=16), folder / "states", device="cpu").moved(
+        "cpu"
+    )
+
+
+@pytest.fixture(scope="module")
+def checkpoint(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    write_checkpoint(folder, trained, ["field", "sea"], small_options(), Origin(24, "abc.dir", "CC-BY-4.0"))
+    return folder
+
+
+def test_diffusers_alone_loads_and_samples_it(checkpoint: Path) -> None:
+    subprocess.run([sys.executable, "-c", BARE, str(checkpoint)], check=True, capture_output=True)
+
+
+def test_it_holds_no_pickle(checkpoint: Path) -> None:
+    suffixes = {path.suffix for path in checkpoint.rglob("*") if path.is_file()}
+    assert suffixes == {".safetensors", ".json", ".csv", ".md"}
+
+
+def test_the_same_training_gives_the_same_folder(trained: Trained, checkpoint: Path, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, trained, ["field", "sea"], small_options(), Origin(24, "abc.dir", "CC-BY-4.0"))
+    assert tree_of(tmp_path).digest == tree_of(checkpoint).digest
+
+
+def test_what_is_loaded_is_what_was_written(trained: Trained, checkpoint: Path) -> None:
+    denoiser, names = load_checkpoint(checkpoint)
+    assert names == ("field", "sea")
+    written = sample_grid(trained.denoiser, names, n_per_scene=2, options=SAMPLING)
+    read = sample_grid(denoiser, names, n_per_scene=2, options=SAMPLING)
+    assert all(np.array_equal(written[name], read[name]) for name in names)
+
+
+def test_the_card_tells_data_licence_and_options(checkpoint: Path) -> None:
+    card = (checkpoint / "README.md").read_text()
+    for said in ("24 tiles", "abc.dir", "CC-BY-4.0", "field, sea", "`learning_rate`: 0.001"):
+        assert said in card
+
+
+def test_a_truncated_or_foreign_checkpoint_is_one_sentence(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is no checkpoint that can be loaded"):
+        load_checkpoint(tmp_path)
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", str(checkpoint), str(copy)], check=True)
+    config = json.loads((copy / "unet" / "config.json").read_text())
+    config["block_out_channels"] = [16, 16, 16]
+    (copy / "unet" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RunError, match="is no checkpoint that can be loaded"):
+        load_checkpoint(copy)
+
+
+def test_the_step_trains_on_a_pruned_corpus(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "made", PLAN)
+    outcome = prune(settings(tmp_path / "made" / "corpus", tmp_path / "made" / "reference"), tmp_path)
+    params = settings(tmp_path / "made", None).training.model_copy(
+        update={"n_images": 64, "batch_size": 16, "image_size_px": 16, "save_every_images": 32, "sample_steps": 2}
+    )
+
+    def run(name: str, changed: TrainingParams = params) -> Path:
+        (tmp_path / name).mkdir()
+        report, grids = train_checkpoint(
+            outcome.assets / "raw_corpus",
+            outcome.assets / "pruned_subset",
+            tmp_path / name,
+            changed,
+            subset_version="v",
+            work=tmp_path / "work",
+            seed=0,
+            device="cpu",
+        )
+        assert report.n_images == 64 and list(grids) == [32, 64]
+        assert grids[64].shape == (report.n_scenes, 16, 16, 3)
+        return tmp_path / name
+
+    first = run("first")
+    assert tree_of(run("again")).digest == tree_of(first).digest  # from its last state
+    (tmp_path / "work").rename(tmp_path / "aside")
+    assert tree_of(run("anew")).digest == tree_of(first).digest  # from nothing
+
+
+def test_sample_draws_a_grid_of_the_scene_asked_for(checkpoint: Path, tmp_path: Path) -> None:
+    target = tmp_path / "grid.png"
+    arguments = ["--scene", "sea", "-n", "3", "--checkpoint", str(checkpoint), "--steps", "2", "--out", str(target)]
+    said = runner.invoke(app, ["sample", *arguments, "--device", "cpu"], catch_exceptions=False).output
+    assert "3 images of sea" in said
+    assert Image.open(target).size == (48, 16)
+
+
+def test_an_unknown_scene_is_a_usage_error(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"no scene is called see \(did you mean sea\?\); the checkpoint knows field, sea"
+    ):
+        runner.invoke(
+            app,
+            ["sample", "--scene", "see", "--checkpoint", str(checkpoint), "--out", str(tmp_path / "grid.png")],
+            catch_exceptions=False,
+        )
