@@ -5,7 +5,7 @@ import pytest
 
 from rsprune_dagster.errors import RunError
 from rsprune_dagster.evaluation.coverage import coverage_scores, four_measures, nearest_others
-from rsprune_dagster.evaluation.intervals import halves
+from rsprune_dagster.evaluation.intervals import Resampling, halves
 from rsprune_dagster.evaluation.protocol import Protocol, Score
 
 
@@ -36,7 +36,7 @@ def brute_force(x: np.ndarray, y: np.ndarray, k: int) -> list[float]:
 def scores(x: np.ndarray, y: np.ndarray, *, k: int = 5, seed: int = 0) -> dict[str, Score]:
     protocol = Protocol("small", "", "none", "cd", len(y), len(x))
     found = coverage_scores(
-        x, y, n_neighbours=k, network="small", protocol=protocol, level=0.9, n_resamples=60, seed=seed
+        x, y, n_neighbours=k, network="small", protocol=protocol, resampling=Resampling(0.9, 60, seed)
     )
     return {score.name: score for score in found}
 

@@ -16,7 +16,7 @@ from rsprune_dagster.evaluation.fidelity import (
     kernel_score,
     moments,
 )
-from rsprune_dagster.evaluation.intervals import halves, interval, share_interval
+from rsprune_dagster.evaluation.intervals import Resampling, halves, interval, share_interval
 from rsprune_dagster.evaluation.protocol import Protocol, Score, better, difference
 
 LEVEL = 0.9
@@ -40,9 +40,7 @@ def score(kind: str, generated: np.ndarray, reference: np.ndarray, *, seed: int 
         reference,
         name=f"{kind}_small",
         protocol=protocol(len(generated), len(reference)),
-        level=LEVEL,
-        n_resamples=n_resamples,
-        seed=seed,
+        resampling=Resampling(LEVEL, n_resamples, seed),
     )
 
 
@@ -139,9 +137,11 @@ def test_too_few_images_are_refused_with_the_number_needed_and_few_are_cautioned
     assert score("frechet", many, many, n_resamples=2).caution == ""
 
 
-def test_one_resample_has_no_spread() -> None:
+def test_one_resample_has_no_spread_and_levels_are_shares() -> None:
     with pytest.raises(UsageError, match="n_resamples is 1"):
-        halves(10, n_resamples=1, seed=0)
+        Resampling(0.9, 1, 0)
+    with pytest.raises(UsageError, match="level is 95"):
+        Resampling(95, 100, 0)
 
 
 def test_halves_are_halves_and_a_mean_s_interval_is_the_known_one() -> None:

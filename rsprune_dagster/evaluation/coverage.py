@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsprune_dagster.errors import RunError
-from rsprune_dagster.evaluation.intervals import halves, interval
+from rsprune_dagster.evaluation.intervals import Resampling, halves, interval
 from rsprune_dagster.evaluation.protocol import Protocol, Score
 from rsprune_dagster.pruning.numerics import blocks
 from rsprune_dagster.pruning.scenes import squared_distances
@@ -54,24 +54,26 @@ def coverage_scores(
     n_neighbours: int,
     network: str,
     protocol: Protocol,
-    level: float,
-    n_resamples: int,
-    seed: int,
+    resampling: Resampling,
 ) -> tuple[Score, ...]:
     """The four scores of generated (n, d) against reference (m, d) features, balls reaching to `n_neighbours`.
 
     Raises RunError where either set is too small for balls in a half of it.
     """
     _check_enough(len(generated), len(reference), n_neighbours)
-    chosen = halves(len(generated), n_resamples=n_resamples, seed=seed)
+    chosen = halves(len(generated), n_resamples=resampling.n_resamples, seed=resampling.seed)
     whole, of_halves = four_measures(generated, reference, n_neighbours=n_neighbours, chosen=chosen)
     used = replace(protocol, parameters=(*protocol.parameters, ("n_neighbours", n_neighbours)))
     scores = []
     for column, name in enumerate(NAMES):
-        low, high = interval(float(whole[column]), of_halves[:, column], n=len(generated), level=level)
+        low, high = interval(float(whole[column]), of_halves[:, column], n=len(generated), level=resampling.level)
         most = np.inf if name == "density" else 1.0
         bounds = max(low, 0.0), min(high, most)
-        scores.append(Score(f"{name}_{network}", float(whole[column]), *bounds, level, n_resamples, used, True))
+        scores.append(
+            Score(
+                f"{name}_{network}", float(whole[column]), *bounds, resampling.level, resampling.n_resamples, used, True
+            )
+        )
     return tuple(scores)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsprune_dagster.errors import RunError
-from rsprune_dagster.evaluation.intervals import halves, interval
+from rsprune_dagster.evaluation.intervals import Resampling, halves, interval
 from rsprune_dagster.evaluation.protocol import Protocol, Score
 from rsprune_dagster.pruning.numerics import blocks, one_thread
 
@@ -69,9 +69,7 @@ def frechet_score(
     *,
     name: str,
     protocol: Protocol,
-    level: float,
-    n_resamples: int,
-    seed: int,
+    resampling: Resampling,
 ) -> Score:
     """The Fréchet distance of generated (n, d) to reference (m, d) features, with its interval.
 
@@ -81,10 +79,14 @@ def frechet_score(
     real = moments(reference)
     value = frechet_distance(real, moments(generated))
     of_halves = _frechet_of_halves(
-        np.asarray(generated, np.float64), real, halves(len(generated), n_resamples=n_resamples, seed=seed)
+        np.asarray(generated, np.float64),
+        real,
+        halves(len(generated), n_resamples=resampling.n_resamples, seed=resampling.seed),
     )
-    low, high = interval(value, of_halves, n=len(generated), level=level)
-    return Score(name, value, max(low, 0.0), high, level, n_resamples, protocol, False, caution(protocol))
+    low, high = interval(value, of_halves, n=len(generated), level=resampling.level)
+    return Score(
+        name, value, max(low, 0.0), high, resampling.level, resampling.n_resamples, protocol, False, caution(protocol)
+    )
 
 
 def check_enough(n_generated: int, n_reference: int, needed: int, name: str) -> None:
@@ -139,9 +141,7 @@ def kernel_score(
     *,
     name: str,
     protocol: Protocol,
-    level: float,
-    n_resamples: int,
-    seed: int,
+    resampling: Resampling,
 ) -> Score:
     """The kernel distance of generated (n, d) to reference (m, d) features, with its interval.
 
@@ -150,10 +150,10 @@ def kernel_score(
     if min(len(generated), len(reference)) < 4:
         raise RunError(f"{name} needs 4 images or more on either side, but {len(generated)} and {len(reference)} came")
     everything = np.ones((1, len(generated)), np.bool_)
-    chosen = halves(len(generated), n_resamples=n_resamples, seed=seed)
+    chosen = halves(len(generated), n_resamples=resampling.n_resamples, seed=resampling.seed)
     values = _kernel_distances(generated, reference, np.concatenate([everything, chosen]))
-    low, high = interval(float(values[0]), values[1:], n=len(generated), level=level)
-    return Score(name, float(values[0]), low, high, level, n_resamples, protocol, False)
+    low, high = interval(float(values[0]), values[1:], n=len(generated), level=resampling.level)
+    return Score(name, float(values[0]), low, high, resampling.level, resampling.n_resamples, protocol, False)
 
 
 def _kernel_distances(generated: Features, reference: Features, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:

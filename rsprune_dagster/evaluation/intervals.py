@@ -20,6 +20,7 @@ the count, so theirs are approximate: in simulation 0.8 to 0.95 of the intervals
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +29,25 @@ from scipy.stats import norm
 from rsprune_dagster.errors import UsageError
 
 
-def halves(n: int, *, n_resamples: int, seed: int) -> NDArray[np.bool_]:
-    """Which of n images are in each of `n_resamples` random halves: (n_resamples, n), n // 2 true in a row.
+@dataclass(frozen=True)
+class Resampling:
+    """How intervals are made. UsageError: a level outside 0 to 1, or fewer than 2 resamples, which have no spread."""
 
-    Raises UsageError for fewer than 2 resamples, of which no spread can be seen.
-    """
-    if n_resamples < 2:
-        raise UsageError(f"n_resamples is {n_resamples}, expected 2 or more: an interval is the spread of resamples")
+    level: float  # share of intervals that hold, 0 to 1
+    n_resamples: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 1:
+            raise UsageError(f"level is {self.level}, expected a share between 0 and 1, such as 0.95")
+        if self.n_resamples < 2:
+            raise UsageError(
+                f"n_resamples is {self.n_resamples}, expected 2 or more: an interval is the spread of resamples"
+            )
+
+
+def halves(n: int, *, n_resamples: int, seed: int) -> NDArray[np.bool_]:
+    """Which of n images are in each of `n_resamples` random halves: (n_resamples, n), n // 2 true in a row."""
     chosen = np.broadcast_to(np.arange(n) < n // 2, (n_resamples, n))
     return np.random.default_rng([seed, n]).permuted(chosen, axis=1)
 

@@ -1,0 +1,242 @@
+"""The story: generated images against real ones, and nothing that was trained on among the real ones.
+
+    networks = [inception(None, device="cpu"), encoder("mobilenet_v2", weights, 224, device="cpu")]
+    reference = see(tiles, networks, pixel_edge_px=16, scenes=labels)
+    held_out = see(others, [], pixel_edge_px=16, turned_in=networks[1])
+    training = see(batches, [networks[1]], pixel_edge_px=16)
+    generated = see(samples, networks, pixel_edge_px=16, turned_in=networks[1], scenes=asked_for)
+    evaluation = evaluate(generated, reference, training, held_out, networks, settings=settings)
+
+What cannot be measured is left out with its reason; nothing is replaced by something of the same name.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+from rsprune_dagster.errors import RunError
+from rsprune_dagster.evaluation.coverage import NAMES, coverage_scores
+from rsprune_dagster.evaluation.features import FeatureNetwork
+from rsprune_dagster.evaluation.fidelity import DISTANCES
+from rsprune_dagster.evaluation.intervals import Resampling
+from rsprune_dagster.evaluation.leakage import Leak, leaks, leaks_sentence, refuse_leaks
+from rsprune_dagster.evaluation.memorization import Memorization, memorization
+from rsprune_dagster.evaluation.protocol import Protocol, Score
+from rsprune_dagster.evaluation.scenes import MEAN, Recognition, recognition, scene_distances
+from rsprune_dagster.evaluation.seen import PIXELS, Seen
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The numbers of an evaluation; none has a default here."""
+
+    resampling: Resampling
+    n_neighbours: int  # that a ball reaches to, for precision, recall, density and coverage
+    min_per_scene: int  # images of a scene on either side, below which it gets no distance of its own
+    held_out_quantile: float  # of held-out tiles, nearer than which a sample counts as near
+    copy_neighbours: int  # next nearest training tiles that the nearest one is set in relation to
+    near_duplicate_correlation: float  # from which an evaluation tile nearly is a training tile
+    on_leak: Literal["refuse", "report"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that was measured, and what was left out with the reason."""
+
+    scores: tuple[Score, ...]
+    left_out: dict[str, str]
+    recognitions: dict[str, Recognition]  # by network
+    memorizations: dict[str, Memorization]  # by space
+    leaked: dict[str, tuple[Leak, ...]]  # by set, reference and held_out; absent where there was nothing to compare
+    leak_sentences: tuple[str, ...]
+
+    def score(self, name: str) -> Score:
+        """The score of that name. RunError: there is none, and why."""
+        for score in self.scores:
+            if score.name == name:
+                return score
+        why = self.left_out.get(name, f"there are {', '.join(score.name for score in self.scores)}")
+        raise RunError(f"there is no score {name}: {why}")
+
+    def metrics(self) -> dict[str, float]:
+        """Flat: each score's value, `_low` and `_high`, the chances of copies, and the counts of leaks."""
+        flat = {f"n_leaked_{name}": float(len(found)) for name, found in self.leaked.items()}
+        flat |= {f"recognised_{name}_of_real": seen.held_out_accuracy for name, seen in self.recognitions.items()}
+        for seen in self.memorizations.values():
+            for excess in (seen.closer, seen.singled_out):
+                flat[f"{excess.score.name}_chance"] = excess.chance
+        for score in self.scores:
+            flat |= {score.name: score.value, f"{score.name}_low": score.low, f"{score.name}_high": score.high}
+        return flat
+
+    def protocols(self) -> dict[str, dict[str, Any]]:
+        """By score: value, interval, protocol and caution."""
+        return {score.name: score.as_json() for score in self.scores}
+
+    def as_json(self) -> dict[str, Any]:
+        """For metrics.json."""
+        return {
+            "metrics": self.metrics(),
+            "protocols": self.protocols(),
+            "left_out": self.left_out,
+            "leaks": self.leak_sentences,
+        }
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """What has been measured so far, and what could not be."""
+
+    scores: list[Score] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def attempt(self, names: Sequence[str], measure: Callable[[], T]) -> T | None:
+        """What `measure` gives; None where it refuses, and its reason is noted for `names`."""
+        try:
+            return measure()
+        except RunError as error:
+            self.left_out.update(dict.fromkeys(names, str(error)))
+            return None
+
+
+def evaluate(
+    generated: Seen,
+    reference: Seen,
+    training: Seen | None,
+    held_out: Seen | None,
+    networks: Sequence[FeatureNetwork],
+    *,
+    settings: Settings,
+) -> Evaluation:
+    """Measure `generated` against `reference` in every network, and its copying against `training` and `held_out`.
+
+    Args:
+        generated: seen in all `networks`; with its turns in the network in which copies are sought.
+        reference: real images that were not trained on, seen in all `networks`.
+        training: what the model was trained on, seen in the network in which copies are sought; None: not known.
+        held_out: real images that were not trained on, of the training set's kind, with their turns; it may be the
+            reference.
+
+    Raises RunError where evaluation tiles are in the training set, unless settings.on_leak is `report`.
+    """
+    leaked, sentences = _leaks({"reference": reference, "held_out": held_out}, training, settings)
+    sheet, recognitions = _Sheet(), {}
+    for network in networks:
+        protocol = protocol_of(network, generated, reference)
+        _measure_fidelity(sheet, network, protocol, generated, reference, settings)
+        recognised = _measure_scenes(sheet, network, protocol, generated, reference, settings)
+        if recognised is not None:
+            recognitions[network.name] = recognised
+    memorizations = _measure_copying(sheet, networks, generated, training, held_out, settings)
+    return Evaluation(tuple(sheet.scores), sheet.left_out, recognitions, memorizations, leaked, sentences)
+
+
+def protocol_of(network: FeatureNetwork, generated: Seen, reference: Seen) -> Protocol:
+    """The protocol of a score of `generated` against `reference` in `network`."""
+    return Protocol(network.name, network.sha256, network.resize, reference.content, len(reference), len(generated))
+
+
+def _leaks(
+    sets: dict[str, Seen | None], training: Seen | None, settings: Settings
+) -> tuple[dict[str, tuple[Leak, ...]], tuple[str, ...]]:
+    leaked: dict[str, tuple[Leak, ...]] = {}
+    sentences: list[str] = []
+    for what, images in sets.items():
+        if images is None or training is None:
+            continue
+        both = images.identities, training.identities
+        leaked[what] = leaks(*both, correlation=settings.near_duplicate_correlation)
+        if settings.on_leak == "refuse":
+            refuse_leaks(leaked[what], *both, what=what)
+        if leaked[what]:
+            sentences.append(leaks_sentence(leaked[what], *both, what=what))
+    return leaked, tuple(sentences)
+
+
+def _measure_fidelity(
+    sheet: _Sheet, network: FeatureNetwork, protocol: Protocol, generated: Seen, reference: Seen, settings: Settings
+) -> None:
+    x, y, resampling = generated.spaces[network.name], reference.spaces[network.name], settings.resampling
+    for kind, distance in DISTANCES.items():
+        name = network.measure(kind)
+        measure: Callable[[], Score] = partial(distance, x, y, name=name, protocol=protocol, resampling=resampling)
+        if (score := sheet.attempt([name], measure)) is not None:
+            sheet.scores.append(score)
+    covering: Callable[[], tuple[Score, ...]] = partial(
+        coverage_scores,
+        x,
+        y,
+        n_neighbours=settings.n_neighbours,
+        network=network.name,
+        protocol=protocol,
+        resampling=resampling,
+    )
+    sheet.scores.extend(sheet.attempt([f"{name}_{network.name}" for name in NAMES], covering) or ())
+
+
+def _measure_scenes(
+    sheet: _Sheet, network: FeatureNetwork, protocol: Protocol, generated: Seen, reference: Seen, settings: Settings
+) -> Recognition | None:
+    name, recognised = network.measure("kernel"), f"recognised_{network.name}"
+    if generated.scenes is None or reference.scenes is None:
+        who = "samples" if generated.scenes is None else "reference images"
+        sheet.left_out.update(dict.fromkeys([f"{name}/{MEAN}", recognised], f"the {who} have no scenes"))
+        return None
+    labelled = generated.spaces[network.name], generated.scenes, reference.spaces[network.name], reference.scenes
+    scores, left_out = scene_distances(
+        *labelled,
+        name=name,
+        protocol=protocol,
+        min_per_scene=settings.min_per_scene,
+        resampling=settings.resampling,
+    )
+    sheet.scores.extend(scores)
+    sheet.left_out.update(left_out)
+    level = settings.resampling.level
+    seen = sheet.attempt([recognised], lambda: recognition(*labelled, name=recognised, protocol=protocol, level=level))
+    sheet.scores.extend(seen.scores if seen else ())
+    return seen
+
+
+def _measure_copying(
+    sheet: _Sheet,
+    networks: Sequence[FeatureNetwork],
+    generated: Seen,
+    training: Seen | None,
+    held_out: Seen | None,
+    settings: Settings,
+) -> dict[str, Memorization]:
+    if training is None or held_out is None or not generated.turned:
+        missing = "training set" if training is None else "held-out set" if held_out is None else "turn of the samples"
+        sheet.left_out["memorization"] = f"there is no {missing}"
+        return {}
+    found = {}
+    for space in generated.turned:
+        measure: Callable[[], Memorization] = partial(
+            memorization,
+            generated,
+            held_out,
+            training,
+            space=space,
+            protocol=_protocol_of_copies(space, networks, generated, training, held_out),
+            quantile=settings.held_out_quantile,
+            n_neighbours=settings.copy_neighbours,
+            level=settings.resampling.level,
+        )
+        if (seen := sheet.attempt([f"closer_{space}", f"singled_out_{space}"], measure)) is not None:
+            found[space] = seen
+            sheet.scores.extend([seen.closer.score, seen.singled_out.score])
+    return found
+
+
+def _protocol_of_copies(
+    space: str, networks: Sequence[FeatureNetwork], generated: Seen, training: Seen, held_out: Seen
+) -> Protocol:
+    """Samples are held against the training set; which tiles were held out is a parameter."""
+    resizes = {PIXELS: ("", f"area averages to {generated.pixel_edge_px} px")}
+    resizes |= {network.name: (network.sha256, network.resize) for network in networks}
+    held = ("held_out", held_out.content), ("n_held_out", len(held_out))
+    return Protocol(space, *resizes[space], training.content, len(training), len(generated), held)

@@ -1,0 +1,95 @@
+"""No evaluation tile is in the training set, or nearly: turned, re-encoded, moved a little.
+
+Equal tiles have equal hashes; near ones are found by the index of near-duplicates that pruning uses, so nothing is
+compared with everything. Tiles without detail (calm water) are never called nearly equal: see `near_duplicates`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsprune_dagster.errors import RunError
+from rsprune_dagster.evaluation.seen import Identities
+from rsprune_dagster.pruning.near_duplicates import MIN_DETAIL, _compared
+from rsprune_dagster.pruning.thumbnail_detail import tones
+from rsprune_dagster.pruning.thumbnail_index import candidate_pairs
+
+N_CANDIDATES = 32
+"""Look-alikes compared for each tile: the nearest in the index, of either set."""
+N_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Leak:
+    """An evaluation tile and the training tile that it is, by their places in the given identities."""
+
+    evaluation: int
+    training: int
+    exact: bool
+
+
+def leaks(evaluation: Identities, training: Identities, *, correlation: float, workers: int = 1) -> tuple[Leak, ...]:
+    """All evaluation tiles (n) that are training tiles (m), one leak each, in order.
+
+    correlation: 0 to 1, that of `pruning.near_duplicates`. Memory follows n + m, 256 bytes a tile and some.
+    """
+    first = {md5: row for row, md5 in reversed(list(enumerate(training.md5)))}
+    exact = {row: first[md5] for row, md5 in enumerate(evaluation.md5) if md5 in first}
+    rest = np.asarray([row for row in range(len(evaluation.md5)) if row not in exact], np.int64)
+    near = _near(evaluation.thumbnails[rest], training.thumbnails, correlation, workers) if len(rest) else {}
+    found = [Leak(row, tile, True) for row, tile in exact.items()]
+    found += [Leak(int(rest[row]), tile, False) for row, tile in near.items()]
+    return tuple(sorted(found, key=lambda leak: leak.evaluation))
+
+
+def refuse_leaks(found: Sequence[Leak], evaluation: Identities, training: Identities, *, what: str) -> None:
+    """Raise RunError, with counts and examples, where there are leaks. `what` the evaluation tiles are: "reference"."""
+    if found:
+        raise RunError(
+            f"{leaks_sentence(found, evaluation, training, what=what)} Scores on tiles that were trained on "
+            "flatter the model: take these out of one of the two sets and run again"
+        )
+
+
+def leaks_sentence(found: Sequence[Leak], evaluation: Identities, training: Identities, *, what: str) -> str:
+    """How many leak, and the first few by name."""
+    n_exact = sum(leak.exact for leak in found)
+    examples = [f"{evaluation.names[leak.evaluation]} is {training.names[leak.training]}" for leak in found]
+    more = ", ..." if len(examples) > N_EXAMPLES else ""
+    return (
+        f"{len(found):,} of {len(evaluation.md5):,} {what} tiles are in the training set ({n_exact:,} the same pixels, "
+        f"{len(found) - n_exact:,} nearly): {', '.join(examples[:N_EXAMPLES])}{more}."
+    )
+
+
+def _near(
+    evaluation: NDArray[np.uint8], training: NDArray[np.uint8], correlation: float, workers: int
+) -> dict[int, int]:
+    """For evaluation thumbnails (n, 256) that nearly are training ones (m, 256): row to row."""
+    m = len(training)
+    thumbnails = np.ascontiguousarray(np.concatenate([training, evaluation]))
+    means, details = tones(thumbnails)
+    rows = np.flatnonzero(details >= MIN_DETAIL)
+    if len(rows) < 2:
+        return {}
+    evidence = thumbnails, means, details, np.zeros((0, 0), np.float32), correlation, 0.0
+    pairs = candidate_pairs(thumbnails, (means, details), rows, n_neighbours=N_CANDIDATES, workers=workers)
+    pairs = pairs[pairs[:, 1] >= m]
+    across, within = pairs[pairs[:, 0] < m], pairs[pairs[:, 0] >= m]
+    found = _first_copies(across, _compared(across, evidence, workers))
+    # A tile whose neighbours in the index are its own copies in the evaluation set meets the training tile of those.
+    handed = [(found[a], b) for a, b in [*within.tolist(), *within[:, ::-1].tolist()] if a in found and b not in found]
+    if handed:
+        again = np.asarray(handed, np.int64)
+        found |= _first_copies(again, _compared(again, evidence, workers))
+    return {row - m: tile for row, tile in found.items()}
+
+
+def _first_copies(pairs: NDArray[np.int64], copies: NDArray[np.bool_]) -> dict[int, int]:
+    """Later row to the first earlier one that it is a copy of."""
+    found: dict[int, int] = {}
+    for tile, row in pairs[copies].tolist():
+        found[row] = min(tile, found.get(row, tile))
+    return found

@@ -1,0 +1,205 @@
+"""Are samples copies of training tiles? A small subset invites copying, and copies score well on fidelity.
+
+Each sample's nearest training tile is sought over all eight turns, in a network's features and in small pictures. A
+sample may be near for honest reasons, so tiles that were *held out* of training say how near is normal:
+
+* `closer`: share of samples nearer to their training tile than all but a small share (the `quantile`) of held-out tiles
+  are to theirs. Smooth or plain samples are near everything and raise it without copying.
+* `singled_out`: the same for the distance to the nearest tile divided by the mean distance to the next nearest ones. A
+  copy is near one tile alone (Carlini et al. 2023, arXiv 2301.13188, section 5.1).
+
+Without memorization either share is `quantile` at most, on average: the threshold is an order statistic of the held-out
+distances (as in conformal tests). The interval counts the samples' chance alone; `chance` counts that of the held-out
+tiles too: how often samples that are like held-out tiles would give as large a share, whatever the distribution.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import betabinom
+
+from rsprune_dagster.errors import RunError
+from rsprune_dagster.evaluation.intervals import share_interval
+from rsprune_dagster.evaluation.protocol import Protocol, Score
+from rsprune_dagster.evaluation.seen import Seen
+from rsprune_dagster.pruning.numerics import blocks, one_thread
+
+BLOCK_TRAINING = 4096
+"""Training tiles compared at a time."""
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The nearest training tile of each of n images."""
+
+    index: NDArray[np.int64]  # (n,)
+    turn: NDArray[np.int64]  # (n,) which of the eight turns of the image lies nearest, see `seen.turn_of`
+    distance: NDArray[np.float64]  # (n,) Euclidean
+    relative: NDArray[np.float64]  # (n,) to the mean distance to the next nearest; 0: a copy, 1: no nearer than those
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A sample and its nearest training tile, by their places in the order they came in."""
+
+    sample: int
+    training: int
+    turn: int
+    distance: float
+    relative: float
+
+
+@dataclass(frozen=True)
+class Excess:
+    """How many samples are nearer than is normal."""
+
+    score: Score  # their share
+    threshold: float  # below which a value is not normal
+    chance: float  # 0 to 1, of so large a share where samples are like held-out tiles
+
+
+@dataclass(frozen=True)
+class Memorization:
+    """What one space says. Rows of `samples` and `held_out` are in content order; `pairs` are not."""
+
+    space: str
+    samples: Nearest
+    held_out: Nearest
+    closer: Excess
+    singled_out: Excess
+    pairs: tuple[Pair, ...]  # of all samples, the most singled out first
+
+
+def memorization(
+    generated: Seen,
+    held_out: Seen,
+    training: Seen,
+    *,
+    space: str,
+    protocol: Protocol,
+    quantile: float,
+    n_neighbours: int,
+    level: float,
+) -> Memorization:
+    """Compare samples with held-out tiles by their nearest training tiles in `space`.
+
+    `generated` and `held_out` were seen with their turns. `n_neighbours`: the next nearest tiles that a distance is set
+    in relation to. Raises RunError where there are too few held-out or training tiles.
+    """
+    check_enough(len(held_out), len(training), quantile=quantile, n_neighbours=n_neighbours)
+    samples, others = (
+        nearest(images.turned[space], training.spaces[space], n_neighbours=n_neighbours)
+        for images in (generated, held_out)
+    )
+    used = replace(
+        protocol,
+        parameters=(*protocol.parameters, ("quantile", quantile), ("n_neighbours", n_neighbours)),
+    )
+    closer, singled_out = (
+        excess(name, values, normal, protocol=used, quantile=quantile, level=level)
+        for name, values, normal in (
+            (f"closer_{space}", samples.distance, others.distance),
+            (f"singled_out_{space}", samples.relative, others.relative),
+        )
+    )
+    return Memorization(space, samples, others, closer, singled_out, _pairs(samples, generated, training))
+
+
+def check_enough(n_held_out: int, n_training: int, *, quantile: float, n_neighbours: int) -> None:
+    """Raise RunError, with the numbers needed."""
+    needed = math.ceil(1 / quantile) - 1
+    if n_held_out < needed:
+        raise RunError(
+            f"memorization at the {quantile:.3g} quantile needs {needed:,} held-out tiles or more, but {n_held_out:,} "
+            "came: hold out more, or ask for a larger quantile"
+        )
+    if n_training < n_neighbours + 1:
+        raise RunError(
+            f"memorization against {n_neighbours} further neighbours needs {n_neighbours + 1} training tiles or more, "
+            f"but {n_training:,} came: ask for fewer neighbours"
+        )
+
+
+def excess(
+    name: str,
+    values: NDArray[np.float64],
+    normal: NDArray[np.float64],
+    *,
+    protocol: Protocol,
+    quantile: float,
+    level: float,
+) -> Excess:
+    """The share of `values` (n,) under the j-th smallest of the `normal` ones (m,), j = floor(quantile (m + 1)).
+
+    Of exchangeable values, the number under it is beta-binomial with n, j and m + 1 - j: `quantile` n at most on
+    average.
+    """
+    n, m = len(values), len(normal)
+    j = max(math.floor(quantile * (m + 1) + 1e-9), 1)
+    threshold = float(np.sort(normal)[j - 1])
+    n_below = int(np.sum(values < threshold))
+    low, high = share_interval(n_below, n, level=level)
+    chance = float(betabinom.sf(n_below - 1, n, j, m + 1 - j))
+    return Excess(Score(name, n_below / n, low, high, level, 0, protocol, False), threshold, chance)
+
+
+def nearest(turned: NDArray[np.floating], training: NDArray[np.floating], *, n_neighbours: int) -> Nearest:
+    """The training tile (t, d) nearest to any turn of each image (8, n, d), block by block; of equals the first."""
+    centre = training.mean(axis=0, dtype=np.float64)
+    images, tiles = turned - centre, training - centre
+    with one_thread():
+        found = [_nearest_of(images[:, rows], tiles, n_neighbours) for rows in blocks(images.shape[1])]
+    index, turn, further = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    own = images[turn, np.arange(len(turn))]
+    distance = np.sqrt(np.square(own - tiles[index]).sum(axis=1))  # anew: exact for copies
+    return Nearest(index, turn, distance, distance / np.maximum(further, 1e-12))
+
+
+def _nearest_of(images: Floats, tiles: Floats, n_neighbours: int) -> tuple[Rows, Rows, Floats]:
+    """Tile and turn (b,) of the nearest, and the mean distance of the `n_neighbours` next, for images (8, b, d)."""
+    everyone = np.arange(images.shape[1])
+    index, turn, best = np.zeros_like(everyone), np.zeros_like(everyone), np.full(len(everyone), np.inf)
+    known = np.empty((len(everyone), 0))
+    for columns in blocks(len(tiles), BLOCK_TRAINING):
+        squared, which = _over_turns(images, tiles[columns])
+        column = squared.argmin(axis=1)
+        nearer = squared[everyone, column] < best
+        best = np.minimum(best, squared[everyone, column])
+        index[nearer], turn[nearer] = columns.start + column[nearer], which[everyone, column][nearer]
+        known = _smallest(np.concatenate([known, squared], axis=1), n_neighbours + 1)
+    return index, turn, np.sqrt(np.sort(known, axis=1)[:, 1:]).mean(axis=1)
+
+
+def _smallest(values: Floats, n: int) -> Floats:
+    """The n smallest of each row, in no order; all where there are no more."""
+    return values if values.shape[1] <= n else np.partition(values, n - 1, axis=1)[:, :n]
+
+
+def _over_turns(images: Floats, tiles: Floats) -> tuple[Floats, NDArray[np.int8]]:
+    """The least squared distances (b, t) over the turns of images (8, b, d) to tiles (t, d), and the turns."""
+    least = np.full((images.shape[1], len(tiles)), np.inf)
+    which = np.zeros(least.shape, np.int8)
+    norms = np.square(tiles).sum(axis=1)
+    for turn, image in enumerate(images):
+        squared = norms - 2 * (image @ tiles.T) + np.square(image).sum(axis=1, keepdims=True)
+        which[squared < least] = turn
+        np.minimum(least, squared, out=least)
+    return np.maximum(least, 0, out=least), which
+
+
+def _pairs(samples: Nearest, generated: Seen, training: Seen) -> tuple[Pair, ...]:
+    return tuple(
+        Pair(
+            sample=int(generated.rows[row]),
+            training=int(training.rows[samples.index[row]]),
+            turn=int(samples.turn[row]),
+            distance=float(samples.distance[row]),
+            relative=float(samples.relative[row]),
+        )
+        for row in np.lexsort((samples.distance, samples.relative))
+    )
