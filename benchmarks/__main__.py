@@ -20,6 +20,7 @@ SETTINGS: dict[str, list[str]] = {
     "clustering": [],
     "selection_speed": [],
     "memory": [],
+    "training": [],
     "selection_quality": [],
 }
 """What each is run with here; by itself it takes its own, longer defaults."""

@@ -80,7 +80,7 @@ def train(
         RunError: the loss is no number any more (the last state is from before), a tile changed, the disk is full.
     """
     check(tiles, options, ranks)
-    state = latest_state(folder, options, tiles) or _start(tiles, options)
+    state = latest_state(folder, options, tiles) or new_state(tiles, options)
     state = state.on(device)
     schedule = noise_schedule()
     model = ranks.wrapped(state.denoiser)
@@ -95,7 +95,7 @@ def train(
                 scene_dropout=options.scene_dropout,
                 seed=options.seed,
             )
-            loss = _step(model, state, ranks.share(whole), options, device, ranks)
+            loss = step(model, state, ranks.share(whole), options, device, ranks)
             state.after(loss, n=len(batch.images), half_life_images=options.ema_half_life_images)
             advance(len(batch.images))
             if state.n_images - saved_at >= options.save_every_images or state.n_images >= options.n_images:
@@ -132,7 +132,7 @@ def autocast(device: str, precision: str) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def _start(tiles: TileSet, options: TrainingOptions) -> TrainingState:
+def new_state(tiles: TileSet, options: TrainingOptions) -> TrainingState:
     denoiser = build_denoiser(
         options.preset,
         image_size_px=tiles.image_size_px,
@@ -148,7 +148,7 @@ def _loaded(tiles: TileSet, options: TrainingOptions, start: int) -> AbstractCon
     return ahead(stream, 4)
 
 
-def _step(
+def step(
     model: torch.nn.Module, state: TrainingState, share: Noised, options: TrainingOptions, device: str, ranks: Ranks
 ) -> float:
     """One step of Adam on a batch; returns its loss, the mean over all processes.
