@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from diffusion_runs import small_options, small_tiles
 from PIL import Image
 from prune_runs import PLAN, prune, settings
+from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from rsprune_dagster.cli import app
@@ -140,3 +142,30 @@ def test_an_unknown_scene_is_a_usage_error(checkpoint: Path, tmp_path: Path) -> 
             ["sample", "--scene", "see", "--checkpoint", str(checkpoint), "--out", str(tmp_path / "grid.png")],
             catch_exceptions=False,
         )
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "made", PLAN)
+    params = settings(
+        tmp_path / "made" / "corpus",
+        tmp_path / "made" / "reference",
+        training={"n_images": 96, "batch_size": 16, "micro_batch_size": 16, "image_size_px": 16},
+    )
+    outcome = prune(params, tmp_path)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json")))
+    losses = {}
+    for n in (1, 2):
+        # accelerate launches several processes on GPUs only; torch's own launcher sets the same environment on a CPU
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n)]
+        command = ["-m", "rsprune_dagster.diffusion.launch", "--params", str(tmp_path / "params.yaml")]
+        where = ["--assets", str(outcome.assets), "--out", str(tmp_path / f"by{n}")]
+        done = subprocess.run([*launcher, *command, *where], check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        report = json.loads((tmp_path / f"by{n}.states" / "launch.json").read_text())
+        assert report["n_processes"] == n
+        losses[n] = report["losses"]
+    # the same draws; sums of gradients in another order
+    assert np.allclose(losses[1], losses[2], rtol=1e-3) and len(losses[1]) == 6
+    one, two = (load_file(tmp_path / f"by{n}" / "unet" / "diffusion_pytorch_model.safetensors") for n in (1, 2))
+    assert all(np.allclose(one[name], two[name], atol=1e-3) for name in one)

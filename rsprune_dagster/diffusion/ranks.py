@@ -47,9 +47,13 @@ class Ranks:
 ALONE = Ranks(0, 1)
 
 
-def launched() -> tuple[Ranks, str]:
-    """This process among those that `accelerate launch` started, and its device."""
+def launched(device: str) -> tuple[Ranks, str]:
+    """This process among those that `accelerate launch` started, and its device.
+
+    Args:
+        device: cpu, or anything else for the GPU that the launcher gave this process.
+    """
     from accelerate import PartialState
 
-    state = PartialState()
+    state = PartialState(cpu=device == "cpu")
     return Ranks(state.process_index, state.num_processes), str(state.device)

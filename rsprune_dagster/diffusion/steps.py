@@ -60,12 +60,7 @@ def train_checkpoint(
     Raises:
         UsageError, RunError: as `training.train`.
     """
-    tiles = tile_set(
-        pq.read_table(subset / "pruned_subset.parquet"),
-        read_options(corpus),
-        image_size_px=params.image_size_px,
-        on_changed=params.on_changed_tile,
-    )
+    tiles = kept_tiles(corpus, subset, params)
     options, sampling = training_options(params, seed), sampling_options(params, seed)
     states = work / _key(options, tiles)
 
@@ -88,6 +83,20 @@ def train_checkpoint(
     )
     (folder / "training.json").write_text(json.dumps(asdict(report), indent=1) + "\n")
     return report, _grids(states / GRIDS, trained.n_images)
+
+
+def kept_tiles(corpus: Path, subset: Path, params: TrainingParams) -> TileSet:
+    """The tiles of a pruned subset, read as the corpus was.
+
+    Raises:
+        UsageError: the subset is empty.
+    """
+    return tile_set(
+        pq.read_table(subset / "pruned_subset.parquet"),
+        read_options(corpus),
+        image_size_px=params.image_size_px,
+        on_changed=params.on_changed_tile,
+    )
 
 
 def training_options(params: TrainingParams, seed: int) -> TrainingOptions:
