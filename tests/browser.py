@@ -1,0 +1,151 @@
+"""Dagster's web UI as a person meets it: `dg dev`, a page of a headless browser, and what both are asked."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import free_port
+
+START_S = 120
+RUN_S = 240
+"""How long the web UI may take to start, and a run to end: seconds, unless the machine is busy."""
+
+
+@contextmanager
+def dagster_ui(checkout: Path, log: Path, environment: Mapping[str, str]) -> Iterator[str]:
+    """What `make ui` runs in `checkout`, in a process session of its own; yields its address."""
+    port = free_port()
+    command = [str(Path(sys.prefix, "bin", "dg")), "dev", "--port", str(port)]
+    env = {**environment, "VIRTUAL_ENV": sys.prefix, "OMP_WAIT_POLICY": "passive"}
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            command, cwd=checkout, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait_until_served(url, log)
+        yield url
+    finally:
+        _end(server)
+
+
+@contextmanager
+def browser_page() -> Iterator[Any]:
+    """A page of a headless browser. Without chromium the test is skipped, loudly; under CI that is a failure."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=_chromium(), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1500, "height": 1000})
+        page.set_default_timeout(60_000)
+        yield page
+        browser.close()
+
+
+def materialize_all(page: Any, address: str) -> str:
+    """Press "Materialize all"; returns the run's id."""
+    page.goto(f"{address}/asset-groups")
+    page.get_by_text("Materialize all").first.click()
+    page.get_by_text("Launched run").first.wait_for()
+    page.get_by_text("View", exact=True).first.click()
+    page.wait_for_url("**/runs/**")
+    return _run_id(page)
+
+
+def materialize_with(page: Any, address: str, *, keep_fraction: float) -> str:
+    """Materialize pruned_subset alone from its launchpad; returns the run's id."""
+    page.goto(f"{address}/assets/pruned_subset?view=overview")
+    button = page.locator("button").filter(has_text="Materialize")
+    button.locator("xpath=following::button[1]").first.click()
+    page.get_by_text("launchpad").first.click()
+    page.wait_for_function(
+        "() => document.querySelector('.CodeMirror')?.CodeMirror.getValue().includes('keep_fraction')"
+    )
+    page.evaluate(
+        """value => {
+            const editor = document.querySelector('.CodeMirror').CodeMirror;
+            editor.setValue(editor.getValue().replace(/keep_fraction: .*/, 'keep_fraction: ' + value));
+        }""",
+        keep_fraction,
+    )
+    page.get_by_text("No errors").first.wait_for()
+    button.last.click()
+    page.wait_for_url("**/runs/**")
+    return _run_id(page)
+
+
+def status_when_done(address: str, run_id: str) -> str:
+    """SUCCESS, FAILURE or CANCELED, or what the run is at when the patience ends."""
+    query = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+    ends = time.monotonic() + RUN_S
+    status = ""
+    while status not in ("SUCCESS", "FAILURE", "CANCELED") and time.monotonic() < ends:
+        time.sleep(0.5)
+        status = ask(address, query, id=run_id)["runOrError"].get("status", "")
+    return status
+
+
+def metadata(address: str, asset: str) -> dict[str, Any]:
+    """Integers and texts of the asset's latest materialization, by label; other kinds are None."""
+    query = """query($path: [String!]!) { assetOrError(assetKey: {path: $path}) { ... on Asset {
+        assetMaterializations(limit: 1) { metadataEntries { label
+            ... on IntMetadataEntry { intValue } ... on TextMetadataEntry { text } ... on UrlMetadataEntry { url }
+        } } } } }"""
+    latest = ask(address, query, path=[asset])["assetOrError"]["assetMaterializations"]
+    entries = latest[0]["metadataEntries"]
+    return {each["label"]: each.get("intValue", each.get("text", each.get("url"))) for each in entries}
+
+
+def ask(address: str, query: str, **variables: Any) -> dict[str, Any]:
+    """Dagster's answer to a GraphQL query."""
+    body = json.dumps({"query": query, "variables": variables}).encode()
+    request = urllib.request.Request(f"{address}/graphql", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return dict(json.load(answer)["data"])
+
+
+def _run_id(page: Any) -> str:
+    return str(page.url.split("/runs/")[1].split("?")[0])
+
+
+def _end(server: "subprocess.Popen[bytes]") -> None:
+    """End the server and what it started: asked politely first, as the servers then end their own children."""
+    for how, patience_s in ((signal.SIGINT, 15), (signal.SIGTERM, 10), (signal.SIGKILL, 10)):
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, how)
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(timeout=patience_s)
+
+
+def _wait_until_served(url: str, log: Path) -> None:
+    ends = time.monotonic() + START_S
+    while time.monotonic() < ends:
+        try:
+            with urllib.request.urlopen(f"{url}/server_info", timeout=5):
+                return
+        except (urllib.error.URLError, TimeoutError):
+            time.sleep(0.5)
+    pytest.fail(f"the web UI did not start within {START_S} s:\n{log.read_text()[-4000:]}")
+
+
+def _chromium() -> str:
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if found:
+        return found
+    message = "no chromium here (Debian: apt-get install chromium): the web UI was not tested"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    warnings.warn(message, stacklevel=1)
+    pytest.skip(message)

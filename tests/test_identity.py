@@ -1,0 +1,298 @@
+"""One identity, with real servers: Dagster's web UI, MLflow on PostgreSQL and S3, DVC with a remote on S3.
+
+Screenshots of both web UIs are left in the folder that RSPRUNE_SHOTS names.
+"""
+
+import os
+import re
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import ask, browser_page, dagster_ui, materialize_all, materialize_with, metadata, status_when_done
+from projects import ASSETS, Project, clone, new_project
+from servers import mlflow_server, postgres, s3_environment, s3_keys, s3_server
+
+from rsprune_dagster.automation.run import project_home
+from rsprune_dagster.resources.content import tree_of
+from rsprune_dagster.resources.lineage import Lineage
+from rsprune_dagster.resources.mlflow_store import connect
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("dvc")]
+
+UP_TO_DATE = "Data and pipelines are up to date."
+DELIVERY_S = 120
+"""How long the courier may take to bring a run's records to the server."""
+UPSTREAM = {
+    "raw_corpus": set(),
+    "reference_scenes": set(),
+    "entropy_scores": {"raw_corpus", "reference_scenes"},
+    "embeddings": {"raw_corpus", "reference_scenes", "entropy_scores"},
+    "scene_clusters": {"embeddings"},
+    "pruned_subset": {"raw_corpus", "entropy_scores", "embeddings", "scene_clusters"},
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """A project, the addresses of its servers, and a page of a browser."""
+
+    project: Project
+    mlflow: str
+    s3: str
+    dagster: str
+    page: Any
+
+    def rsprune(self, *arguments: str, project: Project | None = None) -> str:
+        return (project or self.project).rsprune(*arguments, MLFLOW_TRACKING_URI=self.mlflow, DAGSTER_URL=self.dagster)
+
+    def dvc(self, *arguments: str, project: Project | None = None) -> str:
+        return (project or self.project).run_dvc(*arguments, **_environment(self.mlflow))
+
+    def wait_for_delivery(self, run_id: str) -> None:
+        lineage = Lineage(journal=str(self.project.journal.root), tracking_uri=self.mlflow)
+        assert lineage.undelivered(run_id, timeout_s=DELIVERY_S) == ""
+
+    def mlflow_runs(self) -> list[Any]:
+        tracking = connect(self.mlflow, "rsprune")
+        return list(tracking.client.search_runs([tracking.experiment_id], max_results=1000))
+
+    def children(self, run_id: str) -> dict[str, Any]:
+        """The MLflow runs of a Dagster run's assets; an asset with two of them fails the test."""
+        runs = [run for run in self.mlflow_runs() if run.data.tags["rsprune.dagster_run_id"] == run_id]
+        children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+        counts = Counter(run.data.tags["rsprune.asset"] for run in children)
+        assert set(counts.values()) == {1}, counts
+        return {run.data.tags["rsprune.asset"]: run for run in children}
+
+    def shoot(self, name: str) -> None:
+        """Leave a screenshot, where one was asked for."""
+        if folder := os.environ.get("RSPRUNE_SHOTS"):
+            self.page.wait_for_timeout(1500)  # what is drawn after the text that the test waited for
+            self.page.screenshot(path=Path(folder, f"{name}.png"))
+
+    def hashes_on_disk(self) -> dict[str, str]:
+        return {name: tree_of(self.project.root / "assets" / name).digest for name in ASSETS}
+
+
+def _environment(mlflow: str) -> dict[str, str]:
+    """What Dagster and DVC are told; the S3 server's address is in DVC's own configuration."""
+    keys = {name: value for name, value in s3_environment("").items() if value and "URL" not in name}
+    return {**keys, "MLFLOW_TRACKING_URI": mlflow}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, dvc: str) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("identity")
+    project = new_project(folder)
+    with postgres(folder / "postgres") as database, s3_server(folder / "s3", "runs", "data") as s3:
+        project.run_dvc("remote", "add", "--default", "far", "s3://data/dvc")
+        project.run_dvc("remote", "modify", "--local", "far", "endpointurl", s3)
+        project.commit("a remote")
+        server = mlflow_server(folder / "mlflow", database, "s3://runs/artifacts", env=s3_environment(s3))
+        with server as mlflow, browser_page() as page:
+            home = {"DAGSTER_HOME": str(project_home(project.root))}
+            environment = project.environment(**_environment(mlflow), **home)
+            with dagster_ui(project.root, folder / "dg.log", environment) as dagster:
+                yield World(project, mlflow, s3, dagster, page)
+
+
+@pytest.fixture(scope="module")
+def first_run(world: World) -> str:
+    """The run that "Materialize all" started, ended and delivered, its dvc.lock committed."""
+    run_id = materialize_all(world.page, world.dagster)
+    assert status_when_done(world.dagster, run_id) == "SUCCESS"
+    world.shoot("dagster_run")
+    world.wait_for_delivery(run_id)
+    world.project.commit("first version")
+    return run_id
+
+
+@pytest.fixture
+def first(world: World, first_run: str) -> str:
+    """The project at its first version, whatever an earlier test did; the run that made it."""
+    world.project.run("git", "checkout", "--quiet", "--force", "main")
+    world.dvc("checkout", "--force", "--quiet")
+    return first_run
+
+
+def test_the_hashes_of_dvc_dagster_mlflow_and_the_folder_are_one(world: World, first: str) -> None:
+    assert UP_TO_DATE in world.dvc("status")
+    children = world.children(first)
+    assert set(children) == set(ASSETS)
+    on_disk = world.hashes_on_disk()
+    assert world.project.versions() == on_disk
+    assert {name: _data_version(world, name) for name in ASSETS} == on_disk
+    assert {name: _datasets(children[name], "output") for name in ASSETS} == {
+        name: {name: digest} for name, digest in on_disk.items()
+    }
+    for name, upstream in UPSTREAM.items():
+        assert _datasets(children[name], "input") == {each: on_disk[each] for each in upstream}
+
+
+def test_a_dagster_run_is_one_finished_parent_with_a_child_an_asset(world: World, first: str) -> None:
+    runs = [run for run in world.mlflow_runs() if run.data.tags["rsprune.dagster_run_id"] == first]
+    (parent,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    children = world.children(first)
+    assert len(runs) == 1 + len(ASSETS)
+    assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
+    _eventually(lambda: {run.info.status for run in world.mlflow_runs()} == {"FINISHED"})
+    subset = children["pruned_subset"].data
+    record = world.project.journal.read(first, "pruned_subset")
+    assert record is not None
+    start = world.project.run("git", "rev-parse", "HEAD~1").strip()
+    assert subset.tags["rsprune.git_commit"] == record.git_commit == start
+    assert subset.tags["rsprune.dvc_lock_md5"] == world.project.dvc.lock_md5()
+    assert subset.params["selection.keep_fraction"] == "0.15"
+    assert subset.metrics["n_kept"] == metadata(world.dagster, "pruned_subset")["n_kept"]
+    assert any("/pictures/" in key for key in s3_keys(world.s3, "runs"))
+
+
+def test_the_asset_s_page_leads_to_its_mlflow_run_and_back(world: World, first: str) -> None:
+    page, child = world.page, world.children(first)["pruned_subset"]
+    page.goto(f"{world.dagster}/assets/pruned_subset?view=overview")
+    link = page.locator(f"a[href^='{world.mlflow}']").first
+    link.scroll_into_view_if_needed()
+    world.shoot("dagster_asset")
+    address = link.get_attribute("href")
+    assert _mlflow_run_of(address) == child.info.run_id
+    page.goto(address)
+    page.get_by_text("pruned_subset").first.wait_for()
+    page.get_by_text("selection.keep_fraction").first.wait_for()
+    tag = page.get_by_text(re.compile(rf"{first}$")).first
+    tag.wait_for()
+    world.shoot("mlflow_run")
+    page.goto(f"{world.dagster}/runs/{tag.inner_text().split()[-1]}")
+    page.get_by_text("pruned_subset").first.wait_for()
+    page.get_by_text("Success").first.wait_for()
+    page.goto(f"{world.mlflow}/#/experiments/{child.info.experiment_id}/runs")
+    page.get_by_text(first[:8]).first.wait_for()
+    world.shoot("mlflow_experiment")
+    page.goto(f"{world.mlflow}/#/experiments/{child.info.experiment_id}/runs/{child.info.run_id}/artifacts")
+    page.get_by_text("pictures").first.click()
+    page.get_by_text(re.compile(r"\.(png|jpg)$")).first.click()
+    page.locator("img[src^='blob:']").first.wait_for()
+    world.shoot("mlflow_artifacts")
+
+
+def test_every_link_of_the_chain_opens(world: World, first: str) -> None:
+    told = world.rsprune("lineage", "pruned_subset")
+    assert all(digest in told for digest in world.hashes_on_disk().values())
+    links = re.findall(r"https?://\S+", told)
+    assert len(links) == 2 * len(ASSETS)
+    assert {link for link in links if link.startswith(world.dagster)} == {f"{world.dagster}/runs/{first}"}
+    runs = {run.info.run_id for run in world.children(first).values()}
+    assert {_mlflow_run_of(link) for link in links if link.startswith(world.mlflow)} == runs
+    for link in links:
+        with urllib.request.urlopen(link, timeout=60) as answer:
+            assert answer.status == 200
+    for name, child in world.children(first).items():
+        world.page.goto(next(link for link in links if _mlflow_run_of(link) == child.info.run_id))
+        world.page.get_by_text(name, exact=True).first.wait_for()
+    assert "everything at hand agrees" in world.rsprune("lineage", "--verify")
+
+
+def test_a_launchpad_run_that_departs_says_so_in_both_uis(world: World, first: str) -> None:
+    lock = (world.project.root / "dvc.lock").read_bytes()
+    run_id = materialize_with(world.page, world.dagster, keep_fraction=0.3)
+    assert status_when_done(world.dagster, run_id) == "SUCCESS"
+    said = "not in dvc.lock: this run departs from params.yaml in selection.keep_fraction"
+    assert metadata(world.dagster, "pruned_subset")["DVC"] == said
+    world.page.goto(f"{world.dagster}/assets/pruned_subset?view=overview")
+    world.page.get_by_text(said).first.wait_for()
+    world.page.get_by_text("departs from params.yaml", exact=True).first.scroll_into_view_if_needed()
+    world.shoot("dagster_departs")
+    assert (world.project.root / "dvc.lock").read_bytes() == lock
+    world.wait_for_delivery(run_id)
+    child = world.children(run_id)["pruned_subset"]
+    assert child.data.tags["rsprune.versioned"] == "false"
+    assert child.data.params["selection.keep_fraction"] == "0.3"
+    world.page.goto(f"{world.mlflow}/#/experiments/{child.info.experiment_id}/runs/{child.info.run_id}")
+    world.page.get_by_text("selection.keep_fraction").first.wait_for()
+    world.shoot("mlflow_departs")
+    assert "pruned_subset" in world.dvc("status")
+    world.dvc("checkout", "--force")
+    assert UP_TO_DATE in world.dvc("status")
+
+
+def test_a_changed_fraction_an_older_commit_and_a_fresh_clone(world: World, first: str, tmp_path: Path) -> None:
+    project, old = world.project, world.project.versions()
+    runs = {name: project.runs_of(name) for name in ASSETS}
+    project.change("selection", keep_fraction=0.1)
+    world.dvc("repro")
+    assert {name for name in ASSETS if project.runs_of(name) > runs[name]} == {"pruned_subset"}
+    assert UP_TO_DATE in world.dvc("status")
+    assert "n_kept" in world.dvc("metrics", "diff")
+    _check_diff(world)
+    new, later = project.versions(), project.commit("a smaller subset")
+    assert {name for name in ASSETS if new[name] != old[name]} == {"pruned_subset"}
+
+    n_records = len(project.journal.records())
+    project.run("git", "checkout", "--quiet", "HEAD~1")
+    world.dvc("checkout")
+    assert "didn't change, skipping" in world.dvc("repro")
+    assert len(project.journal.records()) == n_records
+    assert world.hashes_on_disk() == old
+
+    project.run("git", "checkout", "--quiet", later)
+    world.dvc("checkout")
+    world.dvc("push")
+    fresh = clone(project, tmp_path / "fresh")
+    world.dvc("remote", "modify", "--local", "far", "endpointurl", world.s3, project=fresh)
+    world.dvc("pull", project=fresh)
+    assert {name: tree_of(fresh.root / "assets" / name).digest for name in ASSETS} == new
+    assert UP_TO_DATE in world.dvc("status", project=fresh)
+    _check_fresh(world, fresh, new)
+
+
+def _check_diff(world: World) -> None:
+    """The smaller subset lost tiles and gained none: a smaller keep fraction is a prefix of a greater one."""
+    told = world.rsprune("diff", "HEAD", "now")
+    (world.project.root.parent / "diff.txt").write_text(told)
+    assert "keep_fraction" in told
+    assert re.search(r"\bleft\b", told)
+
+
+def _check_fresh(world: World, fresh: Project, hashes: dict[str, str]) -> None:
+    """Without a journal the chain is read from MLflow and git."""
+    assert not fresh.journal.records()
+    told = world.rsprune("lineage", "pruned_subset", project=fresh)
+    (world.project.root.parent / "fresh.txt").write_text(told)
+    assert all(digest in told for digest in hashes.values())
+    assert "keep_fraction 0.1" in told
+    assert told.count("finished") == len(ASSETS)
+    assert len(re.findall(rf"{world.dagster}/runs/\S+", told)) == len(ASSETS)
+    assert "everything at hand agrees" in world.rsprune("lineage", "--verify", project=fresh)
+
+
+def _mlflow_run_of(link: str) -> str:
+    return link.rpartition("/")[2].partition("?")[0]
+
+
+def _data_version(world: World, asset: str) -> str:
+    """The data version that Dagster's web UI gives the asset."""
+    query = """query($path: [String!]!) { assetOrError(assetKey: {path: $path}) { ... on Asset {
+        assetMaterializations(limit: 1) { tags { key value } } } } }"""
+    latest = ask(world.dagster, query, path=[asset])["assetOrError"]["assetMaterializations"][0]
+    return str(next(tag["value"] for tag in latest["tags"] if tag["key"] == "dagster/data_version"))
+
+
+def _datasets(run: Any, context: str) -> dict[str, str]:
+    """Name and digest of a run's input or output datasets."""
+    return {
+        each.dataset.name: each.dataset.digest
+        for each in run.inputs.dataset_inputs
+        if any((tag.key, tag.value) == ("mlflow.data.context", context) for tag in each.tags)
+    }
+
+
+def _eventually(holds: Any) -> None:
+    ends = time.monotonic() + DELIVERY_S
+    while not holds():
+        assert time.monotonic() < ends, "it did not come to pass"
+        time.sleep(0.5)
