@@ -13,6 +13,7 @@ from rsprune_dagster.evaluation.fidelity import (
     frechet_distance,
     frechet_score,
     kernel_distance,
+    kernel_scale,
     kernel_score,
     moments,
 )
@@ -208,3 +209,21 @@ def test_other_measures_levels_and_negative_margins_are_refused() -> None:
         difference(made(4, 0.1), replace(made(4, 0.1), level=0.95))
     with pytest.raises(RunError, match="margin is -1"):
         better(made(4, 0.1), made(5, 0.1), -1)
+
+
+@pytest.mark.parametrize("factor", [1e-3, 50.0])
+def test_scaled_features_give_one_kernel_distance_whatever_the_network_s_units(factor: float) -> None:
+    a, b = features(200, seed=1), features(300, seed=2, shift=0.2)
+
+    def distance(unit: float) -> float:
+        return kernel_score(
+            unit * a,
+            unit * b,
+            scale=kernel_scale(unit * b),
+            name="kernel_small",
+            protocol=protocol(),
+            resampling=Resampling(LEVEL, 10, 0),
+        ).value
+
+    assert distance(factor) == pytest.approx(distance(1.0), rel=1e-4)
+    assert kernel_scale(np.zeros((3, 2))) == 1

@@ -11,14 +11,14 @@ What cannot be measured is left out with its reason; nothing is replaced by some
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, TypeVar
 
 from rsprune_dagster.errors import RunError
 from rsprune_dagster.evaluation.coverage import NAMES, coverage_scores
-from rsprune_dagster.evaluation.features import FeatureNetwork
-from rsprune_dagster.evaluation.fidelity import DISTANCES
+from rsprune_dagster.evaluation.features import INCEPTION, FeatureNetwork
+from rsprune_dagster.evaluation.fidelity import frechet_score, kernel_scale, kernel_score
 from rsprune_dagster.evaluation.intervals import Resampling
 from rsprune_dagster.evaluation.leakage import Leak, leaks, leaks_sentence, refuse_leaks
 from rsprune_dagster.evaluation.memorization import Memorization, memorization
@@ -160,10 +160,21 @@ def _measure_fidelity(
     sheet: _Sheet, network: FeatureNetwork, protocol: Protocol, generated: Seen, reference: Seen, settings: Settings
 ) -> None:
     x, y, resampling = generated.spaces[network.name], reference.spaces[network.name], settings.resampling
-    for kind, distance in DISTANCES.items():
-        name = network.measure(kind)
-        measure: Callable[[], Score] = partial(distance, x, y, name=name, protocol=protocol, resampling=resampling)
-        if (score := sheet.attempt([name], measure)) is not None:
+    frechet, kernel = network.measure("frechet"), network.measure("kernel")
+    distances: dict[str, Callable[[], Score]] = {
+        frechet: partial(frechet_score, x, y, name=frechet, protocol=protocol, resampling=resampling),
+        kernel: partial(
+            kernel_score,
+            x,
+            y,
+            scale=_kernel_scale(network, reference),
+            name=kernel,
+            protocol=_of_kernel(network, protocol),
+            resampling=resampling,
+        ),
+    }
+    for name, distance in distances.items():
+        if (score := sheet.attempt([name], distance)) is not None:
             sheet.scores.append(score)
     covering: Callable[[], tuple[Score, ...]] = partial(
         coverage_scores,
@@ -177,6 +188,16 @@ def _measure_fidelity(
     sheet.scores.extend(sheet.attempt([f"{name}_{network.name}" for name in NAMES], covering) or ())
 
 
+def _kernel_scale(network: FeatureNetwork, reference: Seen) -> float:
+    """KID takes Inception's features as they are; other networks' are brought to their size."""
+    return 1.0 if network.name == INCEPTION else kernel_scale(reference.spaces[network.name])
+
+
+def _of_kernel(network: FeatureNetwork, protocol: Protocol) -> Protocol:
+    scaled = () if network.name == INCEPTION else (("features", "divided by the reference's root mean square"),)
+    return replace(protocol, parameters=(*protocol.parameters, *scaled))
+
+
 def _measure_scenes(
     sheet: _Sheet, network: FeatureNetwork, protocol: Protocol, generated: Seen, reference: Seen, settings: Settings
 ) -> Recognition | None:
@@ -188,8 +209,9 @@ def _measure_scenes(
     labelled = generated.spaces[network.name], generated.scenes, reference.spaces[network.name], reference.scenes
     scores, left_out = scene_distances(
         *labelled,
+        scale=_kernel_scale(network, reference),
         name=name,
-        protocol=protocol,
+        protocol=_of_kernel(network, protocol),
         min_per_scene=settings.min_per_scene,
         resampling=settings.resampling,
     )

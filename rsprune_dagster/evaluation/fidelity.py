@@ -4,7 +4,7 @@ Statistics are float64. Which images, network and counts they belong to is in ea
 of `intervals.py`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -135,15 +135,25 @@ def kernel_distance(generated: Features, reference: Features) -> float:
     return float(_kernel_distances(generated, reference, everything)[0])
 
 
+def kernel_scale(reference: Features) -> float:
+    """The root mean square of reference features, 1 where all are 0: divided by it, they are of order 1.
+
+    The kernel's 1 is meant for such features, as Inception's are. Of networks with larger ones only x.y³ would be left,
+    that is, the few images that respond most.
+    """
+    return float(np.sqrt(np.mean(np.square(np.asarray(reference, np.float64))))) or 1.0
+
+
 def kernel_score(
     generated: Features,
     reference: Features,
     *,
+    scale: float = 1.0,
     name: str,
     protocol: Protocol,
     resampling: Resampling,
 ) -> Score:
-    """The kernel distance of generated (n, d) to reference (m, d) features, with its interval.
+    """The kernel distance of generated (n, d) to reference (m, d) features divided by `scale`, with its interval.
 
     Raises RunError where a set has fewer than 4 images: a half needs two.
     """
@@ -151,7 +161,7 @@ def kernel_score(
         raise RunError(f"{name} needs 4 images or more on either side, but {len(generated)} and {len(reference)} came")
     everything = np.ones((1, len(generated)), np.bool_)
     chosen = halves(len(generated), n_resamples=resampling.n_resamples, seed=resampling.seed)
-    values = _kernel_distances(generated, reference, np.concatenate([everything, chosen]))
+    values = _kernel_distances(generated / scale, reference / scale, np.concatenate([everything, chosen]))
     low, high = interval(float(values[0]), values[1:], n=len(generated), level=resampling.level)
     return Score(name, float(values[0]), low, high, resampling.level, resampling.n_resamples, protocol, False)
 
@@ -188,8 +198,3 @@ def _row_sums(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.floa
 def _kernel_blocks(x: NDArray[np.float64], y: NDArray[np.float64]) -> Iterator[tuple[slice, NDArray[np.float64]]]:
     for rows in blocks(len(x)):
         yield rows, (x[rows] @ y.T / x.shape[1] + 1) ** 3
-
-
-Measure = Callable[..., Score]
-DISTANCES: Final[dict[str, Measure]] = {"frechet": frechet_score, "kernel": kernel_score}
-"""The distances by name. Another one is a line here."""

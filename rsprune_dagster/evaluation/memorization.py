@@ -10,7 +10,13 @@ sample may be near for honest reasons, so tiles that were *held out* of training
 
 Without memorization either share is `quantile` at most, on average: the threshold is an order statistic of the held-out
 distances (as in conformal tests). The interval counts the samples' chance alone; `chance` counts that of the held-out
-tiles too: how often samples that are like held-out tiles would give as large a share, whatever the distribution.
+tiles too: how often samples that are like held-out tiles would give as large a share, whatever the distribution. All
+this holds for held-out tiles of the samples' kind: of the same scenes in the same proportions.
+
+Measured on EuroSAT (1,024 training tiles, 640 held out, quantile 1 %): of turned copies re-encoded as JPEG 90,
+`singled_out` finds 88 % in small pictures, 0 to 26 % in features, which see the encoding; `closer` finds 5 %, since
+calm water lies nearer to other calm water than a copy of a town to the town. Exact copies are all found by all four.
+So `singled_out_pixels` is the number to watch.
 """
 
 import math

@@ -46,6 +46,7 @@ def scene_distances(
     reference: Features,
     reference_scenes: Labels,
     *,
+    scale: float,
     name: str,
     protocol: Protocol,
     min_per_scene: int,
@@ -53,7 +54,8 @@ def scene_distances(
 ) -> tuple[tuple[Score, ...], dict[str, str]]:
     """The kernel distance of each scene and their mean; and the scenes left out, with the reason.
 
-    A scene needs `min_per_scene` images on either side. The mean is only there where no scene is left out.
+    `scale`: of the features, as for the distance of all images, so that scenes share one kernel. A scene needs
+    `min_per_scene` images on either side. The mean is only there where no scene is left out.
     """
     scores, left_out = [], {}
     for scene in sorted({*generated_scenes.tolist(), *reference_scenes.tolist()}):
@@ -67,6 +69,7 @@ def scene_distances(
             kernel_score(
                 x,
                 y,
+                scale=scale,
                 name=f"{name}/{scene}",
                 protocol=replace(protocol, n_generated=len(x), n_reference=len(y)),
                 resampling=resampling,
