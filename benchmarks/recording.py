@@ -27,15 +27,17 @@ PROJECT_FILES = ("params.yaml", "dvc.yaml", "dagster.yaml", ".dvc/config")
 BARE = """
 import sys
 from pathlib import Path
+from rsprune_dagster.assets import build_pruning_assets
 from rsprune_dagster.automation.run import materialize, project_home
 from rsprune_dagster.params import load
 from rsprune_dagster.resources.lineage import folder_lineage
 here = Path.cwd()
 params = load(here / "params.yaml")
-materialize(params, root=here / "assets", cache_root=here / ".state" / "cache", home=project_home(here),
-            lineage=folder_lineage(here / ".state", params.tracking), progress_on="terminal")
+materialize(build_pruning_assets(params), params, root=here / "assets", cache_root=here / ".state" / "cache",
+            home=project_home(here), lineage=folder_lineage(here / ".state", params.tracking), progress_on="terminal")
 """
-RECORDED = "import sys; sys.argv[1:] = ['materialize']; from rsprune_dagster.cli import main; main()"
+PRUNING = "raw_corpus reference_scenes entropy_scores embeddings scene_clusters pruned_subset"
+RECORDED = f"import sys; sys.argv[1:] = 'materialize {PRUNING}'.split(); from rsprune_dagster.cli import main; main()"
 
 
 def main() -> None:

@@ -77,6 +77,7 @@ def prune(
     changes: SetOption = None,
 ) -> None:
     """Prune CORPUS: write DIR/pruned_subset.parquet (kept tiles, best first) and DIR/decisions.parquet (every tile)."""
+    from rsprune_dagster.assets import build_pruning_assets
     from rsprune_dagster.automation.run import materialize as run
     from rsprune_dagster.pruning.steps.ledger import count_decisions
     from rsprune_dagster.resources.lineage import folder_lineage
@@ -92,7 +93,14 @@ def prune(
     _check_writable(out)
     work = out / WORK
     lineage = folder_lineage(work, params.tracking)
-    run_id = run(params, root=work / "assets", cache_root=work / "cache", lineage=lineage, progress_on="terminal")
+    run_id = run(
+        build_pruning_assets(params),
+        params,
+        root=work / "assets",
+        cache_root=work / "cache",
+        lineage=lineage,
+        progress_on="terminal",
+    )
     subset = work / "assets" / "pruned_subset"
     _publish(subset, out)
     _say_counts(count_decisions(out / "decisions.parquet"), out)
@@ -202,6 +210,7 @@ def _params(changes: list[str] | None, **sections: dict[str, Any]) -> Params:
 
 def _materialize_project(params: Params, assets: Sequence[str]) -> None:
     """Run the project's assets, and say under which hash each is kept."""
+    from rsprune_dagster.assets import build_assets
     from rsprune_dagster.automation.run import materialize as run
     from rsprune_dagster.automation.run import project_home
     from rsprune_dagster.resources.lineage import project_lineage
@@ -209,6 +218,7 @@ def _materialize_project(params: Params, assets: Sequence[str]) -> None:
     project = project_root()
     lineage = project_lineage(project, params.tracking)
     run_id = run(
+        build_assets(params),
         params,
         root=project / "assets",
         cache_root=project / ".state" / "cache",

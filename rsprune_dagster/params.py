@@ -90,7 +90,7 @@ class SelectionParams(Section):
 
 
 class TrainingParams(Section):
-    preset: str = Field(description="Size of the denoiser: tiny, small, base, xl")
+    preset: Literal["tiny", "small", "base", "xl"] = Field(description="Size of the denoiser")
     image_size_px: int = Field(ge=8, le=1024, description="Edge that tiles are resized to for training")
     n_images: int = Field(ge=1, description="Training length in images; an image seen twice counts twice")
     batch_size: int = Field(ge=1, description="Images per step, over all processes")
@@ -102,7 +102,7 @@ class TrainingParams(Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field(description="Arithmetic of the denoiser")
     save_every_images: int = Field(ge=1, description="A killed training loses at most so many images")
     on_changed_tile: Literal["fail", "skip"] = Field(description="A tile that is not what was pruned: fail, or skip")
-    sampler: str = Field(description="ddim or dpm_solver")
+    sampler: Literal["ddim", "dpm_solver"] = Field(description="How noise becomes an image, step by step")
     sample_steps: int = Field(ge=1, description="Steps of the sampler")
     guidance: float = Field(ge=1, description="1: as learned; more: further towards the scene")
     data_licence: str = Field(description="Licence of the images, for the model card")

@@ -16,7 +16,15 @@ from rsprune_dagster.resources.dvc_lock import DvcProject
 from rsprune_dagster.resources.journal import Journal
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-ASSETS = ("raw_corpus", "reference_scenes", "entropy_scores", "embeddings", "scene_clusters", "pruned_subset")
+ASSETS = (
+    "raw_corpus",
+    "reference_scenes",
+    "entropy_scores",
+    "embeddings",
+    "scene_clusters",
+    "pruned_subset",
+    "diffusion_checkpoint",
+)
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,7 @@ def new_project(folder: Path) -> Project:
     project.change("corpus", sources=[str(folder / "made" / "corpus")])
     project.change("reference", sources=[str(folder / "made" / "reference")])
     project.change("compute", workers=1, device="cpu")
+    project.change("training", n_images=32, batch_size=16, image_size_px=16, save_every_images=32, sample_steps=2)
     project.run("git", "init", "--quiet", "--initial-branch=main")
     project.commit("start")
     return project

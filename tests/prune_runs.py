@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from rsprune_dagster.assets import build_pruning_assets
 from rsprune_dagster.automation.run import materialize
 from rsprune_dagster.corpus.synthetic import SyntheticPlan
 from rsprune_dagster.params import Params, load
@@ -73,7 +74,7 @@ def prune(params: Params, work: Path) -> Outcome:
     """Run the pipeline with its assets and its cache below `work`."""
     outcome = Outcome(work)
     lineage = folder_lineage(work, params.tracking)
-    materialize(params, root=outcome.assets, cache_root=outcome.cache, lineage=lineage)
+    materialize(build_pruning_assets(params), params, root=outcome.assets, cache_root=outcome.cache, lineage=lineage)
     return outcome
 
 

@@ -51,7 +51,7 @@ def test_any_change_changes_the_digest(tmp_path: Path, change: dict[str, bytes])
 def test_with_a_memory_only_changed_files_are_read(tmp_path: Path) -> None:
     folder, memory = filled(tmp_path / "data"), tmp_path / "memory.json"
     first = tree_of(folder, memory=memory)
-    doctored = {signature: "f" * 32 for signature in json.loads(memory.read_text())}
+    doctored = dict.fromkeys(json.loads(memory.read_text()), "f" * 32)
     memory.write_text(json.dumps(doctored))
     assert {entry.md5 for entry in tree_of(folder, memory=memory).entries} == {"f" * 32}  # nothing was read
     (folder / "b.txt").write_bytes(b"changed")

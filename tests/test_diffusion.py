@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from rsprune_dagster.diffusion.denoiser import N_TIMESTEPS, build_denoiser, noise_schedule
+from rsprune_dagster.diffusion.denoiser import N_TIMESTEPS, PRESETS, SAMPLERS, build_denoiser, noise_schedule
 from rsprune_dagster.diffusion.objective import noised, to_images, to_tensor
 from rsprune_dagster.diffusion.ranks import Ranks
 from rsprune_dagster.diffusion.sampling import sample
@@ -24,6 +24,7 @@ from rsprune_dagster.diffusion.state import latest_state, states
 from rsprune_dagster.diffusion.tiles import Batch, batches, order_of, squared, tile_set, turned
 from rsprune_dagster.diffusion.training import Trained, train
 from rsprune_dagster.errors import RunError, UsageError
+from rsprune_dagster.params import TrainingParams
 
 
 class Cut(BaseException):
@@ -261,6 +262,12 @@ def test_without_scenes_the_denoiser_is_unconditional(tmp_path: Path) -> None:
     trained = train(tiles, small_options(n_images=16), tmp_path / "s", device="cpu")
     assert trained.denoiser.config.num_class_embeds is None
     assert sample(trained.denoiser, [0, 0], n_steps=2, guidance=2, seed=0, batch_size=2).shape == (2, 16, 16, 3)
+
+
+def test_params_name_the_presets_and_samplers_there_are() -> None:
+    fields = TrainingParams.model_fields
+    assert get_args(fields["preset"].annotation) == tuple(PRESETS)
+    assert get_args(fields["sampler"].annotation) == tuple(SAMPLERS)
 
 
 def test_the_state_of_no_training_is_none(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from rsprune_dagster.resources.dvc_cache import DvcCache
 from rsprune_dagster.resources.dvc_lock import DvcProject
 
 pytestmark = pytest.mark.usefixtures("dvc")
+FOLLOWING = {"pruned_subset", "diffusion_checkpoint"}
 UP_TO_DATE = "Data and pipelines are up to date."
 
 
@@ -60,8 +61,8 @@ def test_a_changed_parameter_runs_only_what_depends_on_it(project: Project) -> N
     project.change("selection", keep_fraction=0.1)
     project.run_dvc("repro")
     assert UP_TO_DATE in project.run_dvc("status")
-    assert {name for name in ASSETS if project.runs_of(name) > runs[name]} == {"pruned_subset"}
-    assert {name for name in ASSETS if project.versions()[name] != before[name]} == {"pruned_subset"}
+    assert {name for name in ASSETS if project.runs_of(name) > runs[name]} == FOLLOWING
+    assert {name for name in ASSETS if project.versions()[name] != before[name]} == FOLLOWING
     assert project.versions() == dagster_versions(project)
     assert "n_kept" in project.run_dvc("metrics", "diff")
     assert "keep_fraction" in project.run_dvc("params", "diff")

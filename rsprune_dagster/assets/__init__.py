@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from rsprune_dagster.assets.diffusion_checkpoint import diffusion_checkpoint_asset
 from rsprune_dagster.assets.embeddings import embeddings_asset
 from rsprune_dagster.assets.entropy_scores import entropy_scores_asset
 from rsprune_dagster.assets.pruned_subset import pruned_subset_asset
@@ -10,7 +11,7 @@ from rsprune_dagster.assets.reference_scenes import reference_scenes_asset
 from rsprune_dagster.assets.scene_clusters import scene_clusters_asset
 from rsprune_dagster.params import Params
 
-FACTORIES = (
+PRUNING_FACTORIES = (
     raw_corpus_asset,
     reference_scenes_asset,
     entropy_scores_asset,
@@ -18,8 +19,14 @@ FACTORIES = (
     scene_clusters_asset,
     pruned_subset_asset,
 )
+FACTORIES = (*PRUNING_FACTORIES, diffusion_checkpoint_asset)
 
 
 def build_assets(defaults: Params) -> list[dg.AssetsDefinition]:
     """All assets, in the order of the flow, with the values of params.yaml as their defaults."""
     return [factory(defaults) for factory in FACTORIES]
+
+
+def build_pruning_assets(defaults: Params) -> list[dg.AssetsDefinition]:
+    """The assets of the corpus and of its pruning."""
+    return [factory(defaults) for factory in PRUNING_FACTORIES]

@@ -41,7 +41,7 @@ def diffusion_checkpoint_asset(defaults: Params) -> dg.AssetsDefinition:
         assets = store.open()
         with lineage.materialization(context, assets, {"training": params, "compute": compute.drawn()}) as made:
             with made.replace() as folder:
-                report, grids = train_checkpoint(
+                report = train_checkpoint(
                     corpus=assets.folder("raw_corpus"),
                     subset=assets.folder("pruned_subset"),
                     folder=folder,
@@ -52,7 +52,7 @@ def diffusion_checkpoint_asset(defaults: Params) -> dg.AssetsDefinition:
                     device=compute.device,
                     progress=compute.progress(context),
                 )
-                pictures = checkpoint_pictures(folder, grids)
+                pictures = checkpoint_pictures(folder)
             return result(made, asdict(report), pictures, tables=())
 
     return diffusion_checkpoint

@@ -10,4 +10,14 @@ prune = dg.define_asset_job(
     description="Cut the corpus to the tiles worth training on: everything from the scan to the pruned subset.",
 )
 
-JOBS = [prune]
+train = dg.define_asset_job(
+    "train",
+    selection=dg.AssetSelection.groups("training"),
+    description="Train the diffusion model on the pruned subset as it lies there.",
+)
+
+everything = dg.define_asset_job(
+    "everything", selection=dg.AssetSelection.all(), description="From the scan of the corpus to the trained model."
+)
+
+JOBS = [prune, train, everything]

@@ -9,7 +9,6 @@ from typing import Any
 
 import dagster as dg
 
-from rsprune_dagster.assets import build_assets
 from rsprune_dagster.assets.wiring import SYNTHETIC
 from rsprune_dagster.errors import RunError, UsageError, UserError
 from rsprune_dagster.params import Params, suggest
@@ -18,6 +17,7 @@ from rsprune_dagster.resources.settings import Compute, Store
 
 
 def materialize(
+    definitions: Sequence[dg.AssetsDefinition],
     params: Params,
     *,
     root: Path,
@@ -30,6 +30,7 @@ def materialize(
     """Materialize assets below `root`, all of them where none are named, as one Dagster run, whose id is returned.
 
     Args:
+        definitions: `build_assets(params)`, or the part of the pipeline that is wanted.
         home: the folder of the Dagster instance that records the run (a DAGSTER_HOME); none: nothing is recorded.
 
     Raises:
@@ -43,7 +44,6 @@ def materialize(
         "compute": Compute(progress_on=progress_on, **params.compute.model_dump()),
         "lineage": lineage,
     }
-    definitions = build_assets(params)
     with _instance(home) as instance, _quiet():
         try:
             run = dg.materialize(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 from rsprune_dagster.corpus.shards import written_whole
 from rsprune_dagster.diffusion.checkpoint import Origin, SamplingOptions, sample_grid, write_checkpoint
 from rsprune_dagster.diffusion.denoiser import Denoiser
+from rsprune_dagster.diffusion.sampling import grid
 from rsprune_dagster.diffusion.state import fingerprint
 from rsprune_dagster.diffusion.tiles import TileSet, tile_set
 from rsprune_dagster.diffusion.training import TrainingOptions, train
@@ -18,7 +20,8 @@ from rsprune_dagster.params import TrainingParams
 from rsprune_dagster.progress import Progress, silent
 from rsprune_dagster.pruning.steps.scan import read_options
 
-GRIDS = "grids"
+SAMPLES = "samples"
+"""A picture per saved state, named by the images seen: one sample of each scene, always from the same noise."""
 HARMLESS = ("save_every_images", "micro_batch_size")
 
 
@@ -47,15 +50,12 @@ def train_checkpoint(
     seed: int,
     device: str,
     progress: Progress = silent,
-) -> tuple[TrainingReport, dict[int, np.ndarray]]:
-    """Train on the kept tiles and write the checkpoint into `folder`.
+) -> TrainingReport:
+    """Train on the kept tiles and write the checkpoint into `folder`, with samples drawn along the way.
 
     Args:
         work: gets the states of the training, below the hash of what it depends on: a training that was cut short
             goes on, one with other tiles or options starts anew.
-
-    Returns:
-        The report, and by images seen one sample of each scene, (n_scenes, s, s, 3) uint8, from the same noise.
 
     Raises:
         UsageError, RunError: as `training.train`.
@@ -65,9 +65,10 @@ def train_checkpoint(
     states = work / _key(options, tiles)
 
     def show(averaged: Denoiser, n_images: int) -> None:
-        grid = sample_grid(averaged, tiles.scene_names, n_per_scene=1, options=sampling)
-        with written_whole(states / GRIDS / f"{n_images:012d}.npy") as draft, draft.open("wb") as file:
-            np.save(file, np.concatenate(list(grid.values())), allow_pickle=False)
+        samples = sample_grid(averaged, tiles.scene_names, n_per_scene=1, options=sampling)
+        row = grid(np.concatenate(list(samples.values())), columns=len(samples))
+        with written_whole(states / SAMPLES / f"{n_images:012d}.png") as draft:
+            row.save(draft, "PNG")
 
     trained = train(tiles, options, states, device=resolved(device), progress=progress, on_state=show)
     origin = Origin(len(tiles), subset_version, params.data_licence)
@@ -82,7 +83,8 @@ def train_checkpoint(
         final_loss=float(np.mean(trained.losses[-max(1, len(trained.losses) // 20) :])),
     )
     (folder / "training.json").write_text(json.dumps(asdict(report), indent=1) + "\n")
-    return report, _grids(states / GRIDS, trained.n_images)
+    shutil.copytree(states / SAMPLES, folder / SAMPLES)
+    return report
 
 
 def kept_tiles(corpus: Path, subset: Path, params: TrainingParams) -> TileSet:
@@ -129,8 +131,3 @@ def _key(options: TrainingOptions, tiles: TileSet) -> str:
     """A folder name for a training: what may change without changing its result does not count."""
     fixed = {name: value for name, value in asdict(options).items() if name not in HARMLESS}
     return hashlib.sha256(json.dumps([fixed, fingerprint(tiles)]).encode()).hexdigest()[:20]
-
-
-def _grids(folder: Path, n_images: int) -> dict[int, np.ndarray]:
-    found = {int(path.stem): np.load(path, allow_pickle=False) for path in sorted(folder.glob("*.npy"))}
-    return {seen: grid for seen, grid in found.items() if seen <= n_images}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from PIL import Image
 
 from rsprune_dagster.corpus.decode import TileReader
 from rsprune_dagster.corpus.tables import query
@@ -213,12 +214,11 @@ def _examples_of_reasons(corpus: Path, subset: Path) -> bytes:
     return _gallery(corpus, rows, lambda row: str(row["decision"]).replace("_", " "))
 
 
-def checkpoint_pictures(folder: Path, grids: Mapping[int, np.ndarray]) -> Pictures:
-    """Loss curve, and samples over the training.
-
-    grids: by images seen, one sample of each scene, (S, s, s, 3) uint8.
-    """
+def checkpoint_pictures(folder: Path) -> Pictures:
+    """Loss curve, and samples over the training."""
     names = json.loads((folder / "scenes.json").read_text())
+    rows = {int(path.stem): np.asarray(Image.open(path).convert("RGB")) for path in (folder / "samples").glob("*.png")}
+    grids = {seen: np.stack(np.split(row, len(names), axis=1)) for seen, row in rows.items()}
     losses = np.loadtxt(folder / "loss.csv", delimiter=",", skiprows=1, ndmin=2)
     return {
         "loss": training.loss_curve(losses),
@@ -235,6 +235,7 @@ def save_pictures(assets: Path, folder: Path) -> Path:
         "entropy_scores": entropy_pictures(corpus, assets / "reference_scenes", assets / "entropy_scores"),
         "scene_clusters": cluster_pictures(corpus, assets / "scene_clusters"),
         "pruned_subset": subset_pictures(corpus, embeddings, assets / "pruned_subset"),
+        "diffusion_checkpoint": checkpoint_pictures(assets / "diffusion_checkpoint"),
     }
     folder.mkdir(parents=True, exist_ok=True)
     for asset, pictures in made.items():
