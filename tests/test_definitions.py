@@ -14,6 +14,7 @@ from prune_runs import PLAN, PROJECT, settings
 from rsprune_dagster.corpus.synthetic import write_corpus
 from rsprune_dagster.definitions import build_defs, defs
 from rsprune_dagster.resources.content import tree_of
+from rsprune_dagster.resources.journal import Journal
 from rsprune_dagster.resources.lineage import folder_lineage
 
 DEPENDENCIES = {
@@ -93,6 +94,14 @@ def test_a_bad_value_in_the_launchpad_ends_in_a_sentence(tmp_path: Path) -> None
     ended = job.execute_in_process(run_config=config, asset_selection=[dg.AssetKey("raw_corpus")], raise_on_error=False)
     [failure] = [event for event in ended.all_events if event.is_step_failure]
     assert "no such file or folder" in str(failure.event_specific_data.error)
+
+
+def test_a_value_that_is_refused_is_recorded_as_a_failure(tmp_path: Path) -> None:
+    job = _pipeline(tmp_path, tmp_path).resolve_job_def("prune")
+    config = {"ops": {"raw_corpus": {"config": {"tile_size_px": 1}}}}
+    job.execute_in_process(run_config=config, asset_selection=[dg.AssetKey("raw_corpus")], raise_on_error=False)
+    [record] = Journal(tmp_path / "lineage").records()
+    assert record.status == "FAILED" and "tile_size_px is 1" in record.message
 
 
 def test_a_materialization_records_figures_pictures_and_the_hash_of_its_folder(

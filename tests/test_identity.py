@@ -205,7 +205,7 @@ def test_a_launchpad_run_that_departs_says_so_in_both_uis(world: World, first: s
     assert metadata(world.dagster, "pruned_subset")["DVC"] == said
     world.page.goto(f"{world.dagster}/assets/pruned_subset?view=overview")
     world.page.get_by_text(said).first.wait_for()
-    world.page.get_by_text("departs from params.yaml", exact=True).first.scroll_into_view_if_needed()
+    world.page.get_by_text("params.yaml says", exact=True).first.scroll_into_view_if_needed()
     world.shoot("dagster_departs")
     assert (world.project.root / "dvc.lock").read_bytes() == lock
     world.wait_for_delivery(run_id)

@@ -21,13 +21,18 @@ def schema(defaults: Section) -> dict[str, Any]:
     }
 
 
+def given(context: dg.AssetExecutionContext) -> dict[str, Any]:
+    """The asset's parameters as the run has them, not validated yet: what its record begins with."""
+    return dict(context.op_execution_context.op_config)
+
+
 def in_effect(context: dg.AssetExecutionContext, defaults: SectionType) -> SectionType:
     """The asset's parameters for this run: params.yaml, with what the launchpad changed, which is logged.
 
     Raises:
         UsageError: a value is out of its range.
     """
-    params = parse_section(type(defaults), dict(context.op_execution_context.op_config))
+    params = parse_section(type(defaults), given(context))
     for name, value in params:
         if value != getattr(defaults, name):
             context.log.info(f"{name} is {value!r} in this run; params.yaml says {getattr(defaults, name)!r}")

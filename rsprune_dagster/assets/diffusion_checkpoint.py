@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import dagster as dg
 
-from rsprune_dagster.assets.config import in_effect, schema
+from rsprune_dagster.assets.config import given, in_effect, schema
 from rsprune_dagster.assets.failures import said_plainly
 from rsprune_dagster.assets.wiring import result
 from rsprune_dagster.params import Params
@@ -37,9 +37,9 @@ def diffusion_checkpoint_asset(defaults: Params) -> dg.AssetsDefinition:
         from rsprune_dagster.diffusion.steps import train_checkpoint
         from rsprune_dagster.report.galleries import checkpoint_pictures
 
-        params = in_effect(context, defaults.training)
         assets = store.open()
-        with lineage.materialization(context, assets, {"training": params, "compute": compute.drawn()}) as made:
+        with lineage.materialization(context, assets, {"training": given(context), "compute": compute.drawn()}) as made:
+            params = in_effect(context, defaults.training)
             with made.replace() as folder:
                 report = train_checkpoint(
                     corpus=assets.folder("raw_corpus"),

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import dagster as dg
 
-from rsprune_dagster.assets.config import in_effect, schema
+from rsprune_dagster.assets.config import given, in_effect, schema
 from rsprune_dagster.assets.failures import said_plainly
 from rsprune_dagster.assets.wiring import result
 from rsprune_dagster.params import Params
@@ -35,9 +35,9 @@ def embeddings_asset(defaults: Params) -> dg.AssetsDefinition:
         """
         from rsprune_dagster.pruning.steps.embed import embed_corpus
 
-        params = in_effect(context, defaults.embedding)
         assets = store.open()
-        with lineage.materialization(context, assets, {"embedding": params}) as made:
+        with lineage.materialization(context, assets, {"embedding": given(context)}) as made:
+            params = in_effect(context, defaults.embedding)
             with made.replace() as folder:
                 report = embed_corpus(
                     corpus=assets.folder("raw_corpus"),

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import dagster as dg
 
-from rsprune_dagster.assets.config import in_effect, schema
+from rsprune_dagster.assets.config import given, in_effect, schema
 from rsprune_dagster.assets.failures import said_plainly
 from rsprune_dagster.assets.wiring import result
 from rsprune_dagster.params import Params
@@ -35,9 +35,9 @@ def entropy_scores_asset(defaults: Params) -> dg.AssetsDefinition:
         from rsprune_dagster.pruning.steps.score import score
         from rsprune_dagster.report.galleries import entropy_pictures
 
-        params = in_effect(context, defaults.entropy)
         assets = store.open()
-        with lineage.materialization(context, assets, {"entropy": params}) as made:
+        with lineage.materialization(context, assets, {"entropy": given(context)}) as made:
+            params = in_effect(context, defaults.entropy)
             corpus, reference = assets.folder("raw_corpus"), assets.folder("reference_scenes")
             with made.replace() as folder:
                 report = score(corpus, reference, folder, params)

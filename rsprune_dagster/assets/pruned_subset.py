@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from rsprune_dagster.assets.config import in_effect, schema
+from rsprune_dagster.assets.config import given, in_effect, schema
 from rsprune_dagster.assets.failures import said_plainly
 from rsprune_dagster.assets.wiring import result
 from rsprune_dagster.params import Params
@@ -36,10 +36,12 @@ def pruned_subset_asset(defaults: Params) -> dg.AssetsDefinition:
         from rsprune_dagster.pruning.steps.select import StageFolders, select
         from rsprune_dagster.report.galleries import subset_pictures
 
-        params = in_effect(context, defaults.selection)
         assets = store.open()
         workers, progress = compute.n_workers(), compute.progress(context)
-        with lineage.materialization(context, assets, {"selection": params, "compute": compute.drawn()}) as made:
+        with lineage.materialization(
+            context, assets, {"selection": given(context), "compute": compute.drawn()}
+        ) as made:
+            params = in_effect(context, defaults.selection)
             folders = StageFolders(
                 *(assets.folder(name) for name in ("raw_corpus", "entropy_scores", "embeddings", "scene_clusters"))
             )

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import dagster as dg
 
-from rsprune_dagster.assets.config import in_effect, schema
+from rsprune_dagster.assets.config import given, in_effect, schema
 from rsprune_dagster.assets.failures import said_plainly
 from rsprune_dagster.assets.wiring import named_sources, result, scanner
 from rsprune_dagster.params import Params
@@ -37,11 +37,11 @@ def raw_corpus_asset(defaults: Params) -> dg.AssetsDefinition:
         from rsprune_dagster.pruning.steps.scan import scan
         from rsprune_dagster.report.galleries import corpus_pictures
 
-        params = in_effect(context, defaults.corpus)
         assets = store.open()
-        sources = named_sources(params.sources, assets, part="corpus", progress=compute.progress(context))
-        reader = scanner(context, assets, compute, params)
-        with lineage.materialization(context, assets, {"corpus": params}) as made:
+        with lineage.materialization(context, assets, {"corpus": given(context)}) as made:
+            params = in_effect(context, defaults.corpus)
+            sources = named_sources(params.sources, assets, part="corpus", progress=compute.progress(context))
+            reader = scanner(context, assets, compute, params)
             with made.replace() as folder:
                 report = scan(sources, folder, reader, labelled=False, label="raw_corpus")
                 pictures = corpus_pictures(folder)

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import dagster as dg
 
-from rsprune_dagster.assets.config import in_effect, schema
+from rsprune_dagster.assets.config import given, in_effect, schema
 from rsprune_dagster.assets.failures import said_plainly
 from rsprune_dagster.assets.wiring import named_sources, result, scanner
 from rsprune_dagster.params import Params
@@ -36,11 +36,11 @@ def reference_scenes_asset(defaults: Params) -> dg.AssetsDefinition:
         from rsprune_dagster.pruning.steps.scan import scan, without_tiles
         from rsprune_dagster.report.galleries import reference_pictures
 
-        params = in_effect(context, defaults.reference)
         assets = store.open()
-        sources = named_sources(params.sources, assets, part="reference", progress=compute.progress(context))
-        reader = scanner(context, assets, compute, defaults.corpus)
-        with lineage.materialization(context, assets, {"reference": params, "corpus": defaults.corpus}) as made:
+        with lineage.materialization(context, assets, {"reference": given(context), "corpus": defaults.corpus}) as made:
+            params = in_effect(context, defaults.reference)
+            sources = named_sources(params.sources, assets, part="reference", progress=compute.progress(context))
+            reader = scanner(context, assets, compute, defaults.corpus)
             with made.replace() as folder:
                 if sources:
                     report = scan(sources, folder, reader, labelled=True, label="reference_scenes")

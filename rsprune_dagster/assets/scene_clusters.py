@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from rsprune_dagster.assets.config import in_effect, schema
+from rsprune_dagster.assets.config import given, in_effect, schema
 from rsprune_dagster.assets.failures import said_plainly
 from rsprune_dagster.assets.wiring import result
 from rsprune_dagster.params import Params
@@ -35,10 +35,12 @@ def scene_clusters_asset(defaults: Params) -> dg.AssetsDefinition:
         from rsprune_dagster.pruning.steps.cluster import cluster, figures
         from rsprune_dagster.report.galleries import cluster_pictures
 
-        params = in_effect(context, defaults.clustering)
         assets = store.open()
         use_gpu, progress = compute.has_gpu(), compute.progress(context)
-        with lineage.materialization(context, assets, {"clustering": params, "compute": compute.drawn()}) as made:
+        with lineage.materialization(
+            context, assets, {"clustering": given(context), "compute": compute.drawn()}
+        ) as made:
+            params = in_effect(context, defaults.clustering)
             with made.replace() as folder:
                 embeddings = assets.folder("embeddings")
                 found = cluster(embeddings, folder, params, seed=compute.seed, use_gpu=use_gpu, progress=progress)

@@ -80,7 +80,7 @@ def _about(made: Materialization, record: Record, folder: Path) -> dict[str, Any
     if record.git_commit:
         about["git commit"] = record.git_commit + (" with changes" if record.git_dirty else "")
     if record.departures:
-        about["departs from params.yaml"] = dg.MetadataValue.json(dict(record.departures))
+        about["params.yaml says"] = dg.MetadataValue.json(dict(record.departures))
     if link:
         about["MLflow"] = dg.MetadataValue.url(link) if link.startswith("http") else link
     return about

@@ -21,6 +21,8 @@ from rsprune_dagster.resources.mlflow_store import Tracking, sqlite_file
 EXPERIMENT = "rsprune"
 LOCK = "courier.lock"
 """Held by the one courier of a journal; holds its process number."""
+VIEW = "?workflowType=machine_learning"
+"""Else MLflow 3 opens the page that it has for language models."""
 LOG = "courier.log"
 LINGER_S = 8.0
 """So long a courier stays after the last asset: the next one finds MLflow imported and the store open."""
@@ -75,7 +77,7 @@ def mlflow_link(journal: Journal, record: Record) -> str:
         return ""
     if sqlite_file(state.tracking_uri):
         return f"runs:/{state.mlflow_run_id} (mlflow ui --backend-store-uri {state.tracking_uri})"
-    return f"{state.tracking_uri.rstrip('/')}/#/experiments/{state.experiment_id}/runs/{state.mlflow_run_id}"
+    return f"{state.tracking_uri.rstrip('/')}/#/experiments/{state.experiment_id}/runs/{state.mlflow_run_id}{VIEW}"
 
 
 def courier_trouble(journal: Journal) -> str:

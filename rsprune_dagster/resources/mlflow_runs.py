@@ -6,6 +6,7 @@ leaves no second one. Only `MlflowClient` with an explicit address is used: no a
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -122,9 +123,15 @@ def _tags(record: Record) -> dict[str, str]:
         "rsprune.departures": _json(record.departures),
         "rsprune.attempt": str(record.attempt),
         "rsprune.message": record.message,
-        "mlflow.note.content": record.message,
+        "mlflow.note.content": _note(record),
         **_code_tags(record),
     }
+
+
+def _note(record: Record) -> str:
+    """Markdown that MLflow shows above the run: the way to Dagster, and why it failed."""
+    page = f"{os.environ.get('DAGSTER_URL', 'http://127.0.0.1:3000')}/runs/{record.run_id}"
+    return "\n\n".join(filter(None, [record.message, f"[The run in Dagster]({page})"]))
 
 
 def _code_tags(record: Record) -> dict[str, str]:
