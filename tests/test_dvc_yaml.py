@@ -80,7 +80,7 @@ def code_of(name: str) -> set[str]:
 
 def recorded_params(name: str) -> set[str]:
     """What the asset tells the lineage to record: whole sections, and of `compute` the seed."""
-    found = re.search(r"materialization\(context, assets, \{(.*?)\}\)", _source(name), re.DOTALL)
+    found = re.search(r"materialization\(\s*context, assets, \{(.*?)\}\s*\)", _source(name), re.DOTALL)
     assert found, name
     sections = set(re.findall(r'"(\w+)":', found.group(1)))
     assert sections <= set(Params.model_fields)
