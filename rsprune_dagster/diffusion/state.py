@@ -48,7 +48,7 @@ class TrainingState:
     def on(self, device: str) -> "TrainingState":
         """Moved to a device, in the layout that its convolutions like."""
         for model in (self.denoiser, self.averaged):
-            model.to(device=device, memory_format=torch.channels_last)
+            model.to(device=device, memory_format=layout(device))
         for moments in self.optimizer.state.values():
             for name in MOMENTS:
                 moments[name] = moments[name].to(device)
@@ -63,6 +63,11 @@ class TrainingState:
         with torch.no_grad():
             own, followed = list(self.averaged.parameters()), list(self.denoiser.parameters())
             torch._foreach_lerp_(own, followed, 1 - beta)
+
+
+def layout(device: str) -> torch.memory_format:
+    """GPUs are faster with the channels last, CPUs, at the few channels they are used with, a fifth slower."""
+    return torch.channels_last if device.startswith("cuda") else torch.contiguous_format
 
 
 def save_state(state: TrainingState, folder: Path, options: "TrainingOptions", tiles: "TileSet") -> Path:

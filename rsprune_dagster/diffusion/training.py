@@ -11,7 +11,7 @@ import torch
 from rsprune_dagster.diffusion.denoiser import Denoiser, build_denoiser, noise_schedule
 from rsprune_dagster.diffusion.objective import Noised, loss_of, noised
 from rsprune_dagster.diffusion.ranks import ALONE, Ranks
-from rsprune_dagster.diffusion.state import TrainingState, latest_state, save_state
+from rsprune_dagster.diffusion.state import TrainingState, latest_state, layout, save_state
 from rsprune_dagster.diffusion.tiles import Batch, TileSet, batches
 from rsprune_dagster.errors import RunError, UsageError
 from rsprune_dagster.progress import Progress, silent
@@ -180,10 +180,10 @@ def step(
 
 def _slice(share: Noised, rows: slice, device: str) -> Noised:
     return Noised(
-        share.noisy[rows].to(device, memory_format=torch.channels_last),
+        share.noisy[rows].to(device, memory_format=layout(device)),
         share.timesteps[rows].to(device),
         share.scenes[rows].to(device),
-        share.target[rows].to(device, memory_format=torch.channels_last),
+        share.target[rows].to(device, memory_format=layout(device)),
     )
 
 
