@@ -72,7 +72,7 @@ def test_nearest_is_that_of_brute_force() -> None:
     rng = np.random.default_rng(0)
     images, training = rng.normal(size=(8, 1100, 5)), rng.normal(size=(5000, 5))
     found = nearest(images, training, n_neighbours=4)
-    for row in (0, 7, 1023, 1024, 1099):
+    for row in range(0, 1100, 20):
         distances = np.linalg.norm(images[:, row, None] - training[None], axis=2)
         turn, index = np.unravel_index(distances.argmin(), distances.shape)
         assert (found.turn[row], found.index[row]) == (turn, index)

@@ -64,9 +64,13 @@ def test_a_set_against_itself_is_all_precise_and_all_recalled() -> None:
 
 
 def test_copies_do_not_upset_a_set_against_itself() -> None:
-    x = np.repeat(modes(20, range(3), seed=1), 8, axis=0) + 1000.0
+    x = np.repeat(modes(20, range(6), seed=1, d=300).astype(np.float32), 8, axis=0)
+    x += 50 * np.random.default_rng(0).random(300)
     found = measures(x, x)
     assert found["precision"] == found["recall"] == found["coverage"] == 1
+    assert found["density"] == pytest.approx(8 / 5)
+    assert measures(x[5::8], x)["precision"] == 1
+    assert measures(np.random.default_rng(1).permutation(x)[:701], x)["precision"] == 1
 
 
 def test_order_does_not_matter() -> None:

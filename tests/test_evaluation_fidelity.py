@@ -177,6 +177,13 @@ def test_better_asks_for_more_than_the_margin_outside_the_interval() -> None:
     assert (gap.value, gap.low, gap.high) == pytest.approx((-1, -1.5, -0.5))
 
 
+def test_the_facing_arms_of_two_intervals_count() -> None:
+    a, b = replace(made(4, 1), low=3.9, high=4.3), replace(made(5, 1), low=4.6, high=5.2)
+    gap = difference(a, b)
+    assert gap.low == pytest.approx(-1 - np.hypot(0.1, 0.2))
+    assert gap.high == pytest.approx(-1 + np.hypot(0.3, 0.4))
+
+
 def test_never_both_better() -> None:
     rng = np.random.default_rng(0)
     for _ in range(100):

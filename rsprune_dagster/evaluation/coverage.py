@@ -22,7 +22,8 @@ from rsprune_dagster.pruning.scenes import squared_distances
 
 NAMES: Final = ("precision", "recall", "density", "coverage")
 ROUNDING: Final = 1e-11
-"""Share of a set's squared spread that a squared distance may be off by rounding; an image lies in its copy's ball."""
+"""Share of a set's squared spread that a squared distance may be off by: BLAS may round a product by its place in the
+matrix, and an image must lie in the ball of its copy."""
 SPARE_NEIGHBOURS: Final = 24
 """Neighbours kept beyond 4 k. In half of a set, the k-th nearest is among them but for one time in many millions."""
 
