@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rsprune_dagster.errors import RunError
 from rsprune_dagster.evaluation.seen import Identities
-from rsprune_dagster.pruning.near_duplicates import MIN_DETAIL, _compared
+from rsprune_dagster.pruning.near_duplicates import MIN_DETAIL, compared
 from rsprune_dagster.pruning.thumbnail_detail import tones
 from rsprune_dagster.pruning.thumbnail_index import candidate_pairs
 
@@ -78,12 +78,12 @@ def _near(
     pairs = candidate_pairs(thumbnails, (means, details), rows, n_neighbours=N_CANDIDATES, workers=workers)
     pairs = pairs[pairs[:, 1] >= m]
     across, within = pairs[pairs[:, 0] < m], pairs[pairs[:, 0] >= m]
-    found = _first_copies(across, _compared(across, evidence, workers))
+    found = _first_copies(across, compared(across, evidence, workers))
     # A tile whose neighbours in the index are its own copies in the evaluation set meets the training tile of those.
     handed = [(found[a], b) for a, b in [*within.tolist(), *within[:, ::-1].tolist()] if a in found and b not in found]
     if handed:
         again = np.asarray(handed, np.int64)
-        found |= _first_copies(again, _compared(again, evidence, workers))
+        found |= _first_copies(again, compared(again, evidence, workers))
     return {row - m: tile for row, tile in found.items()}
 
 

@@ -74,13 +74,13 @@ def near_duplicates(
     searched = np.flatnonzero(details >= MIN_DETAIL)
     while len(searched) > 1:
         pairs = candidate_pairs(thumbnails, (means, details), searched, n_neighbours=n_neighbours, workers=workers)
-        merged = _adopt(leader, pairs, _compared(pairs, evidence, workers), *evidence)
+        merged = _adopt(leader, pairs, compared(pairs, evidence, workers), *evidence)
         # A crowd of copies larger than n_neighbours falls into several groups: compare their leaders until none merge.
         searched = np.unique(leader[leader != np.arange(len(leader))]) if merged else searched[:0]
     return leader
 
 
-def _compared(pairs: NDArray[np.int64], evidence: tuple[Any, ...], workers: int) -> NDArray[np.bool_]:
+def compared(pairs: NDArray[np.int64], evidence: tuple[Any, ...], workers: int) -> NDArray[np.bool_]:
     """Whether each of `pairs` (P, 2) is one picture, by several threads."""
     with ThreadPoolExecutor(workers) as pool:
         copies = pool.map(lambda part: _compare(pairs[part], *evidence), blocks(len(pairs), BLOCK_PAIRS))
