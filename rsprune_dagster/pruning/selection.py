@@ -210,6 +210,8 @@ def _products(points: NDArray[np.float32]) -> NDArray[np.float32]:
     for start in range(0, len(points), PANEL_TILES):
         panel = slice(start, start + PANEL_TILES)
         np.matmul(points[panel], points[: panel.stop].T, out=products[panel, : panel.stop])
+        # not every processor's BLAS gives <x, y> the last bits of <y, x>
+        products[panel, panel] = np.tril(products[panel, panel]) + np.tril(products[panel, panel], -1).T
         for before in range(0, start, PANEL_TILES):
             mirrored = slice(before, before + PANEL_TILES)
             products[mirrored, panel] = products[panel, mirrored].T
