@@ -26,6 +26,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params = yaml.safe_load((CHECKOUT / "params.yaml").read_text())
     params["corpus"]["sources"] = [str(folder / "made" / "corpus")]
     params["reference"]["sources"] = [str(folder / "made" / "reference")]
+    params["training"].update(n_images=32, batch_size=16, image_size_px=16, save_every_images=32, sample_steps=2)
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     (folder / "home").mkdir()
     (folder / "home" / "dagster.yaml").symlink_to(CHECKOUT / "dagster.yaml")
