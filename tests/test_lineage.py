@@ -106,10 +106,25 @@ def test_one_version_has_many_names(world: World, tmp_path: Path) -> None:
     history = world.history()
     hashed = world.present()[SUBSET]
     shutil.copytree(world.assets / SUBSET, tmp_path / "checkpoint")
-    file = tmp_path / "checkpoint" / "decisions.parquet"
-    for name in (SUBSET, hashed, hashed[:6], hashed[:10].upper(), f"{SUBSET}@HEAD", tmp_path / "checkpoint", file):
+    folder = tmp_path / "checkpoint"
+    paths = (folder, folder / "decisions.parquet", world.assets / SUBSET)
+    for name in (SUBSET, hashed, hashed[:6], hashed[:10].upper(), f"{SUBSET}@HEAD", *paths):
         assert find_one(history, str(name)).data_version == hashed, name
     assert versions(find(history, "run-sec")) == set(world.present().items())
+    # a part that two versions share is told of the first of them
+    assert find_one(history, str(folder / "inner")).data_version == subset_then(world)
+
+
+def test_a_folder_that_was_changed_since_is_told_by_what_it_still_holds(world: World, tmp_path: Path) -> None:
+    hashed = find_one(world.history(), f"{SUBSET}@HEAD").data_version
+    shutil.copytree(world.assets / SUBSET, tmp_path / "downloaded")
+    (tmp_path / "downloaded" / ".gitattributes").write_text("of another place")
+    with pytest.raises(UsageError, match=f"2 of its 3 different files are those of {SUBSET} {hashed}"):
+        find(world.history(), str(tmp_path / "downloaded"))
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / "data.txt").write_text("of another place")
+    with pytest.raises(UsageError, match=r"no known version.*the paths here$"):
+        find(world.history(), str(tmp_path / "strange"))
 
 
 def test_a_name_of_two_runs_asks_for_more(world: World) -> None:
