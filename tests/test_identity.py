@@ -28,7 +28,7 @@ from rsprune_dagster.resources.mlflow_store import connect
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("dvc")]
 
 UP_TO_DATE = "Data and pipelines are up to date."
-DELIVERY_S = 120
+DELIVERY_S = 600
 """How long the courier may take to bring a run's records to the server."""
 LAST = [name for name in ASSETS if following(name) == {name}]
 """Assets that nothing is made from: their chains are the whole graph."""

@@ -168,7 +168,7 @@ def test_two_runs_at_once_leave_a_consistent_state(project: Project) -> None:
         subprocess.Popen(each, cwd=project.root, env=project.environment(), stderr=subprocess.DEVNULL)
         for each in commands
     ]
-    assert [each.wait(timeout=120) for each in running] == [0, 0]
+    assert [each.wait(timeout=600) for each in running] == [0, 0]
     project.rsprune("materialize", "pruned_subset")
     assert UP_TO_DATE in project.run_dvc("status")
     assert project.versions() == dagster_versions(project)
