@@ -216,7 +216,7 @@ def _materialize_project(params: Params, assets: Sequence[str]) -> None:
     from rsprune_dagster.resources.lineage import project_lineage
 
     project = project_root()
-    lineage = project_lineage(project, params.tracking)
+    lineage = project_lineage(project, params.tracking, say_on="terminal")
     run_id = run(
         build_assets(params),
         params,

@@ -175,6 +175,20 @@ def test_two_runs_at_once_leave_a_consistent_state(project: Project) -> None:
     assert all(record.status == "FINISHED" for record in project.journal.records()[-5:])
 
 
+@pytest.mark.slow
+def test_a_materialization_that_waits_for_dvc_s_lock_says_so_in_the_terminal(project: Project) -> None:
+    command = [".venv/bin/rsprune", "materialize", "reference_scenes"]
+    with (project.root / ".dvc" / "tmp" / "lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        waiting = subprocess.Popen(
+            command, cwd=project.root, env=project.environment(), stderr=subprocess.PIPE, text=True
+        )
+        assert waiting.stderr is not None
+        assert any("rsprune: another process holds DVC's lock" in line for line in waiting.stderr)
+    assert waiting.wait(timeout=600) == 0
+    assert UP_TO_DATE in project.run_dvc("status")
+
+
 def test_dvc_s_lock_is_waited_for_with_a_message(tmp_path: Path) -> None:
     project = DvcProject(tmp_path)
     lock = tmp_path / ".dvc" / "tmp" / "lock"
