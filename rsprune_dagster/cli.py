@@ -216,7 +216,7 @@ def _materialize_project(params: Params, assets: Sequence[str]) -> None:
     from rsprune_dagster.resources.lineage import project_lineage
 
     project = project_root()
-    lineage = project_lineage(project, params.tracking)
+    lineage = project_lineage(project, params.tracking, say_on="terminal")
     run_id = run(
         build_assets(params),
         params,
@@ -227,9 +227,11 @@ def _materialize_project(params: Params, assets: Sequence[str]) -> None:
         home=project_home(project),
         progress_on="terminal",
     )
-    for record in lineage.records_of(run_id):
+    records = lineage.records_of(run_id)
+    width = max((len(record.asset) for record in records), default=0)
+    for record in records:
         kept = "in dvc.lock" if record.versioned else f"not in dvc.lock: {record.versioned_note}"
-        print(f"{record.asset:<17} {record.data_version:<36}  {kept}")
+        print(f"{record.asset:<{width}}  {record.data_version:<36}  {kept}")
     _warn(lineage.undelivered(run_id, timeout_s=DELIVERY_S))
 
 

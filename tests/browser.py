@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 from servers import free_port
 
-START_S = 120
-RUN_S = 240
-"""How long the web UI may take to start, and a run to end: seconds, unless the machine is busy."""
+START_S = 600
+RUN_S = 900
+PAGE_S = 300
+"""Patience with the web UI that starts, a run, a page: each takes seconds, unless the machine is busy."""
 
 
 @contextmanager
@@ -49,7 +50,7 @@ def browser_page() -> Iterator[Any]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=_chromium(), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1500, "height": 1000})
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(1000 * PAGE_S)
         yield page
         browser.close()
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,20 +12,34 @@ from typing import Any
 import yaml
 from prune_runs import PLAN
 
+from rsprune_dagster.assets import build_assets
 from rsprune_dagster.corpus.synthetic import write_corpus
+from rsprune_dagster.params import load
 from rsprune_dagster.resources.dvc_lock import DvcProject
 from rsprune_dagster.resources.journal import Journal
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-ASSETS = (
-    "raw_corpus",
-    "reference_scenes",
-    "entropy_scores",
-    "embeddings",
-    "scene_clusters",
-    "pruned_subset",
-    "diffusion_checkpoint",
-)
+ASSETS = tuple(yaml.safe_load((CHECKOUT / "dvc.yaml").read_text())["stages"])
+"""What a whole run materializes, in the order of the flow. An asset that is left out of it is to be left out here."""
+UPSTREAM: Mapping[str, frozenset[str]] = {
+    made.key.to_user_string(): frozenset(dep.asset_key.to_user_string() for dep in made.get_asset_spec().deps)
+    for made in build_assets(load(CHECKOUT / "params.yaml"))
+    if made.key.to_user_string() in ASSETS
+}
+"""What each of them is made from, as the asset graph has it."""
+
+SHORT_TRAINING = {"n_images": 32, "batch_size": 8, "image_size_px": 16, "save_every_images": 32, "sample_steps": 2}
+"""Parameters of a training that takes a moment."""
+
+
+def chain_of(asset: str) -> set[str]:
+    """The asset and all that it is made from, directly or not."""
+    return {asset}.union(*(chain_of(each) for each in UPSTREAM[asset]))
+
+
+def following(asset: str) -> set[str]:
+    """The asset and all that is made from it, directly or not: what is out of date when it changes."""
+    return {each for each in ASSETS if asset in chain_of(each)}
 
 
 @dataclass(frozen=True)
@@ -95,7 +110,7 @@ def new_project(folder: Path) -> Project:
     project.change("corpus", sources=[str(folder / "made" / "corpus")])
     project.change("reference", sources=[str(folder / "made" / "reference")])
     project.change("compute", workers=1, device="cpu")
-    project.change("training", n_images=32, batch_size=16, image_size_px=16, save_every_images=32, sample_steps=2)
+    project.change("training", **SHORT_TRAINING)
     project.run("git", "init", "--quiet", "--initial-branch=main")
     project.commit("start")
     return project

@@ -3,6 +3,7 @@
 Screenshots of both web UIs are left in the folder that RSPRUNE_SHOTS names.
 """
 
+import hashlib
 import os
 import re
 import time
@@ -15,27 +16,22 @@ from typing import Any
 
 import pytest
 from browser import ask, browser_page, dagster_ui, materialize_all, materialize_with, metadata, status_when_done
-from projects import ASSETS, Project, clone, new_project
+from projects import ASSETS, UPSTREAM, Project, chain_of, clone, following, new_project
 from servers import mlflow_server, postgres, s3_environment, s3_keys, s3_server
 
 from rsprune_dagster.automation.run import project_home
 from rsprune_dagster.resources.content import tree_of
 from rsprune_dagster.resources.lineage import Lineage
+from rsprune_dagster.resources.mlflow_courier import VIEW
 from rsprune_dagster.resources.mlflow_store import connect
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("dvc")]
 
 UP_TO_DATE = "Data and pipelines are up to date."
-DELIVERY_S = 120
+DELIVERY_S = 600
 """How long the courier may take to bring a run's records to the server."""
-UPSTREAM = {
-    "raw_corpus": set(),
-    "reference_scenes": set(),
-    "entropy_scores": {"raw_corpus", "reference_scenes"},
-    "embeddings": {"raw_corpus", "reference_scenes", "entropy_scores"},
-    "scene_clusters": {"embeddings"},
-    "pruned_subset": {"raw_corpus", "entropy_scores", "embeddings", "scene_clusters"},
-}
+LAST = [name for name in ASSETS if following(name) == {name}]
+"""Assets that nothing is made from: their chains are the whole graph."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +71,11 @@ class World:
         if folder := os.environ.get("RSPRUNE_SHOTS"):
             self.page.wait_for_timeout(1500)  # what is drawn after the text that the test waited for
             self.page.screenshot(path=Path(folder, f"{name}.png"))
+
+    def leave(self, name: str, text: str) -> None:
+        """Leave what a command printed beside the screenshots."""
+        if folder := os.environ.get("RSPRUNE_SHOTS"):
+            Path(folder, f"{name}.txt").write_text(text)
 
     def hashes_on_disk(self) -> dict[str, str]:
         return {name: tree_of(self.project.root / "assets" / name).digest for name in ASSETS}
@@ -147,7 +148,8 @@ def test_a_dagster_run_is_one_finished_parent_with_a_child_an_asset(world: World
     assert record is not None
     start = world.project.run("git", "rev-parse", "HEAD~1").strip()
     assert subset.tags["rsprune.git_commit"] == record.git_commit == start
-    assert subset.tags["rsprune.dvc_lock_md5"] == world.project.dvc.lock_md5()
+    locks = _as_it_grew(world.project.root / "dvc.lock")
+    assert {name: child.data.tags["rsprune.dvc_lock_md5"] for name, child in children.items()} == locks
     assert subset.params["selection.keep_fraction"] == "0.15"
     assert subset.metrics["n_kept"] == metadata(world.dagster, "pruned_subset")["n_kept"]
     assert any("/pictures/" in key for key in s3_keys(world.s3, "runs"))
@@ -157,7 +159,7 @@ def test_the_asset_s_page_leads_to_its_mlflow_run_and_back(world: World, first: 
     page, child = world.page, world.children(first)["pruned_subset"]
     page.goto(f"{world.dagster}/assets/pruned_subset?view=overview")
     link = page.locator(f"a[href^='{world.mlflow}']").first
-    link.scroll_into_view_if_needed()
+    page.get_by_text("MLflow", exact=True).first.scroll_into_view_if_needed()
     world.shoot("dagster_asset")
     address = link.get_attribute("href")
     assert _mlflow_run_of(address) == child.info.run_id
@@ -170,10 +172,13 @@ def test_the_asset_s_page_leads_to_its_mlflow_run_and_back(world: World, first: 
     page.goto(f"{world.dagster}/runs/{tag.inner_text().split()[-1]}")
     page.get_by_text("pruned_subset").first.wait_for()
     page.get_by_text("Success").first.wait_for()
-    page.goto(f"{world.mlflow}/#/experiments/{child.info.experiment_id}/runs")
+    page.goto(f"{world.mlflow}/#/experiments/{child.info.experiment_id}/runs{VIEW}")
     page.get_by_text(first[:8]).first.wait_for()
+    page.get_by_text("Expand rows").first.click()
+    for asset in ASSETS:
+        page.get_by_text(asset, exact=True).first.wait_for()
     world.shoot("mlflow_experiment")
-    page.goto(f"{world.mlflow}/#/experiments/{child.info.experiment_id}/runs/{child.info.run_id}/artifacts")
+    page.goto(f"{world.mlflow}/#/experiments/{child.info.experiment_id}/runs/{child.info.run_id}/artifacts{VIEW}")
     page.get_by_text("pictures").first.click()
     page.get_by_text(re.compile(r"\.(png|jpg)$")).first.click()
     page.locator("img[src^='blob:']").first.wait_for()
@@ -181,8 +186,12 @@ def test_the_asset_s_page_leads_to_its_mlflow_run_and_back(world: World, first: 
 
 
 def test_every_link_of_the_chain_opens(world: World, first: str) -> None:
-    told = world.rsprune("lineage", "pruned_subset")
-    assert all(digest in told for digest in world.hashes_on_disk().values())
+    hashes = world.hashes_on_disk()
+    subset = world.rsprune("lineage", "pruned_subset")
+    assert {name for name, digest in hashes.items() if digest in subset} == chain_of("pruned_subset")
+    assert world.rsprune("lineage", "assets/pruned_subset") == subset
+    world.leave("lineage", told := world.rsprune("lineage", *LAST))
+    assert all(digest in told for digest in hashes.values())
     links = re.findall(r"https?://\S+", told)
     assert len(links) == 2 * len(ASSETS)
     assert {link for link in links if link.startswith(world.dagster)} == {f"{world.dagster}/runs/{first}"}
@@ -212,7 +221,7 @@ def test_a_launchpad_run_that_departs_says_so_in_both_uis(world: World, first: s
     child = world.children(run_id)["pruned_subset"]
     assert child.data.tags["rsprune.versioned"] == "false"
     assert child.data.params["selection.keep_fraction"] == "0.3"
-    world.page.goto(f"{world.mlflow}/#/experiments/{child.info.experiment_id}/runs/{child.info.run_id}")
+    world.page.goto(f"{world.mlflow}/#/experiments/{child.info.experiment_id}/runs/{child.info.run_id}{VIEW}")
     world.page.get_by_text("selection.keep_fraction").first.wait_for()
     world.shoot("mlflow_departs")
     assert "pruned_subset" in world.dvc("status")
@@ -225,12 +234,12 @@ def test_a_changed_fraction_an_older_commit_and_a_fresh_clone(world: World, firs
     runs = {name: project.runs_of(name) for name in ASSETS}
     project.change("selection", keep_fraction=0.1)
     world.dvc("repro")
-    assert {name for name in ASSETS if project.runs_of(name) > runs[name]} == {"pruned_subset"}
+    assert {name for name in ASSETS if project.runs_of(name) > runs[name]} == following("pruned_subset")
     assert UP_TO_DATE in world.dvc("status")
     assert "n_kept" in world.dvc("metrics", "diff")
     _check_diff(world)
     new, later = project.versions(), project.commit("a smaller subset")
-    assert {name for name in ASSETS if new[name] != old[name]} == {"pruned_subset"}
+    assert {name for name in ASSETS if new[name] != old[name]} == following("pruned_subset")
 
     n_records = len(project.journal.records())
     project.run("git", "checkout", "--quiet", "HEAD~1")
@@ -253,7 +262,7 @@ def test_a_changed_fraction_an_older_commit_and_a_fresh_clone(world: World, firs
 def _check_diff(world: World) -> None:
     """The smaller subset lost tiles and gained none: a smaller keep fraction is a prefix of a greater one."""
     told = world.rsprune("diff", "HEAD", "now")
-    (world.project.root.parent / "diff.txt").write_text(told)
+    world.leave("diff", told)
     assert "keep_fraction" in told
     assert re.search(r"\bleft\b", told)
 
@@ -261,13 +270,21 @@ def _check_diff(world: World) -> None:
 def _check_fresh(world: World, fresh: Project, hashes: dict[str, str]) -> None:
     """Without a journal the chain is read from MLflow and git."""
     assert not fresh.journal.records()
-    told = world.rsprune("lineage", "pruned_subset", project=fresh)
-    (world.project.root.parent / "fresh.txt").write_text(told)
+    told = world.rsprune("lineage", *LAST, project=fresh)
+    world.leave("lineage_in_a_fresh_clone", told)
     assert all(digest in told for digest in hashes.values())
     assert "keep_fraction 0.1" in told
     assert told.count("finished") == len(ASSETS)
     assert len(re.findall(rf"{world.dagster}/runs/\S+", told)) == len(ASSETS)
     assert "everything at hand agrees" in world.rsprune("lineage", "--verify", project=fresh)
+
+
+def _as_it_grew(lock: Path) -> dict[str, str]:
+    """By stage: the md5 of a new dvc.lock as it was when that stage had just been added at its end."""
+    text = lock.read_text()
+    starts = [(found[1], found.start()) for found in re.finditer(r"^  (\w+):$", text, re.MULTILINE)]
+    ends = [start for _, start in starts[1:]] + [len(text)]
+    return {name: hashlib.md5(text[:end].encode()).hexdigest() for (name, _), end in zip(starts, ends, strict=True)}
 
 
 def _mlflow_run_of(link: str) -> str:

@@ -24,6 +24,7 @@ from rsprune_dagster.lineage.locks import locks_in_history
 from rsprune_dagster.lineage.places import Elsewhere, Places
 from rsprune_dagster.lineage.restore import restore
 from rsprune_dagster.lineage.verify import verify
+from rsprune_dagster.resources.asset_store import AssetStore
 from rsprune_dagster.resources.content import tree_of
 from rsprune_dagster.resources.journal import Journal, Record, this_process
 
@@ -106,10 +107,25 @@ def test_one_version_has_many_names(world: World, tmp_path: Path) -> None:
     history = world.history()
     hashed = world.present()[SUBSET]
     shutil.copytree(world.assets / SUBSET, tmp_path / "checkpoint")
-    file = tmp_path / "checkpoint" / "decisions.parquet"
-    for name in (SUBSET, hashed, hashed[:6], hashed[:10].upper(), f"{SUBSET}@HEAD", tmp_path / "checkpoint", file):
+    folder = tmp_path / "checkpoint"
+    paths = (folder, folder / "decisions.parquet", world.assets / SUBSET)
+    for name in (SUBSET, hashed, hashed[:6], hashed[:10].upper(), f"{SUBSET}@HEAD", *paths):
         assert find_one(history, str(name)).data_version == hashed, name
     assert versions(find(history, "run-sec")) == set(world.present().items())
+    # a part that two versions share is told of the first of them
+    assert find_one(history, str(folder / "inner")).data_version == subset_then(world)
+
+
+def test_a_folder_that_was_changed_since_is_told_by_what_it_still_holds(world: World, tmp_path: Path) -> None:
+    hashed = find_one(world.history(), f"{SUBSET}@HEAD").data_version
+    shutil.copytree(world.assets / SUBSET, tmp_path / "downloaded")
+    (tmp_path / "downloaded" / ".gitattributes").write_text("of another place")
+    with pytest.raises(UsageError, match=f"2 of its 3 different files are those of {SUBSET} {hashed}"):
+        find(world.history(), str(tmp_path / "downloaded"))
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / "data.txt").write_text("of another place")
+    with pytest.raises(UsageError, match=r"no known version.*the paths here$"):
+        find(world.history(), str(tmp_path / "strange"))
 
 
 def test_a_name_of_two_runs_asks_for_more(world: World) -> None:
@@ -285,6 +301,20 @@ def test_what_was_made_from_something_else_is_stale(world: World, rsprune: Comma
     world.cache.place(old[SUBSET], world.assets / SUBSET)
     ended = rsprune("lineage", "--verify", SUBSET)
     assert ended.code == 1 and "stale" in ended.out and f"raw_corpus {old['raw_corpus'][:8]}" in ended.out
+
+
+def test_the_same_content_made_from_something_newer_is_not_stale(world: World) -> None:
+    """dvc.lock of an older commit tells of the older input, that of the newer one of what lies there."""
+    with AssetStore(world.assets, world.root).replace("entropy_scores") as folder:
+        (folder / "data.txt").write_text("newer")
+    trees = {asset: tree_of(world.assets / asset) for asset in UPSTREAM}
+    world.cache.keep(world.assets / "entropy_scores", trees["entropy_scores"])
+    made = {asset: {name: trees[name] for name in UPSTREAM[asset]} for asset in ("entropy_scores", SUBSET)}
+    world.dvc.record({asset: world.dvc.entry(asset, trees[asset], inputs) for asset, inputs in made.items()}, print)
+    world.forget()
+    assert holds_together(world)
+    world.commit("newer scores")
+    assert holds_together(world)
 
 
 def test_a_run_that_departed_is_no_match(world: World, rsprune: Command) -> None:

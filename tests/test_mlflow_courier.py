@@ -644,7 +644,7 @@ def _check_links(journal: Journal, uri: str) -> None:
     """The server answers at each link, and knows the run and the experiment it names."""
     for record in journal.records():
         page, _, place = mlflow_link(journal, record).partition("#")
-        _, experiment_id, _, run_id = place.removeprefix("/").split("/")
+        _, experiment_id, _, run_id = place.partition("?")[0].removeprefix("/").split("/")
         assert page == f"{uri}/"
         with urllib.request.urlopen(page, timeout=30) as answer:
             assert answer.status == 200
@@ -653,6 +653,20 @@ def _check_links(journal: Journal, uri: str) -> None:
 
 
 # ---- small things
+
+
+def test_the_project_s_own_store_is_linked_to_where_make_mlflow_serves_it(empty_store: Path, tmp_path: Path) -> None:
+    journal, record = Journal(tmp_path / ".state" / "lineage"), _record()
+    journal.write(record)
+    store = tmp_path / ".state" / "mlflow" / "mlflow.db"
+    store.parent.mkdir()
+    shutil.copy(empty_store, store)
+    assert deliver(journal, f"sqlite:///{store}").error == ""
+    child = _children(f"sqlite:///{store}")[record.name].info
+    place = f"/#/experiments/{child.experiment_id}/runs/{child.run_id}?workflowType=machine_learning"
+    assert mlflow_link(journal, record) == "http://127.0.0.1:5000" + place
+    served = (Path(__file__).resolve().parents[1] / "Makefile").read_text()
+    assert "MLFLOW_PORT ?= 5000" in served and "/.state/mlflow/mlflow.db" in served
 
 
 def test_an_address_is_shown_without_its_password() -> None:

@@ -22,7 +22,7 @@ from rsprune_dagster.resources.lineage import Materialization
 from rsprune_dagster.resources.mlflow_courier import courier_trouble, deliver
 from rsprune_dagster.resources.mlflow_store import connect
 
-DELIVERY_S = 120
+DELIVERY_S = 600
 
 
 @pytest.fixture(scope="module")

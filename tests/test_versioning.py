@@ -10,7 +10,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from projects import ASSETS, Project, clone, new_project
+from projects import ASSETS, Project, clone, following, new_project
 
 from rsprune_dagster.errors import RunError
 from rsprune_dagster.resources.content import tree_of
@@ -18,7 +18,6 @@ from rsprune_dagster.resources.dvc_cache import DvcCache
 from rsprune_dagster.resources.dvc_lock import DvcProject
 
 pytestmark = pytest.mark.usefixtures("dvc")
-FOLLOWING = {"pruned_subset", "diffusion_checkpoint"}
 UP_TO_DATE = "Data and pipelines are up to date."
 
 
@@ -61,8 +60,8 @@ def test_a_changed_parameter_runs_only_what_depends_on_it(project: Project) -> N
     project.change("selection", keep_fraction=0.1)
     project.run_dvc("repro")
     assert UP_TO_DATE in project.run_dvc("status")
-    assert {name for name in ASSETS if project.runs_of(name) > runs[name]} == FOLLOWING
-    assert {name for name in ASSETS if project.versions()[name] != before[name]} == FOLLOWING
+    assert {name for name in ASSETS if project.runs_of(name) > runs[name]} == following("pruned_subset")
+    assert {name for name in ASSETS if project.versions()[name] != before[name]} == following("pruned_subset")
     assert project.versions() == dagster_versions(project)
     assert "n_kept" in project.run_dvc("metrics", "diff")
     assert "keep_fraction" in project.run_dvc("params", "diff")
@@ -134,7 +133,9 @@ def test_pushed_and_pulled_into_a_fresh_clone(project: Project, tmp_path: Path) 
 @pytest.mark.slow
 def test_an_experiment_sweeps_a_parameter(project: Project) -> None:
     project.run_dvc("exp", "run", "--name", "small", "--set-param", "selection.keep_fraction=0.05")
-    assert project.journal.records()[-1].params["selection.keep_fraction"] == 0.05
+    subset = [record for record in project.journal.records() if record.asset == "pruned_subset"][-1]
+    assert (subset.params["selection.keep_fraction"], subset.versioned) == (0.05, True)
+    assert UP_TO_DATE in project.run_dvc("status")
     assert "small" in project.run_dvc("exp", "show", "--csv")
 
 
@@ -151,7 +152,7 @@ def test_a_process_killed_before_it_recorded_is_settled_by_the_next_run(project:
         replaced = tree_of(project.root / "assets" / "pruned_subset").digest == unfinished.data_version
         assert settled.status == ("FINISHED" if replaced else "KILLED")
         if replaced:
-            assert UP_TO_DATE in project.run_dvc("status")
+            assert UP_TO_DATE in project.run_dvc("status", "--with-deps", "pruned_subset")
             assert dagster_versions(project)["pruned_subset"] == project.dvc.version("pruned_subset")
         project.run("git", "checkout", "--quiet", "dvc.lock")
         project.run_dvc("checkout", "--force", "--quiet")
@@ -167,11 +168,25 @@ def test_two_runs_at_once_leave_a_consistent_state(project: Project) -> None:
         subprocess.Popen(each, cwd=project.root, env=project.environment(), stderr=subprocess.DEVNULL)
         for each in commands
     ]
-    assert [each.wait(timeout=120) for each in running] == [0, 0]
+    assert [each.wait(timeout=600) for each in running] == [0, 0]
     project.rsprune("materialize", "pruned_subset")
     assert UP_TO_DATE in project.run_dvc("status")
     assert project.versions() == dagster_versions(project)
     assert all(record.status == "FINISHED" for record in project.journal.records()[-5:])
+
+
+@pytest.mark.slow
+def test_a_materialization_that_waits_for_dvc_s_lock_says_so_in_the_terminal(project: Project) -> None:
+    command = [".venv/bin/rsprune", "materialize", "reference_scenes"]
+    with (project.root / ".dvc" / "tmp" / "lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        waiting = subprocess.Popen(
+            command, cwd=project.root, env=project.environment(), stderr=subprocess.PIPE, text=True
+        )
+        assert waiting.stderr is not None
+        assert any("rsprune: another process holds DVC's lock" in line for line in waiting.stderr)
+    assert waiting.wait(timeout=600) == 0
+    assert UP_TO_DATE in project.run_dvc("status")
 
 
 def test_dvc_s_lock_is_waited_for_with_a_message(tmp_path: Path) -> None:

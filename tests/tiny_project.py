@@ -159,7 +159,7 @@ def _get_into_trouble(kind: str, n_retries: int) -> None:
     if kind == "raise once" and n_retries == 0:
         raise RunError(SENTENCE)
     if kind == "hang":
-        time.sleep(600)
+        time.sleep(3600)
 
 
 def _stage(name: str, upstream: Sequence[str]) -> dict[str, Any]:

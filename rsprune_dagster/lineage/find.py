@@ -2,8 +2,9 @@
 
 import difflib
 import hashlib
+import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from pathlib import Path
 
 from rsprune_dagster.errors import UsageError
@@ -66,14 +67,19 @@ def _by_revision(history: History, what: str) -> list[Version]:
 
 
 def _by_path(history: History, what: str) -> list[Version]:
-    """A folder by its content; a file by the folder that holds one with its content."""
+    """A folder by its content; a file, or a folder within a version, by the first version that holds it."""
     path = Path(what)
     if not path.exists():
         return []
-    content = tree_of(path).digest if path.is_dir() else _md5(path)
-    found = _one(what, _with_hash(history, content)) if path.is_dir() else _holders(history, content)
-    if not found:
-        raise UsageError(f"{what} has the content {content}, which is no known version: {_looked_through(history)}")
+    tree = tree_of(path) if path.is_dir() else None
+    content = tree.digest if tree else _md5(path)
+    files = {entry.md5 for entry in tree.entries} if tree else {content}
+    whole = _one(what, _with_hash(history, content)) if tree else []
+    if not (found := whole or _holders(history, files)):
+        near = _nearest(history, files)
+        raise UsageError(
+            f"{what} has the content {content}, which is no known version: {_looked_through(history)}{near}"
+        )
     return found
 
 
@@ -122,19 +128,28 @@ def _md5(path: Path) -> str:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
-def _holders(history: History, md5: str) -> list[Version]:
-    """The first version that holds a file of this content."""
-    holders = [version for version in history.versions.values() if _holds(history, version, md5)]
+def _holders(history: History, files: Set[str]) -> list[Version]:
+    """The first version that holds files of all these contents."""
+    holders = [version for version in history.versions.values() if files and files <= _contents(history, version)]
     return sorted(holders, key=_when)[:1]
 
 
-def _holds(history: History, version: Version, md5: str) -> bool:
-    """Whether a file of the version has this content, by its listing in DVC's cache."""
+def _nearest(history: History, files: Set[str]) -> str:
+    """What is said of a folder that was changed since it was a version, as a download is by a file that came along."""
+    shared = {key: len(files & _contents(history, version)) for key, version in history.versions.items()}
+    (asset, data_version), n_shared = max(shared.items(), key=lambda item: item[1], default=(("", ""), 0))
+    if not n_shared:
+        return ""
+    return f"; {n_shared} of its {len(files)} different files are those of {asset} {data_version}"
+
+
+def _contents(history: History, version: Version) -> Set[str]:
+    """The md5s of a version's files, by its listing in DVC's cache; none where there is none."""
     cache = history.places.cache
     try:
-        return cache is not None and md5 in cache.path(version.data_version).read_text()
-    except OSError:
-        return False
+        return {row["md5"] for row in json.loads(cache.path(version.data_version).read_text())} if cache else set()
+    except (OSError, ValueError):
+        return set()
 
 
 def _when(version: Version) -> float:

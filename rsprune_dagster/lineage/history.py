@@ -32,6 +32,8 @@ class Version:
     """Upstream assets and the versions it was made from."""
     locked: bool = False
     """Whether dvc.lock holds it now."""
+    locked_inputs: Mapping[str, str] = field(default_factory=dict)
+    """What it was made from as dvc.lock has it now."""
 
     @property
     def maker(self) -> Record | None:
@@ -42,6 +44,12 @@ class Version:
     def params(self) -> Mapping[str, object]:
         """In effect when it was made, by `section.key`."""
         return self.maker.params if self.maker else params_of(self.stage)
+
+    @property
+    def all_inputs(self) -> list[Mapping[str, str]]:
+        """What each making of it read that is known of: the same content can come from several versions."""
+        held = [upstream(lock.stages[self.asset]) for lock in self.commits]
+        return [*(record.inputs for record in self.records), *held, *([self.locked_inputs] if self.locked else [])]
 
     @property
     def is_told(self) -> bool:
@@ -146,7 +154,16 @@ def _merged(records: Iterable[Record], locks: Sequence[LockedAt], now: Mapping[s
 def _version(key: Key, records: Sequence[Record], held: Sequence[LockedAt], now: Mapping[str, Stage]) -> Version:
     asset, data_version = key
     stage = held[0].stages[asset] if held else now.get(asset, {})
-    version = Version(asset, data_version, (), tuple(held), stage, upstream(stage), locked=bool(now))
+    version = Version(
+        asset,
+        data_version,
+        (),
+        tuple(held),
+        stage,
+        upstream(stage),
+        locked=bool(now),
+        locked_inputs=upstream(now.get(asset, {})),
+    )
     return _with_records(version, records)
 
 

@@ -180,8 +180,7 @@ def _mend(version: Version, digest: str) -> str:
 
 def _inputs(version: Version, present: Mapping[str, str]) -> Cell:
     """Stale unless one of the materializations of this version read what lies there now."""
-    every = [record.inputs for record in version.records] or [version.inputs]
-    differing = [_differing(inputs, present) for inputs in every]
+    differing = [_differing(inputs, present) for inputs in version.all_inputs or [version.inputs]]
     if not version.is_told:
         return Cell(UNKNOWN)
     if not all(differing):

@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ class Lineage(dg.ConfigurableResource):  # type: ignore[type-arg]
     project: str = Field(default="", description="A DVC project whose assets are materialized; empty: no versioning")
     tracking_uri: str = Field(default="", description="MLflow's store or server; empty: records stay in the journal")
     experiment: str = Field(default="rsprune", description="MLflow's experiment")
+    say_on: str = Field(default="log", description="log: what is waited for or settled is said in the run's log alone")
 
     @contextmanager
     def materialization(
@@ -48,7 +50,7 @@ class Lineage(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         project = DvcProject(Path(self.project)) if self._versions(store) else None
         made = Materialization(context, store, Journal(Path(self.journal)), project, self)
-        settle(made.journal, store, project, context.instance, say=context.log.warning)
+        settle(made.journal, store, project, context.instance, say=lambda told: self.say(context, told))
         made.begin(flat({name: _plain(values) for name, values in params.items()}))
         try:
             made.take_inputs()
@@ -72,7 +74,8 @@ class Lineage(dg.ConfigurableResource):  # type: ignore[type-arg]
         if not delivery.n_waiting:
             return ""
         reason = delivery.error or f"MLflow has not taken them within {timeout_s:.0f} s"
-        return f"{delivery.n_waiting} records wait in {journal.root} for the next run: {reason}"
+        wait = "1 record waits" if delivery.n_waiting == 1 else f"{delivery.n_waiting} records wait"
+        return f"{wait} in {journal.root} for the next run: {reason}"
 
     def courier(self) -> None:
         """Have the journal brought to MLflow, by a process of its own."""
@@ -81,13 +84,19 @@ class Lineage(dg.ConfigurableResource):  # type: ignore[type-arg]
 
             start_courier(Journal(Path(self.journal)), self.tracking_uri, self.experiment)
 
+    def say(self, context: dg.AssetExecutionContext, told: str) -> None:
+        """Tell the run's log, and a terminal that shows no log."""
+        context.log.warning(told)
+        if self.say_on == "terminal":
+            print(f"rsprune: {told}", file=sys.stderr)
+
     def _versions(self, store: AssetStore) -> bool:
         """Whether the assets of this run are those that dvc.yaml names."""
         project = Path(self.project)
         return bool(self.project) and DvcProject(project).exists() and store.root == project / ASSETS
 
 
-def project_lineage(project: Path, tracking: TrackingParams) -> Lineage:
+def project_lineage(project: Path, tracking: TrackingParams, *, say_on: str = "log") -> Lineage:
     """The journal of a project, its versions, and MLflow: MLFLOW_TRACKING_URI, else params.yaml, else SQLite."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or tracking.uri
     if not uri:
@@ -95,6 +104,7 @@ def project_lineage(project: Path, tracking: TrackingParams) -> Lineage:
     return Lineage(
         journal=str(project / ".state" / "lineage"),
         project=str(project),
+        say_on=say_on,
         tracking_uri="" if uri == NO_TRACKING else uri,
         experiment=tracking.experiment,
     )
@@ -251,7 +261,7 @@ class Materialization:
         """Empty, or why dvc.lock could not be written."""
         assert self.project is not None
         try:
-            self.project.record({self.asset: dict(record.stage)}, self.context.log.info)
+            self.project.record({self.asset: dict(record.stage)}, lambda told: self.lineage.say(self.context, told))
         except RunError as error:
             return str(error)
         return ""

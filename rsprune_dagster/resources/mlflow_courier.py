@@ -23,6 +23,8 @@ LOCK = "courier.lock"
 """Held by the one courier of a journal; holds its process number."""
 VIEW = "?workflowType=machine_learning"
 """Else MLflow 3 opens the page that it has for language models."""
+SERVED = "http://127.0.0.1:5000"
+"""Where `make mlflow` serves the project's own store."""
 LOG = "courier.log"
 LINGER_S = 8.0
 """So long a courier stays after the last asset: the next one finds MLflow imported and the store open."""
@@ -71,13 +73,19 @@ def wait_for_delivery(journal: Journal, run_id: str, timeout_s: float) -> Delive
 
 
 def mlflow_link(journal: Journal, record: Record) -> str:
-    """The address of a record's MLflow run; for a SQLite store its id and how to open it; '' if not yet delivered."""
+    """The address of a record's MLflow run; '' if not yet delivered.
+
+    For the project's own SQLite store it is where `make mlflow` serves that; for another its id and how to open it.
+    """
     state = State.load(journal.folder(record) / STATE)
     if not state.mlflow_run_id:
         return ""
-    if sqlite_file(state.tracking_uri):
+    database, server = sqlite_file(state.tracking_uri), state.tracking_uri.rstrip("/")
+    if database == (journal.root.parent / "mlflow" / "mlflow.db").resolve():
+        server = SERVED
+    elif database:
         return f"runs:/{state.mlflow_run_id} (mlflow ui --backend-store-uri {state.tracking_uri})"
-    return f"{state.tracking_uri.rstrip('/')}/#/experiments/{state.experiment_id}/runs/{state.mlflow_run_id}{VIEW}"
+    return f"{server}/#/experiments/{state.experiment_id}/runs/{state.mlflow_run_id}{VIEW}"
 
 
 def courier_trouble(journal: Journal) -> str:
