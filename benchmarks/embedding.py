@@ -5,6 +5,8 @@
 Both sides run in one process on the same tiles and batches, in alternating rounds after a warm-up; the table gives the
 median rate of each and the median of the rounds' ratios, with the range. The bare model is the trunk alone: normalised
 float32 tiles, channels last, in, pooled features out; nothing is decoded, resized, normalised or scaled to length 1.
+Of a network with the descriptor both models run, one after the other: they are what the vectors are made of. What the
+descriptor costs shows against the line of the network alone.
 """
 
 import argparse
@@ -23,11 +25,14 @@ import torch
 from safetensors.torch import save_file
 from simplejpeg import decode_jpeg, encode_jpeg
 
+from rsprune_dagster.params import load
 from rsprune_dagster.pruning.backbones import BACKBONES
 from rsprune_dagster.pruning.embedding import embed_stream
-from rsprune_dagster.pruning.encoders import FORWARD_TILES, Encoder, load_encoder, resized
+from rsprune_dagster.pruning.encoders import FORWARD_TILES, Encoder, TileEncoder, load_encoder
+from rsprune_dagster.pruning.tile_encoder import TexturedEncoder, load_tile_encoder
 
 AIM = 0.9
+PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
 MOBILENET = "mobilenet_v2_tfqat_rot180-4ec30254.pth"
 
 
@@ -55,18 +60,19 @@ def heading(origin: str) -> str:
     )
 
 
-def row(encoder: Encoder, bare: list[float], stream: list[float]) -> str:
+def row(encoder: TileEncoder, bare: list[float], stream: list[float]) -> str:
     """A line of the table."""
     ratios = [s / b for s, b in zip(stream, bare, strict=True)]
     ratio = statistics.median(ratios)
     verdict = "reached" if ratio >= AIM else "missed"
+    side, precision = encoder.identity["image_size_px"], encoder.identity["precision"]
     return (
-        f"| {encoder.name} | {encoder.image_size_px} | {encoder.precision} | {statistics.median(bare):,.0f} "
+        f"| {encoder.name} | {side} | {precision} | {statistics.median(bare):,.0f} "
         f"| {statistics.median(stream):,.0f} | {ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f}) | {AIM} {verdict} |"
     )
 
 
-def encoders(weights: Path) -> Iterator[Encoder]:
+def encoders(weights: Path) -> Iterator[TileEncoder]:
     """The encoders to measure, one at a time."""
     with tempfile.TemporaryDirectory() as folder:
         if not weights.exists():
@@ -74,10 +80,12 @@ def encoders(weights: Path) -> Iterator[Encoder]:
             save_file(BACKBONES["mobilenet_v2"].build().state_dict(), weights)
         for side in (64, 128):
             yield load_encoder("mobilenet_v2", weights=str(weights), image_size_px=side, device="cpu")
+        given = {"backbone": "mobilenet_v2", "weights": str(weights)}
+        yield load_tile_encoder(load(PARAMS).embedding.model_copy(update=given), "cpu")
     yield load_encoder("descriptor", image_size_px=64, device="cpu")
 
 
-def compare(encoder: Encoder, files: list[bytes], rounds: int) -> tuple[list[float], list[float]]:
+def compare(encoder: TileEncoder, files: list[bytes], rounds: int) -> tuple[list[float], list[float]]:
     """Tiles a second of the bare model and of the stream, per round."""
     tensors = [prepared(encoder, batch) for batch in batches(files)]
     measure(lambda: bare_model(encoder, tensors[:4]), len(files))
@@ -89,20 +97,29 @@ def compare(encoder: Encoder, files: list[bytes], rounds: int) -> tuple[list[flo
     return bare, streamed
 
 
-def prepared(encoder: Encoder, files: list[bytes]) -> torch.Tensor:
-    """A batch as the bare model takes it: resized and normalised."""
-    batch = resized([decode_jpeg(file) for file in files], encoder.image_size_px)
-    return encoder.normalise(batch)
+def prepared(encoder: TileEncoder, files: list[bytes]) -> list[torch.Tensor]:
+    """A batch as the bare models take it: resized and normalised, for each."""
+    sizes = encoder.prepare([decode_jpeg(file) for file in files])
+    return [part.normalise(seen) for part, seen in zip(parts(encoder), sizes, strict=True)]
+
+
+def parts(encoder: TileEncoder) -> tuple[Encoder, ...]:
+    """The models that an encoder is made of."""
+    if isinstance(encoder, TexturedEncoder):
+        return encoder.network, encoder.texture
+    assert isinstance(encoder, Encoder)
+    return (encoder,)
 
 
 @torch.inference_mode()
-def bare_model(encoder: Encoder, tensors: list[torch.Tensor]) -> None:
+def bare_model(encoder: TileEncoder, tensors: list[list[torch.Tensor]]) -> None:
     """One forward pass after the other, nothing else."""
     for batch in tensors:
-        encoder.model(batch)
+        for part, seen in zip(parts(encoder), batch, strict=True):
+            part.model(seen)
 
 
-def stream(encoder: Encoder, files: list[bytes]) -> None:
+def stream(encoder: TileEncoder, files: list[bytes]) -> None:
     """The product's own way from bytes to vectors."""
     decoded = ([decode_jpeg(file) for file in batch] for batch in batches(files))
     for vectors in embed_stream(decoded, encoder):

@@ -1,4 +1,4 @@
-"""The labelled sets of shared data in both encoders' features, computed once and cached."""
+"""The labelled sets of shared data in the features of both networks and of the descriptor, computed once and cached."""
 
 import io
 import tarfile
@@ -12,14 +12,15 @@ ENCODERS = {
     "mobilenet_v2": "weights/mobilenet_v2_tfqat_rot180-4ec30254.pth",
     "squeezenet1_0": "weights/squeezenet1_0_deepcompression-a44e326f.pth",
 }
+DESCRIPTOR = "descriptor"
 IMAGE_SIZE_PX = {"eurosat_labelled": 128, "eurosat_reference": 128, "ucmerced": 224}
 
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """A labelled set in every encoder's features."""
+    """A labelled set in the features of every network, and of the descriptor."""
 
-    features: dict[str, np.ndarray]  # encoder to (n, d)
+    features: dict[str, np.ndarray]  # by name, (n, d)
     labels: np.ndarray  # (n,)
 
     def rows(self, rows: np.ndarray) -> "LabelledSet":
@@ -31,12 +32,12 @@ Sets = dict[str, LabelledSet]
 
 
 def load_sets(data: Path, cache: Path) -> Sets:
-    """Every set in every encoder's features; what `cache` lacks is computed from `data` and put there."""
+    """Every set in all features; what `cache` lacks is computed from `data` and put there."""
     cache.mkdir(parents=True, exist_ok=True)
     sets = {}
     for name in IMAGE_SIZE_PX:
         features = {}
-        for encoder in ENCODERS:
+        for encoder in (*ENCODERS, DESCRIPTOR):
             file = cache / f"{name}.{encoder}.npz"
             if not file.exists():
                 features_found, labels_found = extract(data, name, encoder)
@@ -49,17 +50,18 @@ def load_sets(data: Path, cache: Path) -> Sets:
 
 def extract(data: Path, name: str, encoder: str) -> tuple[np.ndarray, np.ndarray]:
     """Raw pooled features and labels of a set, by the product's encoder."""
-    from rsprune_dagster.pruning.encoders import load_encoder, resized
+    from rsprune_dagster.pruning.encoders import load_encoder
 
     size = IMAGE_SIZE_PX[name]
-    network = load_encoder(encoder, weights=str(data / ENCODERS[encoder]), image_size_px=size)
+    weights = str(data / ENCODERS[encoder]) if encoder in ENCODERS else ""
+    network = load_encoder(encoder, weights=weights, image_size_px=size)
     features, labels, tiles = [], [], []
     for label, tile in [*images(data, name), ("", None)]:
         if tile is not None:
             tiles.append(tile)
             labels.append(label)
         if len(tiles) == 64 or (tile is None and tiles):
-            features.append(network._features(resized(tiles, size)))
+            features.append(network._features(*network.prepare(tiles)))
             tiles = []
     return np.concatenate(features), np.array(labels)
 

@@ -69,6 +69,9 @@ class EmbeddingParams(Section):
     weights: str = Field(description="A local weights file; empty: the published weights")
     weights_sha256: str = Field(description="Expected sha256 of the weights file; empty: not checked")
     image_size_px: int = Field(ge=16, le=1024, description="Edge that tiles are resized to for the encoder")
+    descriptor_weight: float = Field(
+        ge=0, le=100, description="How much the descriptor counts beside a network; 0: not at all"
+    )
     batch_size: int = Field(ge=1, description="Tiles per forward pass")
     precision: Literal["auto", "float32", "bfloat16"] = Field(description="Arithmetic of the encoder")
 

@@ -7,9 +7,8 @@ from threading import Event, Thread
 from typing import Generic, TypeVar
 
 import numpy as np
-import torch
 
-from rsprune_dagster.pruning.encoders import Encoder, resized
+from rsprune_dagster.pruning.encoders import Prepared, TileEncoder
 
 T = TypeVar("T")
 
@@ -18,23 +17,23 @@ POLL_S = 0.05
 
 
 def embed_stream(
-    batches: Iterator[Sequence[np.ndarray]], encoder: Encoder, *, prefetch: int = 4
+    batches: Iterator[Sequence[np.ndarray]], encoder: TileEncoder, *, prefetch: int = 4
 ) -> Iterator[np.ndarray]:
     """Unit vectors, float32 (n, d), of each batch of RGB tiles, uint8 (h, w, 3) of any sizes, in their order.
 
     `batches` runs in a thread of its own, at most `prefetch` + 2 batches ahead; what it raises is raised here. Batches
     of a multiple of `encoders.FORWARD_TILES` waste no work. Close the stream, or use it up, to stop the thread.
     """
-    with ahead(prepared(batches, encoder.image_size_px), prefetch) as ready:
+    with ahead(prepared(batches, encoder), prefetch) as ready:
         for batch in ready:
-            yield encoder.embed_resized(batch)
+            yield encoder.embed_prepared(batch)
 
 
-def prepared(batches: Iterator[Sequence[np.ndarray]], image_size_px: int) -> Iterator[torch.Tensor]:
-    """Every batch resized and stacked; `batches` is closed with this generator."""
+def prepared(batches: Iterator[Sequence[np.ndarray]], encoder: TileEncoder) -> Iterator[Prepared]:
+    """Every batch as the encoder looks at it; `batches` is closed with this generator."""
     try:
         for batch in batches:
-            yield resized(batch, image_size_px)
+            yield encoder.prepare(batch)
     finally:
         if isinstance(batches, Generator):
             batches.close()

@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -34,6 +35,36 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 """`normalise`: uint8 tiles (n, 3, h, w) on the device to what the model takes. `model`: that to features (n, d)."""
 
 
+Prepared = tuple[torch.Tensor, ...]
+"""A batch of tiles as the parts of an encoder look at it: uint8 (n, 3, side, side) for each."""
+
+
+class TileEncoder(Protocol):
+    """Tiles to unit vectors of `dimension` components, a vector depending on its tile alone."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dimension(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def identity(self) -> dict[str, str | int | float]:
+        """All that decides the vectors, for the cache and the record."""
+
+    def prepare(self, tiles: Sequence[np.ndarray]) -> Prepared:
+        """RGB tiles, uint8 (h, w, 3), of any sizes, resized; this may run ahead in another thread."""
+
+    def embed_prepared(self, batch: Prepared) -> np.ndarray:
+        """Unit vectors, float32 (n, d). Raises RunError on a NaN."""
+
+    def embed(self, tiles: Sequence[np.ndarray]) -> np.ndarray:
+        """Both of the above."""
+
+
 @dataclass(frozen=True)
 class Encoder:
     """Tiles to unit vectors of `dimension` components; `weights_sha256` is empty where there are no weights."""
@@ -48,7 +79,7 @@ class Encoder:
     model: Forward
 
     @property
-    def identity(self) -> dict[str, str | int]:
+    def identity(self) -> dict[str, str | int | float]:
         """All that decides the vectors, for the cache and the record."""
         return {
             "backbone": self.name,
@@ -60,12 +91,17 @@ class Encoder:
 
     def embed(self, tiles: Sequence[np.ndarray]) -> np.ndarray:
         """RGB tiles, uint8 (h, w, 3), of any sizes, to unit vectors, float32 (n, d)."""
-        return self.embed_resized(resized(tiles, self.image_size_px))
+        return self.embed_prepared(self.prepare(tiles))
+
+    def prepare(self, tiles: Sequence[np.ndarray]) -> Prepared:
+        """The tiles at the encoder's size, uint8 (n, 3, image_size_px, image_size_px)."""
+        return (resized(tiles, self.image_size_px),)
 
     @torch.inference_mode()
-    def embed_resized(self, batch: torch.Tensor) -> np.ndarray:
-        """uint8 (n, 3, image_size_px, image_size_px) to unit vectors, float32 (n, d). Raises RunError on a NaN."""
-        passes = [self._features(chunk) for chunk in torch.split(batch, FORWARD_TILES)] if len(batch) else []
+    def embed_prepared(self, batch: Prepared) -> np.ndarray:
+        """What `prepare` gives to unit vectors, float32 (n, d). Raises RunError on a NaN."""
+        (seen,) = batch
+        passes = [self._features(chunk) for chunk in torch.split(seen, FORWARD_TILES)] if len(seen) else []
         features = np.concatenate([np.empty((0, self.dimension), np.float32), *passes])
         if not np.isfinite(features).all():
             raise RunError(f"{self.name} gave values that are not finite: its weights are damaged, or try float32")

@@ -19,8 +19,9 @@ from rsprune_dagster.params import EmbeddingParams
 from rsprune_dagster.progress import Progress, silent
 from rsprune_dagster.pruning.embedding import embed_stream
 from rsprune_dagster.pruning.embedding_cache import DIGEST, EmbeddingCache, digests, find
-from rsprune_dagster.pruning.encoders import Encoder, load_encoder
+from rsprune_dagster.pruning.encoders import TileEncoder
 from rsprune_dagster.pruning.steps.scan import read_options
+from rsprune_dagster.pruning.tile_encoder import load_tile_encoder
 from rsprune_dagster.pruning.vectors import create_vectors
 
 EMBED_VERSION = "1"
@@ -77,7 +78,7 @@ def reference_tiles(reference: Path) -> TileTable:
 class Embedder:
     """An encoder, how tiles are read for it, and where its vectors are kept between runs."""
 
-    encoder: Encoder
+    encoder: TileEncoder
     options: ReadOptions
     cache_root: Path
     batch_size: int
@@ -112,14 +113,7 @@ def embed_corpus(
         UsageError: unknown backbone, weights that do not fit.
         RunError: a tile changed or vanished since the scan.
     """
-    encoder = load_encoder(
-        params.backbone,
-        weights=params.weights,
-        weights_sha256=params.weights_sha256,
-        image_size_px=params.image_size_px,
-        precision=params.precision,
-        device=device,
-    )
+    encoder = load_tile_encoder(params, device)
     pool = Embedder(encoder, read_options(corpus), cache_root, params.batch_size, CHUNK_TILES, progress)
     labelled = replace(pool, options=read_options(reference))
     n_tiles, n_computed = embed(pool, pool_tiles(corpus, scores), folder, "embeddings")

@@ -14,8 +14,9 @@ from rsprune_dagster.corpus.sources import list_corpus, members
 from rsprune_dagster.errors import TileError, UsageError
 from rsprune_dagster.params import Params
 from rsprune_dagster.progress import Progress
-from rsprune_dagster.pruning.encoders import Encoder, load_encoder
+from rsprune_dagster.pruning.encoders import TileEncoder
 from rsprune_dagster.pruning.scan import scan_tiles
+from rsprune_dagster.pruning.tile_encoder import load_tile_encoder
 
 N_SCANNED = 1024
 N_EMBEDDED = 192
@@ -79,15 +80,7 @@ def forecast(params: Params, *, progress: Progress) -> Forecast:
     usable = [row for row in scanned.to_pylist() if row["quarantine"] is None]
     if not usable:
         raise UsageError(f"not one of {sample.num_rows} sampled tiles can be used: {scanned.column('quarantine')[0]}")
-    embedding = params.embedding
-    encoder = load_encoder(
-        embedding.backbone,
-        weights=embedding.weights,
-        weights_sha256=embedding.weights_sha256,
-        image_size_px=embedding.image_size_px,
-        precision=embedding.precision,
-        device=params.compute.device,
-    )
+    encoder = load_tile_encoder(params.embedding, params.compute.device)
     rate = _embedding_rate(encoder, usable[:N_EMBEDDED], options)
     share = len(usable) / sample.num_rows
     return Forecast(n_tiles, n_bytes, share, sample.num_rows / scan_s, rate, encoder.dimension, encoder.name)
@@ -110,7 +103,7 @@ def _spread_sample(sources: Sequence[str], options: ReadOptions, progress: Progr
     return n_tiles, n_bytes, pa.Table.from_pylist(kept, schema=table.schema)
 
 
-def _embedding_rate(encoder: Encoder, rows: Sequence[dict[str, object]], options: ReadOptions) -> float:
+def _embedding_rate(encoder: TileEncoder, rows: Sequence[dict[str, object]], options: ReadOptions) -> float:
     with TileReader(options) as reader:
         tiles = [tile for row in rows if (tile := _read(reader, row)) is not None]
     encoder.embed(tiles)  # the first pass allocates

@@ -2,8 +2,8 @@
 
 from rsprune_dagster.corpus.sources import list_corpus
 from rsprune_dagster.params import Params
-from rsprune_dagster.pruning.encoders import load_encoder
 from rsprune_dagster.pruning.steps.select import check_strategy
+from rsprune_dagster.pruning.tile_encoder import load_tile_encoder
 
 
 def check(params: Params, *, made_later: str) -> None:
@@ -16,14 +16,7 @@ def check(params: Params, *, made_later: str) -> None:
         UsageError: says what is off.
     """
     check_strategy(params.selection.strategy)
-    load_encoder(
-        params.embedding.backbone,
-        weights=params.embedding.weights,
-        weights_sha256=params.embedding.weights_sha256,
-        image_size_px=params.embedding.image_size_px,
-        precision=params.embedding.precision,
-        device=params.compute.device,
-    )
+    load_tile_encoder(params.embedding, params.compute.device)
     sources = [source for source in params.reference.sources if source != made_later]
     if sources:
         list_corpus(sources, labelled=True)

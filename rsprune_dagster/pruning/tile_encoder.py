@@ -1,0 +1,88 @@
+"""What tiles are embedded with: the descriptor alone, or a network with the descriptor's vector beside its own.
+
+Networks are taught to look away from colour and fine texture, which tell land cover apart. The descriptor sees little
+else, and costs little.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rsprune_dagster.params import EmbeddingParams
+from rsprune_dagster.pruning import descriptor
+from rsprune_dagster.pruning.encoders import (
+    Encoder,
+    Prepared,
+    TileEncoder,
+    descriptor_encoder,
+    load_encoder,
+    unit,
+)
+
+
+@dataclass(frozen=True)
+class TexturedEncoder:
+    """A network, and the descriptor that counts `weight` beside it."""
+
+    network: Encoder
+    texture: Encoder
+    weight: float
+
+    @property
+    def name(self) -> str:
+        """As in `mobilenet_v2 with descriptor`."""
+        return f"{self.network.name} with {self.texture.name}"
+
+    @property
+    def dimension(self) -> int:
+        """Of both together."""
+        return self.network.dimension + self.texture.dimension
+
+    @property
+    def device(self) -> torch.device:
+        """Where both are."""
+        return self.network.device
+
+    @property
+    def identity(self) -> dict[str, str | int | float]:
+        """The network's, with the descriptor's weight and size."""
+        ours = {"descriptor_weight": self.weight, "descriptor_size_px": self.texture.image_size_px}
+        return self.network.identity | ours | {"dimension": self.dimension}
+
+    def prepare(self, tiles: Sequence[np.ndarray]) -> Prepared:
+        """The tiles at the network's size and at the descriptor's."""
+        return self.network.prepare(tiles) + self.texture.prepare(tiles)
+
+    def embed_prepared(self, batch: Prepared) -> np.ndarray:
+        """Unit vectors, float32 (n, d)."""
+        seen, felt = batch
+        return beside(self.network.embed_prepared((seen,)), self.texture.embed_prepared((felt,)), self.weight)
+
+    def embed(self, tiles: Sequence[np.ndarray]) -> np.ndarray:
+        """Unit vectors, float32 (n, d)."""
+        return self.embed_prepared(self.prepare(tiles))
+
+
+def load_tile_encoder(params: EmbeddingParams, device: str) -> TileEncoder:
+    """The encoder of params.yaml's section `embedding`. UsageError: unknown backbone, unfit weights, absent device."""
+    encoder = load_encoder(
+        params.backbone,
+        weights=params.weights,
+        weights_sha256=params.weights_sha256,
+        image_size_px=params.image_size_px,
+        precision=params.precision,
+        device=device,
+    )
+    if encoder.name == descriptor.NAME or params.descriptor_weight == 0:
+        return encoder
+    return TexturedEncoder(encoder, descriptor_encoder("", encoder.device), params.descriptor_weight)
+
+
+def beside(network: np.ndarray, texture: np.ndarray, weight: float) -> np.ndarray:
+    """(x, w y) / sqrt(1 + w^2): unit vectors (n, d) and (n, e) as unit vectors (n, d + e), float32.
+
+    The cosine of two tiles is then the mean of their cosines in either part, weighted 1 to w^2.
+    """
+    return unit(np.concatenate([network, weight * texture], axis=1))
