@@ -20,12 +20,11 @@ import pyarrow as pa
 from benchmarks.machine import heading
 from benchmarks.memory import jpeg, pictures
 from rsprune_dagster.corpus.options import ReadOptions
-from rsprune_dagster.diffusion.denoiser import noise_schedule
-from rsprune_dagster.diffusion.objective import Noised, noised
+from rsprune_dagster.diffusion.objective import OBJECTIVES, Noised
 from rsprune_dagster.diffusion.ranks import ALONE
 from rsprune_dagster.diffusion.state import TrainingState
 from rsprune_dagster.diffusion.tiles import TileSet, batches, tile_set
-from rsprune_dagster.diffusion.training import TrainingOptions, new_state, step, train
+from rsprune_dagster.diffusion.training import TrainingOptions, new_state, own_space, share_of, step, train
 
 AIM = 0.9
 
@@ -74,10 +73,12 @@ def main() -> None:
 
 def bare_rate(tiles: TileSet, options: TrainingOptions, device: str) -> float:
     """Images/s of the step alone, on one batch that lies in memory."""
-    state = new_state(tiles, options).on(device)
+    space = own_space(tiles, options)
+    state = new_state(tiles, options, space).on(device)
     first = next(batches(tiles, start=0, end=options.batch_size, batch_size=options.batch_size, seed=0))
     tiles.memory.clear()
-    share = noised(first, noise_schedule(), n_scenes=len(tiles.scene_names), scene_dropout=0.1, seed=0)
+    objective = OBJECTIVES[options.objective]
+    share = share_of(first, objective, objective.schedule(space), space, state, options, ALONE)
     n_steps = options.n_images // options.batch_size
     run_steps(state, share, options, device, 2)
     started = time.perf_counter()
