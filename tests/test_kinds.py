@@ -12,12 +12,16 @@ import numpy as np
 import pytest
 import torch
 from diffusion_runs import small_options, tiny_autoencoder
+from PIL import Image
+from typer.testing import CliRunner
 
+from rsprune_dagster.cli import app
 from rsprune_dagster.diffusion.checkpoint import Origin, load_checkpoint, write_checkpoint
 from rsprune_dagster.diffusion.denoiser import build_denoiser
-from rsprune_dagster.diffusion.model import Model
-from rsprune_dagster.diffusion.objective import OBJECTIVES
-from rsprune_dagster.diffusion.sampling import sample
+from rsprune_dagster.diffusion.model import Model, in_pixels
+from rsprune_dagster.diffusion.objective import OBJECTIVES, logit_normal_timesteps, with_flow
+from rsprune_dagster.diffusion.sampling import ANY_SCENE, sample
+from rsprune_dagster.diffusion.schedule import SAMPLERS, flow_schedule
 from rsprune_dagster.diffusion.spaces import Space, latents, passed_through, pixels, read_autoencoder
 from rsprune_dagster.diffusion.training import Trained, TrainingOptions
 
@@ -26,8 +30,7 @@ N_STEPS = 3
 PROJECT = Path(__file__).parents[1]
 
 # what a machine with diffusers and without this package does with a folder
-DIFFUSERS = (
-    """
+DIFFUSERS = """
 import json, sys
 import numpy as np, torch
 from diffusers import DiffusionPipeline
@@ -35,12 +38,10 @@ for folder, call in json.loads(sys.argv[1]).items():
     pipeline = DiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     noise = [torch.Generator().manual_seed(seed) for seed in call.pop("seeds")]
-    images = pipeline(generator=noise, num_inference_steps=%d, **call).images
+    images = pipeline(generator=noise, **call).images
     np.save(folder + ".npy", np.stack([np.asarray(image) for image in images]))
 assert not [name for name in sys.modules if name.startswith("rsprune")]
 """
-    % N_STEPS
-)  # noqa: UP031 (braces of a program)
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,10 @@ def call(kind: Kind, folder: Path) -> dict[str, Any]:
     n = len(kind.scenes)
     labels = {"class_labels": list(range(n))}
     index = json.loads((folder / "model_index.json").read_text())
+    always = {"seeds": seeds(n), "num_inference_steps": N_STEPS}
     if index["_class_name"] == "DiTPipeline":
-        return {"seeds": seeds(n), **labels, "guidance_scale": 1.5}
-    return {"seeds": seeds(n), "batch_size": n, **(labels if n > 1 else {})}
+        return {**always, **labels, "guidance_scale": 1.5}
+    return {**always, "batch_size": n, **(labels if n > 1 else {})}
 
 
 def test_diffusers_alone_draws_what_we_draw(folders: dict[Kind, Path]) -> None:
@@ -162,3 +164,83 @@ def check_by_diffusers(python: Path, folders: dict[Kind, Path]) -> None:
         ours = sample(model, range(len(names)), **rest)
         assert ours.std() > 5, kind
         assert np.abs(ours.astype(int) - theirs).max() <= 1, kind  # rounding of the last bit
+
+
+def test_pixels_pass_through_unchanged() -> None:
+    space = passed_through(8)
+    images = torch.rand((3, 3, 8, 8), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert torch.allclose(space.encode(images, at_once=2), images, atol=1e-6)  # a few roundings of float32
+    assert torch.allclose(space.decode(images), images, atol=1e-6)
+
+
+def test_the_flow_s_first_order_step_is_that_of_the_flow_match_scheduler() -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    ours = SAMPLERS["ddim"](flow_schedule())
+    ours.set_timesteps(5)
+    theirs = FlowMatchEulerDiscreteScheduler()
+    theirs.set_timesteps(sigmas=ours.sigmas[:-1].tolist())
+    one = two = torch.randn((1, 3, 4, 4), generator=torch.Generator().manual_seed(0))
+    for mine, their in zip(ours.timesteps, theirs.timesteps, strict=True):
+        one = ours.step(torch.tanh(one), mine, one).prev_sample
+        two = theirs.step(torch.tanh(two), their, two).prev_sample
+    assert torch.allclose(one, two, atol=1e-5)
+
+
+def test_a_step_against_the_flow_leads_from_noise_to_the_image() -> None:
+    clean, noise = torch.rand((2, 3, 4, 4)), torch.randn((2, 3, 4, 4))
+    timesteps = logit_normal_timesteps(2, torch.Generator().manual_seed(0))
+    noisy, direction = with_flow(flow_schedule(), clean, noise, timesteps)
+    sigma = (timesteps / 1000)[:, None, None, None]
+    assert torch.allclose(noisy - sigma * direction, clean, atol=1e-6)
+    assert torch.allclose(noisy + (1 - sigma) * direction, noise, atol=1e-6)
+
+
+def test_flow_timesteps_are_those_that_the_sampler_asks_for() -> None:
+    drawn = logit_normal_timesteps(10_000, torch.Generator().manual_seed(0))
+    assert drawn.min() >= 1 and drawn.max() <= 999
+    # the median of a logit-normal distribution is a half; of 10,000 draws it is within .02
+    assert abs(float(drawn.float().median()) - 500) < 20
+    sampler = SAMPLERS["dpm_solver"](flow_schedule())
+    sampler.set_timesteps(20)
+    assert sampler.timesteps.min() >= 1 and sampler.timesteps.max() == 999
+
+
+def test_any_scene_is_the_class_that_trains_without_scenes(folders: dict[Kind, Path]) -> None:
+    for kind in (KINDS[0], Kind("dit", "flow_matching", False, ("field", "sea"))):
+        model, names = load_checkpoint(folders[kind])
+        assert model.any_scene == (len(names) if kind.denoiser == "unet" else 1000)
+        drawn = {"n_steps": 2, "guidance": 1, "seed": 0, "batch_size": 1}
+        assert model.any_scene is not None
+        assert np.array_equal(sample(model, [ANY_SCENE], **drawn), sample(model, [model.any_scene], **drawn))
+
+
+def test_a_bare_transformer_is_not_taken_for_a_unet_in_pixels(folders: dict[Kind, Path]) -> None:
+    model, _ = load_checkpoint(folders[Kind("dit", "flow_matching", False, ("field", "sea"))])
+    with pytest.raises(AssertionError, match="a DiT is sampled as the Model"):
+        in_pixels(model.denoiser)
+
+
+def test_the_card_says_what_kind_it_is(folders: dict[Kind, Path]) -> None:
+    cards = {kind: (folder / "README.md").read_text() for kind, folder in folders.items()}
+    for kind, card in cards.items():
+        assert ("diffusion transformer (DiT)" in card) == (kind.denoiser == "dit")
+        assert ("flow matching" in card) == (kind.objective == "flow_matching")
+        assert ("latents of 4 channels, of the AutoencoderKL" in card) == kind.in_latents
+        assert ("unconditional" in card) == (len(kind.scenes) == 1)
+
+
+def test_no_kind_holds_pickle(folders: dict[Kind, Path]) -> None:
+    suffixes = {path.suffix for folder in folders.values() for path in folder.rglob("*") if path.is_file()}
+    assert suffixes == {".safetensors", ".json", ".csv", ".md"}
+
+
+def test_sample_draws_from_every_kind(folders: dict[Kind, Path], tmp_path: Path) -> None:
+    target = tmp_path / "grid.png"
+    for kind, folder in folders.items():
+        scene = ["--scene", "sea"] if len(kind.scenes) > 1 else []
+        rest = ["-n", "2", "--steps", "2", "--device", "cpu", "--checkpoint", str(folder), "--out", str(target)]
+        said = CliRunner().invoke(app, ["sample", *scene, *rest], catch_exceptions=False).output
+        assert ("2 images of sea" if scene else "2 images of any scene") in said
+        assert Image.open(target).size == (2 * SIZE_PX, SIZE_PX)
+        target.unlink()
