@@ -1,6 +1,7 @@
 """The training loop against the bare step of the same model on tensors in memory: the loader should not be the limit.
 
-    python -m benchmarks.training [--preset tiny] [--size 32] [--batch 64] [--steps 20] [--rounds 5] [--device cpu]
+    python -m benchmarks.training [--denoiser unet] [--preset tiny] [--precision auto] [--size 32] [--batch 64]
+        [--steps 20] [--rounds 5]
 
 Tiles are JPEG files of 64 px, read, checked against their hash, resized, turned and noised by the loop; nothing of that
 is done for the bare step. Rounds by turns; the median of each.
@@ -32,6 +33,7 @@ AIM = 0.9
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--denoiser", default="unet")
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--batch", type=int, default=64)
@@ -52,6 +54,7 @@ def main() -> None:
         precision=asked.precision,
         seed=0,
         save_every_images=10**12,
+        denoiser=asked.denoiser,
     )
     with tempfile.TemporaryDirectory() as folder:
         table = write_tiles(Path(folder) / "tiles", n=options.n_images)
@@ -64,11 +67,12 @@ def main() -> None:
     bare, loop = (statistics.median(each) for each in zip(*rounds, strict=True))
     ratios = [loop / bare for bare, loop in rounds]
     print(heading("benchmarks.training"), end="\n\n")
-    print("| preset | edge, px | bare step, images/s | loop, images/s | loop of bare | rounds | aim |")
-    print("|---|---:|---:|---:|---:|---|---|")
+    print("| denoiser | edge, px | precision | bare step, images/s | loop, images/s | loop of bare | rounds | aim |")
+    print("|---|---:|---|---:|---:|---:|---|---|")
     spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
     ratio = statistics.median(ratios)
-    print(f"| {asked.preset} | {asked.size} | {bare:.0f} | {loop:.0f} | {ratio:.2f} | {spread} | {AIM} |")
+    name = f"{asked.denoiser} {asked.preset} | {asked.size} | {asked.precision}"
+    print(f"| {name} | {bare:.0f} | {loop:.0f} | {ratio:.2f} | {spread} | {AIM} |")
 
 
 def bare_rate(tiles: TileSet, options: TrainingOptions, device: str) -> float:

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +170,25 @@ def test_a_signal_is_handed_on_to_who_handled_it_before() -> None:
         assert heard == [signal.SIGTERM] * 2
     finally:
         signal.signal(signal.SIGTERM, former)
+
+
+def test_dagster_s_terminate_saves_a_state_and_cancels_the_run(tmp_path: Path) -> None:
+    import dagster as dg
+
+    @contextmanager
+    def terminated(label: str, total: int) -> Iterator[Callable[[int], None]]:
+        yield lambda n: os.kill(os.getpid(), signal.SIGTERM) if n else None
+
+    @dg.asset
+    def trained(context: dg.AssetExecutionContext) -> None:
+        context.instance.report_run_canceling(context.run)  # as "Terminate" does, before it sends the signal
+        train(small_tiles(tmp_path / "tiles"), small_options(), tmp_path / "s", device="cpu", progress=terminated)
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        with pytest.raises(dg.DagsterExecutionInterruptedError):
+            dg.materialize([trained], instance=instance)
+        assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.CANCELED]
+    assert [path.name for path in states(tmp_path / "s")] == ["state-000000000008"]
 
 
 @pytest.mark.slow
