@@ -1,6 +1,10 @@
 """Small trainings, for the tests of the diffusion room."""
 
 import hashlib
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +87,30 @@ def tiny_autoencoder(folder: Path) -> Path:
         )
     module.save_pretrained(folder)
     return folder
+
+
+# a training in a process of its own, which can be killed; it tells its losses in a file at the end
+TRAINING = """
+import json, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from diffusion_runs import small_options, small_tiles
+from rsprune_dagster.diffusion.training import train
+folder, changes = Path(sys.argv[1]), json.loads(sys.argv[2])
+trained = train(small_tiles(folder.parent / "tiles"), small_options(**changes), folder, device="cpu")
+(folder / "losses.json").write_text(json.dumps(trained.losses))
+"""
+
+SEEN = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+"""Where that process finds the tests' helpers."""
+
+
+def start(folder: Path, **changes: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", TRAINING, str(folder), json.dumps(changes)],
+        env={**os.environ, "PYTHONPATH": SEEN},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )

@@ -1,66 +1,31 @@
 """Trainings of every kind, cut short in every way: they go on to the same losses, and bad input is told in a line."""
 
-import hashlib
 import json
 import os
-import resource
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
-from diffusion_runs import OPTIONS, small_options, small_tiles, tiny_autoencoder, write_tiles
-from PIL import Image
+from diffusion_runs import small_options, small_tiles, start, tiny_autoencoder
 
-from rsprune_dagster.diffusion.checkpoint import load_checkpoint
-from rsprune_dagster.diffusion.denoiser import N_LABELS, build_denoiser
 from rsprune_dagster.diffusion.interruption import deferred
 from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.spaces import Space, latents, read_autoencoder
 from rsprune_dagster.diffusion.state import states
-from rsprune_dagster.diffusion.tiles import tile_set
-from rsprune_dagster.diffusion.training import Trained, TrainingOptions, is_due, train
-from rsprune_dagster.errors import RunError, UsageError
+from rsprune_dagster.diffusion.training import Trained, is_due, train
+from rsprune_dagster.errors import UsageError
 
 N_KILLS = 5
-
-# a training in a process of its own, which can be killed; it tells its losses in a file at the end
-TRAINING = """
-import json, sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from diffusion_runs import small_options, small_tiles
-from rsprune_dagster.diffusion.training import train
-folder, changes = Path(sys.argv[1]), json.loads(sys.argv[2])
-trained = train(small_tiles(folder.parent / "tiles"), small_options(**changes), folder, device="cpu")
-(folder / "losses.json").write_text(json.dumps(trained.losses))
-"""
 
 
 def weights(trained: Trained) -> torch.Tensor:
     return torch.cat([parameter.flatten() for parameter in trained.denoiser.parameters()])
-
-
-SEEN = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-"""Where that process finds the tests' helpers."""
-
-
-def start(folder: Path, **changes: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", TRAINING, str(folder), json.dumps(changes)],
-        env={**os.environ, "PYTHONPATH": SEEN},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def losses(folder: Path) -> list[float]:
@@ -209,93 +174,3 @@ def test_killed_at_five_random_moments_it_ends_with_the_same_losses(tmp_path: Pa
     assert start(tmp_path / "killed", **rest).wait() == 0
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
     assert len(losses(tmp_path / "whole")) == 50
-
-
-def test_tiles_of_other_sizes_bands_and_depths_train_together(tmp_path: Path) -> None:
-    table = write_tiles(tmp_path / "tiles", n=8)
-    rng = np.random.default_rng(0)
-    odd = {
-        "000.png": Image.fromarray(rng.integers(0, 255, (31, 18)).astype(np.uint8)),
-        "001.png": Image.fromarray(rng.integers(0, 60_000, (20, 20)).astype(np.uint16)),
-        "002.png": Image.fromarray(rng.integers(0, 255, (9, 12, 3)).astype(np.uint8)),
-        "003.png": Image.fromarray(rng.integers(0, 255, (90, 40, 4)).astype(np.uint8)),
-    }
-    for name, image in odd.items():
-        image.save(tmp_path / "tiles" / name)
-    hashes = [hashlib.md5(Path(uri).read_bytes()).hexdigest() for uri in table.column("uri").to_pylist()]
-    at = table.column_names.index("content_md5")
-    table = table.set_column(at, "content_md5", pa.array(hashes))
-    tiles = tile_set(table, OPTIONS, image_size_px=16)
-    assert tiles.images(range(8)).shape == (8, 16, 16, 3)
-    assert len(train(tiles, small_options(n_images=16), tmp_path / "s", device="cpu").losses) == 2
-
-
-def test_a_full_disk_is_said_and_the_last_state_stays(tmp_path: Path) -> None:
-    small_tiles(tmp_path / "tiles")
-    assert start(tmp_path / "s", n_images=16).wait() == 0
-    code = TRAINING.replace("import torch\n", "import torch, resource\n").replace(
-        "folder, changes", "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000,) * 2)\nfolder, changes"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "s"), "{}"],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": SEEN},
-    )
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY  # that of the other process alone
-    assert "RunError: cannot write" in done.stderr and "free some space, then run again" in done.stderr
-    assert [path.name for path in states(tmp_path / "s")] == ["state-000000000016"]
-    assert not [path for path in (tmp_path / "s").iterdir() if path.name.startswith(".")]
-
-
-def test_autoencoders_that_do_not_serve_are_told(tmp_path: Path) -> None:
-    good = tiny_autoencoder(tmp_path / "vae")
-    module, digest = read_autoencoder(good)
-    with pytest.raises(UsageError, match=r"has no config\.json and no diffusion_pytorch_model\.safetensors"):
-        read_autoencoder(tmp_path)
-    with pytest.raises(UsageError, match=r"turns an image of 15 px into one of \(3, 14, 14\): give"):
-        latents(module, digest, 15)
-    config = json.loads((good / "config.json").read_text())
-    for change, said in (
-        ({"_class_name": "VQModel"}, "is of kind 'VQModel', expected AutoencoderKL or AutoencoderTiny"),
-        ({"latent_channels": 8}, "cannot be read"),
-    ):
-        (good / "config.json").write_text(json.dumps({**config, **change}))
-        with pytest.raises(UsageError, match=said):
-            read_autoencoder(good)
-    (good / "config.json").write_text(json.dumps({**config, "shift_factor": 0.1}))
-    shifted = read_autoencoder(good)
-    assert shifted[1] != digest
-    with pytest.raises(UsageError, match="shifts its latents"):
-        latents(*shifted, 16)
-
-
-def test_truncated_weights_of_an_autoencoder_are_told(tmp_path: Path) -> None:
-    folder = tiny_autoencoder(tmp_path / "vae")
-    file = folder / "diffusion_pytorch_model.safetensors"
-    file.write_bytes(file.read_bytes()[:500])
-    with pytest.raises(UsageError, match="cannot be read"):
-        read_autoencoder(folder)
-
-
-def test_combinations_that_no_pipeline_holds_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"1,001 scenes are more than the 1,000 .* use training.denoiser unet"):
-        build_denoiser("tiny", image_size_px=16, n_scenes=N_LABELS + 1, seed=0, kind="dit")
-    with pytest.raises(UsageError, match="needs an image size that 4 divides, not 18 px"):
-        build_denoiser("tiny", image_size_px=18, n_scenes=2, seed=0, kind="dit")
-    with pytest.raises(UsageError, match=r"no denoiser is called dot \(did you mean dit\?\)"):
-        build_denoiser("tiny", image_size_px=16, n_scenes=2, seed=0, kind="dot")
-    options = small_options(objective="flow")
-    with pytest.raises(UsageError, match="no objective is called flow"):
-        train(small_tiles(tmp_path / "tiles"), options, tmp_path / "s", device="cpu")
-
-
-def test_options_of_old_callers_mean_what_they_meant() -> None:
-    old = TrainingOptions("tiny", 8, 8, 8, 1e-3, 0, 8, 0.1, "float32", 0, 8)
-    assert (old.denoiser, old.objective, old.autoencoder_digest) == ("unet", "v_prediction", "")
-
-
-def test_a_missing_checkpoint_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="is no checkpoint that can be loaded"):
-        load_checkpoint(tmp_path)
