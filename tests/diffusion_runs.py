@@ -1,11 +1,16 @@
 """Small trainings, for the tests of the diffusion room."""
 
 import hashlib
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from PIL import Image
 
 from rsprune_dagster.corpus.options import ReadOptions
@@ -64,3 +69,48 @@ def small_options(**changes: Any) -> TrainingOptions:
         "save_every_images": 16,
     }
     return TrainingOptions(**{**values, **changes})
+
+
+def tiny_autoencoder(folder: Path) -> Path:
+    """An AutoencoderKL with random weights that halves images, as `save_pretrained` writes it."""
+    from diffusers import AutoencoderKL
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = AutoencoderKL(
+            block_out_channels=(8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=4,
+            norm_num_groups=4,
+            scaling_factor=0.5,
+        )
+    module.save_pretrained(folder)
+    return folder
+
+
+# a training in a process of its own, which can be killed; it tells its losses in a file at the end
+TRAINING = """
+import json, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from diffusion_runs import small_options, small_tiles
+from rsprune_dagster.diffusion.training import train
+folder, changes = Path(sys.argv[1]), json.loads(sys.argv[2])
+trained = train(small_tiles(folder.parent / "tiles"), small_options(**changes), folder, device="cpu")
+(folder / "losses.json").write_text(json.dumps(trained.losses))
+"""
+
+SEEN = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+"""Where that process finds the tests' helpers."""
+
+
+def start(folder: Path, **changes: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", TRAINING, str(folder), json.dumps(changes)],
+        env={**os.environ, "PYTHONPATH": SEEN},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )

@@ -1,0 +1,176 @@
+"""Trainings of every kind, cut short in every way: they go on to the same losses, and bad input is told in a line."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusion_runs import small_options, small_tiles, start, tiny_autoencoder
+
+from rsprune_dagster.diffusion.interruption import deferred
+from rsprune_dagster.diffusion.model import Model
+from rsprune_dagster.diffusion.spaces import Space, latents, read_autoencoder
+from rsprune_dagster.diffusion.state import states
+from rsprune_dagster.diffusion.training import Trained, is_due, train
+from rsprune_dagster.errors import UsageError
+
+N_KILLS = 5
+
+
+def weights(trained: Trained) -> torch.Tensor:
+    return torch.cat([parameter.flatten() for parameter in trained.denoiser.parameters()])
+
+
+def losses(folder: Path) -> list[float]:
+    return json.loads((folder / "losses.json").read_text())  # type: ignore[no-any-return]
+
+
+def wait_for_states(folder: Path, process: subprocess.Popen[str], n: int = 1) -> None:
+    while process.poll() is None and len(states(folder)) < n:
+        time.sleep(0.02)
+
+
+def latent_space(folder: Path) -> Space:
+    return latents(*read_autoencoder(tiny_autoencoder(folder)), 16)
+
+
+@pytest.mark.parametrize(
+    ("denoiser", "objective", "in_latents"),
+    [("dit", "v_prediction", False), ("dit", "flow_matching", True), ("unet", "flow_matching", True)],
+)
+def test_each_kind_goes_on_to_the_same_weights(tmp_path: Path, denoiser: str, objective: str, in_latents: bool) -> None:
+    tiles = small_tiles(tmp_path / "tiles")
+    space = latent_space(tmp_path / "vae") if in_latents else None
+    digest = space.digest if space else ""
+    options = small_options(n_images=32, denoiser=denoiser, objective=objective, autoencoder_digest=digest)
+    whole = train(tiles, options, tmp_path / "whole", device="cpu", space=space)
+
+    def cut(model: Model, n_images: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tiles, options, tmp_path / "cut", device="cpu", space=space, on_state=cut)
+    resumed = train(tiles, options, tmp_path / "cut", device="cpu", space=space)
+    assert resumed.losses == whole.losses and len(whole.losses) == 4
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+@pytest.mark.parametrize("denoiser", ["unet", "dit"])
+def test_gradient_checkpointing_gives_the_same_training(tmp_path: Path, denoiser: str) -> None:
+    tiles = small_tiles(tmp_path / "tiles")
+    plain = train(tiles, small_options(n_images=32, denoiser=denoiser), tmp_path / "plain", device="cpu")
+    options = small_options(n_images=32, denoiser=denoiser, gradient_checkpointing=True)
+    again = train(tiles, options, tmp_path / "again", device="cpu")
+    assert np.allclose(plain.losses, again.losses, rtol=1e-5)  # the same sums; their order may differ
+
+
+def test_a_dit_learns(tmp_path: Path) -> None:
+    tiles = small_tiles(tmp_path / "tiles")
+    options = small_options(n_images=320, save_every_images=320, denoiser="dit", objective="flow_matching")
+    fallen = train(tiles, options, tmp_path / "s", device="cpu").losses
+    assert np.mean(fallen[-10:]) < 0.6 * np.mean(fallen[:3])
+
+
+def test_latents_of_another_autoencoder_are_another_training(tmp_path: Path) -> None:
+    tiles, space = small_tiles(tmp_path / "tiles"), latent_space(tmp_path / "vae")
+    options = small_options(n_images=16, autoencoder_digest=space.digest)
+    train(tiles, options, tmp_path / "s", device="cpu", space=space)
+    with pytest.raises(UsageError, match=r"autoencoder_digest was '.*' and is ''"):
+        train(tiles, small_options(n_images=16), tmp_path / "s", device="cpu")
+    with pytest.raises(UsageError, match="denoiser was 'unet' and is 'dit'"):
+        train(tiles, small_options(n_images=16, denoiser="dit"), tmp_path / "s", device="cpu")
+
+
+def test_saves_do_not_depend_on_where_a_training_was_interrupted() -> None:
+    options = small_options(save_every_images=20, n_images=100)
+    due = [n for n in range(8, 105, 8) if is_due(n, 8, options)]
+    assert due == [24, 40, 64, 80, 104]
+
+
+def test_sigterm_saves_a_state_first_and_the_training_goes_on_from_it(tmp_path: Path) -> None:
+    small_tiles(tmp_path / "tiles")
+    rest = {"n_images": 4000, "save_every_images": 4000}
+    process = start(tmp_path / "cut", **rest)
+    # it is in its loop once it has a handler of its own
+    while process.poll() is None and not caught(process.pid, signal.SIGTERM):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == -signal.SIGTERM
+    saved = states(tmp_path / "cut")
+    assert len(saved) == 1 and not (tmp_path / "cut" / "losses.json").exists()
+    n_images = int(saved[0].name.removeprefix("state-"))
+    assert 8 <= n_images < 4000
+    ends = small_options(n_images=n_images + 32, save_every_images=4000)
+    tiles = small_tiles(tmp_path / "tiles")
+    resumed = train(tiles, ends, tmp_path / "cut", device="cpu")
+    assert resumed.losses == train(tiles, ends, tmp_path / "whole", device="cpu").losses
+
+
+def caught(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal, as Linux tells it."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    mask = next(line for line in lines if line.startswith("SigCgt")).split()[1]
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+def test_a_signal_is_handed_on_to_who_handled_it_before() -> None:
+    heard: list[int] = []
+    former = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with pytest.raises(KeyboardInterrupt), deferred() as interruption:
+            signal.raise_signal(signal.SIGTERM)
+            assert interruption.came == signal.SIGTERM and heard == []
+            interruption.end(interruption.came)
+        assert heard == [signal.SIGTERM]
+        with pytest.raises(KeyboardInterrupt), deferred():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)  # impatience
+        assert heard == [signal.SIGTERM] * 2
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def test_dagster_s_terminate_saves_a_state_and_cancels_the_run(tmp_path: Path) -> None:
+    import dagster as dg
+
+    @contextmanager
+    def terminated(label: str, total: int) -> Iterator[Callable[[int], None]]:
+        yield lambda n: os.kill(os.getpid(), signal.SIGTERM) if n else None
+
+    @dg.asset
+    def trained(context: dg.AssetExecutionContext) -> None:
+        context.instance.report_run_canceling(context.run)  # as "Terminate" does, before it sends the signal
+        train(small_tiles(tmp_path / "tiles"), small_options(), tmp_path / "s", device="cpu", progress=terminated)
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        with pytest.raises(dg.DagsterExecutionInterruptedError):
+            dg.materialize([trained], instance=instance)
+        assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.CANCELED]
+    assert [path.name for path in states(tmp_path / "s")] == ["state-000000000008"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("denoiser", ["unet", "dit"])
+def test_killed_at_five_random_moments_it_ends_with_the_same_losses(tmp_path: Path, denoiser: str) -> None:
+    small_tiles(tmp_path / "tiles")
+    rest = {"n_images": 400, "save_every_images": 16, "denoiser": denoiser}
+    assert start(tmp_path / "whole", **rest).wait() == 0
+    rng, n_killed = np.random.default_rng(0), 0
+    for _ in range(N_KILLS):
+        process = start(tmp_path / "killed", **rest)
+        wait_for_states(tmp_path / "killed", process, n=1)
+        time.sleep(float(rng.uniform(0.1, 1)))
+        n_killed += process.poll() is None
+        process.kill()
+        process.wait()
+    assert n_killed >= 3, "the training was too short to be killed"
+    assert start(tmp_path / "killed", **rest).wait() == 0
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    assert len(losses(tmp_path / "whole")) == 50
