@@ -1,6 +1,7 @@
 """The training loop against the bare step of the same model on tensors in memory: the loader should not be the limit.
 
-    python -m benchmarks.training [--preset tiny] [--size 32] [--batch 64] [--steps 20] [--rounds 5] [--device cpu]
+    python -m benchmarks.training [--denoiser unet] [--preset tiny] [--precision auto] [--size 32] [--batch 64]
+        [--steps 20] [--rounds 5]
 
 Tiles are JPEG files of 64 px, read, checked against their hash, resized, turned and noised by the loop; nothing of that
 is done for the bare step. Rounds by turns; the median of each.
@@ -20,12 +21,11 @@ import pyarrow as pa
 from benchmarks.machine import heading
 from benchmarks.memory import jpeg, pictures
 from rsprune_dagster.corpus.options import ReadOptions
-from rsprune_dagster.diffusion.denoiser import noise_schedule
-from rsprune_dagster.diffusion.objective import Noised, noised
+from rsprune_dagster.diffusion.objective import OBJECTIVES, Noised
 from rsprune_dagster.diffusion.ranks import ALONE
 from rsprune_dagster.diffusion.state import TrainingState
 from rsprune_dagster.diffusion.tiles import TileSet, batches, tile_set
-from rsprune_dagster.diffusion.training import TrainingOptions, new_state, step, train
+from rsprune_dagster.diffusion.training import TrainingOptions, new_state, own_space, share_of, step, train
 
 AIM = 0.9
 
@@ -33,6 +33,7 @@ AIM = 0.9
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--denoiser", default="unet")
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--batch", type=int, default=64)
@@ -53,6 +54,7 @@ def main() -> None:
         precision=asked.precision,
         seed=0,
         save_every_images=10**12,
+        denoiser=asked.denoiser,
     )
     with tempfile.TemporaryDirectory() as folder:
         table = write_tiles(Path(folder) / "tiles", n=options.n_images)
@@ -65,19 +67,22 @@ def main() -> None:
     bare, loop = (statistics.median(each) for each in zip(*rounds, strict=True))
     ratios = [loop / bare for bare, loop in rounds]
     print(heading("benchmarks.training"), end="\n\n")
-    print("| preset | edge, px | bare step, images/s | loop, images/s | loop of bare | rounds | aim |")
-    print("|---|---:|---:|---:|---:|---|---|")
+    print("| denoiser | edge, px | precision | bare step, images/s | loop, images/s | loop of bare | rounds | aim |")
+    print("|---|---:|---|---:|---:|---:|---|---|")
     spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
     ratio = statistics.median(ratios)
-    print(f"| {asked.preset} | {asked.size} | {bare:.0f} | {loop:.0f} | {ratio:.2f} | {spread} | {AIM} |")
+    name = f"{asked.denoiser} {asked.preset} | {asked.size} | {asked.precision}"
+    print(f"| {name} | {bare:.0f} | {loop:.0f} | {ratio:.2f} | {spread} | {AIM} |")
 
 
 def bare_rate(tiles: TileSet, options: TrainingOptions, device: str) -> float:
     """Images/s of the step alone, on one batch that lies in memory."""
-    state = new_state(tiles, options).on(device)
+    space = own_space(tiles, options)
+    state = new_state(tiles, options, space).on(device)
     first = next(batches(tiles, start=0, end=options.batch_size, batch_size=options.batch_size, seed=0))
     tiles.memory.clear()
-    share = noised(first, noise_schedule(), n_scenes=len(tiles.scene_names), scene_dropout=0.1, seed=0)
+    objective = OBJECTIVES[options.objective]
+    share = share_of(first, objective, objective.schedule(space), space, state, options, ALONE)
     n_steps = options.n_images // options.batch_size
     run_steps(state, share, options, device, 2)
     started = time.perf_counter()

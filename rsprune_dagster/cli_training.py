@@ -34,9 +34,9 @@ def sample(
 
     project = project_root()
     params = load(project / "params.yaml").training
-    denoiser, names = load_checkpoint(checkpoint or project / "assets" / "diffusion_checkpoint")
+    model, names = load_checkpoint(checkpoint or project / "assets" / "diffusion_checkpoint")
     images = sample(
-        denoiser.to(resolved(device)),
+        model.to(resolved(device)),
         [number for name in scene or names for number in [_number(name, names)] * n],
         n_steps=steps or params.sample_steps,
         guidance=params.guidance if guidance is None else guidance,

@@ -90,11 +90,15 @@ class SelectionParams(Section):
 
 
 class TrainingParams(Section):
+    denoiser: Literal["unet", "dit"] = Field(description="Network: a UNet, or a diffusion transformer")
     preset: Literal["tiny", "small", "base", "xl"] = Field(description="Size of the denoiser")
+    objective: Literal["v_prediction", "flow_matching"] = Field(description="What the denoiser learns to say")
+    autoencoder: str = Field(description="Folder of a diffusers autoencoder whose latents are learned; empty: pixels")
     image_size_px: int = Field(ge=8, le=1024, description="Edge that tiles are resized to for training")
     n_images: int = Field(ge=1, description="Training length in images; an image seen twice counts twice")
     batch_size: int = Field(ge=1, description="Images per step, over all processes")
     micro_batch_size: int = Field(ge=1, description="Images worked on at a time: less memory, the same result")
+    gradient_checkpointing: bool = Field(description="Activations are computed twice: less memory, the same result")
     learning_rate: float = Field(gt=0, description="Of Adam, after the warm-up")
     warmup_images: Count = Field(description="Images over which the learning rate rises")
     ema_half_life_images: int = Field(ge=1, description="The averaged weights forget half in so many images")

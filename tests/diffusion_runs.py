@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from PIL import Image
 
 from rsprune_dagster.corpus.options import ReadOptions
@@ -64,3 +65,21 @@ def small_options(**changes: Any) -> TrainingOptions:
         "save_every_images": 16,
     }
     return TrainingOptions(**{**values, **changes})
+
+
+def tiny_autoencoder(folder: Path) -> Path:
+    """An AutoencoderKL with random weights that halves images, as `save_pretrained` writes it."""
+    from diffusers import AutoencoderKL
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = AutoencoderKL(
+            block_out_channels=(8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=4,
+            norm_num_groups=4,
+            scaling_factor=0.5,
+        )
+    module.save_pretrained(folder)
+    return folder

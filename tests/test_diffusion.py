@@ -16,10 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from rsprune_dagster.diffusion.denoiser import N_TIMESTEPS, PRESETS, SAMPLERS, build_denoiser, noise_schedule
-from rsprune_dagster.diffusion.objective import noised, to_images, to_tensor
+from rsprune_dagster.diffusion.denoiser import DIT_PRESETS, KINDS, PRESETS, build_denoiser
+from rsprune_dagster.diffusion.objective import OBJECTIVES, Noised, noised, to_images, to_tensor
 from rsprune_dagster.diffusion.ranks import Ranks
 from rsprune_dagster.diffusion.sampling import sample
+from rsprune_dagster.diffusion.schedule import N_TIMESTEPS, SAMPLERS, noise_schedule
+from rsprune_dagster.diffusion.spaces import pixels
 from rsprune_dagster.diffusion.state import latest_state, states
 from rsprune_dagster.diffusion.tiles import Batch, batches, order_of, squared, tile_set, turned
 from rsprune_dagster.diffusion.training import Trained, train
@@ -96,11 +98,18 @@ def test_a_batch_is_the_tiles_that_its_numbers_name(tmp_path: Path) -> None:
     assert {tiles.scene_names[scene] for scene in one[0].scenes} <= set(SCENES)
 
 
+def draw(batch: Batch, *, seed: int = 0, scene_dropout: float = 0, rows: slice = slice(None), **rest: Any) -> Noised:
+    """A batch noised for v-prediction in pixels."""
+    space, v = pixels(batch.images.shape[1]), OBJECTIVES["v_prediction"]
+    return noised(
+        batch, v, v.schedule(space), space, any_scene=2, scene_dropout=scene_dropout, seed=seed, rows=rows, **rest
+    )
+
+
 def test_the_noise_at_the_last_timestep_is_all_noise() -> None:
     schedule = noise_schedule()
     assert float(schedule.alphas_cumprod[N_TIMESTEPS - 1]) == 0
-    batch = Batch(0, np.full((64, 8, 8, 3), 255, np.uint8), np.zeros(64, np.int64))
-    seen = noised(batch, schedule, n_scenes=1, scene_dropout=0, seed=0)
+    seen = draw(Batch(0, np.full((64, 8, 8, 3), 255, np.uint8), np.zeros(64, np.int64)))
     # of the noisy image and v the clean one can be had back
     alpha = schedule.alphas_cumprod[seen.timesteps].sqrt()[:, None, None, None]
     sigma = (1 - alpha**2).sqrt()
@@ -108,16 +117,13 @@ def test_the_noise_at_the_last_timestep_is_all_noise() -> None:
 
 
 def test_draws_depend_on_seed_and_number_only() -> None:
-    batch = Batch(8, np.zeros((4, 8, 8, 3), np.uint8), np.zeros(4, np.int64))
-    schedule = noise_schedule()
+    def target(seed: int, first: int) -> torch.Tensor:
+        batch = Batch(first, np.zeros((4, 8, 8, 3), np.uint8), np.zeros(4, np.int64))
+        return draw(batch, seed=seed, scene_dropout=0.5).target
 
-    def draw(seed: int, first: int) -> torch.Tensor:
-        moved = Batch(first, batch.images, batch.scenes)
-        return noised(moved, schedule, n_scenes=1, scene_dropout=0.5, seed=seed).target
-
-    assert torch.equal(draw(1, 8), draw(1, 8))
-    assert not torch.equal(draw(1, 8), draw(2, 8))
-    assert not torch.equal(draw(1, 8), draw(1, 16))
+    assert torch.equal(target(1, 8), target(1, 8))
+    assert not torch.equal(target(1, 8), target(2, 8))
+    assert not torch.equal(target(1, 8), target(1, 16))
 
 
 def test_a_training_that_was_cut_goes_on_to_the_same_weights(tmp_path: Path) -> None:
@@ -154,8 +160,8 @@ def test_the_loss_falls(tmp_path: Path) -> None:
 
 def test_shares_of_a_batch_are_the_whole(tmp_path: Path) -> None:
     batch = next(batches(small_tiles(tmp_path), start=0, end=8, batch_size=8, seed=0))
-    whole = noised(batch, noise_schedule(), n_scenes=2, scene_dropout=0, seed=0)
-    shares = [Ranks(number, 2).share(whole) for number in range(2)]
+    whole = draw(batch)
+    shares = [draw(batch, rows=Ranks(number, 2).rows) for number in range(2)]
     assert sorted(torch.cat([share.timesteps for share in shares])) == sorted(whole.timesteps)
     assert sum(len(share.noisy) for share in shares) == 8
 
@@ -266,7 +272,9 @@ def test_without_scenes_the_denoiser_is_unconditional(tmp_path: Path) -> None:
 
 def test_params_name_the_presets_and_samplers_there_are() -> None:
     fields = TrainingParams.model_fields
-    assert get_args(fields["preset"].annotation) == tuple(PRESETS)
+    assert get_args(fields["preset"].annotation) == tuple(PRESETS) == tuple(DIT_PRESETS)
+    assert get_args(fields["denoiser"].annotation) == KINDS
+    assert get_args(fields["objective"].annotation) == tuple(OBJECTIVES)
     assert get_args(fields["sampler"].annotation) == tuple(SAMPLERS)
 
 

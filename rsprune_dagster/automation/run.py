@@ -39,6 +39,11 @@ def materialize(
     from rsprune_dagster.pruning.steps.preflight import check
 
     check(params, made_later=SYNTHETIC)
+    wanted = _known(assets, definitions)
+    if "diffusion_checkpoint" in (wanted or _names(definitions)) and params.training.autoencoder:
+        from rsprune_dagster.diffusion.steps import space_of
+
+        space_of(params.training)
     resources = {
         "store": Store(root=str(root), cache_root=str(cache_root)),
         "compute": Compute(progress_on=progress_on, **params.compute.model_dump()),
@@ -48,7 +53,7 @@ def materialize(
         try:
             run = dg.materialize(
                 definitions,
-                selection=list(_known(assets, definitions)) or None,
+                selection=list(wanted) or None,
                 resources=resources,
                 instance=instance,
                 run_config=_LOG_NOTHING,
@@ -75,8 +80,12 @@ def project_home(project: Path) -> Path:
 _LOG_NOTHING: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
+def _names(definitions: Sequence[dg.AssetsDefinition]) -> tuple[str, ...]:
+    return tuple(definition.key.to_user_string() for definition in definitions)
+
+
 def _known(names: Sequence[str], definitions: Sequence[dg.AssetsDefinition]) -> Sequence[str]:
-    known = tuple(definition.key.to_user_string() for definition in definitions)
+    known = _names(definitions)
     for name in names:
         if name not in known:
             raise UsageError(f"no asset is called {name}{suggest(name, known)}; there are {', '.join(known)}")

@@ -3,16 +3,22 @@
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from rsprune_dagster.diffusion.denoiser import Denoiser, noise_schedule, read_denoiser
-from rsprune_dagster.diffusion.objective import takes_scenes
+from rsprune_dagster.diffusion.card import Origin, in_dit_pipeline, model_card
+from rsprune_dagster.diffusion.denoiser import read_denoiser
+from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.sampling import sample
+from rsprune_dagster.diffusion.schedule import read_schedule
+from rsprune_dagster.diffusion.spaces import Space, pixels, read_autoencoder
 from rsprune_dagster.diffusion.training import Trained, TrainingOptions
 from rsprune_dagster.errors import RunError
+
+__all__ = ["Origin", "SamplingOptions", "load_checkpoint", "model_card", "sample_grid", "write_checkpoint"]
 
 SCENES = "scenes.json"
 LOSS = "loss.csv"
@@ -31,60 +37,83 @@ class SamplingOptions:
     seed: int
 
 
-@dataclass(frozen=True)
-class Origin:
-    """What a checkpoint was trained on, for its model card."""
-
-    n_tiles: int
-    subset_version: str
-    """The content hash of pruned_subset; empty where the tiles are not an asset's."""
-    licence: str
-    """Of the images; empty: not stated."""
-
-
 def write_checkpoint(
     folder: Path, trained: Trained, scene_names: Sequence[str], options: TrainingOptions, origin: Origin
 ) -> None:
     """Fill `folder` with a diffusers pipeline of the averaged weights, the loss curve, the scenes and a model card.
 
-    `DiffusionPipeline.from_pretrained(folder)` loads it without this package: with scenes as a pipeline that takes
-    `class_labels`, the numbers of scenes.json (without guidance, which is ours), else as a DDIMPipeline. The first is
-    diffusers' ConsistencyModelPipeline, its only one for a UNet with classes in pixel space; it steps as its scheduler,
-    here DDIM's, says.
+    `DiffusionPipeline.from_pretrained(folder)` loads it without this package (`pipeline_of`).
+
+    Raises:
+        RunError: the disk is full or not writable.
     """
-    from diffusers import ConsistencyModelPipeline, DDIMPipeline
+    from safetensors import SafetensorError
 
-    kind = ConsistencyModelPipeline if takes_scenes(trained.denoiser) else DDIMPipeline
-    kind(unet=trained.denoiser, scheduler=noise_schedule()).save_pretrained(folder)
-    (folder / SCENES).write_text(json.dumps(list(scene_names), indent=1) + "\n")
-    _write_losses(folder / LOSS, trained.losses, trained.n_images)
-    (folder / CARD).write_text(model_card(trained, scene_names, options, origin))
+    try:
+        pipeline_of(trained, scene_names).save_pretrained(folder)
+        (folder / SCENES).write_text(json.dumps(list(scene_names), indent=1) + "\n")
+        _write_losses(folder / LOSS, trained.losses, trained.n_images)
+        (folder / CARD).write_text(model_card(trained, scene_names, options, origin))
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"cannot write the checkpoint into {folder} ({' '.join(str(error).split())}): free some space, then run "
+            "again: nothing is trained a second time"
+        ) from error
 
 
-def load_checkpoint(folder: Path) -> tuple[Denoiser, tuple[str, ...]]:
-    """The denoiser and its scenes.
+def pipeline_of(trained: Trained, scene_names: Sequence[str]) -> Any:
+    """diffusers' own pipeline for a model. It has none that is meant for each kind, so some serve for what they can do.
+
+    A DiTPipeline takes classes, guides and decodes: it holds every DiT and all that works in latents, a UNet as its
+    transformer too, and for pixels an autoencoder that changes nothing. A UNet in pixel space is a DDIMPipeline where
+    it has neither scenes nor flows, else a ConsistencyModelPipeline, which takes classes without guidance, and steps as
+    its scheduler says.
+    """
+    from diffusers import ConsistencyModelPipeline, DDIMPipeline, DiTPipeline
+
+    model = trained.model
+    if in_dit_pipeline(trained):
+        pipeline = DiTPipeline(transformer=model.denoiser, vae=model.space.autoencoder, scheduler=model.schedule)
+        pipeline.register_to_config(id2label={str(number): name for number, name in enumerate(scene_names)})
+        return pipeline
+    plain = model.any_scene is None and model.schedule.config.prediction_type == "v_prediction"
+    return (DDIMPipeline if plain else ConsistencyModelPipeline)(unet=model.denoiser, scheduler=model.schedule)
+
+
+def load_checkpoint(folder: Path) -> tuple[Model, tuple[str, ...]]:
+    """The model and its scenes.
 
     Raises:
         RunError: no checkpoint lies there, its weights are truncated, or of another architecture.
     """
     try:
         names = tuple(json.loads((folder / SCENES).read_text()))
-        denoiser = read_denoiser(folder / "unet")
+        schedule = read_schedule(json.loads((folder / "scheduler" / "scheduler_config.json").read_text()))
+        kind = "transformer" if (folder / "transformer").is_dir() else "unet"
+        denoiser = read_denoiser(folder / kind)
+        edge = denoiser.config.sample_size
+        space = _space(folder / "vae", edge) if (folder / "vae").is_dir() else pixels(edge)
     except Exception as error:  # safetensors and diffusers raise many kinds
         raise RunError(
             f"{folder} is no checkpoint that can be loaded ({' '.join(str(error).split())[:300]}): materialize "
             "diffusion_checkpoint, or restore an older version with `rsprune restore`"
         ) from error
-    return denoiser, names
+    return Model(denoiser, schedule, space), names
+
+
+def _space(folder: Path, edge: int) -> Space:
+    """Of the autoencoder in a checkpoint, for latents of an edge."""
+    autoencoder, digest = read_autoencoder(folder)
+    return Space(autoencoder.config.latent_channels, edge, autoencoder, digest)
 
 
 def sample_grid(
-    denoiser: Denoiser, scene_names: Sequence[str], *, n_per_scene: int, options: SamplingOptions
+    model: Model, scene_names: Sequence[str], *, n_per_scene: int, options: SamplingOptions
 ) -> dict[str, np.ndarray]:
     """For each scene (n, s, s, 3) uint8 samples."""
     scenes = np.repeat(np.arange(len(scene_names)), n_per_scene)
     images = sample(
-        denoiser,
+        model,
         scenes,
         n_steps=options.n_steps,
         guidance=options.guidance,
@@ -93,43 +122,6 @@ def sample_grid(
         sampler=options.sampler,
     )
     return {name: images[scenes == number] for number, name in enumerate(scene_names)}
-
-
-def model_card(trained: Trained, scene_names: Sequence[str], options: TrainingOptions, origin: Origin) -> str:
-    """Markdown, with the front matter that model hubs read."""
-    weights = sum(parameter.numel() for parameter in trained.denoiser.parameters())
-    values = "\n".join(f"* `{name}`: {value}" for name, value in asdict(options).items())
-    scenes = ", ".join(name for name in scene_names if name) or "none: unconditional"
-    size_px = trained.denoiser.config.sample_size
-    version = origin.subset_version or "of no known version"
-    labels = "class_labels=[0, 0, 0, 0], " if len(scene_names) > 1 else ""
-    return f"""---
-library_name: diffusers
-tags: [remote-sensing, diffusion, data-pruning]
----
-
-# A diffusion model of remote-sensing tiles
-
-A UNet of {weights:,} weights that makes RGB tiles of {size_px} px, trained from nothing on {trained.n_images:,}
-images drawn from {origin.n_tiles:,} tiles that RS-Prune kept (pruned_subset {version}).
-
-* Scenes: {scenes}
-* Licence of the images: {origin.licence or "not stated; see the corpus"}
-* v-prediction, cosine schedule with zero terminal SNR, averaged weights
-
-```python
-from diffusers import DiffusionPipeline
-
-pipeline = DiffusionPipeline.from_pretrained("this/folder")
-images = pipeline(batch_size=4, {labels}num_inference_steps=20).images
-```
-
-It repeats what its tiles show and may copy them: see the memorization figures of evaluation_metrics before using it.
-
-## Training
-
-{values}
-"""
 
 
 def _write_losses(path: Path, losses: Sequence[float], n_images: int) -> None:

@@ -1,7 +1,6 @@
-"""The denoisers: sizes of diffusers' UNet by name, from minutes on two cores to days on many GPUs."""
+"""The denoisers: sizes of diffusers' UNet and DiT by name, from minutes on two cores to days on many GPUs."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,6 @@ from rsprune_dagster.params import suggest
 
 Denoiser = Any
 """A diffusers model, `torch.nn.Module` and `ModelMixin` at once; diffusers ships no types that mypy can follow."""
-Schedule = Any
-"""A diffusers scheduler."""
 
 
 @dataclass(frozen=True)
@@ -21,53 +18,86 @@ class UNetPreset:
 
     channels: tuple[int, ...]
     layers: int
-    attention_edges_px: tuple[int, ...]
+    attention_edges: tuple[int, ...]
     head_dim: int
 
 
+@dataclass(frozen=True)
+class DiTPreset:
+    """Blocks of a transformer, heads in each, and the edge of the patches that are its tokens."""
+
+    layers: int
+    heads: int
+    head_dim: int
+    patch_px: int
+    patch_of_latents: int
+
+
 PRESETS: dict[str, UNetPreset] = {
-    "tiny": UNetPreset((32, 64, 64), layers=1, attention_edges_px=(8,), head_dim=16),
-    "small": UNetPreset((64, 128, 128, 256), layers=2, attention_edges_px=(16, 8), head_dim=32),
-    "base": UNetPreset((128, 256, 256, 256), layers=3, attention_edges_px=(32, 16, 8), head_dim=64),
-    "xl": UNetPreset((192, 384, 576, 768), layers=3, attention_edges_px=(32, 16, 8), head_dim=64),
+    "tiny": UNetPreset((32, 64, 64), layers=1, attention_edges=(8,), head_dim=16),
+    "small": UNetPreset((64, 128, 128, 256), layers=2, attention_edges=(16, 8), head_dim=32),
+    "base": UNetPreset((128, 256, 256, 256), layers=3, attention_edges=(32, 16, 8), head_dim=64),
+    "xl": UNetPreset((192, 384, 576, 768), layers=3, attention_edges=(32, 16, 8), head_dim=64),
 }
 """tiny has 1.1 M weights, small 19 M, base 51 M, xl 261 M."""
 
-N_TIMESTEPS = 1000
+DIT_PRESETS: dict[str, DiTPreset] = {
+    "tiny": DiTPreset(layers=6, heads=4, head_dim=32, patch_px=4, patch_of_latents=2),
+    "small": DiTPreset(layers=12, heads=6, head_dim=64, patch_px=4, patch_of_latents=2),
+    "base": DiTPreset(layers=12, heads=12, head_dim=64, patch_px=4, patch_of_latents=2),
+    "xl": DiTPreset(layers=28, heads=16, head_dim=72, patch_px=4, patch_of_latents=2),
+}
+"""The published S, B and XL (Peebles & Xie 2023), and a tiny one."""
+
+KINDS = ("unet", "dit")
+
+N_LABELS = 1000
+"""Classes that diffusers' DiTPipeline has room for: it takes the class of this number for "any"."""
 
 
-def build_denoiser(preset: str, *, image_size_px: int, n_scenes: int, seed: int) -> Denoiser:
-    """A UNet with random weights that come from `seed`, for RGB images of `image_size_px`.
+def build_denoiser(
+    preset: str,
+    *,
+    image_size_px: int,
+    n_scenes: int,
+    seed: int,
+    kind: str = "unet",
+    channels: int = 3,
+    for_latents: bool = False,
+) -> Denoiser:
+    """A denoiser with random weights that come from `seed`, for (channels, size, size) images or latents.
 
-    With scenes it has one more class than there are: the last, `n_scenes`, stands for "any scene", which is what
-    classifier-free guidance (Ho & Salimans 2022) leads away from.
+    The last of its classes stands for "any scene", which is what classifier-free guidance (Ho & Salimans 2022) leads
+    away from (`any_scene`). A UNet in pixel space has one class more than there are scenes, and none where there is no
+    more than one. Those that go into a DiTPipeline, which are all others, have its 1,001.
 
     Raises:
-        UsageError: unknown preset, or an image size that its resolutions do not divide.
+        UsageError: unknown preset, a size that its resolutions do not divide, or more scenes than a DiTPipeline takes.
     """
     import torch
-    from diffusers import UNet2DModel
 
-    sizes = _preset(preset)
-    halvings = 2 ** (len(sizes.channels) - 1)
-    if image_size_px % halvings:
-        raise UsageError(f"the {preset} denoiser needs an image size that {halvings} divides, not {image_size_px} px")
-    edges = [image_size_px >> level for level in range(len(sizes.channels))]
-    attends = [edge in sizes.attention_edges_px for edge in edges]
+    if kind not in KINDS:
+        raise UsageError(f"no denoiser is called {kind}{suggest(kind, KINDS)}; there are {', '.join(KINDS)}")
+    in_dit_pipeline = kind == "dit" or for_latents
+    if in_dit_pipeline and n_scenes > N_LABELS:
+        raise UsageError(
+            f"{n_scenes:,} scenes are more than the {N_LABELS:,} that diffusers' DiTPipeline takes: "
+            "use training.denoiser unet without an autoencoder"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return UNet2DModel(
-            sample_size=image_size_px,
-            in_channels=3,
-            out_channels=3,
-            layers_per_block=sizes.layers,
-            block_out_channels=sizes.channels,
-            down_block_types=tuple("AttnDownBlock2D" if here else "DownBlock2D" for here in attends),
-            up_block_types=tuple("AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attends)),
-            attention_head_dim=sizes.head_dim,
-            norm_num_groups=min(32, sizes.channels[0] // 2),
-            num_class_embeds=n_scenes + 1 if n_scenes > 1 else None,
-        )
+        if kind == "dit":
+            return _dit(preset, image_size_px, channels, for_latents=for_latents)
+        n_classes = N_LABELS + 1 if in_dit_pipeline else n_scenes + 1 if n_scenes > 1 else None
+        return _unet(preset, image_size_px, channels, n_classes)
+
+
+def any_scene(denoiser: Denoiser) -> int | None:
+    """The class that stands for any scene; None for a denoiser without classes."""
+    config = denoiser.config
+    if "num_embeds_ada_norm" in config:
+        return int(config.num_embeds_ada_norm)
+    return None if config.num_class_embeds is None else int(config.num_class_embeds) - 1
 
 
 def read_denoiser(folder: Path) -> Denoiser:
@@ -76,49 +106,102 @@ def read_denoiser(folder: Path) -> Denoiser:
     Raises:
         Exception: of many kinds, when the files are missing, truncated, or weights and configuration do not fit.
     """
-    from diffusers import UNet2DModel
+    from diffusers import DiTTransformer2DModel, UNet2DModel
     from safetensors.torch import load_file
 
     config = json.loads((folder / "config.json").read_text())
-    denoiser = UNet2DModel(**{name: value for name, value in config.items() if not name.startswith("_")})
-    denoiser.load_state_dict(load_file(folder / "diffusion_pytorch_model.safetensors"))
+    kinds = {kind.__name__: kind for kind in (UNet2DModel, DiTTransformer2DModel)}
+    kind = kinds[config["_class_name"]]
+    denoiser = _undropped(kind(**{name: value for name, value in config.items() if not name.startswith("_")}))
+    index = folder / f"{_WEIGHTS}.index.json"
+    names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else [_WEIGHTS]
+    weights: dict[str, Any] = {}
+    for name in names:
+        weights |= load_file(folder / name)
+    denoiser.load_state_dict(weights)
     return denoiser
 
 
-def noise_schedule() -> Schedule:
-    """The cosine schedule (Nichol & Dhariwal 2021), rescaled to end in pure noise (Lin et al. 2023), v-prediction."""
-    from diffusers import DDIMScheduler
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
-    return DDIMScheduler(
-        num_train_timesteps=N_TIMESTEPS,
-        beta_schedule="squaredcos_cap_v2",
-        prediction_type="v_prediction",
-        rescale_betas_zero_snr=True,
-        timestep_spacing="trailing",
-        clip_sample=True,
+
+def _unet(name: str, edge: int, channels: int, n_classes: int | None) -> Denoiser:
+    from diffusers import UNet2DModel
+
+    _known(name, tuple(PRESETS))
+    sizes = PRESETS[name]
+    _divided(name, edge, 2 ** (len(sizes.channels) - 1))
+    attends = [edge >> level in sizes.attention_edges for level in range(len(sizes.channels))]
+    return UNet2DModel(
+        sample_size=edge,
+        in_channels=channels,
+        out_channels=channels,
+        layers_per_block=sizes.layers,
+        block_out_channels=sizes.channels,
+        down_block_types=tuple("AttnDownBlock2D" if here else "DownBlock2D" for here in attends),
+        up_block_types=tuple("AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attends)),
+        attention_head_dim=sizes.head_dim,
+        norm_num_groups=min(32, sizes.channels[0] // 2),
+        num_class_embeds=n_classes,
     )
 
 
-def _preset(name: str) -> UNetPreset:
-    if name not in PRESETS:
-        known = tuple(PRESETS)
+def _dit(name: str, edge: int, channels: int, *, for_latents: bool) -> Denoiser:
+    from diffusers import DiTTransformer2DModel
+
+    _known(name, tuple(DIT_PRESETS))
+    sizes = DIT_PRESETS[name]
+    patch = sizes.patch_of_latents if for_latents else sizes.patch_px
+    _divided(name, edge, patch)
+    denoiser = DiTTransformer2DModel(
+        num_attention_heads=sizes.heads,
+        attention_head_dim=sizes.head_dim,
+        in_channels=channels,
+        out_channels=channels,  # the pipeline reads it
+        num_layers=sizes.layers,
+        sample_size=edge,
+        patch_size=patch,
+        num_embeds_ada_norm=N_LABELS,
+    )
+    return _undropped(_started(denoiser))
+
+
+def _started(denoiser: Denoiser) -> Denoiser:
+    """The published start, which diffusers leaves out: every block passes its input on, and nothing is said yet."""
+    import torch
+
+    nn = torch.nn
+    for layer in denoiser.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    patches = denoiser.pos_embed.proj
+    nn.init.xavier_uniform_(patches.weight.data.view(patches.weight.shape[0], -1))
+    nn.init.zeros_(patches.bias)
+    for block in denoiser.transformer_blocks:
+        conditioning = block.norm1.emb
+        nn.init.normal_(conditioning.class_embedder.embedding_table.weight, std=0.02)
+        nn.init.normal_(conditioning.timestep_embedder.linear_1.weight, std=0.02)
+        nn.init.normal_(conditioning.timestep_embedder.linear_2.weight, std=0.02)
+        nn.init.zeros_(block.norm1.linear.weight)
+    nn.init.zeros_(denoiser.proj_out_1.weight)
+    nn.init.zeros_(denoiser.proj_out_2.weight)
+    return denoiser
+
+
+def _undropped(denoiser: Denoiser) -> Denoiser:
+    """Without the class dropout that diffusers draws anew in every block, from the global generator: ours is drawn by
+    the number of the image, once."""
+    for block in getattr(denoiser, "transformer_blocks", ()):
+        block.norm1.emb.class_embedder.dropout_prob = 0.0
+    return denoiser
+
+
+def _known(name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
         raise UsageError(f"no denoiser is called {name}{suggest(name, known)}; there are {', '.join(known)}")
-    return PRESETS[name]
 
 
-Sampler = Callable[[Schedule], Schedule]
-
-
-def ddim(schedule: Schedule) -> Schedule:
-    """DDIM (Song et al. 2021), as the schedule is."""
-    return schedule
-
-
-def dpm_solver(schedule: Schedule) -> Schedule:
-    """DPM-Solver++ of second order (Lu et al. 2022): as good in half the steps."""
-    from diffusers import DPMSolverMultistepScheduler
-
-    return DPMSolverMultistepScheduler.from_config(schedule.config, algorithm_type="dpmsolver++", solver_order=2)
-
-
-SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "dpm_solver": dpm_solver}
+def _divided(preset: str, edge: int, divisor: int) -> None:
+    if edge % divisor:
+        raise UsageError(f"the {preset} denoiser needs an image size that {divisor} divides, not {edge} px")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rsprune_dagster.diffusion.checkpoint import Origin, write_checkpoint
 from rsprune_dagster.diffusion.ranks import launched
-from rsprune_dagster.diffusion.steps import kept_tiles, training_options
+from rsprune_dagster.diffusion.steps import kept_tiles, space_of, training_options
 from rsprune_dagster.diffusion.training import train
 from rsprune_dagster.errors import UsageError
 from rsprune_dagster.params import load, project_root
@@ -34,10 +34,11 @@ def main() -> None:
         raise UsageError(f"{asked.out} exists: name a new folder")
     ranks, device = launched(params.compute.device)
     tiles = kept_tiles(assets / "raw_corpus", assets / "pruned_subset", params.training)
-    options = training_options(params.training, params.compute.seed)
+    space = space_of(params.training)
+    options = training_options(params.training, params.compute.seed, space)
     states = asked.out.with_name(asked.out.name + ".states")
     progress = terminal if ranks.is_first else silent
-    trained = train(tiles, options, states, device=device, ranks=ranks, progress=progress)
+    trained = train(tiles, options, states, device=device, space=space, ranks=ranks, progress=progress)
     if ranks.is_first:
         asked.out.mkdir(parents=True)
         origin = Origin(len(tiles), "", params.training.data_licence)

@@ -1,11 +1,14 @@
-"""What the denoiser learns: v-prediction, on noise and timesteps that come from the number of the image."""
+"""What the denoiser learns, on noise and timesteps that come from the number of the image."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from rsprune_dagster.diffusion.denoiser import Denoiser, Schedule
+from rsprune_dagster.diffusion.denoiser import Denoiser, any_scene
+from rsprune_dagster.diffusion.schedule import N_TIMESTEPS, Schedule, flow_schedule, noise_schedule
+from rsprune_dagster.diffusion.spaces import Space
 from rsprune_dagster.diffusion.tiles import Batch
 
 
@@ -14,13 +17,23 @@ class Noised:
     """A batch as the denoiser sees it, and what it should say."""
 
     noisy: torch.Tensor
-    """(n, 3, s, s) float32: alpha x + sigma noise."""
+    """(n, c, s, s) float32: alpha x + sigma noise."""
     timesteps: torch.Tensor
     """(n,) int64."""
     scenes: torch.Tensor
-    """(n,) int64; `n_scenes` where the scene is left out."""
+    """(n,) int64; `any_scene` where the scene is left out."""
     target: torch.Tensor
-    """(n, 3, s, s) float32: v = alpha noise - sigma x (Salimans & Ho 2022)."""
+    """(n, c, s, s) float32."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A way to train a denoiser."""
+
+    schedule: Callable[[Space], Schedule]
+    draw_timesteps: Callable[[int, torch.Generator], torch.Tensor]
+    noised: Callable[[Schedule, torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+    """Of schedule, clean, noise and timesteps: noisy and target."""
 
 
 def to_tensor(images: np.ndarray) -> torch.Tensor:
@@ -34,25 +47,70 @@ def to_images(tensor: torch.Tensor) -> np.ndarray:
     return np.asarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
 
 
-def noised(batch: Batch, schedule: Schedule, *, n_scenes: int, scene_dropout: float, seed: int) -> Noised:
-    """Noise a batch. The draws depend on the seed and on the number of the batch's first image, on nothing else."""
+def noised(
+    batch: Batch,
+    objective: Objective,
+    schedule: Schedule,
+    space: Space,
+    *,
+    any_scene: int,
+    scene_dropout: float,
+    seed: int,
+    rows: slice = slice(None),
+    at_once: int = 64,
+) -> Noised:
+    """Noise a batch, or some rows of it.
+
+    The draws are for the whole batch and depend on the seed and on the number of its first image, on nothing else.
+
+    Args:
+        at_once: images that an autoencoder encodes together.
+    """
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence((seed, batch.first)).generate_state(1)[0]))
-    clean = to_tensor(batch.images)
-    n = len(clean)
-    noise = torch.randn(clean.shape, generator=generator)
-    timesteps = torch.randint(schedule.config.num_train_timesteps, (n,), generator=generator)
+    n = len(batch.images)
+    noise = torch.randn((n, space.channels, space.edge, space.edge), generator=generator)[rows]
+    timesteps = objective.draw_timesteps(n, generator)[rows]
     left_out = torch.rand(n, generator=generator) < scene_dropout
-    scenes = torch.where(left_out, n_scenes, torch.from_numpy(batch.scenes))
-    return Noised(
-        noisy=schedule.add_noise(clean, noise, timesteps),
-        timesteps=timesteps,
-        scenes=scenes,
-        target=schedule.get_velocity(clean, noise, timesteps),
-    )
+    scenes = torch.where(left_out, any_scene, torch.from_numpy(batch.scenes))[rows]
+    clean = space.encode(to_tensor(batch.images[rows]), at_once=at_once)
+    noisy, target = objective.noised(schedule, clean, noise, timesteps)
+    return Noised(noisy, timesteps, scenes, target)
+
+
+def uniform_timesteps(n: int, generator: torch.Generator) -> torch.Tensor:
+    """(n,) from 0 to 999."""
+    return torch.randint(N_TIMESTEPS, (n,), generator=generator)
+
+
+def logit_normal_timesteps(n: int, generator: torch.Generator) -> torch.Tensor:
+    """(n,) from 1 to 999, mostly from the middle, where there is most to learn (Esser et al. 2024)."""
+    sigma = torch.randn(n, generator=generator).sigmoid()
+    return (sigma * N_TIMESTEPS).round().long().clamp(1, N_TIMESTEPS - 1)
+
+
+def with_velocity(
+    schedule: Schedule, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """alpha x + sigma noise, and v = alpha noise - sigma x (Salimans & Ho 2022)."""
+    return schedule.add_noise(clean, noise, timesteps), schedule.get_velocity(clean, noise, timesteps)
+
+
+def with_flow(
+    schedule: Schedule, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(1 - sigma) x + sigma noise, and the path's direction, noise - x (Lipman et al. 2023)."""
+    sigma = (timesteps / N_TIMESTEPS)[:, None, None, None]
+    return (1 - sigma) * clean + sigma * noise, noise - clean
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "v_prediction": Objective(lambda space: noise_schedule(clipped=space.clipped), uniform_timesteps, with_velocity),
+    "flow_matching": Objective(lambda space: flow_schedule(), logit_normal_timesteps, with_flow),
+}
 
 
 def loss_of(denoiser: Denoiser, part: Noised) -> torch.Tensor:
-    """The mean squared error of v, a scalar."""
+    """The mean squared error of what the denoiser says, a scalar."""
     labels = part.scenes if takes_scenes(denoiser) else None
     said = denoiser(part.noisy, part.timesteps, class_labels=labels).sample
     return torch.nn.functional.mse_loss(said.float(), part.target)
@@ -60,5 +118,4 @@ def loss_of(denoiser: Denoiser, part: Noised) -> torch.Tensor:
 
 def takes_scenes(denoiser: torch.nn.Module) -> bool:
     """Whether the denoiser is conditional on scenes."""
-    inner = getattr(denoiser, "module", denoiser)
-    return getattr(inner, "class_embedding", None) is not None
+    return any_scene(getattr(denoiser, "module", denoiser)) is not None

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from rsprune_dagster.diffusion.objective import Noised
-
 
 @dataclass(frozen=True)
 class Ranks:
@@ -21,12 +19,10 @@ class Ranks:
     def is_first(self) -> bool:
         return self.number == 0
 
-    def share(self, whole: Noised) -> Noised:
+    @property
+    def rows(self) -> slice:
         """The rows of a batch that this process works on. All draw the same batch, so no draw depends on `n`."""
-        if self.n == 1:
-            return whole
-        rows = slice(self.number, None, self.n)
-        return Noised(whole.noisy[rows], whole.timesteps[rows], whole.scenes[rows], whole.target[rows])
+        return slice(self.number, None, self.n)
 
     def wrapped(self, model: torch.nn.Module) -> torch.nn.Module:
         """The model, with gradients averaged over the processes."""
@@ -37,6 +33,14 @@ class Ranks:
         if self.n > 1:
             torch.distributed.all_reduce(value)
         return float(value) / self.n
+
+    def any(self, flag: bool, device: str) -> bool:
+        """Whether the flag is raised in any of the processes: what ends one has to end all, after the same step."""
+        if self.n == 1:
+            return flag
+        raised = torch.tensor(int(flag), device=device)
+        torch.distributed.all_reduce(raised, torch.distributed.ReduceOp.MAX)
+        return bool(raised)
 
     def wait(self) -> None:
         """For the others."""

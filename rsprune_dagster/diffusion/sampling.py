@@ -6,15 +6,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from rsprune_dagster.diffusion.denoiser import SAMPLERS, Denoiser, noise_schedule
-from rsprune_dagster.diffusion.objective import takes_scenes, to_images
+from rsprune_dagster.diffusion.denoiser import Denoiser
+from rsprune_dagster.diffusion.model import Model, in_pixels
+from rsprune_dagster.diffusion.objective import to_images
+from rsprune_dagster.diffusion.schedule import SAMPLERS
 from rsprune_dagster.errors import UsageError
 from rsprune_dagster.params import suggest
 from rsprune_dagster.progress import Progress, silent
 
+ANY_SCENE = -1
+
 
 def sample(
-    denoiser: Denoiser,
+    model: Model | Denoiser,
     scenes: Sequence[int] | np.ndarray,
     *,
     n_steps: int,
@@ -27,7 +31,8 @@ def sample(
     """One image per entry of `scenes`.
 
     Args:
-        scenes: (n,) scene numbers; the number of scenes itself stands for any scene.
+        model: of a training or a checkpoint; a bare denoiser is taken for a UNet in pixel space (`model.in_pixels`).
+        scenes: (n,) scene numbers; ANY_SCENE stands for any scene.
         guidance: 1: as learned; more: further from "any scene" (Ho & Salimans 2022).
         seed: image i starts from noise of (seed, i), whatever the batch size.
 
@@ -40,13 +45,15 @@ def sample(
     if sampler not in SAMPLERS:
         known = tuple(SAMPLERS)
         raise UsageError(f"no sampler is called {sampler}{suggest(sampler, known)}; there are {', '.join(known)}")
+    model = model if isinstance(model, Model) else in_pixels(model)
     wanted = np.asarray(scenes, np.int64)
+    wanted = np.where(wanted == ANY_SCENE, model.any_scene or 0, wanted)
     images = []
-    denoiser.eval()
+    model.denoiser.eval()
     with progress("samples", len(wanted)) as advance, torch.inference_mode():
         for start in range(0, len(wanted), batch_size):
             numbers = np.arange(start, min(start + batch_size, len(wanted)))
-            images.append(_sample_batch(denoiser, wanted[numbers], numbers, n_steps, guidance, seed, sampler))
+            images.append(_sample_batch(model, wanted[numbers], numbers, n_steps, guidance, seed, sampler))
             advance(len(numbers))
     return np.concatenate(images)
 
@@ -63,7 +70,7 @@ def grid(images: np.ndarray, *, columns: int) -> Image.Image:
 
 
 def _sample_batch(
-    denoiser: Denoiser,
+    model: Model,
     scenes: np.ndarray,
     numbers: np.ndarray,
     n_steps: int,
@@ -71,36 +78,37 @@ def _sample_batch(
     seed: int,
     sampler: str,
 ) -> np.ndarray:
-    stepper = SAMPLERS[sampler](noise_schedule())
-    stepper.set_timesteps(n_steps, device=denoiser.device)
-    state = _noise(denoiser, numbers, seed)
-    labels = torch.from_numpy(scenes).to(denoiser.device)
+    device = model.denoiser.device
+    stepper = SAMPLERS[sampler](model.schedule)
+    stepper.set_timesteps(n_steps, device=device)
+    state = _noise(model, numbers, seed)
+    labels = torch.from_numpy(scenes).to(device)
     for timestep in stepper.timesteps:
-        said = _guided(denoiser, state, timestep, labels, guidance)
+        said = _guided(model, state, timestep, labels, guidance)
         state = stepper.step(said, timestep, state).prev_sample
-    return to_images(state)
+    return to_images(model.space.decode(state))
 
 
-def _noise(denoiser: Denoiser, numbers: np.ndarray, seed: int) -> torch.Tensor:
-    edge = denoiser.config.sample_size
+def _noise(model: Model, numbers: np.ndarray, seed: int) -> torch.Tensor:
+    shape = (model.space.channels, model.space.edge, model.space.edge)
     seeds = [int(np.random.SeedSequence((seed, int(number))).generate_state(1)[0]) for number in numbers]
-    noise = [torch.randn((3, edge, edge), generator=torch.Generator().manual_seed(each)) for each in seeds]
-    return torch.stack(noise).to(denoiser.device)
+    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(each)) for each in seeds]
+    return torch.stack(noise).to(model.denoiser.device)
 
 
 def _guided(
-    denoiser: Denoiser, state: torch.Tensor, timestep: torch.Tensor, labels: torch.Tensor, guidance: float
+    model: Model, state: torch.Tensor, timestep: torch.Tensor, labels: torch.Tensor, guidance: float
 ) -> torch.Tensor:
     """What the denoiser says, led away from what it says of any scene."""
-    if not takes_scenes(denoiser):
-        return _said(denoiser, state, timestep, None)
+    if model.any_scene is None:
+        return _said(model.denoiser, state, timestep, None)
     if guidance == 1:
-        return _said(denoiser, state, timestep, labels)
-    any_scene = torch.full_like(labels, denoiser.config.num_class_embeds - 1)
-    led, free = _said(denoiser, torch.cat([state, state]), timestep, torch.cat([labels, any_scene])).chunk(2)
+        return _said(model.denoiser, state, timestep, labels)
+    both = torch.cat([labels, torch.full_like(labels, model.any_scene)])
+    led, free = _said(model.denoiser, torch.cat([state, state]), timestep, both).chunk(2)
     return free + guidance * (led - free)
 
 
 def _said(denoiser: Denoiser, state: torch.Tensor, timestep: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-    said: torch.Tensor = denoiser(state, timestep, class_labels=labels).sample
+    said: torch.Tensor = denoiser(state, timestep.expand(len(state)), class_labels=labels).sample
     return said

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from rsprune_dagster.diffusion.denoiser import Denoiser, read_denoiser
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 N_KEPT = 2
 MOMENTS = ("exp_avg", "exp_avg_sq")
-MAY_CHANGE = ("n_images", "save_every_images", "micro_batch_size")
+MAY_CHANGE = ("n_images", "save_every_images", "micro_batch_size", "gradient_checkpointing")
 """Options that a training may go on with changed: its losses so far would have been the same."""
 
 
@@ -84,9 +85,10 @@ def save_state(state: TrainingState, folder: Path, options: "TrainingOptions", t
         if target.exists():
             shutil.rmtree(target)
         os.rename(draft, target)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the latter is safetensors' own OSError
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise RunError(
-            f"cannot write {target}: {error.strerror or error}; free some space, then run again: the training goes on "
+            f"cannot write {target}: {reason}; free some space, then run again: the training goes on "
             "from its last state"
         ) from error
     finally:

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 
 from rsprune_dagster.corpus.shards import written_whole
 from rsprune_dagster.diffusion.checkpoint import Origin, SamplingOptions, sample_grid, write_checkpoint
-from rsprune_dagster.diffusion.denoiser import Denoiser
+from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.sampling import grid
-from rsprune_dagster.diffusion.state import fingerprint
+from rsprune_dagster.diffusion.spaces import Space, latents, read_autoencoder
+from rsprune_dagster.diffusion.state import MAY_CHANGE, fingerprint
 from rsprune_dagster.diffusion.tiles import TileSet, tile_set
 from rsprune_dagster.diffusion.training import TrainingOptions, train
 from rsprune_dagster.params import TrainingParams
@@ -22,7 +23,8 @@ from rsprune_dagster.pruning.steps.scan import read_options
 
 SAMPLES = "samples"
 """A picture per saved state, named by the images seen: one sample of each scene, always from the same noise."""
-HARMLESS = ("save_every_images", "micro_batch_size")
+HARMLESS = tuple(name for name in MAY_CHANGE if name != "n_images")
+"""Options without which a training is the same."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class TrainingReport:
     first_loss: float
     final_loss: float
     """The mean over the last twentieth of the steps."""
+    autoencoder_digest: str
+    """sha256 of the autoencoder whose latents were learned; empty: pixels."""
 
 
 def train_checkpoint(
@@ -61,16 +65,17 @@ def train_checkpoint(
         UsageError, RunError: as `training.train`.
     """
     tiles = kept_tiles(corpus, subset, params)
-    options, sampling = training_options(params, seed), sampling_options(params, seed)
+    space = space_of(params)
+    options, sampling = training_options(params, seed, space), sampling_options(params, seed)
     states = work / _key(options, tiles)
 
-    def show(averaged: Denoiser, n_images: int) -> None:
+    def show(averaged: Model, n_images: int) -> None:
         samples = sample_grid(averaged, tiles.scene_names, n_per_scene=1, options=sampling)
         row = grid(np.concatenate(list(samples.values())), columns=len(samples))
         with written_whole(states / SAMPLES / f"{n_images:012d}.png") as draft:
             row.save(draft, "PNG")
 
-    trained = train(tiles, options, states, device=resolved(device), progress=progress, on_state=show)
+    trained = train(tiles, options, states, device=resolved(device), space=space, progress=progress, on_state=show)
     origin = Origin(len(tiles), subset_version, params.data_licence)
     write_checkpoint(folder, trained.moved("cpu"), tiles.scene_names, options, origin)
     report = TrainingReport(
@@ -78,9 +83,10 @@ def train_checkpoint(
         n_scenes=len(tiles.scene_names),
         n_images=trained.n_images,
         n_epochs=trained.n_images / len(tiles),
-        n_weights=sum(parameter.numel() for parameter in trained.denoiser.parameters()),
+        n_weights=trained.model.n_weights,
         first_loss=trained.losses[0],
         final_loss=float(np.mean(trained.losses[-max(1, len(trained.losses) // 20) :])),
+        autoencoder_digest=options.autoencoder_digest,
     )
     (folder / "training.json").write_text(json.dumps(asdict(report), indent=1) + "\n")
     shutil.copytree(states / SAMPLES, folder / SAMPLES)
@@ -101,10 +107,22 @@ def kept_tiles(corpus: Path, subset: Path, params: TrainingParams) -> TileSet:
     )
 
 
-def training_options(params: TrainingParams, seed: int) -> TrainingOptions:
+def space_of(params: TrainingParams) -> Space | None:
+    """The latents of the autoencoder that params.yaml names; None: pixels.
+
+    Raises:
+        UsageError: it cannot be read, or does not take images of that size.
+    """
+    if not params.autoencoder:
+        return None
+    return latents(*read_autoencoder(Path(params.autoencoder)), params.image_size_px)
+
+
+def training_options(params: TrainingParams, seed: int, space: Space | None = None) -> TrainingOptions:
     """The part of params.yaml that the training itself depends on."""
-    names = TrainingOptions.__dataclass_fields__.keys() - {"seed"}
-    return TrainingOptions(seed=seed, **params.model_dump(include=set(names)))
+    names = TrainingOptions.__dataclass_fields__.keys() - {"seed", "autoencoder_digest"}
+    digest = space.digest if space else ""
+    return TrainingOptions(seed=seed, autoencoder_digest=digest, **params.model_dump(include=set(names)))
 
 
 def sampling_options(params: TrainingParams, seed: int) -> SamplingOptions:

@@ -8,12 +8,16 @@ from pathlib import Path
 
 import torch
 
-from rsprune_dagster.diffusion.denoiser import Denoiser, build_denoiser, noise_schedule
-from rsprune_dagster.diffusion.objective import Noised, loss_of, noised
+from rsprune_dagster.diffusion.denoiser import Denoiser, any_scene, build_denoiser
+from rsprune_dagster.diffusion.interruption import deferred
+from rsprune_dagster.diffusion.model import Model
+from rsprune_dagster.diffusion.objective import OBJECTIVES, Noised, Objective, loss_of, noised
 from rsprune_dagster.diffusion.ranks import ALONE, Ranks
+from rsprune_dagster.diffusion.spaces import Space, passed_through, pixels
 from rsprune_dagster.diffusion.state import TrainingState, latest_state, layout, save_state
 from rsprune_dagster.diffusion.tiles import Batch, TileSet, batches
 from rsprune_dagster.errors import RunError, UsageError
+from rsprune_dagster.params import suggest
 from rsprune_dagster.progress import Progress, silent
 from rsprune_dagster.pruning.embedding import ahead
 
@@ -36,28 +40,40 @@ class TrainingOptions:
     """The averaged weights forget half in so many images."""
     scene_dropout: float
     precision: str
-    """float32, bfloat16, or auto: bfloat16 on a GPU."""
+    """float32, bfloat16, or auto: bfloat16 where the device computes in it (`autocast`)."""
     seed: int
     save_every_images: int
+    denoiser: str = "unet"
+    """unet or dit."""
+    objective: str = "v_prediction"
+    """v_prediction or flow_matching."""
+    gradient_checkpointing: bool = False
+    """Computes activations a second time instead of keeping them; less memory, the same result."""
+    autoencoder_digest: str = ""
+    """Of the autoencoder whose latents are learned; empty: pixels."""
 
 
 @dataclass(frozen=True)
 class Trained:
     """The end of a training."""
 
-    denoiser: Denoiser
+    model: Model
     """With the averaged weights."""
     losses: tuple[float, ...]
     """One per step."""
     n_images: int
 
+    @property
+    def denoiser(self) -> Denoiser:
+        return self.model.denoiser
+
     def moved(self, device: str) -> "Trained":
         """With its weights on a device, in the plain layout."""
-        return replace(self, denoiser=self.denoiser.to(device=device, memory_format=torch.contiguous_format))
+        return replace(self, model=self.model.to(device))
 
 
-OnState = Callable[[Denoiser, int], object]
-"""Told of the averaged denoiser and the images seen, whenever a state was saved."""
+OnState = Callable[[Model, int], object]
+"""Told of the averaged model and the images seen, whenever a state was saved as planned."""
 
 
 def train(
@@ -66,50 +82,106 @@ def train(
     folder: Path,
     *,
     device: str,
+    space: Space | None = None,
     ranks: Ranks = ALONE,
     progress: Progress = silent,
-    on_state: OnState = lambda denoiser, n_images: None,
+    on_state: OnState = lambda model, n_images: None,
 ) -> Trained:
     """Train a denoiser on tiles, from the last state in `folder` if there is one.
 
+    SIGTERM and Ctrl-C are answered between two steps: a state is saved, then they do what they would have done.
+
     Args:
         folder: gets the states, `state-IMAGES`; the last two are kept.
+        space: the latents to learn (`spaces.latents`), those of `options.autoencoder_digest`; None: pixels.
 
     Raises:
         UsageError: fewer tiles than a batch, unknown preset, or `folder` holds the states of another training.
         RunError: the loss is no number any more (the last state is from before), a tile changed, the disk is full.
     """
     check(tiles, options, ranks)
-    state = latest_state(folder, options, tiles) or new_state(tiles, options)
+    space = (space or own_space(tiles, options)).on(device)
+    assert space.digest == options.autoencoder_digest, "the options name the space's autoencoder"
+    objective = OBJECTIVES[options.objective]
+    schedule = objective.schedule(space)
+    state = latest_state(folder, options, tiles) or new_state(tiles, options, space)
     state = state.on(device)
-    schedule = noise_schedule()
+    averaged = Model(state.averaged, schedule, space)
+    if options.gradient_checkpointing:
+        state.denoiser.enable_gradient_checkpointing()
     model = ranks.wrapped(state.denoiser)
-    saved_at = state.n_images
-    with progress("training", options.n_images) as advance, _loaded(tiles, options, state.n_images) as stream:
+    with (
+        progress("training", options.n_images) as advance,
+        _loaded(tiles, options, state.n_images) as stream,
+        deferred() as interruption,
+    ):
         advance(state.n_images)
         for batch in stream:
-            whole = noised(
-                batch,
-                schedule,
-                n_scenes=len(tiles.scene_names),
-                scene_dropout=options.scene_dropout,
-                seed=options.seed,
-            )
-            loss = step(model, state, ranks.share(whole), options, device, ranks)
+            share = share_of(batch, objective, schedule, space, state, options, ranks)
+            loss = step(model, state, share, options, device, ranks)
             state.after(loss, n=len(batch.images), half_life_images=options.ema_half_life_images)
             advance(len(batch.images))
-            if state.n_images - saved_at >= options.save_every_images or state.n_images >= options.n_images:
-                _save(state, folder, options, tiles, ranks, on_state)
-                saved_at = state.n_images
-    return Trained(state.averaged, tuple(state.losses), state.n_images)
+            interrupted = ranks.any(bool(interruption.came), device)
+            due = is_due(state.n_images, len(batch.images), options)
+            if due or interrupted:
+                _save(state, folder, options, tiles, ranks)
+            if due and ranks.is_first:
+                on_state(averaged, state.n_images)
+            ranks.wait()
+            if interrupted:
+                interruption.end(interruption.came)
+    return Trained(averaged, tuple(state.losses), state.n_images)
+
+
+def is_due(n_images: int, n: int, options: TrainingOptions) -> bool:
+    """Whether the last `n` of the images seen reach the end, or another multiple of `save_every_images`.
+
+    So it does not depend on where a training was interrupted.
+    """
+    every = options.save_every_images
+    return n_images >= options.n_images or n_images // every > (n_images - n) // every
+
+
+def own_space(tiles: TileSet, options: TrainingOptions) -> Space:
+    """Pixels: a DiT has them from an autoencoder that changes nothing, as its pipeline wants one."""
+    return passed_through(tiles.image_size_px) if options.denoiser == "dit" else pixels(tiles.image_size_px)
+
+
+def share_of(
+    batch: Batch,
+    objective: Objective,
+    schedule: object,
+    space: Space,
+    state: TrainingState,
+    options: TrainingOptions,
+    ranks: Ranks,
+) -> Noised:
+    """This process's rows of a batch, noised."""
+    return noised(
+        batch,
+        objective,
+        schedule,
+        space,
+        any_scene=any_scene(state.denoiser) or 0,
+        scene_dropout=options.scene_dropout,
+        seed=options.seed,
+        rows=ranks.rows,
+        at_once=options.micro_batch_size,
+    )
 
 
 def check(tiles: TileSet, options: TrainingOptions, ranks: Ranks = ALONE) -> None:
     """Raise UsageError for what would fail later.
 
     Raises:
-        UsageError: fewer tiles than a batch, or a batch that the processes do not divide.
+        UsageError: fewer tiles than a batch, a batch that the processes do not divide, or an unknown objective.
     """
+    if options.objective not in OBJECTIVES:
+        known = tuple(OBJECTIVES)
+        raise UsageError(
+            f"no objective is called {options.objective}{suggest(options.objective, known)}; "
+            f"there are {', '.join(known)}"
+        )
     if len(tiles) < options.batch_size:
         raise UsageError(
             f"{len(tiles):,} tiles are fewer than one batch of {options.batch_size}: keep more tiles, "
@@ -125,19 +197,33 @@ def learning_rate_at(n_images: int, options: TrainingOptions) -> float:
 
 
 def autocast(device: str, precision: str) -> AbstractContextManager[object]:
-    """bfloat16 where asked, or on a GPU by itself; float32 else."""
+    """bfloat16 where asked, or by itself where the device computes in it; float32 else."""
     kind = device.split(":", maxsplit=1)[0]
-    if precision == "bfloat16" or (precision == "auto" and kind == "cuda"):
+    if precision == "bfloat16" or (precision == "auto" and pays_bfloat16(kind)):
         return torch.autocast(kind, torch.bfloat16)
     return nullcontext()
 
 
-def new_state(tiles: TileSet, options: TrainingOptions) -> TrainingState:
+def pays_bfloat16(kind: str) -> bool:
+    """Whether a step is faster in bfloat16: on GPUs, and on processors with tiles for it (AMX).
+
+    AVX-512 alone converts as much as it saves, and without either it is emulated, ten times slower (docs/log.md).
+    """
+    if kind == "cpu":
+        return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    return kind == "cuda"
+
+
+def new_state(tiles: TileSet, options: TrainingOptions, space: Space) -> TrainingState:
+    """Before the first image: the same for a seed, on any machine."""
     denoiser = build_denoiser(
         options.preset,
-        image_size_px=tiles.image_size_px,
+        image_size_px=space.edge,
         n_scenes=len(tiles.scene_names),
         seed=options.seed,
+        kind=options.denoiser,
+        channels=space.channels,
+        for_latents=bool(space.digest),
     )
     return TrainingState.new(denoiser)
 
@@ -187,10 +273,6 @@ def _slice(share: Noised, rows: slice, device: str) -> Noised:
     )
 
 
-def _save(
-    state: TrainingState, folder: Path, options: TrainingOptions, tiles: TileSet, ranks: Ranks, on_state: OnState
-) -> None:
+def _save(state: TrainingState, folder: Path, options: TrainingOptions, tiles: TileSet, ranks: Ranks) -> None:
     if ranks.is_first:
         save_state(state, folder, options, tiles)
-        on_state(state.averaged, state.n_images)
-    ranks.wait()

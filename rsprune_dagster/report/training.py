@@ -16,7 +16,7 @@ def loss_curve(losses: np.ndarray) -> bytes:
         drawing = style.figure(6.4, 3.2)
         axes = drawing.add_subplot()
         axes.plot(losses[:, 0], losses[:, 1], color=style.KEPT, linewidth=1.2)
-        axes.set(xscale="log", yscale="log", xlabel="images seen", ylabel="mean squared error of v")
+        axes.set(xscale="log", yscale="log", xlabel="images seen", ylabel="mean squared error")
         axes.grid(axis="both")
         axes.set_title("The loss of the training")
         return style.png(drawing)

@@ -1,0 +1,91 @@
+"""The model card of a checkpoint: what it is, what it was trained on and how, how to use it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from rsprune_dagster.diffusion.training import Trained, TrainingOptions
+
+NETWORKS = {"unet": "UNet", "dit": "diffusion transformer (DiT)"}
+LEARNED = {
+    "v_prediction": "v-prediction, cosine schedule with zero terminal SNR",
+    "flow_matching": "flow matching on straight paths, timesteps from a logit-normal distribution",
+}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a checkpoint was trained on, for its model card."""
+
+    n_tiles: int
+    subset_version: str
+    """The content hash of pruned_subset; empty where the tiles are not an asset's."""
+    licence: str
+    """Of the images; empty: not stated."""
+
+
+def model_card(trained: Trained, scene_names: Sequence[str], options: TrainingOptions, origin: Origin) -> str:
+    """Markdown, with the front matter that model hubs read."""
+    values = "\n".join(f"* `{name}`: {value}" for name, value in asdict(options).items())
+    scenes = ", ".join(name for name in scene_names if name) or "none: unconditional"
+    return f"""---
+library_name: diffusers
+tags: [remote-sensing, diffusion, data-pruning]
+---
+
+# A diffusion model of remote-sensing tiles
+
+A {NETWORKS[options.denoiser]} of {trained.model.n_weights:,} weights that makes RGB tiles, trained from nothing on
+{trained.n_images:,} images drawn from {origin.n_tiles:,} tiles that RS-Prune kept
+(pruned_subset {origin.subset_version or "of no known version"}).
+
+* Scenes: {scenes}
+* Space: {_space(trained, options)}
+* Learned: {LEARNED[options.objective]}; the weights are averaged over the training
+* Licence of the images: {origin.licence or "not stated; see the corpus"}
+
+```python
+from diffusers import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained("this/folder")
+images = pipeline({_call(trained, scene_names)}num_inference_steps=20).images
+```
+{_note(trained)}
+It repeats what its tiles show and may copy them: see the memorization figures of evaluation_metrics before using it.
+
+## Training
+
+{values}
+"""
+
+
+def in_dit_pipeline(trained: Trained) -> bool:
+    """Whether the checkpoint is a DiTPipeline: all that needs an autoencoder is."""
+    return trained.model.space.autoencoder is not None
+
+
+def _space(trained: Trained, options: TrainingOptions) -> str:
+    space = trained.model.space
+    if not options.autoencoder_digest:
+        return f"pixels, {space.edge} x {space.edge}"
+    kind = type(space.autoencoder).__name__
+    return (
+        f"{space.edge} x {space.edge} latents of {space.channels} channels, of the {kind} in `vae/`, "
+        f"which was not trained here (digest {options.autoencoder_digest})"
+    )
+
+
+def _call(trained: Trained, scene_names: Sequence[str]) -> str:
+    if in_dit_pipeline(trained):
+        scale = "1.5" if len(scene_names) > 1 else "1.0"
+        return f"class_labels=[0, 0, 0, 0], guidance_scale={scale}, "
+    labels = "class_labels=[0, 0, 0, 0], " if len(scene_names) > 1 else ""
+    return f"batch_size=4, {labels}"
+
+
+def _note(trained: Trained) -> str:
+    if not in_dit_pipeline(trained):
+        return ""
+    return (
+        "\nLabels are the places of the scenes in `scenes.json`, or `pipeline.get_label_ids([...])`; 1000: any scene.\n"
+        "diffusers remarks on components that are not of the published DiT's classes; they work all the same.\n"
+    )
