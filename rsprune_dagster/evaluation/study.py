@@ -15,14 +15,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from rsprune_dagster.corpus.shards import written_whole
-from rsprune_dagster.diffusion.denoiser import Denoiser
 from rsprune_dagster.diffusion.sampling import grid, sample
 from rsprune_dagster.diffusion.state import fingerprint
 from rsprune_dagster.diffusion.steps import resolved
@@ -89,7 +88,12 @@ class Yardstick:
 
 def study_key(study: Study, yardstick: Yardstick) -> str:
     """Changes with everything that all results depend on; arms and seeds may be added under the same key."""
-    training = {name: value for name, value in asdict(study.training).items() if name not in HARMLESS}
+    own = study.training
+    training = {
+        one.name: getattr(own, one.name)
+        for one in fields(own)
+        if one.name not in HARMLESS and getattr(own, one.name) != one.default
+    }  # an option that is added later, and as it was before by default, leaves the key
     content = {
         **asdict(study),
         "training": training,
@@ -134,7 +138,7 @@ def run_arm(
         if n_images <= result.n_images:
             continue
         trained = train(tiles, study.options(seed, n_images), states, device=resolved(device), progress=progress)
-        images = samples_of(study, trained.denoiser, seed=seed, device=device, progress=progress)
+        images = samples_of(study, trained, seed=seed, device=device, progress=progress)
         point = Point(n_images, _recent_loss(trained), measured(images, yardstick))
         result = replace(result, points=(*result.points, point))
         _keep_picture(own, arm, seed, images)
@@ -149,12 +153,12 @@ def arm_tiles(study: Study, arm: Arm, corpus: PrunedCorpus, *, seed: int, worker
     return tile_set(table, read_options(corpus.folders.corpus), image_size_px=study.image_size_px)
 
 
-def samples_of(study: Study, denoiser: Denoiser, *, seed: int, device: str, progress: Progress = silent) -> Images:
+def samples_of(study: Study, trained: Trained, *, seed: int, device: str, progress: Progress = silent) -> Images:
     """The study's samples (n, s, s, 3), from the noise of the seed, in the arithmetic of the training."""
     kind = resolved(device)
     with autocast(kind, study.training.precision):
         return sample(
-            denoiser.to(kind),
+            trained.moved(kind).model,
             np.zeros(study.n_samples, np.int64),
             n_steps=study.sample_steps,
             guidance=1.0,
