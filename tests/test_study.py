@@ -158,7 +158,7 @@ def test_arms_of_the_same_tiles_score_the_same(corpus: PrunedCorpus, tmp_path: P
 
 def test_seeds_and_arms_are_other_runs_of_one_study(corpus: PrunedCorpus, tmp_path: Path) -> None:
     runs = [run(corpus, tmp_path, arm, seed=seed) for arm, seed in ((RSPRUNE, 0), (RSPRUNE, 1), (RANDOM, 0))]
-    own = study_folder(tmp_path, small_study(), yardstick())
+    own = study_folder(tmp_path, small_study(), yardstick(), corpus)
     assert read_results(own) == tuple(sorted(runs, key=lambda one: (one.arm, one.seed)))
     assert len({str(one.points) for one in runs}) == 3
 
@@ -189,6 +189,16 @@ def test_what_changes_no_result_changes_no_key() -> None:
     assert study_key(same, yardstick()) == study_key(plain, yardstick())
 
 
+def test_a_corpus_that_is_pruned_otherwise_has_a_folder_of_its_own(corpus: PrunedCorpus, tmp_path: Path) -> None:
+    others = (
+        replace(corpus, selection=corpus.selection.model_copy(update={"scene_exponent": 0.5})),
+        replace(corpus, ranking=corpus.ranking.slice(1)),
+        replace(corpus, manifest=corpus.manifest.slice(1)),
+    )
+    folders = {study_folder(tmp_path, small_study(), yardstick(), one) for one in (corpus, *others)}
+    assert len(folders) == 4
+
+
 def test_another_yardstick_is_another_study() -> None:
     plain = yardstick()
     others = (
@@ -202,7 +212,7 @@ def test_another_yardstick_is_another_study() -> None:
 
 def test_a_result_of_other_tiles_is_made_anew(corpus: PrunedCorpus, tmp_path: Path) -> None:
     done = run(corpus, tmp_path)
-    own = study_folder(tmp_path, small_study(), yardstick())
+    own = study_folder(tmp_path, small_study(), yardstick(), corpus)
     write_result(own, replace(done, tiles="of an older corpus", points=done.points[:1]))
     assert run(corpus, tmp_path) == done
 

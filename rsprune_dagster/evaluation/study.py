@@ -8,7 +8,7 @@ spread, which is what pruning changes.
     study = Study(training=..., image_size_px=32, checkpoints=(4_000, 16_000), n_samples=1_000, ...)
     for arm in arms:
         run_arm(study, arm, corpus, yardstick, folder, seed=0, workers=1, device="cpu")
-    summarize(read_results(study_folder(folder, study, yardstick)), ...)
+    summarize(read_results(study_folder(folder, study, yardstick, corpus)), ...)
 """
 
 import hashlib
@@ -23,6 +23,7 @@ import numpy as np
 
 from rsprune_dagster.corpus.shards import written_whole
 from rsprune_dagster.diffusion.sampling import grid, sample
+from rsprune_dagster.diffusion.spaces import Space
 from rsprune_dagster.diffusion.state import fingerprint
 from rsprune_dagster.diffusion.steps import resolved
 from rsprune_dagster.diffusion.tiles import TileSet, tile_set
@@ -33,7 +34,14 @@ from rsprune_dagster.evaluation.features import FeatureNetwork, Images
 from rsprune_dagster.evaluation.leakage import Leak, leaks
 from rsprune_dagster.evaluation.seen import Seen, see
 from rsprune_dagster.evaluation.study_arms import Arm, PrunedCorpus, chosen_tiles
-from rsprune_dagster.evaluation.study_results import ArmResult, Point, read_result, result_path, write_result
+from rsprune_dagster.evaluation.study_results import (
+    SHOWN_COLUMNS,
+    ArmResult,
+    Point,
+    read_result,
+    result_path,
+    write_result,
+)
 from rsprune_dagster.progress import Progress, silent
 from rsprune_dagster.pruning.steps.scan import read_options
 
@@ -42,7 +50,6 @@ CODE_VERSION: Final = "1"
 READ_TILES: Final = 256
 SHOWN_SAMPLES: Final = 40
 """Samples whose picture is kept beside a result."""
-SHOWN_COLUMNS: Final = 10
 HARMLESS: Final = ("seed", "n_images", "save_every_images", "micro_batch_size")
 """Options of the training that are given elsewhere, or change no result."""
 
@@ -105,9 +112,9 @@ def study_key(study: Study, yardstick: Yardstick) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def study_folder(folder: Path, study: Study, yardstick: Yardstick) -> Path:
-    """Where results of this study lie below `folder`."""
-    return folder / study_key(study, yardstick)[:20]
+def study_folder(folder: Path, study: Study, yardstick: Yardstick, corpus: PrunedCorpus) -> Path:
+    """Where results of this study lie below `folder`: those of another corpus, or pruned otherwise, lie elsewhere."""
+    return folder / corpus.digest[:12] / study_key(study, yardstick)[:20]
 
 
 def run_arm(
@@ -120,24 +127,27 @@ def run_arm(
     seed: int,
     workers: int,
     device: str,
+    space: Space | None = None,
     progress: Progress = silent,
 ) -> ArmResult:
     """Train and measure one arm under one seed, from where it was left; nothing is done twice.
 
     Args:
-        folder: of all studies; gets `KEY/ARM/SEED.json` after each checkpoint, and a picture of samples at the end.
+        folder: of all studies; gets `ARM/SEED.json` below `study_folder` after each checkpoint, with a picture.
+        space: the latents of `study.training.autoencoder_digest`; None: pixels.
 
     Raises:
         UsageError, RunError: as `chosen_tiles`, `training.train` and `evaluate` raise them.
     """
-    own = study_folder(folder, study, yardstick)
+    own = study_folder(folder, study, yardstick, corpus)
     tiles = arm_tiles(study, arm, corpus, seed=seed, workers=workers)
     result = _begun(own, study_key(study, yardstick), arm, seed, tiles)
     states = own / "states" / f"{arm.name}-{seed}-{result.tiles[:12]}"
     for n_images in study.checkpoints:
         if n_images <= result.n_images:
             continue
-        trained = train(tiles, study.options(seed, n_images), states, device=resolved(device), progress=progress)
+        options = study.options(seed, n_images)
+        trained = train(tiles, options, states, device=resolved(device), space=space, progress=progress)
         images = samples_of(study, trained, seed=seed, device=device, progress=progress)
         point = Point(n_images, _recent_loss(trained), measured(images, yardstick))
         result = replace(result, points=(*result.points, point))

@@ -1,5 +1,7 @@
 """The arms of a study: which tiles each trains on, chosen from one pruned corpus by one strategy."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,6 +23,7 @@ FULL: Final = "full"
 STRATIFIED_RANDOM: Final = "stratified_random"
 """The scenes that RS-Prune finds take turns as its own do, but at random inside: its strata without its herding."""
 NEEDS_TRUTH: Final = "label_balanced"
+RANKED: Final = ("content_md5", "scene", "cluster_id", "rank", "near_copy_of")
 STRATEGIES: Final = (FULL, RSPRUNE, STRATIFIED_RANDOM, *(name for name in BASELINES if name != NEEDS_TRUTH))
 
 
@@ -71,6 +74,15 @@ class PrunedCorpus:
     manifest: pa.Table
     """The readable tiles, in content order."""
     selection: SelectionParams
+
+    @property
+    def digest(self) -> str:
+        """Changes with the readable tiles and with anything that pruning said of them."""
+        hashed = hashlib.sha256(repr(self.selection).encode())
+        for table, names in ((self.manifest, ("content_md5",)), (self.ranking, RANKED)):
+            for name in names:
+                hashed.update(json.dumps(table.column(name).to_pylist()).encode())
+        return hashed.hexdigest()
 
 
 def chosen_tiles(corpus: PrunedCorpus, arm: Arm, *, seed: int, workers: int) -> pa.Table:

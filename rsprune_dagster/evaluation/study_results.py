@@ -4,10 +4,13 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rsprune_dagster.corpus.shards import written_whole
 from rsprune_dagster.errors import RunError
+
+SHOWN_COLUMNS: Final = 10
+"""Of the picture of samples beside a result."""
 
 
 @dataclass(frozen=True)

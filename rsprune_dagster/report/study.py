@@ -1,18 +1,35 @@
 """A study in pictures: how fast the samples of each arm become like held-out tiles, a table, samples of one noise."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from rsprune_dagster.evaluation.study_arms import FULL, parse_arm
-from rsprune_dagster.evaluation.study_summary import ArmSummary, Estimate, Summary, larger_is_better
+from rsprune_dagster.evaluation.study_results import SHOWN_COLUMNS, read_results
+from rsprune_dagster.evaluation.study_summary import ArmSummary, Estimate, Summary, larger_is_better, summarize
 from rsprune_dagster.report import markdown, style
 from rsprune_dagster.report.montage import Row, gallery
 
 HEADER = ("arm", "tiles", "seeds", "at the end", "against full, by seed", "against random, by seed", "images needed")
 MAX_SHOWN = 12
 """Samples in the row of an arm."""
+
+
+def study_pictures(folder: Path) -> dict[str, bytes | str]:
+    """Curves, table, sentences and samples of the study in an asset folder."""
+    results = read_results(folder)
+    told = json.loads((folder / "summary.json").read_text())
+    summary = summarize(results, score=told["score"], level=told["level"])
+    pictures: dict[str, bytes | str] = {"convergence": convergence(summary), "arms": study_table(summary)}
+    if verdicts := summary.verdicts():
+        pictures["verdicts"] = "\n".join(f"* {sentence}" for sentence in verdicts)
+    first = {result.arm: result.seed for result in reversed(results)}
+    sheets = {arm: _cut(folder / arm / f"{first[arm]}.png") for arm in (one.arm for one in summary.arms)}
+    return {**pictures, "samples of the same noise": samples_by_arm(sheets)}
 
 
 def convergence(summary: Summary) -> bytes:
@@ -84,6 +101,14 @@ def needed(arm: ArmSummary, n_images: int) -> str:
     if math.isnan(median):
         return ""
     return "not reached" if math.isinf(median) else f"{median:,.0f} of {n_images:,} ({median / n_images:.0%})"
+
+
+def _cut(path: Path) -> list[np.ndarray]:
+    """The samples of a grid of SHOWN_COLUMNS columns."""
+    sheet = np.asarray(Image.open(path).convert("RGB"))
+    edge = sheet.shape[1] // SHOWN_COLUMNS
+    places = [(y, x) for y in range(0, sheet.shape[0], edge) for x in range(0, sheet.shape[1], edge)]
+    return [sheet[y : y + edge, x : x + edge] for y, x in places]
 
 
 def _draw_curve(axes: style.Axes, arm: ArmSummary, colour: str, n_arms: int, number: int) -> None:
