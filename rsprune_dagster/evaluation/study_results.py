@@ -75,5 +75,5 @@ def read_result(path: Path) -> ArmResult | None:
 
 def read_results(folder: Path) -> tuple[ArmResult, ...]:
     """All results below the folder of a study, by arm and seed."""
-    found: Iterable[ArmResult | None] = (read_result(path) for path in sorted(folder.glob("*/*.json")))
+    found: Iterable[ArmResult | None] = (read_result(path) for path in sorted(folder.glob("*/[0-9]*.json")))
     return tuple(sorted((one for one in found if one), key=lambda one: (one.arm, one.seed)))

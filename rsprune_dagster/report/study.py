@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from PIL import Image
 
 from rsprune_dagster.evaluation.study_arms import FULL, parse_arm
@@ -111,7 +112,7 @@ def _cut(path: Path) -> list[np.ndarray]:
     return [sheet[y : y + edge, x : x + edge] for y, x in places]
 
 
-def _draw_curve(axes: style.Axes, arm: ArmSummary, colour: str, n_arms: int, number: int) -> None:
+def _draw_curve(axes: Axes, arm: ArmSummary, colour: str, n_arms: int, number: int) -> None:
     """Arms stand a little apart, so that their intervals can be told."""
     n_images = np.array([n for n, _ in arm.curve]) * 1.02 ** (number - (n_arms - 1) / 2)
     values = np.array([one.value for _, one in arm.curve])
