@@ -1,6 +1,6 @@
 """All benchmarks in turn, with settings that take some minutes in all: benchmarks/results/NAME.md gets each table.
 
-selection_quality takes longer and is run only by name, or by itself.
+selection_quality and study take longer and are run only by name, or by themselves.
 
 python -m benchmarks [NAME ...]
 """
@@ -23,9 +23,10 @@ SETTINGS: dict[str, list[str]] = {
     "training": [],
     "sampling": [],
     "selection_quality": [],
+    "study": [],
 }
 """What each is run with here; by itself it takes its own, longer defaults."""
-WRITES_ITSELF = ("selection_quality",)
+WRITES_ITSELF = ("selection_quality", "study")
 
 
 def main() -> None:

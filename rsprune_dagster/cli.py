@@ -12,6 +12,8 @@ import typer
 import yaml
 
 from rsprune_dagster.cli_lineage import app as lineage_app
+from rsprune_dagster.cli_study import STUDY, materialize_study
+from rsprune_dagster.cli_study import app as study_app
 from rsprune_dagster.cli_training import app as training_app
 from rsprune_dagster.errors import RunError, UsageError, UserError
 from rsprune_dagster.params import Params, load, project_root
@@ -110,14 +112,24 @@ def prune(
 
 @app.command()
 def materialize(
-    assets: Annotated[list[str] | None, typer.Argument(help="Assets by name; none: all of them")] = None,
+    assets: Annotated[list[str] | None, typer.Argument(help="Assets by name; none: all but the study")] = None,
     changes: SetOption = None,
 ) -> None:
     """Materialize the project's assets, as its web UI does: recorded in Dagster, dvc.lock and MLflow.
 
+    The study is materialized where it is named, and not with all others: it takes hours.
+
     With --set the run departs from params.yaml: its result is kept, but dvc.lock does not record it.
     """
-    _materialize_project(_params(changes), assets or ())
+    named = list(assets or ())
+    params = _params(changes)
+    if STUDY in named:
+        named.remove(STUDY)
+        if named:
+            _materialize_project(params, named)
+        materialize_study(params, params.study.arms, params.study.seeds)
+        return
+    _materialize_project(params, named)
 
 
 @app.command()
@@ -299,4 +311,5 @@ def _end(message: str, code: int) -> None:
 
 
 app.add_typer(lineage_app)
+app.add_typer(study_app)
 app.add_typer(training_app)

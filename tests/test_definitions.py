@@ -13,6 +13,7 @@ from prune_runs import PLAN, PROJECT, settings
 
 from rsprune_dagster.corpus.synthetic import write_corpus
 from rsprune_dagster.definitions import build_defs, defs
+from rsprune_dagster.params import load
 from rsprune_dagster.resources.content import tree_of
 from rsprune_dagster.resources.journal import Journal
 from rsprune_dagster.resources.lineage import folder_lineage
@@ -26,6 +27,7 @@ DEPENDENCIES = {
     "pruned_subset": {"raw_corpus", "entropy_scores", "embeddings", "scene_clusters"},
 }
 TRAINING = {"diffusion_checkpoint": {"raw_corpus", "pruned_subset"}}
+STUDY = {"pruning_study": {"raw_corpus", "entropy_scores", "embeddings", "scene_clusters", "pruned_subset"}}
 """The pruning half of the graph, as docs/architecture.md draws it."""
 
 HEAVY = ("torch", "torchvision", "faiss", "sklearn", "matplotlib", "rasterio", "numba", "scipy")
@@ -71,7 +73,7 @@ def test_the_graph_is_the_one_that_is_drawn() -> None:
         key.to_user_string(): {parent.to_user_string() for parent in graph.get(key).parent_keys}
         for key in graph.get_all_asset_keys()
     }
-    assert found == {**DEPENDENCIES, **TRAINING}
+    assert found == {**DEPENDENCIES, **TRAINING, **STUDY}
 
 
 def test_every_asset_says_what_it_is_and_whose() -> None:
@@ -79,13 +81,23 @@ def test_every_asset_says_what_it_is_and_whose() -> None:
     for key in graph.get_all_asset_keys():
         node = graph.get(key)
         assert node.description and len(node.description.split()) > 10, key
-        assert node.group_name in ("corpus", "pruning", "training"), key
+        assert node.group_name in ("corpus", "pruning", "training", "evaluation"), key
         assert node.owners and node.kinds and node.code_version, key
 
 
 def test_the_job_is_the_whole_pruning_half() -> None:
     job = defs.resolve_job_def("prune")
     assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == set(DEPENDENCIES)
+
+
+def test_the_study_has_a_partition_for_each_arm_and_seed_and_is_no_part_of_everything() -> None:
+    job = defs.resolve_job_def("study")
+    params = load(PROJECT / "params.yaml").study
+    assert job.partitions_def is not None
+    keys = job.partitions_def.get_partition_keys()
+    assert set(keys) == {f"{arm}|{seed}" for arm in params.arms for seed in params.seeds}
+    everything = defs.resolve_job_def("everything").asset_layer.executable_asset_keys
+    assert {key.to_user_string() for key in everything} == {*DEPENDENCIES, *TRAINING}
 
 
 def test_a_bad_value_in_the_launchpad_ends_in_a_sentence(tmp_path: Path) -> None:

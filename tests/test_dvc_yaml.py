@@ -60,6 +60,11 @@ def test_a_stage_depends_on_the_parameters_that_its_asset_records(name: str) -> 
     assert set(stages()[name]["params"]) == recorded_params(name)
 
 
+def test_repro_leaves_alone_what_has_partitions_and_takes_hours() -> None:
+    frozen = {name for name, stage in stages().items() if stage.get("frozen")}
+    assert frozen == {name for name, made in definitions().items() if made.partitions_def is not None} != set()
+
+
 def test_metrics_and_plots_are_files_of_the_stages() -> None:
     document = yaml.safe_load((PROJECT / "dvc.yaml").read_text())
     files = [*document["metrics"], *(path for plot in document["plots"] for path in plot)]
@@ -70,7 +75,9 @@ def test_metrics_and_plots_are_files_of_the_stages() -> None:
 def code_of(name: str) -> set[str]:
     """The files that the step of an asset imports, directly or not, below corpus/, pruning/ and diffusion/."""
     graph = _graph()
-    steps = set(re.findall(r"from (rsprune_dagster\.(?:pruning\.steps|diffusion)\.\w+) import", _source(name)))
+    steps = set(
+        re.findall(r"from (rsprune_dagster\.(?:pruning\.steps|diffusion|evaluation)\.\w+) import", _source(name))
+    )
     if "scanner(" in _source(name):
         steps.add("rsprune_dagster.pruning.steps.scan")
     modules = steps.union(*(graph.find_upstream_modules(step) for step in steps))
@@ -80,7 +87,7 @@ def code_of(name: str) -> set[str]:
 
 def recorded_params(name: str) -> set[str]:
     """What the asset tells the lineage to record: whole sections, and of `compute` the seed."""
-    found = re.search(r"materialization\(\s*context, assets, \{(.*?)\}\s*\)", _source(name), re.DOTALL)
+    found = re.search(r"materialization\(\s*context,\s*assets,\s*\{(.*?)\},?\s*\)", _source(name), re.DOTALL)
     assert found, name
     sections = set(re.findall(r'"(\w+)":', found.group(1)))
     assert sections <= set(Params.model_fields)

@@ -16,8 +16,16 @@ train = dg.define_asset_job(
     description="Train the diffusion model on the pruned subset as it lies there.",
 )
 
-everything = dg.define_asset_job(
-    "everything", selection=dg.AssetSelection.all(), description="From the scan of the corpus to the trained model."
+study = dg.define_asset_job(
+    "study",
+    selection=dg.AssetSelection.assets("pruning_study"),
+    description="Does pruning pay: train on each arm under each seed, a partition each, and compare.",
 )
 
-JOBS = [prune, train, everything]
+everything = dg.define_asset_job(
+    "everything",
+    selection=dg.AssetSelection.all() - dg.AssetSelection.assets("pruning_study"),  # that one takes hours
+    description="From the scan of the corpus to the trained model.",
+)
+
+JOBS = [prune, train, study, everything]

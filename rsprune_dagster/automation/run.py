@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,16 @@ def materialize(
     cache_root: Path,
     lineage: Lineage,
     assets: Sequence[str] = (),
+    partition: Mapping[str, str] | None = None,
     home: Path | None = None,
     progress_on: str = "log",
 ) -> str:
-    """Materialize assets below `root`, all of them where none are named, as one Dagster run, whose id is returned.
+    """Materialize assets below `root`, as one Dagster run, whose id is returned.
 
     Args:
         definitions: `build_assets(params)`, or the part of the pipeline that is wanted.
+        assets: none named: all that have no partitions.
+        partition: of the assets that have some, by dimension.
         home: the folder of the Dagster instance that records the run (a DAGSTER_HOME); none: nothing is recorded.
 
     Raises:
@@ -39,8 +42,8 @@ def materialize(
     from rsprune_dagster.pruning.steps.preflight import check
 
     check(params, made_later=SYNTHETIC)
-    wanted = _known(assets, definitions)
-    if "diffusion_checkpoint" in (wanted or _names(definitions)) and params.training.autoencoder:
+    wanted = _known(assets, definitions) or _unpartitioned(definitions)
+    if "diffusion_checkpoint" in wanted and params.training.autoencoder:
         from rsprune_dagster.diffusion.steps import space_of
 
         space_of(params.training)
@@ -53,7 +56,8 @@ def materialize(
         try:
             run = dg.materialize(
                 definitions,
-                selection=list(wanted) or None,
+                selection=list(wanted),
+                partition_key=dg.MultiPartitionKey(partition) if partition else None,
                 resources=resources,
                 instance=instance,
                 run_config=_LOG_NOTHING,
@@ -82,6 +86,10 @@ _LOG_NOTHING: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": 
 
 def _names(definitions: Sequence[dg.AssetsDefinition]) -> tuple[str, ...]:
     return tuple(definition.key.to_user_string() for definition in definitions)
+
+
+def _unpartitioned(definitions: Sequence[dg.AssetsDefinition]) -> tuple[str, ...]:
+    return _names([definition for definition in definitions if definition.partitions_def is None])
 
 
 def _known(names: Sequence[str], definitions: Sequence[dg.AssetsDefinition]) -> Sequence[str]:

@@ -1,0 +1,90 @@
+"""pruning_study: the same training on the full corpus, on random parts, on pruned ones, and what comes of it."""
+
+import dagster as dg
+
+from rsprune_dagster.assets.config import given, in_effect, schema
+from rsprune_dagster.assets.failures import said_plainly
+from rsprune_dagster.assets.wiring import named_sources, result, scanner
+from rsprune_dagster.params import Params, StudyParams
+from rsprune_dagster.resources.lineage import Lineage
+from rsprune_dagster.resources.settings import Compute, Store
+
+CODE_VERSION = "1"
+ARM, SEED = "arm", "seed"
+
+
+def study_partitions(params: StudyParams) -> dg.MultiPartitionsDefinition:
+    """A partition for each arm and seed: they run, fail and resume apart."""
+    return dg.MultiPartitionsDefinition(
+        {
+            ARM: dg.StaticPartitionsDefinition(list(params.arms)),
+            SEED: dg.StaticPartitionsDefinition([str(seed) for seed in params.seeds]),
+        }
+    )
+
+
+def pruning_study_asset(defaults: Params) -> dg.AssetsDefinition:
+    """The asset, with the values of params.yaml as its defaults."""
+
+    @dg.asset(
+        group_name="evaluation",
+        kinds={"python", "pytorch"},
+        owners=["team:research"],
+        code_version=CODE_VERSION,
+        deps=["raw_corpus", "entropy_scores", "embeddings", "scene_clusters", "pruned_subset"],
+        partitions_def=study_partitions(defaults.study),
+        config_schema=schema(defaults.study),
+    )
+    @said_plainly()
+    def pruning_study(
+        context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
+    ) -> dg.MaterializeResult[None]:
+        """Whether pruning pays: one denoiser trained on the tiles of each arm, all else equal, measured along the way.
+
+        A partition is one arm under one seed. Each materialization adds its run and shows what all runs so far say: the
+        score against the training images seen, with intervals over seeds, differences to the full corpus and to random
+        tiles, images needed until the full corpus' final score. A run that was cut short goes on; what is done stays.
+        """
+        from rsprune_dagster.evaluation.study_steps import study_arm
+        from rsprune_dagster.pruning.steps.select import StageFolders
+        from rsprune_dagster.report.study import study_pictures
+
+        assets = store.open()
+        with lineage.materialization(
+            context,
+            assets,
+            {
+                "study": given(context),
+                "training": defaults.training,
+                "evaluation": defaults.evaluation,
+                "selection": defaults.selection,
+                "corpus": defaults.corpus,
+            },
+        ) as made:
+            study, progress = in_effect(context, defaults.study), compute.progress(context)
+            key = study_partitions(defaults.study).get_partition_key_from_str(context.partition_key).keys_by_dimension
+            with made.replace() as folder:
+                report = study_arm(
+                    StageFolders(
+                        corpus=assets.folder("raw_corpus"),
+                        scores=assets.folder("entropy_scores"),
+                        embeddings=assets.folder("embeddings"),
+                        clusters=assets.folder("scene_clusters"),
+                    ),
+                    assets.folder("pruned_subset"),
+                    named_sources(defaults.evaluation.sources, assets, part="held_out", progress=progress),
+                    folder,
+                    defaults.model_copy(update={"study": study}),
+                    scanner(context, assets, compute, defaults.corpus),
+                    arm=key[ARM],
+                    seed=int(key[SEED]),
+                    work=assets.cache_root / "study",
+                    device=compute.device,
+                    progress=progress,
+                )
+                pictures = study_pictures(folder)
+            for sentence in report.summary.verdicts():
+                context.log.info(sentence)
+            return result(made, report.figures(), pictures, tables=())
+
+    return pruning_study

@@ -1,0 +1,79 @@
+"""`rsprune study`: does pruning pay on this corpus? Arm by arm, seed by seed, with an estimate."""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rsprune_dagster.errors import UsageError
+from rsprune_dagster.params import Params, load, project_root, suggest
+
+app = typer.Typer(rich_markup_mode=None)
+
+STUDY = "pruning_study"
+
+
+@app.command()
+def study(
+    arm: Annotated[list[str] | None, typer.Option("--arm", help="An arm of params.yaml, or several; none: all")] = None,
+    seed: Annotated[list[int] | None, typer.Option("--seed", help="A seed of params.yaml, or several")] = None,
+) -> None:
+    """Train on each arm of params.yaml under each seed, and compare. What is done already is not done again."""
+    params = load(project_root() / "params.yaml")
+    for name, asked, known in (("arm", arm, params.study.arms), ("seed", seed, params.study.seeds)):
+        texts = tuple(str(each) for each in known)
+        for each in asked or ():
+            if str(each) not in texts:
+                hint = suggest(str(each), texts)
+                raise UsageError(
+                    f"--{name} {each}{hint}: params.yaml has study.{name}s {', '.join(texts)}; add it there"
+                )
+    materialize_study(params, arm or params.study.arms, seed or params.study.seeds)
+
+
+def materialize_study(params: Params, arms: Sequence[str], seeds: Sequence[int]) -> None:
+    """Materialize the study's partitions of these arms and seeds, the first seed of all arms first; say what came."""
+    from rsprune_dagster.assets import build_assets
+    from rsprune_dagster.automation.run import materialize, project_home
+    from rsprune_dagster.resources.lineage import project_lineage
+
+    project = project_root()
+    lineage = project_lineage(project, params.tracking)
+    runs = [(arm, seed) for seed in seeds for arm in arms]
+    started = time.monotonic()
+    for number, (arm, seed) in enumerate(runs):
+        print(
+            f"rsprune: {arm}, seed {seed} ({number + 1} of {len(runs)}{_left(number, len(runs), started)})",
+            file=sys.stderr,
+        )
+        materialize(
+            build_assets(params),
+            params,
+            root=project / "assets",
+            cache_root=project / ".state" / "cache",
+            lineage=lineage,
+            assets=[STUDY],
+            partition={"arm": arm, "seed": str(seed)},
+            home=project_home(project),
+            progress_on="terminal",
+        )
+    _tell(project / "assets" / STUDY)
+
+
+def _left(n_done: int, n_runs: int, started: float) -> str:
+    """Empty before the first is done: arms take about the same time."""
+    if not n_done:
+        return ""
+    minutes = (time.monotonic() - started) / n_done * (n_runs - n_done) / 60
+    return f", about {minutes:.0f} min left"
+
+
+def _tell(folder: Path) -> None:
+    from rsprune_dagster.report.study import study_pictures
+
+    pictures = study_pictures(folder)
+    print("\n\n".join(str(pictures[title]) for title in ("arms", "verdicts") if title in pictures))
+    print(f"\n{folder}")

@@ -1,0 +1,71 @@
+"""A small pruned corpus and a study that takes seconds, for the tests of the study."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from diffusion_runs import small_options
+from prune_runs import PLAN, prune, settings
+
+from rsprune_dagster.corpus.synthetic import write_corpus
+from rsprune_dagster.evaluation.evaluate import Settings
+from rsprune_dagster.evaluation.features import FeatureNetwork
+from rsprune_dagster.evaluation.intervals import Resampling
+from rsprune_dagster.evaluation.seen import see, small
+from rsprune_dagster.evaluation.study import Study, Yardstick
+from rsprune_dagster.evaluation.study_arms import PrunedCorpus, read_pruned
+from rsprune_dagster.evaluation.study_results import ArmResult, Point
+from rsprune_dagster.pruning.steps.select import StageFolders
+
+NETWORK = FeatureNetwork("averages", "ab" * 32, "none", 16, 12, lambda images: small(images, 2))
+KERNEL = "kernel_averages"
+SETTINGS = Settings(
+    resampling=Resampling(level=0.95, n_resamples=2, seed=0),
+    n_neighbours=3,
+    min_per_scene=4,
+    held_out_quantile=0.05,
+    copy_neighbours=3,
+    near_duplicate_correlation=0.94,
+    on_leak="refuse",
+)
+
+
+def pruned_corpus(work: Path) -> PrunedCorpus:
+    """The synthetic corpus of 300 tiles, pruned."""
+    write_corpus(work / "made", PLAN)
+    params = settings(work / "made" / "corpus", work / "made" / "reference")
+    assets = prune(params, work / "pruned").assets
+    folders = StageFolders(
+        corpus=assets / "raw_corpus",
+        scores=assets / "entropy_scores",
+        embeddings=assets / "embeddings",
+        clusters=assets / "scene_clusters",
+    )
+    return read_pruned(folders, assets / "pruned_subset", params.selection)
+
+
+def small_study(**changes: Any) -> Study:
+    values = {
+        "training": small_options(save_every_images=8),
+        "image_size_px": 16,
+        "checkpoints": (16, 32),
+        "n_samples": 24,
+        "sampler": "dpm_solver",
+        "sample_steps": 2,
+        "sample_batch_size": 12,
+    }
+    return replace(Study(**values), **changes)
+
+
+def yardstick(*, seed: int = 0) -> Yardstick:
+    """Held-out noise: what the scores are is nobody's concern here."""
+    images = np.random.default_rng(seed).integers(0, 256, (40, 16, 16, 3)).astype(np.uint8)
+    return Yardstick([NETWORK], see([images], [NETWORK], pixel_edge_px=16), SETTINGS)
+
+
+def result(arm: str, seed: int, values: dict[int, float], *, score: str = KERNEL, study: str = "one") -> ArmResult:
+    """A result with the given curve."""
+    points = tuple(Point(n_images, 0.1, {score: value}) for n_images, value in values.items())
+    strategy, _, fraction = arm.partition("-")
+    return ArmResult(arm, strategy, float(fraction or 1), seed, 100, "tiles", study, points)

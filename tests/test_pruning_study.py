@@ -1,0 +1,119 @@
+"""The asset pruning_study: partitions add their runs, what is done stays, tiles that were trained on stop it."""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from prune_runs import PLAN, prune, settings
+
+from rsprune_dagster.assets import build_assets
+from rsprune_dagster.automation.run import materialize
+from rsprune_dagster.corpus.synthetic import write_corpus
+from rsprune_dagster.errors import RunError, UsageError
+from rsprune_dagster.evaluation.study_results import read_results
+from rsprune_dagster.params import Params
+from rsprune_dagster.report.study import study_pictures
+from rsprune_dagster.resources.lineage import folder_lineage
+
+ARMS = ("full", "rsprune-0.2")
+
+
+@dataclass(frozen=True)
+class World:
+    """A pruned corpus of 300 tiles and the folders of its assets."""
+
+    work: Path
+
+    def params(self, **study: Any) -> Params:
+        made = self.work / "made"
+        return settings(
+            made / "corpus",
+            made / "reference",
+            training={"image_size_px": 16, "batch_size": 16, "precision": "float32"},
+            evaluation={
+                "sources": [str(made / "held_out")],
+                "network_size_px": 32,
+                "sample_steps": 2,
+                "n_neighbours": 3,
+            },
+            study={"arms": list(ARMS), "seeds": [0, 1], "checkpoints": [32, 64], "n_samples": 40, **study},
+        )
+
+    def run(self, arm: str, seed: int, params: Params | None = None) -> Path:
+        params = params or self.params()
+        materialize(
+            build_assets(params),
+            params,
+            root=self.work / "pruned" / "assets",
+            cache_root=self.work / "pruned" / "cache",
+            lineage=folder_lineage(self.work / "pruned", params.tracking),
+            assets=["pruning_study"],
+            partition={"arm": arm, "seed": str(seed)},
+        )
+        return self.folder
+
+    @property
+    def folder(self) -> Path:
+        return self.work / "pruned" / "assets" / "pruning_study"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    torch.set_num_threads(1)
+    made = World(tmp_path_factory.mktemp("pruning_study"))
+    write_corpus(made.work / "made", PLAN)
+    prune(made.params(), made.work / "pruned")
+    return made
+
+
+def test_each_partition_adds_its_run_and_keeps_the_others(world: World) -> None:
+    seen: list[tuple[str, int]] = []
+    before: dict[str, bytes] = {}
+    for seed in (0, 1):
+        for arm in ARMS:
+            folder = world.run(arm, seed)
+            seen.append((arm, seed))
+            assert sorted((one.arm, one.seed) for one in read_results(folder)) == sorted(seen)
+            assert all((folder / name).read_bytes() == content for name, content in before.items())
+            before = {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("*/[0-9]*.json")}
+    summary = json.loads((folder / "summary.json").read_text())
+    assert [arm["arm"] for arm in summary["arms"]] == list(ARMS) and summary["arms"][1]["to_full"]["n_seeds"] == 2
+    with (folder / "curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    n_scores = len({row["score"] for row in rows})
+    assert len(rows) == len(seen) * 2 * n_scores
+    pictures = study_pictures(folder)
+    assert {"convergence", "arms", "verdicts", "samples of the same noise"} == set(pictures)
+
+
+def test_a_study_with_other_numbers_starts_anew_beside_the_old_one(world: World) -> None:
+    world.run("full", 0)
+    other = world.params(n_samples=41)
+    assert [one.seed for one in read_results(world.run("full", 0, other))] == [0]
+    assert len(read_results(world.run("full", 0))) >= 1  # the old one is still there, and not done again
+
+
+def test_held_out_tiles_that_are_in_the_corpus_stop_the_study(world: World) -> None:
+    leaking = _labelled(world.work / "made" / "corpus", world.work / "leaking")
+    leaky = world.params().with_values({"evaluation": {"sources": [str(leaking)]}})
+    with pytest.raises(RunError, match="held-out tiles are in the training set"):
+        world.run("full", 0, leaky)
+
+
+def test_without_held_out_tiles_there_is_no_study(world: World) -> None:
+    with pytest.raises(UsageError, match=r"evaluation\.sources"):
+        world.run("full", 0, world.params().with_values({"evaluation": {"sources": []}}))
+
+
+def _labelled(corpus: Path, folder: Path) -> Path:
+    """Some of the corpus' own tiles as two scenes."""
+    images = sorted(path for path in corpus.rglob("*") if path.suffix in (".jpg", ".png"))[:40]
+    for number, image in enumerate(images):
+        scene = folder / ("a", "b")[number % 2]
+        scene.mkdir(parents=True, exist_ok=True)
+        (scene / f"{number}{image.suffix}").write_bytes(image.read_bytes())
+    return folder

@@ -1,0 +1,142 @@
+"""What a study says of known curves: images needed, intervals, differences by seed, sentences; and its pictures."""
+
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from study_runs import KERNEL, result
+
+from rsprune_dagster.errors import RunError
+from rsprune_dagster.evaluation.study_results import ArmResult
+from rsprune_dagster.evaluation.study_summary import images_to_reach, mean_over_seeds, summarize
+from rsprune_dagster.report.study import HEADER, convergence, samples_by_arm, study_table
+
+FALLING = {100: 8.0, 200: 6.0, 400: 4.0, 800: 2.0}
+
+
+def three_arms() -> list[ArmResult]:
+    """RS-Prune is lower by 1 everywhere, seeds differ by 3: only pairs can tell."""
+    results = []
+    for seed, shift in enumerate((0.0, 3.0, 6.0)):
+        full = {n: value + shift for n, value in FALLING.items()}
+        results.append(result("full", seed, full))
+        results.append(result("random-0.15", seed, {n: value + (-1) ** seed * 0.5 for n, value in full.items()}))
+        results.append(result("rsprune-0.15", seed, {n: value - 1 - seed / 100 for n, value in full.items()}))
+    return results
+
+
+@pytest.mark.parametrize(("target", "n_images"), [(8, 100), (6, 200), (3, 400 * 2**0.5), (2, 800), (9, 100)])
+def test_the_images_needed_of_a_known_curve(target: float, n_images: float) -> None:
+    assert images_to_reach(FALLING, target) == pytest.approx(n_images)
+    rising = {n: -value for n, value in FALLING.items()}
+    assert images_to_reach(rising, -target, larger_is_better=True) == pytest.approx(n_images)
+
+
+def test_what_a_curve_never_reaches_takes_for_ever() -> None:
+    assert images_to_reach(FALLING, 1.9) == math.inf
+    assert images_to_reach({}, 1.0) == math.inf
+
+
+@given(st.lists(st.floats(0, 100), min_size=2, max_size=6), st.floats(0, 100), st.floats(0, 50))
+def test_a_harder_target_never_needs_fewer_images(values: list[float], target: float, less: float) -> None:
+    curve = {100 * 2**place: value for place, value in enumerate(values)}
+    assert images_to_reach(curve, target - less) >= images_to_reach(curve, target)
+
+
+@given(st.lists(st.floats(1, 100), min_size=1, max_size=6))
+def test_a_curve_needs_at_most_its_length_to_reach_its_own_end(values: list[float]) -> None:
+    curve = {100 * 2**place: value for place, value in enumerate(values)}
+    assert images_to_reach(curve, values[-1]) <= max(curve)
+
+
+def test_the_interval_is_students() -> None:
+    estimate = mean_over_seeds([1.0, 2.0, 3.0], level=0.95)
+    half = 4.302652729749462 / math.sqrt(3)
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((2, 2 - half, 2 + half))
+    assert math.isnan(mean_over_seeds([1.0], level=0.95).low)
+
+
+def test_differences_are_taken_seed_by_seed() -> None:
+    summary = summarize(three_arms(), score=KERNEL, level=0.95)
+    assert [arm.arm for arm in summary.arms] == ["full", "random-0.15", "rsprune-0.15"]
+    full, random, rsprune = summary.arms
+    assert full.to_full is None and full.to_random is None and random.to_random is None
+    assert rsprune.to_full is not None and rsprune.to_full.value == pytest.approx(-1.01) and rsprune.to_full.is_certain
+    assert random.to_full is not None and not random.to_full.is_certain
+    assert rsprune.final.low < full.final.value < rsprune.final.high  # unpaired, the seeds' own spread hides it
+
+
+def test_the_images_needed_are_against_the_same_seed() -> None:
+    full, _, rsprune = summarize(three_arms(), score=KERNEL, level=0.95).arms
+    assert full.images_needed == (800.0, 800.0, 800.0)
+    assert rsprune.images_needed == pytest.approx([400 * 2 ** (0.5 - seed / 200) for seed in range(3)])
+
+
+def test_the_sentences_say_what_can_be_told() -> None:
+    sentences = summarize(three_arms(), score=KERNEL, level=0.95).verdicts()
+    assert len(sentences) == 2
+    assert "no difference to the full corpus that can be told" in sentences[0]
+    assert "better than the full corpus" in sentences[1] and "of 800 images (70%" in sentences[1]
+    worse = [result("full", seed, {100: 1.0}) for seed in (0, 1)] + [
+        result("semdedup-0.15", seed, {100: 2.0 + seed / 100}) for seed in (0, 1)
+    ]
+    assert "worse than the full corpus" in summarize(worse, score=KERNEL, level=0.95).verdicts()[0]
+    assert "does not reach" in summarize(worse, score=KERNEL, level=0.95).verdicts()[0]
+
+
+def test_one_seed_tells_of_no_spread() -> None:
+    one = [each for each in three_arms() if each.seed == 0]
+    assert "one seed" in summarize(one, score=KERNEL, level=0.95).verdicts()[0]
+
+
+def test_where_larger_is_better_the_sentence_turns() -> None:
+    results = [
+        result(arm, seed, {100: level + seed / 100}, score="coverage_x")
+        for arm, level in (("full", 0.1), ("rsprune-0.15", 0.4))
+        for seed in (0, 1, 2)
+    ]
+    assert "better than the full corpus" in summarize(results, score="coverage_x", level=0.95).verdicts()[0]
+
+
+def test_runs_on_their_way_do_not_count() -> None:
+    unfinished = result("rsprune-0.05", 0, {100: 0.0, 200: 0.0})
+    summary = summarize([*three_arms(), unfinished], score=KERNEL, level=0.95)
+    assert "rsprune-0.05" not in {arm.arm for arm in summary.arms}
+
+
+def test_results_of_two_studies_are_not_mixed() -> None:
+    with pytest.raises(RunError, match="several studies"):
+        summarize([*three_arms(), result("full", 3, FALLING, study="other")], score=KERNEL, level=0.95)
+
+
+def test_a_score_that_was_not_measured_is_told() -> None:
+    with pytest.raises(RunError, match=f"there are {KERNEL}"):
+        summarize(three_arms(), score="fid", level=0.95)
+    with pytest.raises(RunError, match="no runs"):
+        summarize([], score="fid", level=0.95)
+
+
+def test_a_summary_is_plain_json() -> None:
+    lonely = [result("full", 0, FALLING), result("random-0.15", 0, {n: value + 9 for n, value in FALLING.items()})]
+    text = json.dumps(summarize(lonely, score=KERNEL, level=0.95).as_json(), allow_nan=False)
+    assert json.loads(text)["arms"][1]["images_needed"] == [None]
+
+
+def test_the_pictures_show_every_arm() -> None:
+    summary = summarize(three_arms(), score=KERNEL, level=0.95)
+    lines = study_table(summary).splitlines()
+    assert len(lines) == 2 + len(summary.arms) and all(title in lines[0] for title in HEADER)
+    assert "rsprune 15" in lines[-1] and "of 800" in lines[-1]
+    curves = Image.open(io.BytesIO(convergence(summary)))
+    assert curves.width > 600 and len(np.unique(np.asarray(curves.convert("RGB")).reshape(-1, 3), axis=0)) > 20
+    noise = np.random.default_rng(0).integers(0, 255, (4, 16, 16, 3)).astype(np.uint8)
+    sheets = [
+        Image.open(io.BytesIO(samples_by_arm({name: list(noise) for name in names})))
+        for names in (["full"], ["full", "rsprune-0.15"])
+    ]
+    assert sheets[1].height > 1.5 * sheets[0].height
