@@ -108,6 +108,38 @@ class TrainingParams(Section):
     data_licence: str = Field(description="Licence of the images, for the model card")
 
 
+class EvaluationParams(Section):
+    sources: tuple[str, ...] = Field(
+        description="Labelled images that nothing was trained on, a folder per scene; `synthetic`; empty: none"
+    )
+    networks: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(=.+)?$")], ...] = Field(
+        min_length=1, description="Where distances are measured: inception, descriptor, a torchvision model; NAME=FILE"
+    )
+    network_size_px: int = Field(ge=16, le=1024, description="Edge of images for networks other than Inception")
+    n_samples: int = Field(ge=16, description="Images that are sampled from the checkpoint")
+    scenes: Literal["balanced", "subset"] = Field(description="Samples: as many of each scene, or as the subset has")
+    sampler: Literal["ddim", "dpm_solver"] = Field(description="How noise becomes an image, step by step")
+    sample_steps: int = Field(ge=1, description="Steps of the sampler")
+    guidance: float = Field(ge=1, description="1: as learned; more: further towards the scene")
+    batch_size: int = Field(ge=1, description="Images sampled at a time")
+    max_tiles: int = Field(ge=100, description="Of a larger training or held-out set so many tiles are drawn")
+    level: float = Field(gt=0, lt=1, description="Share of the intervals that hold")
+    n_resamples: int = Field(ge=2, description="Random halves of the samples that an interval comes from")
+    n_neighbours: int = Field(ge=1, description="Reach of an image's ball, for precision, recall, density, coverage")
+    min_per_scene: int = Field(ge=4, description="A scene with fewer images on either side gets no distance of its own")
+    copies_in: str = Field(description="pixels, or also one of the networks: where copies of training tiles are sought")
+    pixel_edge_px: int = Field(ge=4, le=64, description="Edge of the small pictures that copies are sought in")
+    held_out_quantile: float = Field(
+        gt=0, lt=1, description="A sample nearer than this share of held-out tiles is near"
+    )
+    copy_neighbours: int = Field(ge=1, description="Next training tiles that the nearest is set in relation to")
+    near_duplicate_correlation: Fraction = Field(description="From here on a held-out tile is one that was trained on")
+    on_leak: Literal["refuse", "report"] = Field(description="Held-out tiles in the training set: refuse, or report")
+    champion_score: str = Field(description="The score by which a checkpoint becomes the champion; empty: none does")
+    champion_margin: float = Field(ge=0, description="How much better it has to be, beyond the interval")
+    champion_max_copies: Fraction = Field(description="With more samples singled out near one tile it never does")
+
+
 class ComputeParams(Section):
     workers: Count = Field(description="Processes over shards; 0: one per core")
     device: str = Field(description="auto, cpu, cuda or cuda:N")
@@ -129,6 +161,7 @@ class Params(Section):
     clustering: ClusteringParams
     selection: SelectionParams
     training: TrainingParams
+    evaluation: EvaluationParams
     compute: ComputeParams
     tracking: TrackingParams
 

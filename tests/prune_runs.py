@@ -16,7 +16,7 @@ from rsprune_dagster.resources.lineage import folder_lineage
 
 PROJECT = Path(__file__).resolve().parents[1]
 
-PLAN = SyntheticPlan(n_tiles=300, n_scene_files=1, n_reference_per_scene=10)
+PLAN = SyntheticPlan(n_tiles=300, n_scene_files=1, n_reference_per_scene=10, n_held_out_per_scene=13)
 """Every kind of tile, container and broken file, in a second or two a prune."""
 
 RESULTS = ("pruned_subset.parquet", "decisions.parquet")

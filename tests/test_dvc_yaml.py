@@ -70,7 +70,9 @@ def test_metrics_and_plots_are_files_of_the_stages() -> None:
 def code_of(name: str) -> set[str]:
     """The files that the step of an asset imports, directly or not, below corpus/, pruning/ and diffusion/."""
     graph = _graph()
-    steps = set(re.findall(r"from (rsprune_dagster\.(?:pruning\.steps|diffusion)\.\w+) import", _source(name)))
+    steps = set(
+        re.findall(r"from (rsprune_dagster\.(?:pruning\.steps|diffusion|evaluation)\.\w+) import", _source(name))
+    )
     if "scanner(" in _source(name):
         steps.add("rsprune_dagster.pruning.steps.scan")
     modules = steps.union(*(graph.find_upstream_modules(step) for step in steps))

@@ -33,9 +33,12 @@ PLAN = SyntheticPlan(
     window_px=128,
     n_broken=9,
     n_reference_per_scene=12,
+    n_held_out_per_scene=4,
     seed=3,
 )
-SMALL = SyntheticPlan(n_tiles=60, imbalance=2, n_scene_files=0, n_broken=0, n_reference_per_scene=1)
+SMALL = SyntheticPlan(
+    n_tiles=60, imbalance=2, n_scene_files=0, n_broken=0, n_reference_per_scene=1, n_held_out_per_scene=1
+)
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +158,7 @@ def test_a_failed_write_leaves_the_last_corpus(folder: Path, monkeypatch: pytest
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rsprune_dagster.corpus.synthetic.corpus._write_reference", full)
+    monkeypatch.setattr("rsprune_dagster.corpus.synthetic.corpus._write_labelled", full)
     with pytest.raises(RunError, match="No space left"):
         write_corpus(folder, replace(SMALL, seed=9))
     assert digests(folder) == before
@@ -252,11 +255,21 @@ def test_blanks_are_under_a_bit_and_noise_is_not(truth: list[dict[str, str | Non
     assert min(bits[row["tile_id"]] for row in truth if row["kind"] == "noise") > 5
 
 
-def test_the_reference_is_balanced_and_disjoint(folder: Path, encoded: dict[str, bytes]) -> None:
-    files = [p for p in (folder / "reference").rglob("*") if p.is_file()]
-    assert Counter(p.parent.name for p in files) == dict.fromkeys(SCENES, 12)
+@pytest.mark.parametrize(("part", "n"), [("reference", 12), ("held_out", 4)])
+def test_a_labelled_part_is_balanced_and_disjoint(folder: Path, encoded: dict[str, bytes], part: str, n: int) -> None:
+    files = [p for p in (folder / part).rglob("*") if p.is_file()]
+    assert Counter(p.parent.name for p in files) == dict.fromkeys(SCENES, n)
     assert {p.suffix for p in files} == {".jpg", ".png"}
-    assert {p.read_bytes() for p in files}.isdisjoint(encoded.values())
+    others = {p.read_bytes() for p in folder.rglob("*.*g") if p.is_file() and part not in p.parts}
+    assert {p.read_bytes() for p in files}.isdisjoint({*encoded.values(), *others})
+
+
+def test_held_out_tiles_leave_the_other_parts_as_they_are(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "with", SMALL)
+    write_corpus(tmp_path / "without", replace(SMALL, n_held_out_per_scene=0))
+    with_them, without = digests(tmp_path / "with"), digests(tmp_path / "without")
+    ours = {name: md5 for name, md5 in with_them.items() if not name.startswith(("held_out", "plan.json"))}
+    assert ours == {name: md5 for name, md5 in without.items() if name != "plan.json"}
 
 
 def test_broken_files_do_not_decode(truth: list[dict[str, str | None]], encoded: dict[str, bytes]) -> None:

@@ -16,8 +16,16 @@ train = dg.define_asset_job(
     description="Train the diffusion model on the pruned subset as it lies there.",
 )
 
-everything = dg.define_asset_job(
-    "everything", selection=dg.AssetSelection.all(), description="From the scan of the corpus to the trained model."
+evaluate = dg.define_asset_job(
+    "evaluate",
+    selection=dg.AssetSelection.assets("evaluation_metrics"),
+    description="Measure the checkpoint as it lies there against held-out tiles, and decide on the champion.",
 )
 
-JOBS = [prune, train, everything]
+everything = dg.define_asset_job(
+    "everything",
+    selection=dg.AssetSelection.all(),
+    description="From the scan of the corpus to the trained model and its evaluation.",
+)
+
+JOBS = [prune, train, evaluate, everything]

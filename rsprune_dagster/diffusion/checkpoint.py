@@ -17,6 +17,7 @@ from rsprune_dagster.errors import RunError
 SCENES = "scenes.json"
 LOSS = "loss.csv"
 CARD = "README.md"
+ORIGIN = "origin.json"
 N_LOSS_POINTS = 400
 
 
@@ -57,6 +58,7 @@ def write_checkpoint(
     kind = ConsistencyModelPipeline if takes_scenes(trained.denoiser) else DDIMPipeline
     kind(unet=trained.denoiser, scheduler=noise_schedule()).save_pretrained(folder)
     (folder / SCENES).write_text(json.dumps(list(scene_names), indent=1) + "\n")
+    (folder / ORIGIN).write_text(json.dumps(asdict(origin), indent=1) + "\n")
     _write_losses(folder / LOSS, trained.losses, trained.n_images)
     (folder / CARD).write_text(model_card(trained, scene_names, options, origin))
 
@@ -76,6 +78,14 @@ def load_checkpoint(folder: Path) -> tuple[Denoiser, tuple[str, ...]]:
             "diffusion_checkpoint, or restore an older version with `rsprune restore`"
         ) from error
     return denoiser, names
+
+
+def trained_on(folder: Path) -> str:
+    """The version of pruned_subset that a checkpoint was trained on; empty where that is not known."""
+    try:
+        return str(json.loads((folder / ORIGIN).read_text())["subset_version"])
+    except (OSError, ValueError, KeyError):
+        return ""
 
 
 def sample_grid(

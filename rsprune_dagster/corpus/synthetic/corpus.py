@@ -1,4 +1,4 @@
-"""Writes a synthetic corpus: folders, tars, Parquet, scene files, broken files, the reference and the truth."""
+"""Writes a synthetic corpus: folders, tars, Parquet, scene files, broken files, the labelled parts and the truth."""
 
 import io
 import json
@@ -30,7 +30,7 @@ TRUTH: Final = pa.schema(
 )
 """A row per planted tile, window and broken file."""
 
-OURS: Final = {"corpus", "reference", "truth.parquet", "plan.json"}
+OURS: Final = {"corpus", "reference", "held_out", "truth.parquet", "plan.json"}
 """What a folder holds that was written here; a folder with more is not replaced."""
 
 WAYS: Final = {
@@ -45,7 +45,7 @@ ROWS_PER_GROUP: Final = 512
 
 
 def write_corpus(folder: Path, plan: SyntheticPlan, *, progress: Progress = silent) -> None:
-    """Make `folder/corpus/`, `folder/reference/<scene>/`, `folder/truth.parquet` and `folder/plan.json`.
+    """Make `folder/corpus/`, `folder/reference/<scene>/`, `folder/held_out/<scene>/`, `truth.parquet` and `plan.json`.
 
     The same plan gives the same bytes. Nothing is done when the folder holds this plan's corpus; another plan's
     corpus is replaced once the new one is complete. Raises UsageError when the folder holds anything else,
@@ -90,11 +90,13 @@ def _plan_text(plan: SyntheticPlan) -> str:
 
 def _write(folder: Path, plan: SyntheticPlan, progress: Progress) -> None:
     items = lay_out(plan, ways=WAYS)
-    total = len(items) + plan.n_scene_files + len(SCENES) * plan.n_reference_per_scene
+    n_labelled = len(SCENES) * (plan.n_reference_per_scene + plan.n_held_out_per_scene)
+    total = len(items) + plan.n_scene_files + n_labelled
     with progress("synthetic corpus", total) as advance:
         _write_tiles(folder / "corpus", plan, items, advance)
         windows = _write_scene_files(folder / "corpus", plan, advance)
-        _write_reference(folder / "reference", plan, advance)
+        _write_labelled(folder / "reference", plan, plan.n_reference_per_scene, advance)
+        _write_labelled(folder / "held_out", plan, plan.n_held_out_per_scene, advance)
     broken = _write_broken(folder / "corpus", plan)
     rows = sorted([*map(_truth_row, items), *windows, *broken], key=lambda row: str(row["tile_id"]))
     pq.write_table(pa.Table.from_pylist(rows, schema=TRUTH), folder / "truth.parquet")
@@ -183,11 +185,11 @@ def _write_scene_files(folder: Path, plan: SyntheticPlan, advance: Callable[[int
     return rows
 
 
-def _write_reference(folder: Path, plan: SyntheticPlan, advance: Callable[[int], None]) -> None:
-    """The same number of tiles of each scene, JPEG and PNG in turns; none of them is in the corpus."""
+def _write_labelled(folder: Path, plan: SyntheticPlan, n_per_scene: int, advance: Callable[[int], None]) -> None:
+    """So many tiles of each scene, JPEG and PNG in turns; none is in the corpus or in a part of another name."""
     for scene in SCENES:
-        for index in range(plan.n_reference_per_scene):
-            rng = plan.generator("reference", scene, index)
+        for index in range(n_per_scene):
+            rng = plan.generator(folder.name, scene, index)
             suffix = (".jpg", ".png")[index % 2]
             data = faults.encode(paint(scene, rng=rng, size_px=plan.size_px), suffix)
             _write_folder(folder / scene, [(f"{index:05d}{suffix}", data)])

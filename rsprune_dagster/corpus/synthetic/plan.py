@@ -34,9 +34,9 @@ COPIES: Final = ("exact_copy", "near_duplicate")
 class SyntheticPlan:
     """The size and the faults of a synthetic corpus. Raises UsageError when it cannot be laid out.
 
-    `n_tiles` counts blanks, copies and noise, whose shares are of `n_tiles`; scene files, broken files and the
-    reference come on top. The rest are distinct tiles whose scenes fall geometrically, the commonest `imbalance`
-    times as many as the rarest.
+    `n_tiles` counts blanks, copies and noise, whose shares are of `n_tiles`; scene files, broken files, the reference
+    and the held-out tiles come on top. The rest are distinct tiles whose scenes fall geometrically, the commonest
+    `imbalance` times as many as the rarest.
     """
 
     n_tiles: int = 1200
@@ -51,10 +51,11 @@ class SyntheticPlan:
     window_px: int = 256
     n_broken: int = 7
     n_reference_per_scene: int = 20
+    n_held_out_per_scene: int = 40
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = (self.n_scene_files, self.n_broken, self.n_reference_per_scene, self.seed)
+        counts = (self.n_scene_files, self.n_broken, self.n_reference_per_scene, self.n_held_out_per_scene, self.seed)
         if min(counts) < 0:
             raise UsageError(f"a synthetic corpus has counts and a seed of 0 or more, got {min(counts)}")
         if min(self.shares.values()) < 0 or sum(self.shares.values()) > 0.9:
