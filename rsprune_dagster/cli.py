@@ -136,6 +136,7 @@ def materialize(
 def demo() -> None:
     """Run the whole pipeline on the corpus of params.yaml: a synthetic one, unless you changed it."""
     from rsprune_dagster.pruning.steps.ledger import count_decisions
+    from rsprune_dagster.report.evaluation_pictures import headline
     from rsprune_dagster.report.galleries import save_pictures
 
     project = project_root()
@@ -144,7 +145,9 @@ def demo() -> None:
     _say_counts(count_decisions(assets / "pruned_subset" / "decisions.parquet"), assets / "pruned_subset")
     pictures = save_pictures(assets, project / ".state" / "pictures")
     print(
-        f"\nPictures of what was kept and what went: {pictures}\nThe web UI: make ui, then open http://127.0.0.1:3000"
+        f"\nThe trained model, {assets / 'diffusion_checkpoint'}, against held-out tiles (interval):\n"
+        f"{headline(assets / 'evaluation_metrics')}\n\nPictures of what was kept, what went, and what the model makes: "
+        f"{pictures}\nThe web UI: make ui, then open http://127.0.0.1:3000"
     )
 
 
@@ -196,7 +199,7 @@ def export(
 
 @app.command()
 def synth(
-    folder: Annotated[Path, typer.Argument(help="Gets corpus/, reference/ and truth.parquet")],
+    folder: Annotated[Path, typer.Argument(help="Gets corpus/, reference/, held_out/ and truth.parquet")],
     tiles: Annotated[int, typer.Option("--tiles", help="Tiles of the pool")] = 1200,
     size: Annotated[int, typer.Option("--size", help="Edge of a tile, pixels")] = 64,
     seed: Annotated[int, typer.Option("--seed", help="Another seed, another corpus")] = 0,
@@ -206,7 +209,7 @@ def synth(
     from rsprune_dagster.progress import terminal
 
     write_corpus(folder, SyntheticPlan(n_tiles=tiles, size_px=size, seed=seed), progress=terminal)
-    print(f"{folder}/corpus, {folder}/reference, {folder}/truth.parquet")
+    print(f"{folder}/corpus, {folder}/reference, {folder}/held_out, {folder}/truth.parquet")
 
 
 def _params(changes: list[str] | None, **sections: dict[str, Any]) -> Params:

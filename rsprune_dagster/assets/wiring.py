@@ -1,6 +1,7 @@
 """What several assets need: the scanner of two of them, the sources by name, the result with its hash and columns."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from rsprune_dagster.resources.settings import Compute
 
 if TYPE_CHECKING:
     from rsprune_dagster.pruning.steps.scan import Scanner
+    from rsprune_dagster.resources.champion import Verdict
 
 SYNTHETIC = "synthetic"
 """As a source: the procedural corpus, made on first use."""
@@ -37,7 +39,7 @@ def scanner(context: dg.AssetExecutionContext, store: AssetStore, compute: Compu
 
 
 def named_sources(sources: Sequence[str], store: AssetStore, *, part: str, progress: Progress) -> tuple[str, ...]:
-    """The sources as given; `synthetic` stands for the corpus or the reference (`part`) of the synthetic corpus."""
+    """The sources as given; `synthetic` stands for a part of the synthetic corpus: corpus, reference or held_out."""
     return tuple(_synthetic(store, part, progress) if source == SYNTHETIC else source for source in sources)
 
 
@@ -47,16 +49,18 @@ def result(
     pictures: Mapping[str, bytes | str] | None = None,
     *,
     tables: Sequence[str],
+    verdict: "Verdict | None" = None,
 ) -> dg.MaterializeResult[None]:
     """What Dagster records: the folder's content hash as the data version, figures, pictures, parameters, columns.
 
     Args:
         tables: Parquet files of the asset; the first, if any, is the asset's own table, whose rows and columns Dagster
             knows.
+        verdict: of an evaluation: which checkpoint is the champion, and why.
     """
     from rsprune_dagster.report.markdown import image
 
-    record = made.end_well(figures, pictures or {})
+    record = made.end_well(figures, pictures or {}, asdict(verdict) if verdict else None)
     folder = made.store.folder(made.asset)
     shown = {
         title: dg.MetadataValue.md(image(picture, title) if isinstance(picture, bytes) else picture)
@@ -72,6 +76,7 @@ def _about(made: Materialization, record: Record, folder: Path) -> dict[str, Any
     """Where the version is kept and what it was made with."""
     link = made.mlflow_link()
     about: dict[str, Any] = {
+        **({"champion": record.verdict["reason"]} if record.verdict else {}),
         "params": dg.MetadataValue.json(dict(record.params)),
         "folder": dg.MetadataValue.path(folder),
         "content hash": record.data_version,

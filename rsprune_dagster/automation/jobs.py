@@ -22,10 +22,16 @@ study = dg.define_asset_job(
     description="Does pruning pay: train on each arm under each seed, a partition each, and compare.",
 )
 
+evaluate = dg.define_asset_job(
+    "evaluate",
+    selection=dg.AssetSelection.assets("evaluation_metrics"),
+    description="Measure the checkpoint as it lies there against held-out tiles, and decide on the champion.",
+)
+
 everything = dg.define_asset_job(
     "everything",
     selection=dg.AssetSelection.all() - dg.AssetSelection.assets("pruning_study"),  # that one takes hours
-    description="From the scan of the corpus to the trained model.",
+    description="From the scan of the corpus to the trained model and its evaluation.",
 )
 
-JOBS = [prune, train, study, everything]
+JOBS = [prune, train, evaluate, study, everything]

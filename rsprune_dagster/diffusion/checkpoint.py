@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ __all__ = ["Origin", "SamplingOptions", "load_checkpoint", "model_card", "sample
 SCENES = "scenes.json"
 LOSS = "loss.csv"
 CARD = "README.md"
+ORIGIN = "origin.json"
 N_LOSS_POINTS = 400
 
 
@@ -52,6 +53,7 @@ def write_checkpoint(
     try:
         pipeline_of(trained, scene_names).save_pretrained(folder)
         (folder / SCENES).write_text(json.dumps(list(scene_names), indent=1) + "\n")
+        (folder / ORIGIN).write_text(json.dumps(asdict(origin), indent=1) + "\n")
         _write_losses(folder / LOSS, trained.losses, trained.n_images)
         (folder / CARD).write_text(model_card(trained, scene_names, options, origin))
     except (OSError, SafetensorError) as error:
@@ -105,6 +107,14 @@ def _space(folder: Path, edge: int) -> Space:
     """Of the autoencoder in a checkpoint, for latents of an edge."""
     autoencoder, digest = read_autoencoder(folder)
     return Space(autoencoder.config.latent_channels, edge, autoencoder, digest)
+
+
+def trained_on(folder: Path) -> str:
+    """The version of pruned_subset that a checkpoint was trained on; empty where that is not known."""
+    try:
+        return str(json.loads((folder / ORIGIN).read_text())["subset_version"])
+    except (OSError, ValueError, KeyError):
+        return ""
 
 
 def sample_grid(

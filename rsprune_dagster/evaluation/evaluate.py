@@ -50,7 +50,8 @@ class Evaluation:
     left_out: dict[str, str]
     recognitions: dict[str, Recognition]  # by network
     memorizations: dict[str, Memorization]  # by space
-    leaked: dict[str, tuple[Leak, ...]]  # by set, reference and held_out; absent where there was nothing to compare
+    leaked: dict[str, tuple[Leak, ...]]
+    """By set, `reference` and `held_out` (alone, where they are one); absent where there was nothing to compare."""
     leak_sentences: tuple[str, ...]
 
     def score(self, name: str) -> Score:
@@ -122,7 +123,10 @@ def evaluate(
 
     Raises RunError where evaluation tiles are in the training set, unless settings.on_leak is `report`.
     """
-    leaked, sentences = _leaks({"reference": reference, "held_out": held_out}, training, settings)
+    sets: dict[str, Seen | None] = {"reference": reference, "held_out": held_out}
+    if held_out is reference:
+        del sets["reference"]
+    leaked, sentences = _leaks(sets, training, settings)
     sheet, recognitions = _Sheet(), {}
     for network in networks:
         protocol = protocol_of(network, generated, reference)

@@ -113,7 +113,7 @@ def memorization(
             (f"singled_out_{space}", samples.relative, others.relative),
         )
     )
-    return Memorization(space, samples, others, closer, singled_out, _pairs(samples, generated, training))
+    return Memorization(space, samples, others, closer, singled_out, pairs_of(samples, generated, training))
 
 
 def check_enough(n_held_out: int, n_training: int, *, quantile: float, n_neighbours: int) -> None:
@@ -198,7 +198,8 @@ def _over_turns(images: Floats, tiles: Floats) -> tuple[Floats, NDArray[np.int8]
     return np.maximum(least, 0, out=least), which
 
 
-def _pairs(samples: Nearest, generated: Seen, training: Seen) -> tuple[Pair, ...]:
+def pairs_of(samples: Nearest, generated: Seen, training: Seen) -> tuple[Pair, ...]:
+    """Each sample with its nearest training tile, the most singled out first."""
     return tuple(
         Pair(
             sample=int(generated.rows[row]),

@@ -37,8 +37,13 @@ class Protocol:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """For metrics.json."""
+        """For protocols.json."""
         return {**asdict(self), "parameters": dict(self.parameters)}
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> "Protocol":
+        """What `as_json` gave."""
+        return cls(**{**raw, "parameters": tuple(raw["parameters"].items())})
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,13 @@ class Score:
     caution: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """For metrics.json."""
+        """For protocols.json."""
         return {**asdict(self), "protocol": self.protocol.as_json()}
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> "Score":
+        """What `as_json` gave."""
+        return cls(**{**raw, "protocol": Protocol.from_json(raw["protocol"])})
 
 
 @dataclass(frozen=True)

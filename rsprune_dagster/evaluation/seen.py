@@ -57,6 +57,7 @@ def see(
     networks: Sequence[FeatureNetwork],
     *,
     pixel_edge_px: int,
+    turned: bool = False,
     turned_in: FeatureNetwork | None = None,
     scenes: Sequence[str] | None = None,
     names: Sequence[str] | None = None,
@@ -66,23 +67,26 @@ def see(
     Args:
         networks: those whose features are wanted.
         pixel_edge_px: edge of the small pictures in the space PIXELS.
-        turned_in: where given, also the features of all eight turns in this network, and the turned small pictures:
-            for samples and held-out tiles, whose nearest training tile is sought.
+        turned: also the small pictures of all eight turns: for samples and held-out tiles, whose nearest training tile
+            is sought.
+        turned_in: where given, also the features of all eight turns in this network, and the turned small pictures.
         scenes, names: one for each image; where there are no names, numbers stand in.
 
     Raises RunError for images of another shape or dtype, and where scenes or names are not one for each image.
     """
     identities: list[tuple[str, NDArray[np.uint8]]] = []
     spaces: dict[str, list[NDArray[np.float32]]] = {name: [] for name in (PIXELS, *(one.name for one in networks))}
-    turned: dict[str, list[NDArray[np.float32]]] = {name: [] for name in _turned_spaces(turned_in)}
+    turns: dict[str, list[NDArray[np.float32]]] = {
+        name: [] for name in (PIXELS, *([turned_in.name] if turned_in else ())) if turned or turned_in
+    }
     for batch in batches:
         check_images(batch)
         identities += [(_md5(image), thumbnail(luma(image)).ravel()) for image in batch]
         for name, features in _described(batch, networks, pixel_edge_px).items():
             spaces[name].append(features)
-        if turned_in is not None:
+        if turns:
             for name, features in _turned(batch, turned_in, pixel_edge_px).items():
-                turned[name].append(features)
+                turns[name].append(features)
     if not identities:
         raise RunError("no images came: give one or more")
     order = np.asarray(sorted(range(len(identities)), key=lambda row: identities[row][0]), np.int64)
@@ -94,14 +98,10 @@ def see(
             tuple(np.asarray(_one_each(names or [str(row) for row in range(len(order))], len(order), "names"))[order]),
         ),
         spaces={name: np.concatenate(parts)[order] for name, parts in spaces.items()},
-        turned={name: np.concatenate(parts, axis=1)[:, order] for name, parts in turned.items()},
+        turned={name: np.concatenate(parts, axis=1)[:, order] for name, parts in turns.items()},
         scenes=None if scenes is None else np.asarray(_one_each(scenes, len(order), "scenes"), np.str_)[order],
         pixel_edge_px=pixel_edge_px,
     )
-
-
-def _turned_spaces(network: FeatureNetwork | None) -> tuple[str, ...]:
-    return () if network is None else (PIXELS, network.name)
 
 
 def _one_each(values: Sequence[str], n_images: int, what: str) -> Sequence[str]:
@@ -119,12 +119,12 @@ def _described(batch: Images, networks: Sequence[FeatureNetwork], pixel_edge_px:
     return {PIXELS: small(batch, pixel_edge_px)} | {network.name: network.extract([batch]) for network in networks}
 
 
-def _turned(batch: Images, network: FeatureNetwork, pixel_edge_px: int) -> dict[str, NDArray[np.float32]]:
+def _turned(batch: Images, network: FeatureNetwork | None, pixel_edge_px: int) -> dict[str, NDArray[np.float32]]:
     turns = [np.ascontiguousarray(turn_of(batch, turn)) for turn in range(N_TURNS)]
-    return {
-        PIXELS: np.stack([small(images, pixel_edge_px) for images in turns]),
-        network.name: np.stack([network.extract([images]) for images in turns]),
-    }
+    in_pixels = {PIXELS: np.stack([small(images, pixel_edge_px) for images in turns])}
+    if network is None:
+        return in_pixels
+    return in_pixels | {network.name: np.stack([network.extract([images]) for images in turns])}
 
 
 def turn_of(images: Images, turn: int) -> Images:

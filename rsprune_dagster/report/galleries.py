@@ -4,7 +4,7 @@ Each function returns titles with PNG or JPEG bytes, or with Markdown where a ta
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,15 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from rsprune_dagster.corpus.decode import TileReader
-from rsprune_dagster.corpus.tables import query
-from rsprune_dagster.errors import TileError
 from rsprune_dagster.pruning.steps.ledger import scene_table
-from rsprune_dagster.pruning.steps.scan import read_options
 from rsprune_dagster.pruning.vectors import open_vectors
 from rsprune_dagster.report import entropy, map, markdown, montage, quotas, scenes, training
+from rsprune_dagster.report.evaluation_pictures import evaluation_pictures
+from rsprune_dagster.report.tiles import Rows
+from rsprune_dagster.report.tiles import rows_of as _rows
+from rsprune_dagster.report.tiles import tiles_of as _tiles
 
 Pictures = dict[str, bytes | str]
-Rows = list[dict[str, Any]]
 
 MAX_POINTS = 5_000
 MAX_CLUSTERS = 120
@@ -236,6 +235,7 @@ def save_pictures(assets: Path, folder: Path) -> Path:
         "scene_clusters": cluster_pictures(corpus, assets / "scene_clusters"),
         "pruned_subset": subset_pictures(corpus, embeddings, assets / "pruned_subset"),
         "diffusion_checkpoint": checkpoint_pictures(assets / "diffusion_checkpoint"),
+        "evaluation_metrics": evaluation_pictures(corpus, assets / "evaluation_metrics"),
     }
     folder.mkdir(parents=True, exist_ok=True)
     for asset, pictures in made.items():
@@ -255,27 +255,3 @@ def _gallery(corpus: Path, rows: Rows, heading: Callable[[dict[str, Any]], str],
         groups.setdefault(heading(row), []).append((tile, bool(legend) and row["decision"] == "kept"))
     drawn = [montage.Row(name, [tile for tile, _ in some], [kept for _, kept in some]) for name, some in groups.items()]
     return montage.gallery(drawn, tile_px=56, legend=legend)
-
-
-def _tiles(corpus: Path, rows: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
-    """The tiles as the encoder sees them, each container opened once."""
-    order = sorted(range(len(rows)), key=lambda index: str(rows[index]["uri"]))
-    tiles: dict[int, np.ndarray] = {}
-    with TileReader(read_options(corpus)) as reader:
-        for index in order:
-            tiles[index] = _read(reader, rows[index])
-    return [tiles[index] for index in range(len(rows))]
-
-
-def _read(reader: TileReader, row: Mapping[str, Any]) -> np.ndarray:
-    """A tile; one that vanished since is a grey square."""
-    try:
-        return reader.read_rgb(row)
-    except TileError:
-        return np.full((16, 16, 3), 128, np.uint8)
-
-
-def _rows(sql: str, tables: Mapping[str, Path]) -> Rows:
-    with query(sql, tables) as batches:
-        rows: Rows = batches.read_all().to_pylist()
-    return rows

@@ -58,6 +58,8 @@ class Record:
     """Of dvc.lock as it was after this materialization."""
     message: str = ""
     """Why it failed, or that it was settled by a later run."""
+    verdict: Mapping[str, Any] = field(default_factory=dict)
+    """Of an evaluation: which checkpoint is the champion from now on, and why (`champion.Verdict`)."""
 
     @property
     def name(self) -> str:

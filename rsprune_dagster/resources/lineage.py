@@ -82,7 +82,8 @@ class Lineage(dg.ConfigurableResource):  # type: ignore[type-arg]
         if self.tracking_uri:
             from rsprune_dagster.resources.mlflow_courier import start_courier
 
-            start_courier(Journal(Path(self.journal)), self.tracking_uri, self.experiment)
+            project = Path(self.project) if self.project else None
+            start_courier(Journal(Path(self.journal)), self.tracking_uri, self.experiment, project)
 
     def say(self, context: dg.AssetExecutionContext, told: str) -> None:
         """Tell the run's log, and a terminal that shows no log."""
@@ -185,8 +186,17 @@ class Materialization:
         with self.store.replace(self.asset, before=self._written) as folder:
             yield folder
 
-    def end_well(self, figures: Mapping[str, Any], pictures: Mapping[str, bytes | str]) -> Record:
-        """Record the new version: in dvc.lock where it is the one that params.yaml asks for, and in the journal."""
+    def end_well(
+        self,
+        figures: Mapping[str, Any],
+        pictures: Mapping[str, bytes | str],
+        verdict: Mapping[str, Any] | None = None,
+    ) -> Record:
+        """Record the new version: in dvc.lock where it is the one that params.yaml asks for, and in the journal.
+
+        Args:
+            verdict: of an evaluation: which checkpoint is the champion.
+        """
         record = self.record
         for title, picture in pictures.items():
             self.journal.add_picture(record, title, picture)
@@ -199,6 +209,7 @@ class Materialization:
             versioned=not note,
             versioned_note=note,
             dvc_lock_md5=self.project.lock_md5() if self.project else "",
+            verdict=verdict or {},
         )
         self.journal.write(ended)
         self.lineage.courier()

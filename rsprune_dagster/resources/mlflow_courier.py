@@ -34,7 +34,9 @@ _REST = 20  # a look at a long journal may cost at most a twentieth of the time
 _LOG_BYTES = 1_000_000
 
 
-def start_courier(journal: Journal, tracking_uri: str, experiment: str = EXPERIMENT) -> None:
+def start_courier(
+    journal: Journal, tracking_uri: str, experiment: str = EXPERIMENT, project: Path | None = None
+) -> None:
     """Start a courier unless one is at work. Call it after a record was written; it takes milliseconds.
 
     The lock is taken here and handed to the new process, so two callers never start two couriers. A courier that ends
@@ -44,18 +46,19 @@ def start_courier(journal: Journal, tracking_uri: str, experiment: str = EXPERIM
     lock = _open_lock(journal)
     try:
         if _take(lock):
-            _spawn(journal, [tracking_uri, "--experiment", experiment, "--lock-fd", str(lock)], lock)
+            options = ["--experiment", experiment, "--lock-fd", str(lock)]
+            _spawn(journal, [tracking_uri, *options, *(["--project", str(project)] if project else [])], lock)
     finally:
         os.close(lock)
 
 
-def deliver(journal: Journal, tracking_uri: str, experiment: str = EXPERIMENT) -> Delivery:
+def deliver(journal: Journal, tracking_uri: str, experiment: str = EXPERIMENT, project: Path | None = None) -> Delivery:
     """Deliver in this process what is not delivered in its present state. What MLflow raises is told, not raised.
 
     Raises:
         RunError: a record cannot be read, or the disk is full.
     """
-    return deliver_once(Desk(journal, tracking_uri, experiment), None, linger_s=0)[0]
+    return deliver_once(Desk(journal, tracking_uri, experiment, project=project), None, linger_s=0)[0]
 
 
 def wait_for_delivery(journal: Journal, run_id: str, timeout_s: float) -> Delivery:
@@ -177,7 +180,7 @@ def main() -> None:
     os.nice(5)  # the assets' work goes first
     warnings.simplefilter("ignore")
     try:
-        serve(Desk(journal, options.tracking_uri, options.experiment), lock)
+        serve(Desk(journal, options.tracking_uri, options.experiment, project=options.project), lock)
     except Exception as error:
         note_trouble(journal, f"the courier broke off ({error}): see {journal.root / LOG}", time.time())
         raise
@@ -188,6 +191,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("journal", type=Path)
     parser.add_argument("tracking_uri")
     parser.add_argument("--experiment", default=EXPERIMENT)
+    parser.add_argument("--project", type=Path, help="whose DVC cache holds the checkpoints that are registered")
     parser.add_argument("--lock-fd", type=int, help="the lock, taken by whoever started this process")
     return parser.parse_args()
 

@@ -11,6 +11,7 @@ from rsprune_dagster.corpus.shards import written_whole
 from rsprune_dagster.errors import UserError
 from rsprune_dagster.resources.journal import PICTURES, Journal, Record
 from rsprune_dagster.resources.mlflow_desk import Desk, Parcel, State
+from rsprune_dagster.resources.mlflow_registry import put_model, put_verdict
 from rsprune_dagster.resources.mlflow_runs import put_child, put_files, put_parent, put_status
 from rsprune_dagster.resources.mlflow_store import Tracking, connect, locked, patience
 
@@ -66,12 +67,17 @@ class Round:
             self.desk.note(path, replace(state, delivered=parcel.content))
 
     def _put_files(self, record: Record, run_id: str) -> bool:
-        """Whether the artifacts arrived. After a failure no other record's are tried in this round: it would wait."""
+        """Whether the artifacts arrived, and what the registry is to have.
+
+        After a failure no other record's are tried in this round: it would wait.
+        """
         folder = self.desk.journal.folder(record)
         if any(error.startswith(_NO_FILES) for error in self.errors):
             return False
         try:
             put_files(self.tracking, run_id, folder, folder / PICTURES)
+            put_model(self.tracking, self.desk, record, run_id)
+            put_verdict(self.tracking, self.desk, record, run_id)
         except Exception as error:  # whatever the artifact store's client raises
             self.errors.append(f"{_NO_FILES}: {_reason(error)}")
             return False

@@ -96,6 +96,8 @@ class Desk:
     experiment: str
     seen: dict[str, Seen] = field(default_factory=dict)
     states: dict[Path, State] = field(default_factory=dict)
+    project: Path | None = None
+    """Whose DVC cache holds the versions: checkpoints are registered from there."""
 
     def parcels(self, run_id: str = "") -> list[Parcel]:
         """All records, or those of a run, oldest first.

@@ -1,0 +1,71 @@
+"""evaluation_metrics: how good the samples of the checkpoint are, and whether they are copies."""
+
+import dagster as dg
+
+from rsprune_dagster.assets.config import given, in_effect, schema
+from rsprune_dagster.assets.failures import said_plainly
+from rsprune_dagster.assets.wiring import named_sources, result, scanner
+from rsprune_dagster.params import Params
+from rsprune_dagster.resources.lineage import Lineage
+from rsprune_dagster.resources.settings import Compute, Store
+
+CODE_VERSION = "1"
+
+
+def evaluation_metrics_asset(defaults: Params) -> dg.AssetsDefinition:
+    """The asset, with the values of params.yaml as its defaults."""
+
+    @dg.asset(
+        group_name="evaluation",
+        kinds={"python", "pytorch"},
+        owners=["team:research"],
+        code_version=CODE_VERSION,
+        deps=["raw_corpus", "pruned_subset", "diffusion_checkpoint"],
+        config_schema=schema(defaults.evaluation),
+    )
+    @said_plainly()
+    def evaluation_metrics(
+        context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
+    ) -> dg.MaterializeResult[None]:
+        """How close samples of the checkpoint come to held-out tiles, scene by scene, and whether they are copies.
+
+        Every score carries its interval and its protocol; what could not be measured is named with the reason. Held-out
+        tiles that were trained on stop the evaluation. Where the deciding score is better than the champion's, the
+        checkpoint becomes the champion of MLflow's model registry.
+        """
+        from rsprune_dagster.evaluation.steps import Upstream, evaluate_checkpoint
+        from rsprune_dagster.report.evaluation_pictures import evaluation_pictures
+        from rsprune_dagster.resources.champion import judge
+
+        assets = store.open()
+        with lineage.materialization(
+            context,
+            assets,
+            {"evaluation": given(context), "corpus": defaults.corpus, "compute": compute.drawn()},
+        ) as made:
+            params, progress = in_effect(context, defaults.evaluation), compute.progress(context)
+            inputs = made.record.inputs
+            with made.replace() as folder:
+                report = evaluate_checkpoint(
+                    Upstream(
+                        corpus=assets.folder("raw_corpus"),
+                        subset=assets.folder("pruned_subset"),
+                        checkpoint=assets.folder("diffusion_checkpoint"),
+                        subset_version=inputs["pruned_subset"],
+                    ),
+                    named_sources(params.sources, assets, part="held_out", progress=progress),
+                    folder,
+                    params,
+                    scanner(context, assets, compute, defaults.corpus),
+                    seed=compute.seed,
+                    device=compute.device,
+                    progress=progress,
+                )
+                pictures = evaluation_pictures(assets.folder("raw_corpus"), folder)
+            checkpoint, figures = inputs["diffusion_checkpoint"], report.metrics
+            verdict = judge(made.journal, checkpoint, report.scores, figures, report.left_out, params)
+            for sentence in (*report.leaks, verdict.reason):
+                context.log.info(sentence)
+            return result(made, report.figures(), pictures, tables=("samples.parquet",), verdict=verdict)
+
+    return evaluation_metrics

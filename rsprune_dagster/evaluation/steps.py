@@ -1,0 +1,268 @@
+"""The evaluation on folders: what the asset evaluation_metrics runs."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from rsprune_dagster.corpus.options import ReadOptions
+from rsprune_dagster.diffusion.checkpoint import load_checkpoint, trained_on
+from rsprune_dagster.diffusion.denoiser import Denoiser
+from rsprune_dagster.diffusion.sampling import sample
+from rsprune_dagster.diffusion.steps import resolved
+from rsprune_dagster.diffusion.tiles import TileSet, tile_set
+from rsprune_dagster.errors import RunError
+from rsprune_dagster.evaluation.evaluate import Evaluation, Settings, evaluate
+from rsprune_dagster.evaluation.features import FeatureNetwork, Images
+from rsprune_dagster.evaluation.intervals import Resampling
+from rsprune_dagster.evaluation.memorization import Pair, nearest, pairs_of
+from rsprune_dagster.evaluation.networks import copy_network, measures_of, named_networks
+from rsprune_dagster.evaluation.protocol import Score
+from rsprune_dagster.evaluation.scenes import MEAN
+from rsprune_dagster.evaluation.seen import PIXELS, Seen, see
+from rsprune_dagster.evaluation.written import Sampled, write_evaluation
+from rsprune_dagster.params import EvaluationParams
+from rsprune_dagster.progress import Progress, silent
+from rsprune_dagster.pruning.steps.scan import Scanner, read_options, scan
+
+HELD_OUT = "held_out"
+"""Below the asset's folder: the manifest of the tiles that samples were held against."""
+READ_TILES = 256
+"""Tiles read at a time."""
+NOTHING_HELD_OUT = (
+    "there are no held-out tiles to compare with: name some that neither pruning nor training saw in evaluation.sources"
+)
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """What an evaluation is made from."""
+
+    corpus: Path
+    subset: Path
+    checkpoint: Path
+    subset_version: str
+    """The content hash of pruned_subset as it lies there; empty where it is not known."""
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What came of it. `metrics` is metrics.json, flat."""
+
+    metrics: dict[str, float]
+    scores: tuple[Score, ...]
+    left_out: dict[str, str]
+    leaks: tuple[str, ...]
+
+    def figures(self) -> dict[str, float]:
+        """The metrics without those of single scenes, which are many."""
+        return {name: value for name, value in self.metrics.items() if "/" not in name or f"/{MEAN}" in name}
+
+
+def evaluate_checkpoint(
+    upstream: Upstream,
+    sources: Sequence[str],
+    folder: Path,
+    params: EvaluationParams,
+    scanner: Scanner,
+    *,
+    seed: int,
+    device: str,
+    progress: Progress = silent,
+) -> EvaluationReport:
+    """Sample from a checkpoint, and write into `folder` how the samples compare with the held-out tiles in `sources`.
+
+    All tiles are seen as in training: cut square, at the checkpoint's own size. Without sources only the training tile
+    nearest to each sample is found; the rest is left out with that reason.
+
+    Raises:
+        UsageError: sources without images or scenes, an unknown network, an empty subset.
+        RunError: the checkpoint cannot be loaded or was trained on another subset; too few held-out tiles for any
+            distance; held-out tiles that were trained on, unless `on_leak` is `report`.
+    """
+    denoiser, scene_names = _checkpoint(upstream)
+    size_px = int(denoiser.config.sample_size)
+    networks, missing = named_networks(params.networks, image_size_px=params.network_size_px, device=device)
+    turned_in = copy_network(params.copies_in, networks)
+    kept = _kept_tiles(upstream, size_px, params, seed)
+    others = _held_out_tiles(sources, folder / HELD_OUT, scanner, size_px, params, seed)
+    asked_for = scenes_to_sample(params, scene_names, upstream.subset)
+    images = _samples(denoiser.to(resolved(device)), asked_for, params, seed, progress)
+
+    scenes = tuple(scene_names[number] for number in asked_for)
+    generated = see(
+        _batches(images),
+        networks,
+        pixel_edge_px=params.pixel_edge_px,
+        turned=True,
+        turned_in=turned_in,
+        scenes=scenes if len(scene_names) > 1 else None,
+    )
+    training = _seen_tiles(kept, [turned_in] if turned_in else [], params, progress("training tiles", len(kept)))
+    evaluation = _nothing_held_out(networks)
+    if others is not None:
+        bar = progress("held-out tiles", len(others))
+        held_out = _seen_tiles(others, networks, params, bar, turned=True, turned_in=turned_in)
+        evaluation = evaluate(generated, held_out, training, held_out, networks, settings=settings_of(params, seed))
+        _check_measured(evaluation, networks, len(others))
+    evaluation = replace(
+        evaluation,
+        scores=tuple(_with_sampling(score, params) for score in evaluation.scores),
+        left_out={**missing, **evaluation.left_out},
+    )
+    sampled = Sampled(
+        images, scenes, tuple(kept.table.column("tile_id").to_pylist()), _pairs(generated, training, params)
+    )
+    counts = {
+        "n_samples": len(images),
+        "n_training_tiles": len(kept),
+        "n_held_out": len(others) if others else 0,
+        "image_size_px": size_px,
+    }
+    metrics = write_evaluation(folder, evaluation, sampled, counts, network=networks[0])
+    return EvaluationReport(metrics, evaluation.scores, evaluation.left_out, evaluation.leak_sentences)
+
+
+def settings_of(params: EvaluationParams, seed: int) -> Settings:
+    """The numbers of the measures."""
+    return Settings(
+        resampling=Resampling(level=params.level, n_resamples=params.n_resamples, seed=seed),
+        n_neighbours=params.n_neighbours,
+        min_per_scene=params.min_per_scene,
+        held_out_quantile=params.held_out_quantile,
+        copy_neighbours=params.copy_neighbours,
+        near_duplicate_correlation=params.near_duplicate_correlation,
+        on_leak=params.on_leak,
+    )
+
+
+def scenes_to_sample(params: EvaluationParams, scene_names: Sequence[str], subset: Path) -> NDArray[np.int64]:
+    """The scene number of each sample, (n_samples,), sorted: as many of each scene, or in the subset's proportions."""
+    if params.scenes == "balanced":
+        weights = np.ones(len(scene_names))
+    else:
+        scenes = [scene or "" for scene in pq.read_table(subset / "pruned_subset.parquet").column("scene").to_pylist()]
+        weights = np.array([scenes.count(name) for name in scene_names], np.float64)
+    ends = np.rint(np.cumsum(weights) / weights.sum() * params.n_samples).astype(np.int64)
+    return np.repeat(np.arange(len(scene_names)), np.diff(ends, prepend=0))
+
+
+def _checkpoint(upstream: Upstream) -> tuple[Denoiser, tuple[str, ...]]:
+    denoiser, scene_names = load_checkpoint(upstream.checkpoint)
+    version = trained_on(upstream.checkpoint)
+    if version and upstream.subset_version and version != upstream.subset_version:
+        raise RunError(
+            f"the checkpoint was trained on pruned_subset {version}, but {upstream.subset_version} lies there, so "
+            "copies and leaks would be sought among the wrong tiles: materialize diffusion_checkpoint first, or bring "
+            "that subset back with `rsprune restore`"
+        )
+    return denoiser, scene_names
+
+
+def _kept_tiles(upstream: Upstream, size_px: int, params: EvaluationParams, seed: int) -> TileSet:
+    table = pq.read_table(upstream.subset / "pruned_subset.parquet")
+    options = read_options(upstream.corpus)
+    return _tile_set(table, options, size_px, params, seed, scene_column="scene")
+
+
+def _held_out_tiles(
+    sources: Sequence[str], folder: Path, scanner: Scanner, size_px: int, params: EvaluationParams, seed: int
+) -> TileSet | None:
+    """The tiles in `sources`, their manifest written into `folder`; None without sources."""
+    if not sources:
+        return None
+    folder.mkdir()
+    scan(sources, folder, scanner, labelled=True, label="held-out tiles")
+    table = pq.read_table(folder / "manifest.parquet")
+    return _tile_set(table, scanner.options, size_px, params, seed, scene_column="label")
+
+
+def _tile_set(
+    table: pa.Table, options: ReadOptions, size_px: int, params: EvaluationParams, seed: int, *, scene_column: str
+) -> TileSet:
+    """Of many tiles max_tiles, drawn evenly. They are read once, so none is kept in memory."""
+    if table.num_rows > params.max_tiles:
+        chosen = np.random.default_rng(seed).choice(table.num_rows, params.max_tiles, replace=False)
+        table = table.take(np.sort(chosen))
+    tiles = tile_set(table, options, image_size_px=size_px, scene_column=scene_column)
+    return replace(tiles, memory_limit_bytes=0)
+
+
+def _samples(
+    denoiser: Denoiser, scenes: NDArray[np.int64], params: EvaluationParams, seed: int, progress: Progress
+) -> Images:
+    return sample(
+        denoiser,
+        scenes,
+        n_steps=params.sample_steps,
+        guidance=params.guidance,
+        sampler=params.sampler,
+        seed=seed,
+        batch_size=params.batch_size,
+        progress=progress,
+    )
+
+
+def _batches(images: Images) -> Iterator[Images]:
+    return (images[start : start + READ_TILES] for start in range(0, len(images), READ_TILES))
+
+
+def _seen_tiles(
+    tiles: TileSet,
+    networks: Sequence[FeatureNetwork],
+    params: EvaluationParams,
+    bar: AbstractContextManager[Callable[[int], None]],
+    *,
+    turned: bool = False,
+    turned_in: FeatureNetwork | None = None,
+) -> Seen:
+    with bar as advance:
+
+        def read() -> Iterator[Images]:
+            for start in range(0, len(tiles), READ_TILES):
+                rows = range(start, min(start + READ_TILES, len(tiles)))
+                yield tiles.images(rows)
+                advance(len(rows))
+
+        return see(
+            read(),
+            networks,
+            pixel_edge_px=params.pixel_edge_px,
+            turned=turned,
+            turned_in=turned_in,
+            scenes=[tiles.scene_names[number] for number in tiles.scene_ids],
+            names=tiles.table.column("tile_id").to_pylist(),
+        )
+
+
+def _nothing_held_out(networks: Sequence[FeatureNetwork]) -> Evaluation:
+    names = [name for network in networks for name in measures_of(network.name)]
+    return Evaluation((), dict.fromkeys([*names, "memorization"], NOTHING_HELD_OUT), {}, {}, {}, ())
+
+
+def _check_measured(evaluation: Evaluation, networks: Sequence[FeatureNetwork], n_held_out: int) -> None:
+    """Raise RunError where there are too few tiles even for the measure that needs the fewest."""
+    kernel = networks[0].measure("kernel")
+    if reason := evaluation.left_out.get(kernel):
+        raise RunError(f"{n_held_out:,} held-out tiles are too few to measure anything: {reason}")
+
+
+def _with_sampling(score: Score, params: EvaluationParams) -> Score:
+    """The score, its protocol with how the samples were drawn: a sampler's settings are no merit of the checkpoint."""
+    drawn = f"{params.scenes} scenes, {params.sampler}, {params.sample_steps} steps, guidance {params.guidance:g}"
+    protocol = replace(score.protocol, parameters=(*score.protocol.parameters, ("samples", drawn)))
+    return replace(score, protocol=protocol)
+
+
+def _pairs(generated: Seen, training: Seen, params: EvaluationParams) -> tuple[Pair, ...]:
+    """Each sample and its nearest training tile in small pictures; none where one tile has no next nearest."""
+    n_neighbours = min(params.copy_neighbours, len(training) - 1)
+    if n_neighbours < 1:
+        return ()
+    found = nearest(generated.turned[PIXELS], training.spaces[PIXELS], n_neighbours=n_neighbours)
+    return pairs_of(found, generated, training)
