@@ -100,6 +100,7 @@ def prune(
         cache_root=work / "cache",
         lineage=lineage,
         progress_on="terminal",
+        warn=_warn,
     )
     subset = work / "assets" / "pruned_subset"
     _publish(subset, out)
@@ -226,6 +227,7 @@ def _materialize_project(params: Params, assets: Sequence[str]) -> None:
         assets=assets,
         home=project_home(project),
         progress_on="terminal",
+        warn=_warn,
     )
     for record in lineage.records_of(run_id):
         kept = "in dvc.lock" if record.versioned else f"not in dvc.lock: {record.versioned_note}"

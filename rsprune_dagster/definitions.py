@@ -5,6 +5,7 @@ from pathlib import Path
 import dagster as dg
 
 from rsprune_dagster.assets import build_assets
+from rsprune_dagster.automation.checks import build_checks
 from rsprune_dagster.automation.jobs import JOBS
 from rsprune_dagster.params import Params, load, project_root
 from rsprune_dagster.resources.lineage import Lineage, project_lineage
@@ -15,8 +16,10 @@ def build_defs(
     params: Params, *, root: Path, cache_root: Path, lineage: Lineage, progress_on: str = "log"
 ) -> dg.Definitions:
     """The pipeline over an asset folder; tests give their own."""
+    assets = build_assets(params)
     return dg.Definitions(
-        assets=build_assets(params),
+        assets=assets,
+        asset_checks=build_checks(params, assets),
         jobs=JOBS,
         # A step uses all cores by itself: two at a time would be no faster and take twice the memory.
         executor=dg.in_process_executor,

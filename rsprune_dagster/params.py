@@ -119,6 +119,20 @@ class TrackingParams(Section):
     experiment: str = Field(min_length=1, description="The MLflow experiment that holds the runs")
 
 
+class CheckParams(Section):
+    max_quarantined_fraction: Fraction = Field(description="More unusable tiles are taken for a broken source")
+    max_shrink_fraction: Fraction = Field(description="A corpus that lost more is taken for a missing source; blocks")
+    norm_tolerance: float = Field(gt=0, description="How far the length of a vector may be from 1")
+    max_cluster_fraction: Fraction = Field(description="Largest share of the tiles that one cluster may hold")
+    min_nmi: Fraction = Field(description="Normalized mutual information of the clusters with the reference's scenes")
+    max_near_duplicate_fraction: Fraction = Field(description="Kept tiles that may nearly be another kept tile")
+    max_scene_shift: float = Field(ge=0, description="How far a scene's share may move between versions, of itself")
+    max_age_days: float = Field(gt=0, description="An older subset is stale")
+    max_fid_loss: float = Field(
+        ge=0, description="How much worse than the champion a distance may be, of itself; blocks"
+    )
+
+
 class Params(Section):
     """All of params.yaml."""
 
@@ -131,6 +145,7 @@ class Params(Section):
     training: TrainingParams
     compute: ComputeParams
     tracking: TrackingParams
+    checks: CheckParams
 
     def with_values(self, changes: Mapping[str, Mapping[str, Any]]) -> "Params":
         """A copy with some values replaced, validated anew.

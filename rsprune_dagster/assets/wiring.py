@@ -47,16 +47,18 @@ def result(
     pictures: Mapping[str, bytes | str] | None = None,
     *,
     tables: Sequence[str],
+    facts: Mapping[str, Any] | None = None,
 ) -> dg.MaterializeResult[None]:
     """What Dagster records: the folder's content hash as the data version, figures, pictures, parameters, columns.
 
     Args:
         tables: Parquet files of the asset; the first, if any, is the asset's own table, whose rows and columns Dagster
             knows.
+        facts: what later versions are compared with, for the record alone.
     """
     from rsprune_dagster.report.markdown import image
 
-    record = made.end_well(figures, pictures or {})
+    record = made.end_well(figures, pictures or {}, facts)
     folder = made.store.folder(made.asset)
     shown = {
         title: dg.MetadataValue.md(image(picture, title) if isinstance(picture, bytes) else picture)

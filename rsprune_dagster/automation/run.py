@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import dagster as dg
 
 from rsprune_dagster.assets.wiring import SYNTHETIC
+from rsprune_dagster.automation.checks import build_checks
+from rsprune_dagster.automation.gate import findings, gate, warnings
 from rsprune_dagster.errors import RunError, UsageError, UserError
 from rsprune_dagster.params import Params, suggest
 from rsprune_dagster.resources.lineage import Lineage
@@ -26,14 +29,17 @@ def materialize(
     assets: Sequence[str] = (),
     home: Path | None = None,
     progress_on: str = "log",
+    warn: Callable[[str], object] = lambda _: None,
 ) -> str:
-    """Materialize assets below `root`, all of them where none are named, as one Dagster run, whose id is returned.
+    """Materialize and check assets below `root`, all where none are named, as one Dagster run, whose id is returned.
 
     Args:
         definitions: `build_assets(params)`, or the part of the pipeline that is wanted.
         home: the folder of the Dagster instance that records the run (a DAGSTER_HOME); none: nothing is recorded.
+        warn: told the sentence of each check that did not pass and lets the run go on.
 
     Raises:
+        GateError: a blocking check did not pass; what follows its asset was not made.
         UserError: as the assets raise it; folders of assets that failed keep their last version.
     """
     from rsprune_dagster.pruning.steps.preflight import check
@@ -44,17 +50,24 @@ def materialize(
         "compute": Compute(progress_on=progress_on, **params.compute.model_dump()),
         "lineage": lineage,
     }
+    tags = {"rsprune/command": uuid.uuid4().hex}
     with _instance(home) as instance, _quiet():
         try:
             run = dg.materialize(
-                definitions,
+                [*definitions, *build_checks(params, definitions)],
                 selection=list(_known(assets, definitions)) or None,
                 resources=resources,
                 instance=instance,
                 run_config=_LOG_NOTHING,
+                tags=tags,
             )
         except (dg.Failure, dg.DagsterExecutionStepExecutionError) as error:
             raise _cause(error) from error
+        except dg.DagsterError:
+            gate(findings(instance, _run_with(tags, instance)))
+            raise
+        for sentence in warnings(findings(instance, run.run_id)):
+            warn(sentence)
     if not run.success:
         raise RunError(f"the run {run.run_id} failed: see its log in the web UI")
     return run.run_id
@@ -103,6 +116,11 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def _run_with(tags: Mapping[str, str], instance: dg.DagsterInstance) -> str:
+    [record] = instance.get_run_records(dg.RunsFilter(tags=dict(tags)))
+    return str(record.dagster_run.run_id)
 
 
 def _cause(error: BaseException) -> BaseException:

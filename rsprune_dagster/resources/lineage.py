@@ -175,8 +175,17 @@ class Materialization:
         with self.store.replace(self.asset, before=self._written) as folder:
             yield folder
 
-    def end_well(self, figures: Mapping[str, Any], pictures: Mapping[str, bytes | str]) -> Record:
-        """Record the new version: in dvc.lock where it is the one that params.yaml asks for, and in the journal."""
+    def end_well(
+        self,
+        figures: Mapping[str, Any],
+        pictures: Mapping[str, bytes | str],
+        facts: Mapping[str, Any] | None = None,
+    ) -> Record:
+        """Record the new version: in dvc.lock where it is the one that params.yaml asks for, and in the journal.
+
+        Args:
+            facts: plain JSON that later versions are compared with.
+        """
         record = self.record
         for title, picture in pictures.items():
             self.journal.add_picture(record, title, picture)
@@ -186,6 +195,7 @@ class Materialization:
             status="FINISHED",
             ended_at=time.time(),
             metrics=_numbers(figures),
+            facts=dict(facts or {}),
             versioned=not note,
             versioned_note=note,
             dvc_lock_md5=self.project.lock_md5() if self.project else "",
