@@ -133,6 +133,21 @@ class CheckParams(Section):
     )
 
 
+class AutomationParams(Section):
+    enabled: bool = Field(description="Schedule, sensors and declarative automation run; false: nothing starts unasked")
+    schedule: str = Field(description="When the weekly refresh starts, as cron: minute hour day month weekday")
+    timezone: str = Field(description="Of the schedule, such as Europe/Berlin")
+    look_every_s: int = Field(ge=1, description="How often the sources are listed for new tiles")
+    webhook: str = Field(description="Where failures are posted as JSON; RSPRUNE_WEBHOOK goes before; empty: nowhere")
+    ui_url: str = Field(description="Where people reach the web UI, for links in messages")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(self.schedule.split()) != 5:
+            raise ValueError(f"schedule is {self.schedule!r}: expected five fields, such as '0 3 * * 1'")
+        return self
+
+
 class Params(Section):
     """All of params.yaml."""
 
@@ -146,6 +161,7 @@ class Params(Section):
     compute: ComputeParams
     tracking: TrackingParams
     checks: CheckParams
+    automation: AutomationParams
 
     def with_values(self, changes: Mapping[str, Mapping[str, Any]]) -> "Params":
         """A copy with some values replaced, validated anew.

@@ -17,6 +17,8 @@ from rsprune_dagster.resources.settings import Compute
 if TYPE_CHECKING:
     from rsprune_dagster.pruning.steps.scan import Scanner
 
+GPU_POOL = "gpu"
+NVIDIA_DRIVER = Path("/dev/nvidiactl")
 SYNTHETIC = "synthetic"
 """As a source: the procedural corpus, made on first use."""
 
@@ -39,6 +41,16 @@ def scanner(context: dg.AssetExecutionContext, store: AssetStore, compute: Compu
 def named_sources(sources: Sequence[str], store: AssetStore, *, part: str, progress: Progress) -> tuple[str, ...]:
     """The sources as given; `synthetic` stands for the corpus or the reference (`part`) of the synthetic corpus."""
     return tuple(_synthetic(store, part, progress) if source == SYNTHETIC else source for source in sources)
+
+
+def watched_sources(sources: Sequence[str]) -> tuple[str, ...]:
+    """The sources that may get new tiles: all but the synthetic corpus."""
+    return tuple(source for source in sources if source != SYNTHETIC)
+
+
+def gpu_pool() -> str | None:
+    """The pool that lets one step at a time onto the GPU; none where the machine has no NVIDIA driver."""
+    return GPU_POOL if NVIDIA_DRIVER.exists() else None
 
 
 def result(

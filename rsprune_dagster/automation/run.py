@@ -15,6 +15,7 @@ from rsprune_dagster.automation.checks import build_checks
 from rsprune_dagster.automation.gate import findings, gate, warnings
 from rsprune_dagster.errors import RunError, UsageError, UserError
 from rsprune_dagster.params import Params, suggest
+from rsprune_dagster.resources.journal import is_alive, this_process
 from rsprune_dagster.resources.lineage import Lineage
 from rsprune_dagster.resources.settings import Compute, Store
 
@@ -50,8 +51,9 @@ def materialize(
         "compute": Compute(progress_on=progress_on, **params.compute.model_dump()),
         "lineage": lineage,
     }
-    tags = {"rsprune/command": uuid.uuid4().hex}
+    tags = {COMMAND: uuid.uuid4().hex, PROCESS: this_process()}
     with _instance(home) as instance, _quiet():
+        end_killed_runs(instance)
         try:
             run = dg.materialize(
                 [*definitions, *build_checks(params, definitions)],
@@ -73,6 +75,14 @@ def materialize(
     return run.run_id
 
 
+def end_killed_runs(instance: dg.DagsterInstance) -> None:
+    """Runs of commands whose process is gone have failed: Dagster learns it, and their places in pools are free."""
+    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+        if PROCESS in run.tags and not is_alive(run.tags[PROCESS]):
+            instance.report_run_failed(run, "its process was killed")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+
+
 def project_home(project: Path) -> Path:
     """The DAGSTER_HOME of a project: the environment's, else the one that `make ui` serves."""
     if named := os.environ.get("DAGSTER_HOME"):
@@ -85,6 +95,8 @@ def project_home(project: Path) -> Path:
     return home
 
 
+COMMAND, PROCESS = "rsprune/command", "rsprune/process"
+"""Tags of a run that a command started: which one, and in which process."""
 _LOG_NOTHING: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 

@@ -18,6 +18,8 @@ from rsprune_dagster.resources.lineage import Lineage
 SOURCES = "corpus.sources"
 KEPT_BY_SCENE = "kept_by_scene"
 """The fact that pruned_subset leaves in its record."""
+LISTING = "listing"
+"""The fact that raw_corpus leaves: the glimpse of its sources before they were scanned."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class Past:
         if not same or same[0].params.get(SOURCES) != corpora[0].params.get(SOURCES):
             return None
         return int(same[0].metrics["n_tiles"])
+
+    def listing(self) -> Mapping[str, Any]:
+        """The glimpse of the sources that the corpus was last scanned from; empty where there is none."""
+        corpora = self.finished("raw_corpus")
+        return dict(corpora[0].facts.get(LISTING, {})) if corpora else {}
 
     def scenes_of_last_subset(self) -> Mapping[str, int]:
         """Kept tiles of each scene in the version before the present one; empty where there is none."""
