@@ -78,6 +78,12 @@ class ClusteringParams(Section):
     candidates: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1, description="Numbers of clusters tried")
     sample_per_scene: int = Field(ge=1, description="Tiles of each scene that train the centroids")
     n_iterations: int = Field(ge=1, description="Iterations of k-means")
+    recluster: Literal["auto", "always", "never"] = Field(
+        description="auto: with automation on, new tiles go to the last version's centroids until they drift"
+    )
+    max_far_fraction: Fraction = Field(description="Of new tiles: lie outside what the centroids know")
+    max_cluster_shift: float = Field(ge=0, description="Population stability index of the clusters' shares")
+    max_growth: float = Field(ge=0, description="New tiles over those that trained the centroids")
 
 
 class SelectionParams(Section):

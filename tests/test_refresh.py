@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from prune_runs import settings
 
 from rsprune_dagster.assets import build_assets, wiring
 from rsprune_dagster.assets.failures import may_pass, said_plainly
-from rsprune_dagster.automation.conditions import ON_REQUEST
+from rsprune_dagster.automation.conditions import ON_REQUEST, with_conditions
 from rsprune_dagster.automation.failures import message, post
 from rsprune_dagster.automation.refresh import Look
 from rsprune_dagster.automation.run import PROCESS, end_killed_runs
@@ -139,6 +140,74 @@ def test_what_is_made_from_others_follows_them_and_roots_wait_to_be_asked() -> N
 def test_a_schedule_that_is_no_cron_is_refused_with_an_example(schedule: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="expected five fields"):
         settings(tmp_path, None, automation={"schedule": schedule})
+
+
+def test_a_training_follows_a_sound_subset_with_the_schedule_and_not_before() -> None:
+    """The subset's content and its blocking check are played; the conditions are the pipeline's own."""
+    played = {"version": "1", "sound": True}
+
+    @dg.asset
+    def pruned_subset() -> dg.MaterializeResult[None]:
+        return dg.MaterializeResult(data_version=dg.DataVersion(str(played["version"])))
+
+    @dg.asset_check(asset=pruned_subset, blocking=True)
+    def sound() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=bool(played["sound"]))
+
+    @dg.asset(deps=[pruned_subset])
+    def diffusion_checkpoint() -> dg.MaterializeResult[None]:
+        return dg.MaterializeResult(data_version=dg.DataVersion(f"of {played['version']}"))
+
+    @dg.asset(deps=[diffusion_checkpoint])
+    def evaluation_metrics() -> None: ...
+
+    params = settings(Path("x"), None, automation={"schedule": "0 3 * * 1"}).automation
+    assets = with_conditions([pruned_subset, diffusion_checkpoint, evaluation_metrics], params)
+    definitions = dg.Definitions(assets=assets, asset_checks=[sound], jobs=[dg.define_asset_job("all_of_it")])
+    followers = dg.AssetSelection.assets("diffusion_checkpoint", "evaluation_metrics")
+    sunday = datetime(2026, 11, 29, 12, tzinfo=UTC)
+    cursor = None
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        def asked(days: float) -> set[str]:
+            """Which assets are asked for so many days after the Sunday; they are made at once."""
+            nonlocal cursor
+            found = dg.evaluate_automation_conditions(
+                defs=definitions,
+                instance=instance,
+                cursor=cursor,
+                evaluation_time=sunday + timedelta(days=days),
+                asset_selection=followers,
+            )
+            cursor = found.cursor
+            names = {each.key.to_user_string() for each in found.results if each.true_subset.size}
+            if names:
+                make(*names)
+            return names
+
+        def make(*names: str) -> None:
+            job = definitions.resolve_job_def("all_of_it")
+            keys = [dg.AssetKey(name) for name in names]
+            job.execute_in_process(instance=instance, asset_selection=keys, raise_on_error=False)
+
+        def subset(version: str, *, is_sound: bool) -> None:
+            played.update(version=version, sound=is_sound)
+            make("pruned_subset")
+
+        subset("1", is_sound=True)
+        assert asked(0) == set()  # no tick of the schedule has come
+        assert asked(1) == {"diffusion_checkpoint"}
+        assert asked(1.1) == {"evaluation_metrics"}
+        assert asked(2) == set()
+        subset("1", is_sound=True)
+        assert asked(8) == set()  # made anew, with the same content
+        subset("2", is_sound=False)
+        assert asked(15) == set()
+        subset("2", is_sound=True)
+        assert asked(15.1) == {"diffusion_checkpoint"}
+        assert asked(15.2) == {"evaluation_metrics"}
+        subset("3", is_sound=True)
+        assert asked(15.3) == set()  # in the same week
 
 
 def caused(error: Exception, cause: Exception) -> Exception:

@@ -76,7 +76,7 @@ def _step(asset: str, checks: Sequence[Check], params: Params) -> dg.AssetChecks
         asked = {key.name for key in context.selected_asset_check_keys}
         opened = store.open()
         past = Past.of(lineage, opened)
-        case = Case(opened, past, params.checks, params.entropy.max_scene_loss, compute.n_workers())
+        case = Case(opened, past, params.checks, params.clustering, params.entropy.max_scene_loss, compute.n_workers())
         for check in checks:
             if check.name in asked:
                 with said_plainly():
@@ -135,6 +135,7 @@ CHECKS: Final[Sequence[Check]] = (
         "Clusters recover the reference's own scenes.",
         judges.tells_scenes_apart,
     ),
+    Check("scene_clusters", "no_drift", "The tiles are like those that trained the centroids.", judges.no_drift),
     Check(
         "pruned_subset", "conservation", "Every tile seen is in the ledger once.", judges.conservation, blocking=True
     ),

@@ -25,17 +25,28 @@ def with_conditions(assets: Sequence[dg.AssetsDefinition], params: AutomationPar
 
 
 def upstream_changed() -> "dg.AutomationCondition[Any]":
-    """An upstream asset has other content, none is missing or being made, and their blocking checks passed."""
-    news = AC.newly_missing() | AC.any_deps_match(AC.data_version_changed())
-    passed = AC.all_deps_match(AC.all_checks_match(AC.check_passed(), blocking_only=True))
-    quiet = ~AC.any_deps_missing() & ~AC.any_deps_in_progress() & ~AC.in_progress()
-    return news.since_last_handled() & quiet & passed
+    """Upstream content changed since the asset was last made or asked for, and the way is clear.
+
+    A failure is not tried again before something upstream changes: the same content would fail again.
+    """
+    return _changed() & _clear()
 
 
 def at_most_once_a_period(params: AutomationParams) -> "dg.AutomationCondition[Any]":
-    """As `upstream_changed`, after the next tick of the schedule."""
+    """As `upstream_changed`, or where the asset is missing, once after a tick of the schedule."""
     tick: dg.AutomationCondition[Any] = AC.cron_tick_passed(params.schedule, params.timezone)
-    return upstream_changed() & tick.since_last_handled()
+    return (AC.missing() | _changed()) & _clear() & tick.since_last_handled()
+
+
+def _changed() -> "dg.AutomationCondition[Any]":
+    news: dg.AutomationCondition[Any] = AC.newly_missing() | AC.any_deps_match(AC.data_version_changed())
+    return news.since_last_handled()
+
+
+def _clear() -> "dg.AutomationCondition[Any]":
+    """Nothing upstream is missing or being made, and the blocking checks there passed."""
+    passed = AC.all_deps_match(AC.all_checks_match(AC.check_passed(), blocking_only=True))
+    return ~AC.any_deps_missing() & ~AC.any_deps_in_progress() & ~AC.in_progress() & passed
 
 
 def _conditioned(spec: dg.AssetSpec, params: AutomationParams) -> dg.AssetSpec:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rsprune_dagster.params import CheckParams
+from rsprune_dagster.params import CheckParams, ClusteringParams
 from rsprune_dagster.resources.asset_store import AssetStore
 from rsprune_dagster.resources.past import Past
 
@@ -25,6 +25,7 @@ class Case:
     store: AssetStore
     past: Past
     params: CheckParams
+    clustering: ClusteringParams
     max_scene_loss: float
     workers: int
 
@@ -114,6 +115,12 @@ def tells_scenes_apart(case: Case) -> "Verdict":
     from rsprune_dagster.pruning.checks import clusters
 
     return clusters.tells_scenes_apart(case["scene_clusters"], min_nmi=case.params.min_nmi)
+
+
+def no_drift(case: Case) -> "Verdict":
+    from rsprune_dagster.pruning.checks import clusters
+
+    return clusters.no_drift(case["scene_clusters"], case.clustering)
 
 
 def conservation(case: Case) -> "Verdict":

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 import dagster as dg
 
@@ -14,6 +14,15 @@ from rsprune_dagster.params import AutomationParams, Params
 from rsprune_dagster.resources.lineage import Lineage
 from rsprune_dagster.resources.past import Past
 from rsprune_dagster.resources.settings import Store
+
+BUSY: Final = "the job prune still runs"
+IN_PROGRESS: Final = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,8 @@ def news(now: Glimpse, scanned: Mapping[str, Any]) -> str:
 
 def weekly_refresh(params: AutomationParams) -> dg.ScheduleDefinition:
     """Prunes anew on schedule: new tiles cost themselves, and the rest is taken from the last time."""
-    return dg.ScheduleDefinition(
+
+    @dg.schedule(
         name="weekly_refresh",
         job=prune,
         cron_schedule=params.schedule,
@@ -65,6 +75,16 @@ def weekly_refresh(params: AutomationParams) -> dg.ScheduleDefinition:
         default_status=dg.DefaultScheduleStatus.RUNNING if params.enabled else dg.DefaultScheduleStatus.STOPPED,
         description="Prunes what the sources hold now. Trainings follow where the subset changed and is sound.",
     )
+    def refresh(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        return dg.SkipReason(BUSY) if is_pruning(context.instance) else dg.RunRequest()
+
+    return refresh
+
+
+def is_pruning(instance: dg.DagsterInstance) -> bool:
+    """Whether a run of the job prune waits or runs: a second one beside it would do the same work again."""
+    unfinished = dg.RunsFilter(job_name=prune.name, statuses=IN_PROGRESS)
+    return bool(instance.get_run_records(unfinished, limit=1))
 
 
 def new_tiles(params: Params) -> dg.SensorDefinition:
@@ -81,6 +101,8 @@ def new_tiles(params: Params) -> dg.SensorDefinition:
     def look(context: dg.SensorEvaluationContext, store: Store, lineage: Lineage) -> dg.SensorResult:
         if not sources:
             return dg.SensorResult(skip_reason=dg.SkipReason("the synthetic corpus gets no new tiles"))
+        if is_pruning(context.instance):
+            return dg.SensorResult(skip_reason=dg.SkipReason(BUSY), cursor=context.cursor)
         scanned = Past.of(lineage, store.open()).listing()
         memory, key, why = Look.parse(context.cursor).next(glimpse(sources), scanned)
         cursor = json.dumps(asdict(memory))

@@ -169,6 +169,10 @@ class Materialization:
         names = [dep.asset_key.to_user_string() for dep in deps]
         return {name: tree_of(self.store.folder(name), memory=self._memory(name)) for name in names}
 
+    def present(self) -> str:
+        """The hash of the asset's version that lies in the store now; to be asked where there is one."""
+        return tree_of(self.store.folder(self.asset), memory=self._memory(self.asset)).digest
+
     @contextmanager
     def replace(self) -> Iterator[Path]:
         """An empty folder to fill, which becomes the asset's new version, as `AssetStore.replace`."""

@@ -18,6 +18,8 @@ from rsprune_dagster.resources.lineage import Lineage
 SOURCES = "corpus.sources"
 KEPT_BY_SCENE = "kept_by_scene"
 """The fact that pruned_subset leaves in its record."""
+CENTROIDS_FROM = "centroids_from"
+"""The fact that scene_clusters leaves where it was topped up: the version whose centroids it kept."""
 LISTING = "listing"
 """The fact that raw_corpus leaves: the glimpse of its sources before they were scanned."""
 

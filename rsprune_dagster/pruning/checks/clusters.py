@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from rsprune_dagster.params import ClusteringParams
 from rsprune_dagster.pruning.checks.verdict import Verdict, row, within_bounds
-from rsprune_dagster.pruning.steps.cluster import read_clusters
+from rsprune_dagster.pruning.steps.cluster import drift_of, read_clusters
 
 
 def assigned_once(embeddings: Path, clusters: Path) -> Verdict:
@@ -81,5 +82,26 @@ def tells_scenes_apart(clusters: Path, *, min_nmi: float) -> Verdict:
         False,
         f"{sentence}, expected {min_nmi:.2f} or more: the embedding hardly knows these scenes. Try a network instead "
         "of the descriptor (embedding.backbone), or look for wrong labels in the reference.",
+        figures,
+    )
+
+
+def no_drift(clusters: Path, params: ClusteringParams) -> Verdict:
+    """The pool is still like the one that trained the centroids."""
+    found = drift_of(clusters, params)
+    if found is None:
+        return Verdict(True, "this version kept no model to compare with.", {})
+    figures: dict[str, int | float | str] = {
+        "n_new": found.n_new,
+        "far_fraction": found.far_fraction,
+        "cluster_shift": found.cluster_shift,
+        "foreignness": found.foreignness,
+    }
+    if not found.reasons:
+        return Verdict(True, f"{found.n_new:,} tiles are new since the centroids were trained, and fit them.", figures)
+    return Verdict(
+        False,
+        f"the pool has drifted from the one that trained the centroids: {'; '.join(found.reasons)}. Materialize "
+        "scene_clusters with clustering.recluster set to always.",
         figures,
     )

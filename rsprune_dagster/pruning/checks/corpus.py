@@ -71,8 +71,8 @@ def not_shrunken(corpus: Path, n_before: int | None, *, max_shrink_fraction: flo
     return Verdict(
         False,
         f"{n_now:,} tiles where the last subset was made from {n_before:,}: {lost:.0%} are gone, more than "
-        f"{max_shrink_fraction:.0%}. Is a source not mounted? If they were meant to go, materialize with "
-        "checks.max_shrink_fraction=1 once.",
+        f"{max_shrink_fraction:.0%}. Is a source not mounted? If they were meant to go, materialize once "
+        "with --set checks.max_shrink_fraction=1.",
         figures,
     )
 
