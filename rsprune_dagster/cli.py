@@ -87,6 +87,7 @@ def prune(
         corpus={"sources": corpus},
         reference={"sources": reference or []},
         embedding={"backbone": backbone, "weights": weights},
+        clustering={"recluster": "always"},  # a prune by itself has no history: the same bytes each time
         selection={"keep_fraction": keep, "strategy": strategy},
         compute={"seed": seed, "workers": workers, "device": device},
     )
