@@ -89,6 +89,7 @@ def prune(
         corpus={"sources": corpus},
         reference={"sources": reference or []},
         embedding={"backbone": backbone, "weights": weights},
+        clustering={"recluster": "always"},  # a prune by itself has no history: the same bytes each time
         selection={"keep_fraction": keep, "strategy": strategy},
         compute={"seed": seed, "workers": workers, "device": device},
     )
@@ -102,6 +103,7 @@ def prune(
         cache_root=work / "cache",
         lineage=lineage,
         progress_on="terminal",
+        warn=_warn,
     )
     subset = work / "assets" / "pruned_subset"
     _publish(subset, out)
@@ -241,6 +243,7 @@ def _materialize_project(params: Params, assets: Sequence[str]) -> None:
         assets=assets,
         home=project_home(project),
         progress_on="terminal",
+        warn=_warn,
     )
     records = lineage.records_of(run_id)
     width = max((len(record.asset) for record in records), default=0)

@@ -5,7 +5,11 @@ from pathlib import Path
 import dagster as dg
 
 from rsprune_dagster.assets import build_assets
+from rsprune_dagster.automation.checks import build_checks
+from rsprune_dagster.automation.conditions import with_conditions
+from rsprune_dagster.automation.failures import tell_failure
 from rsprune_dagster.automation.jobs import JOBS
+from rsprune_dagster.automation.refresh import follow_up, new_tiles, weekly_refresh
 from rsprune_dagster.params import Params, load, project_root
 from rsprune_dagster.resources.lineage import Lineage, project_lineage
 from rsprune_dagster.resources.settings import Compute, Store
@@ -15,9 +19,13 @@ def build_defs(
     params: Params, *, root: Path, cache_root: Path, lineage: Lineage, progress_on: str = "log"
 ) -> dg.Definitions:
     """The pipeline over an asset folder; tests give their own."""
+    assets = with_conditions(build_assets(params), params.automation)
     return dg.Definitions(
-        assets=build_assets(params),
+        assets=assets,
+        asset_checks=build_checks(params, assets),
         jobs=JOBS,
+        schedules=[weekly_refresh(params.automation)],
+        sensors=[new_tiles(params), follow_up(params.automation), tell_failure(params.automation)],
         # A step uses all cores by itself: two at a time would be no faster and take twice the memory.
         executor=dg.in_process_executor,
         resources={

@@ -17,5 +17,9 @@ class RunError(UserError):
     """The run could not finish; the last good results are untouched (exit code 1)."""
 
 
+class GateError(RunError):
+    """A blocking check failed: what depends on its asset was not made (exit code 1)."""
+
+
 class TileError(Exception):
     """One tile cannot be used; its message is the reason it is quarantined with."""

@@ -81,6 +81,12 @@ class ClusteringParams(Section):
     candidates: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1, description="Numbers of clusters tried")
     sample_per_scene: int = Field(ge=1, description="Tiles of each scene that train the centroids")
     n_iterations: int = Field(ge=1, description="Iterations of k-means")
+    recluster: Literal["auto", "always", "never"] = Field(
+        description="auto: with automation on, new tiles go to the last version's centroids until they drift"
+    )
+    max_far_fraction: Fraction = Field(description="Of new tiles: lie outside what the centroids know")
+    max_cluster_shift: float = Field(ge=0, description="Population stability index of the clusters' shares")
+    max_growth: float = Field(ge=0, description="New tiles over those that trained the centroids")
 
 
 class SelectionParams(Section):
@@ -177,6 +183,35 @@ class TrackingParams(Section):
     experiment: str = Field(min_length=1, description="The MLflow experiment that holds the runs")
 
 
+class CheckParams(Section):
+    max_quarantined_fraction: Fraction = Field(description="More unusable tiles are taken for a broken source")
+    max_shrink_fraction: Fraction = Field(description="A corpus that lost more is taken for a missing source; blocks")
+    norm_tolerance: float = Field(gt=0, description="How far the length of a vector may be from 1")
+    max_cluster_fraction: Fraction = Field(description="Largest share of the tiles that one cluster may hold")
+    min_nmi: Fraction = Field(description="Normalized mutual information of the clusters with the reference's scenes")
+    max_near_duplicate_fraction: Fraction = Field(description="Kept tiles that may nearly be another kept tile")
+    max_scene_shift: float = Field(ge=0, description="How far a scene's share may move between versions, of itself")
+    max_age_days: float = Field(gt=0, description="An older subset is stale")
+    max_fid_loss: float = Field(
+        ge=0, description="How much worse than the champion a distance may be, of itself; blocks"
+    )
+
+
+class AutomationParams(Section):
+    enabled: bool = Field(description="Schedule, sensors and declarative automation run; false: nothing starts unasked")
+    schedule: str = Field(description="When the weekly refresh starts, as cron: minute hour day month weekday")
+    timezone: str = Field(description="Of the schedule, such as Europe/Berlin")
+    look_every_s: int = Field(ge=1, description="How often the sources are listed for new tiles")
+    webhook: str = Field(description="Where failures are posted as JSON; RSPRUNE_WEBHOOK goes before; empty: nowhere")
+    ui_url: str = Field(description="Where people reach the web UI, for links in messages")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(self.schedule.split()) != 5:
+            raise ValueError(f"schedule is {self.schedule!r}: expected five fields, such as '0 3 * * 1'")
+        return self
+
+
 class Params(Section):
     """All of params.yaml."""
 
@@ -191,6 +226,8 @@ class Params(Section):
     study: StudyParams
     compute: ComputeParams
     tracking: TrackingParams
+    checks: CheckParams
+    automation: AutomationParams
 
     def with_values(self, changes: Mapping[str, Mapping[str, Any]]) -> "Params":
         """A copy with some values replaced, validated anew.

@@ -26,7 +26,10 @@ DEPENDENCIES = {
     "scene_clusters": {"embeddings"},
     "pruned_subset": {"raw_corpus", "entropy_scores", "embeddings", "scene_clusters"},
 }
-TRAINING = {"diffusion_checkpoint": {"raw_corpus", "pruned_subset"}}
+TRAINING = {
+    "diffusion_checkpoint": {"raw_corpus", "pruned_subset"},
+    "evaluation_metrics": {"raw_corpus", "pruned_subset", "diffusion_checkpoint"},
+}
 STUDY = {"pruning_study": {"raw_corpus", "entropy_scores", "embeddings", "scene_clusters", "pruned_subset"}}
 """The pruning half of the graph, as docs/architecture.md draws it."""
 

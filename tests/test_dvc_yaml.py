@@ -86,12 +86,13 @@ def code_of(name: str) -> set[str]:
 
 
 def recorded_params(name: str) -> set[str]:
-    """What the asset tells the lineage to record: whole sections, and of `compute` the seed."""
+    """What the asset tells the lineage to record: whole sections, of `compute` the seed, of `automation` the switch."""
     found = re.search(r"materialization\(\s*context,\s*assets,\s*\{(.*?)\},?\s*\)", _source(name), re.DOTALL)
     assert found, name
     sections = set(re.findall(r'"(\w+)":', found.group(1)))
     assert sections <= set(Params.model_fields)
-    return {"compute.seed" if section == "compute" else section for section in sections}
+    parts = {"compute": "compute.seed", "automation": "automation.enabled"}
+    return {parts.get(section, section) for section in sections}
 
 
 def _source(name: str) -> str:

@@ -6,9 +6,10 @@ import dagster as dg
 
 from rsprune_dagster.assets.config import given, in_effect, schema
 from rsprune_dagster.assets.failures import said_plainly
-from rsprune_dagster.assets.wiring import named_sources, result, scanner
+from rsprune_dagster.assets.wiring import named_sources, result, scanner, watched_sources
 from rsprune_dagster.params import Params
 from rsprune_dagster.resources.lineage import Lineage
+from rsprune_dagster.resources.past import LISTING
 from rsprune_dagster.resources.settings import Compute, Store
 
 CODE_VERSION = "1"
@@ -34,6 +35,7 @@ def raw_corpus_asset(defaults: Params) -> dg.AssetsDefinition:
         where known, and its entropy. `quarantine.parquet` says of every other tile why it cannot be used. Images are
         not copied.
         """
+        from rsprune_dagster.corpus.glimpse import glimpse
         from rsprune_dagster.pruning.steps.scan import scan
         from rsprune_dagster.report.galleries import corpus_pictures
 
@@ -42,9 +44,13 @@ def raw_corpus_asset(defaults: Params) -> dg.AssetsDefinition:
             params = in_effect(context, defaults.corpus)
             sources = named_sources(params.sources, assets, part="corpus", progress=compute.progress(context))
             reader = scanner(context, assets, compute, params)
+            watched = watched_sources(params.sources)
+            listing = (
+                asdict(glimpse(watched)) if watched else {}
+            )  # before the scan: what comes meanwhile is noticed later
             with made.replace() as folder:
                 report = scan(sources, folder, reader, labelled=False, label="raw_corpus")
                 pictures = corpus_pictures(folder)
-            return result(made, asdict(report), pictures, tables=("manifest.parquet",))
+            return result(made, asdict(report), pictures, tables=("manifest.parquet",), facts={LISTING: listing})
 
     return raw_corpus

@@ -1,15 +1,19 @@
 """scene_clusters: stage 2 of RS-Prune."""
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import dagster as dg
 
 from rsprune_dagster.assets.config import given, in_effect, schema
 from rsprune_dagster.assets.failures import said_plainly
 from rsprune_dagster.assets.wiring import result
-from rsprune_dagster.params import Params
-from rsprune_dagster.resources.lineage import Lineage
+from rsprune_dagster.params import AutomationParams, ClusteringParams, Params
+from rsprune_dagster.resources.lineage import Lineage, Materialization
+from rsprune_dagster.resources.past import CENTROIDS_FROM
 from rsprune_dagster.resources.settings import Compute, Store
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 
 def scene_clusters_asset(defaults: Params) -> dg.AssetsDefinition:
@@ -30,22 +34,55 @@ def scene_clusters_asset(defaults: Params) -> dg.AssetsDefinition:
         """Scene, cluster and distance of each tile.
 
         The reference gives the scenes without any training; a sample with the same number of tiles from each scene
-        trains the centroids, so rare scenes get their own; then every tile goes to its nearest one.
+        trains the centroids, so rare scenes get their own; then every tile goes to its nearest one. With automation on,
+        tiles that come later go to the centroids there are, until they have drifted too far.
         """
-        from rsprune_dagster.pruning.steps.cluster import cluster, figures
+        from rsprune_dagster.pruning.steps.cluster import cluster
         from rsprune_dagster.report.galleries import cluster_pictures
 
         assets = store.open()
         use_gpu, progress = compute.has_gpu(), compute.progress(context)
         with lineage.materialization(
-            context, assets, {"clustering": given(context), "compute": compute.drawn()}
+            context,
+            assets,
+            {"clustering": given(context), "compute": compute.drawn(), "automation": switch(defaults.automation)},
         ) as made:
             params = in_effect(context, defaults.clustering)
+            last = last_version(made, params, defaults.automation)
             with made.replace() as folder:
-                embeddings = assets.folder("embeddings")
-                found = cluster(embeddings, folder, params, seed=compute.seed, use_gpu=use_gpu, progress=progress)
+                found = cluster(
+                    assets.folder("embeddings"),
+                    folder,
+                    params,
+                    seed=compute.seed,
+                    use_gpu=use_gpu,
+                    last=last.folder if last else None,
+                    progress=progress,
+                )
                 pictures = cluster_pictures(assets.folder("raw_corpus"), folder)
-            context.log.info(found.note)
-            return result(made, figures(found), pictures, tables=("assignment.parquet",))
+            context.log.info(f"{found.clusters.note} Centroids: {found.origin}.")
+            facts = {CENTROIDS_FROM: last.version} if last and found.kept else {}
+            return result(made, found.figures(), pictures, tables=("assignment.parquet",), facts=facts)
 
     return scene_clusters
+
+
+@dataclass(frozen=True)
+class Last:
+    """The version of the asset that lies there before it is made anew."""
+
+    folder: Path
+    version: str
+
+
+def last_version(made: Materialization, params: ClusteringParams, automation: AutomationParams) -> Last | None:
+    """The version whose centroids are to be kept; None where they are to be trained, or there is none."""
+    wanted = params.recluster == "never" or (params.recluster == "auto" and automation.enabled)
+    if not (wanted and made.store.has(made.asset)):
+        return None
+    return Last(made.store.folder(made.asset), made.present())
+
+
+def switch(automation: AutomationParams) -> dict[str, bool]:
+    """What of the section `automation` can change a result."""
+    return {"enabled": automation.enabled}

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rsprune_dagster.pruning.steps.scan import Scanner
     from rsprune_dagster.resources.champion import Verdict
 
+GPU_POOL = "gpu"
+NVIDIA_DRIVER = Path("/dev/nvidiactl")
 SYNTHETIC = "synthetic"
 """As a source: the procedural corpus, made on first use."""
 
@@ -43,6 +45,16 @@ def named_sources(sources: Sequence[str], store: AssetStore, *, part: str, progr
     return tuple(_synthetic(store, part, progress) if source == SYNTHETIC else source for source in sources)
 
 
+def watched_sources(sources: Sequence[str]) -> tuple[str, ...]:
+    """The sources that may get new tiles: all but the synthetic corpus."""
+    return tuple(source for source in sources if source != SYNTHETIC)
+
+
+def gpu_pool() -> str | None:
+    """The pool that lets one step at a time onto the GPU; none where the machine has no NVIDIA driver."""
+    return GPU_POOL if NVIDIA_DRIVER.exists() else None
+
+
 def result(
     made: Materialization,
     figures: Mapping[str, Any],
@@ -50,17 +62,19 @@ def result(
     *,
     tables: Sequence[str],
     verdict: "Verdict | None" = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> dg.MaterializeResult[None]:
     """What Dagster records: the folder's content hash as the data version, figures, pictures, parameters, columns.
 
     Args:
         tables: Parquet files of the asset; the first, if any, is the asset's own table, whose rows and columns Dagster
             knows.
+        facts: what later versions are compared with, for the record alone.
         verdict: of an evaluation: which checkpoint is the champion, and why.
     """
     from rsprune_dagster.report.markdown import image
 
-    record = made.end_well(figures, pictures or {}, asdict(verdict) if verdict else None)
+    record = made.end_well(figures, pictures or {}, facts, verdict=asdict(verdict) if verdict else None)
     folder = made.store.folder(made.asset)
     shown = {
         title: dg.MetadataValue.md(image(picture, title) if isinstance(picture, bytes) else picture)

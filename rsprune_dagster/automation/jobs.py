@@ -7,6 +7,7 @@ PRUNING_GROUPS = ("corpus", "pruning")
 prune = dg.define_asset_job(
     "prune",
     selection=dg.AssetSelection.groups(*PRUNING_GROUPS),
+    tags={"dagster/max_runtime": 2 * 24 * 3600},  # seconds; 10^8 tiles take a day
     description="Cut the corpus to the tiles worth training on: everything from the scan to the pruned subset.",
 )
 

@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import dagster as dg
 
 from rsprune_dagster.assets.wiring import SYNTHETIC
+from rsprune_dagster.automation.checks import build_checks
+from rsprune_dagster.automation.gate import findings, gate, warnings
 from rsprune_dagster.errors import RunError, UsageError, UserError
 from rsprune_dagster.params import Params, suggest
+from rsprune_dagster.resources.journal import is_alive, this_process
 from rsprune_dagster.resources.lineage import Lineage
 from rsprune_dagster.resources.settings import Compute, Store
 
@@ -27,16 +31,19 @@ def materialize(
     partition: Mapping[str, str] | None = None,
     home: Path | None = None,
     progress_on: str = "log",
+    warn: Callable[[str], object] = lambda _: None,
 ) -> str:
-    """Materialize assets below `root`, as one Dagster run, whose id is returned.
+    """Materialize and check assets below `root`, as one Dagster run, whose id is returned.
 
     Args:
         definitions: `build_assets(params)`, or the part of the pipeline that is wanted.
         assets: none named: all that have no partitions.
         partition: of the assets that have some, by dimension.
         home: the folder of the Dagster instance that records the run (a DAGSTER_HOME); none: nothing is recorded.
+        warn: told the sentence of each check that did not pass and lets the run go on.
 
     Raises:
+        GateError: a blocking check did not pass; what follows its asset was not made.
         UserError: as the assets raise it; folders of assets that failed keep their last version.
     """
     from rsprune_dagster.pruning.steps.preflight import check
@@ -52,21 +59,37 @@ def materialize(
         "compute": Compute(progress_on=progress_on, **params.compute.model_dump()),
         "lineage": lineage,
     }
+    tags = {COMMAND: uuid.uuid4().hex, PROCESS: this_process()}
     with _instance(home) as instance, _quiet():
+        end_killed_runs(instance)
         try:
             run = dg.materialize(
-                definitions,
+                [*definitions, *build_checks(params, definitions)],
                 selection=list(wanted),
                 partition_key=dg.MultiPartitionKey(partition) if partition else None,
                 resources=resources,
                 instance=instance,
                 run_config=_LOG_NOTHING,
+                tags=tags,
             )
         except (dg.Failure, dg.DagsterExecutionStepExecutionError) as error:
             raise _cause(error) from error
+        except dg.DagsterError:
+            gate(findings(instance, _run_with(tags, instance)))
+            raise
+        for sentence in warnings(findings(instance, run.run_id)):
+            warn(sentence)
     if not run.success:
         raise RunError(f"the run {run.run_id} failed: see its log in the web UI")
     return run.run_id
+
+
+def end_killed_runs(instance: dg.DagsterInstance) -> None:
+    """Runs of commands whose process is gone have failed: Dagster learns it, and their places in pools are free."""
+    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+        if PROCESS in run.tags and not is_alive(run.tags[PROCESS]):
+            instance.report_run_failed(run, "its process was killed")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 
 
 def project_home(project: Path) -> Path:
@@ -81,6 +104,8 @@ def project_home(project: Path) -> Path:
     return home
 
 
+COMMAND, PROCESS = "rsprune/command", "rsprune/process"
+"""Tags of a run that a command started: which one, and in which process."""
 _LOG_NOTHING: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -120,6 +145,11 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def _run_with(tags: Mapping[str, str], instance: dg.DagsterInstance) -> str:
+    [record] = instance.get_run_records(dg.RunsFilter(tags=dict(tags)))
+    return str(record.dagster_run.run_id)
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -68,6 +68,17 @@ def entries(uri: str) -> list[Entry]:
     )
 
 
+def stamps(uri: str) -> list[tuple[str, str]]:
+    """Name and stamp (as `size_and_stamp`) of the files in a folder, sorted; one request where it is far away."""
+    if not is_remote(uri):
+        with os.scandir(uri) as found:
+            return sorted((each.name, size_and_stamp(each.path)[1]) for each in found if not each.is_dir())
+    fs, path = filesystem(uri)
+    fs.invalidate_cache(path)
+    files = [info for info in fs.ls(path, detail=True) if info["type"] != "directory"]
+    return sorted((info["name"].rsplit("/", 1)[-1], f"{info['size']}-{_version(info)}") for info in files)
+
+
 def real_path(uri: str) -> str:
     """What a folder truly is, to notice links that lead in a circle."""
     return uri if is_remote(uri) else os.path.realpath(uri)

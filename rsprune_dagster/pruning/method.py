@@ -70,6 +70,7 @@ class SceneClusters:
     foreignness: float  # 0 to 1; 0 without a reference
     balance_over: str  # "scenes" or "clusters"
     note: str
+    fitted: "Fitted | None" = None  # what assigned them, where it is at hand
 
     def of(self, rows: NDArray[np.int64]) -> "SceneClusters":
         """The same, of some tiles (n,)."""
@@ -192,8 +193,26 @@ def cluster_pool(
         quality=quality,
         foreignness=apart,
         balance_over="scenes" if model and apart < FOREIGN_FROM else "clusters",
-        note=" ".join(filter(None, [foreignness_sentence(apart if model else None, FOREIGN_FROM), centroids.note()])),
+        note=scene_note(apart if model else None, centroids),
+        fitted=Fitted(model, space),
     )
+
+
+def scene_note(apart: float | None, centroids: Centroids) -> str:
+    """What a person should know of a clustering; `apart`: its foreignness, None without a reference."""
+    return " ".join(filter(None, [foreignness_sentence(apart, FOREIGN_FROM), centroids.note()]))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What gives a vector its scene and its place: the reference's model with the pool's priors, and the space."""
+
+    scenes: SceneModel | None
+    space: "ClusteringSpace"
+
+    @property
+    def scene_names(self) -> tuple[str, ...]:
+        return self.scenes.names if self.scenes else (UNNAMED_SCENE,)
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,8 @@ class Record:
     n_files: int = 0
     size_bytes: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What later versions are compared with, such as the kept tiles of each scene."""
     stage: Mapping[str, Any] = field(default_factory=dict)
     """The stage's entry for dvc.lock: cmd, deps, params, outs."""
     versioned: bool = False

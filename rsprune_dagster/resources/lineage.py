@@ -180,6 +180,10 @@ class Materialization:
         names = [dep.asset_key.to_user_string() for dep in deps]
         return {name: tree_of(self.store.folder(name), memory=self._memory(name)) for name in names}
 
+    def present(self) -> str:
+        """The hash of the asset's version that lies in the store now; to be asked where there is one."""
+        return tree_of(self.store.folder(self.asset), memory=self._memory(self.asset)).digest
+
     @contextmanager
     def replace(self) -> Iterator[Path]:
         """An empty folder to fill, which becomes the asset's new version, as `AssetStore.replace`."""
@@ -190,11 +194,14 @@ class Materialization:
         self,
         figures: Mapping[str, Any],
         pictures: Mapping[str, bytes | str],
+        facts: Mapping[str, Any] | None = None,
+        *,
         verdict: Mapping[str, Any] | None = None,
     ) -> Record:
         """Record the new version: in dvc.lock where it is the one that params.yaml asks for, and in the journal.
 
         Args:
+            facts: plain JSON that later versions are compared with.
             verdict: of an evaluation: which checkpoint is the champion.
         """
         record = self.record
@@ -206,6 +213,7 @@ class Materialization:
             status="FINISHED",
             ended_at=time.time(),
             metrics=_numbers(figures),
+            facts=dict(facts or {}),
             versioned=not note,
             versioned_note=note,
             dvc_lock_md5=self.project.lock_md5() if self.project else "",

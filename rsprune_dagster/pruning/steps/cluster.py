@@ -16,7 +16,9 @@ from rsprune_dagster.corpus.tables import write_batches
 from rsprune_dagster.params import ClusteringParams
 from rsprune_dagster.progress import Progress, silent
 from rsprune_dagster.pruning.clustering import Centroids, ClusterQuality
+from rsprune_dagster.pruning.frozen import Drift, Frozen, drift, frozen, topped_up
 from rsprune_dagster.pruning.method import SceneClusters, cluster_pool
+from rsprune_dagster.pruning.steps.keep import contents_of, identity_of, limits_of, read_kept, write_kept
 from rsprune_dagster.pruning.vectors import open_vectors
 
 ASSIGNMENT = pa.schema(
@@ -46,13 +48,87 @@ class ReferenceSet:
     labels: NDArray[np.str_] | None
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """The clusters, and how they came about: centroids trained now, or kept, and how far the pool has drifted."""
+
+    clusters: SceneClusters
+    origin: str
+    kept: bool
+    drift: Drift | None = None
+
+    def figures(self) -> dict[str, Any]:
+        """What the web UI shows as numbers and sentences."""
+        drifted = {} if self.drift is None else {k: v for k, v in asdict(self.drift).items() if k != "reasons"}
+        return {**figures(self.clusters), **drifted, "centroids": self.origin}
+
+
 def cluster(
-    embeddings: Path, folder: Path, params: ClusteringParams, *, seed: int, use_gpu: bool, progress: Progress = silent
-) -> SceneClusters:
-    """Write assignment.parquet, centroids.safetensors and quality.json into `folder`."""
+    embeddings: Path,
+    folder: Path,
+    params: ClusteringParams,
+    *,
+    seed: int,
+    use_gpu: bool,
+    last: Path | None = None,
+    progress: Progress = silent,
+) -> Outcome:
+    """Write assignment.parquet, centroids.safetensors, quality.json and the kept model into `folder`.
+
+    Args:
+        last: an earlier version whose centroids new tiles are to be assigned to; None: they are trained.
+    """
+    identity = identity_of(embeddings, params, seed)
+    contents = contents_of(embeddings / "index.parquet")
+    earlier = read_kept(last) if last else None
+    if earlier is None or earlier[1] != identity:
+        why = "" if earlier is None else ": parameters, encoder or reference are others than those of the last version"
+        outcome = Outcome(_trained(embeddings, params, seed, use_gpu, progress), f"trained{why}", kept=False)
+    else:
+        outcome = _topped_up(embeddings, earlier[0], contents, params, seed, use_gpu, progress)
+    kept = earlier[0] if earlier and outcome.kept else frozen(outcome.clusters, contents)
+    write_clusters(
+        outcome.clusters, pq.read_table(embeddings / "index.parquet", columns=["content_md5", "tile_id"]), folder
+    )
+    write_kept(kept, identity, folder)
+    return outcome
+
+
+def _topped_up(
+    embeddings: Path,
+    kept: Frozen,
+    contents: NDArray[np.uint8],
+    params: ClusteringParams,
+    seed: int,
+    use_gpu: bool,
+    progress: Progress,
+) -> Outcome:
+    """New tiles assigned to kept centroids, unless they drifted too far and `recluster` lets centroids be trained."""
+    vectors = open_vectors(embeddings / "vectors")
+    found = topped_up(vectors.read_rows, vectors.n_rows, kept, progress)
+    gone = drift(kept, contents, found.cluster, found.distance, found.foreignness, limits_of(params))
+    reasons = "; ".join(gone.reasons)
+    if gone.reasons and params.recluster != "never":
+        trained = _trained(embeddings, params, seed, use_gpu, progress)
+        return Outcome(trained, f"trained: {reasons}", kept=False, drift=gone)
+    origin = f"kept from the version that {len(kept.trained_on):,} tiles trained; {gone.n_new:,} are new since"
+    return Outcome(found, origin + (f"; they have drifted: {reasons}" if reasons else ""), kept=True, drift=gone)
+
+
+def drift_of(folder: Path, params: ClusteringParams) -> Drift | None:
+    """How far the tiles of a version have drifted from those that trained its centroids; None: it kept no model."""
+    earlier = read_kept(folder)
+    if earlier is None:
+        return None
+    found = read_clusters(folder)
+    contents = contents_of(folder / "assignment.parquet")
+    return drift(earlier[0], contents, found.cluster, found.distance, found.foreignness, limits_of(params))
+
+
+def _trained(embeddings: Path, params: ClusteringParams, seed: int, use_gpu: bool, progress: Progress) -> SceneClusters:
     vectors = open_vectors(embeddings / "vectors")
     reference = read_reference(embeddings)
-    found = cluster_pool(
+    return cluster_pool(
         vectors.read_rows,
         vectors.n_rows,
         reference.vectors,
@@ -65,8 +141,6 @@ def cluster(
         use_gpu=use_gpu,
         progress=progress,
     )
-    write_clusters(found, pq.read_table(embeddings / "index.parquet", columns=["content_md5", "tile_id"]), folder)
-    return found
 
 
 def read_reference(embeddings: Path) -> ReferenceSet:

@@ -53,6 +53,7 @@ class EmbedReport:
     n_tiles: int
     n_reference: int
     n_computed: int
+    n_reused: int
     dimension: int
 
 
@@ -121,7 +122,9 @@ def embed_corpus(
         labelled, reference_tiles(reference), folder / "reference", "embeddings of the reference"
     )
     (folder / "encoder.json").write_text(json.dumps(encoder.identity, indent=1, sort_keys=True) + "\n")
-    return EmbedReport(encoder.name, n_tiles, n_reference, n_computed + n_more, encoder.dimension)
+    n_new = n_computed + n_more
+    n_reused = n_tiles + n_reference - n_new
+    return EmbedReport(encoder.name, n_tiles, n_reference, n_new, n_reused, encoder.dimension)
 
 
 def embed(embedder: Embedder, tiles: TileTable, folder: Path, label: str) -> tuple[int, int]:

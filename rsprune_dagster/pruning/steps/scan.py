@@ -41,6 +41,7 @@ class ScanReport:
     n_ignored: int
     n_shards: int
     n_shards_computed: int
+    n_shards_reused: int
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def without_tiles(folder: Path) -> ScanReport:
     write_batches([], folder / "manifest.parquet", MANIFEST)
     write_batches([], folder / "quarantine.parquet", QUARANTINE)
     write_options(ReadOptions(), Counter(), folder)
-    return ScanReport(0, 0, 0, 0, 0)
+    return ScanReport(0, 0, 0, 0, 0, 0)
 
 
 def write_options(options: ReadOptions, ignored: Counter[str], folder: Path) -> None:
@@ -161,7 +162,7 @@ def _write_tables(
         raise RunError(
             f"{n_tiles + n_quarantined - n_distinct} tile ids occur twice: rename files, or prune each source by itself"
         )
-    return ScanReport(n_tiles, n_quarantined, sum(ignored.values()), n_shards, n_computed)
+    return ScanReport(n_tiles, n_quarantined, sum(ignored.values()), n_shards, n_computed, n_shards - n_computed)
 
 
 def _first_reason(scanner: Scanner, shards: Sequence[Shard]) -> str:

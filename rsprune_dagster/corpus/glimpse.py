@@ -1,0 +1,39 @@
+"""Whether a corpus changed, told by its listing alone: names, sizes, times or etags. No tile is read."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rsprune_dagster.corpus import storage
+from rsprune_dagster.corpus.sources import Container, is_candidate, list_corpus
+
+
+@dataclass(frozen=True)
+class Glimpse:
+    """How many files hold a corpus, and a hash that changes when one of them comes, goes or is written anew."""
+
+    n_files: int
+    fingerprint: str
+
+
+def glimpse(sources: Sequence[str]) -> Glimpse:
+    """List the sources. A folder is listed in one go; a tar or Parquet file is one file, whatever is in it.
+
+    Raises:
+        UsageError: as `list_corpus`: a source is missing, not readable, or empty.
+    """
+    seen, n_files = hashlib.sha256(), 0
+    for container in list_corpus(sources).containers:
+        for name, stamp in _files(container):
+            seen.update(f"{name}\x1f{stamp}\x1e".encode())
+            n_files += 1
+    return Glimpse(n_files, seen.hexdigest())
+
+
+def _files(container: Container) -> Iterator[tuple[str, str]]:
+    if container.kind != "files":
+        yield container.prefix, container.stamp
+        return
+    for name, stamp in storage.stamps(container.uri):
+        if is_candidate(name):
+            yield container.prefix + name, stamp

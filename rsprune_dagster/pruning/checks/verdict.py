@@ -1,0 +1,49 @@
+"""A verdict: whether something holds, in a sentence that says what is wrong and what to do, with the figures behind."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rsprune_dagster.corpus.tables import query
+
+N_EXAMPLES = 3
+"""Tiles that a sentence names; the figures count them all."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`figures` are plain numbers and texts; `table` has its header first, and may be empty."""
+
+    passed: bool
+    sentence: str
+    figures: Mapping[str, int | float | str] = field(default_factory=dict)
+    table: tuple[tuple[object, ...], ...] = ()
+
+
+def rows(sql: str, tables: Mapping[str, Path | Sequence[Path]]) -> Iterator[dict[str, Any]]:
+    """The rows that `sql` gives over Parquet files, one batch in memory at a time."""
+    with query(sql, tables) as batches:
+        for batch in batches:
+            yield from batch.to_pylist()
+
+
+def row(sql: str, tables: Mapping[str, Path | Sequence[Path]]) -> dict[str, Any]:
+    """The one row that `sql` gives."""
+    return next(rows(sql, tables))
+
+
+def named(examples: Sequence[str] | None, n: int) -> str:
+    """`: a, b, c, ...`, the first few of `n` things."""
+    shown = sorted(examples or [])[:N_EXAMPLES]
+    return f": {', '.join(shown)}{', ...' if n > len(shown) else ''}" if shown else ""
+
+
+def within_bounds(found: Mapping[str, int], total: int, *, what: str, todo: str) -> Verdict:
+    """Passes where every count of faults is 0. `found`: faults in words, such as `below 0`, with their counts."""
+    faults = {name: n for name, n in found.items() if n}
+    figures = {"n_checked": total, "n_faults": sum(faults.values())}
+    if not faults:
+        return Verdict(True, f"{total:,} {what} are as they must be.", figures)
+    listed = ", ".join(f"{n:,} {name}" for name, n in faults.items())
+    return Verdict(False, f"of {total:,} {what}, {listed}; {todo}.", figures)

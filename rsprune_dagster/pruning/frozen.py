@@ -1,0 +1,138 @@
+"""A clustering that is kept: new tiles go to the scenes and centroids there are, until they have drifted too far.
+
+All that a tile's scene and cluster depend on besides its vector is in `Frozen`: the scenes of the reference with the
+pool's priors, the space, the centroids. Assigning the tiles that the centroids were trained on gives what the training
+gave, bit for bit; and assigning more of them does not depend on the steps in which they came.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsprune_dagster.progress import Progress, silent
+from rsprune_dagster.pruning.clustering import Centroids, ClusterQuality, assign
+from rsprune_dagster.pruning.method import FOREIGN_FROM, Fitted, SceneClusters, placed, scene_note
+from rsprune_dagster.pruning.scenes import foreignness
+from rsprune_dagster.pruning.selection import Reader
+
+FAR_QUANTILE: Final = 0.99
+"""A tile farther from its centroid than this share of those that trained it lies outside what the clusters know."""
+BY_CHANCE: Final = 0.05
+"""Too many far tiles ask for a new clustering only where chance explains so many in fewer than one case of twenty."""
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A clustering as it was trained, on `trained_on`: contents (n, 16) uint8, md5s in content order."""
+
+    fitted: Fitted
+    centroids: Centroids
+    quality: tuple[ClusterQuality, ...]
+    balance_over: str
+    trained_on: NDArray[np.uint8]
+    counts: NDArray[np.int64]  # (k,) tiles of each cluster when it was trained
+    far_distance: float  # the FAR_QUANTILE of their distances
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far a pool may drift from the one that trained the centroids."""
+
+    max_far_fraction: float  # of the new tiles
+    max_cluster_shift: float  # population stability index
+    max_growth: float  # new tiles over those that trained
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far the pool has come since the centroids were trained, and why that is too far; no reasons: it is not."""
+
+    n_new: int
+    far_fraction: float  # of the new tiles; at home 1 - FAR_QUANTILE
+    cluster_shift: float
+    foreignness: float
+    reasons: tuple[str, ...]
+
+
+def frozen(clusters: SceneClusters, contents: NDArray[np.uint8]) -> Frozen:
+    """What is to be kept of a clustering that was just trained on tiles of these contents (N, 16)."""
+    assert clusters.fitted is not None, "cluster_pool gives it"
+    return Frozen(
+        clusters.fitted,
+        clusters.centroids,
+        clusters.quality,
+        clusters.balance_over,
+        contents,
+        np.bincount(clusters.cluster, minlength=clusters.centroids.n_clusters),
+        float(np.quantile(clusters.distance, FAR_QUANTILE)) if len(clusters.distance) else 0.0,
+    )
+
+
+def topped_up(read: Reader, n_tiles: int, kept: Frozen, progress: Progress = silent) -> SceneClusters:
+    """Every tile's scene and cluster by a kept clustering; `read` as for `cluster_pool`."""
+    model = kept.fitted.scenes
+    points, scene, novelty = placed(read, n_tiles, kept.fitted.space, model, progress)
+    cluster, distance = assign(points, kept.centroids)
+    apart = foreignness(novelty) if model else 0.0
+    return SceneClusters(
+        scene=scene,
+        scene_names=kept.fitted.scene_names,
+        cluster=cluster,
+        distance=distance,
+        novelty=novelty,
+        centroids=kept.centroids,
+        quality=kept.quality,
+        foreignness=apart,
+        balance_over=kept.balance_over,
+        note=scene_note(apart if model else None, kept.centroids),
+        fitted=kept.fitted,
+    )
+
+
+def drift(
+    kept: Frozen,
+    contents: NDArray[np.uint8],
+    cluster: NDArray[np.int32],
+    distance: NDArray[np.floating],
+    apart: float,
+    limits: Limits,
+) -> Drift:
+    """How far a pool of N tiles has drifted: contents (N, 16), cluster and distance (N,), and its foreignness."""
+    new = ~_is_in(contents, kept.trained_on)
+    n_new, n_far = int(new.sum()), int((distance[new] > kept.far_distance).sum())
+    shift = stability_index(np.bincount(cluster, minlength=len(kept.counts)), kept.counts)
+    kind = "scenes" if kept.fitted.scenes and apart < FOREIGN_FROM else "clusters"
+    reasons = []
+    if n_new and _is_more(n_far, n_new, limits.max_far_fraction):
+        reasons.append(f"{n_far:,} of {n_new:,} new tiles lie farther out than 99 in 100 of those that trained")
+    if shift > limits.max_cluster_shift:
+        reasons.append(f"the shares of the clusters moved (stability index {shift:.2f})")
+    if n_new > limits.max_growth * len(kept.trained_on):
+        reasons.append(f"{n_new:,} tiles came to the {len(kept.trained_on):,} that trained")
+    if kind != kept.balance_over:
+        reasons.append(f"the pool is now balanced over {kind} (foreignness {apart:.2f})")
+    return Drift(n_new, n_far / max(n_new, 1), shift, apart, tuple(reasons))
+
+
+def stability_index(now: NDArray[np.int64], before: NDArray[np.int64]) -> float:
+    """The population stability index of counts (k,): sum (p - q) ln(p / q), half a tile added to each; 0: the same.
+
+    Below 0.1 hardly a change, above 0.25 another population (Siddiqi 2006, Credit Risk Scorecards).
+    """
+    p, q = ((counts + 0.5) / (counts.sum() + 0.5 * len(counts)) for counts in (now, before))
+    return float(np.sum((p - q) * np.log(p / q)))
+
+
+def _is_more(n_far: int, n_new: int, share: float) -> bool:
+    """Whether more than this share is far, and not by chance: a one-sided binomial test."""
+    from scipy.stats import binom
+
+    return bool(n_far > share * n_new and binom.sf(n_far - 1, n_new, share) < BY_CHANCE)
+
+
+def _is_in(contents: NDArray[np.uint8], known: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which rows of (N, 16) are among the rows of (M, 16)."""
+    rows, others = (np.ascontiguousarray(each).view("V16").ravel() for each in (contents, known))
+    return np.isin(rows, others)

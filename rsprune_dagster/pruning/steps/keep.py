@@ -1,0 +1,130 @@
+"""The clustering that scene_clusters keeps for later tiles: `model.safetensors` and `model.json`, beside the centroids.
+
+Whether it may be used again is a question of identity: the same parameters, seed, encoder and reference. It says which
+tiles trained it by their contents, so a version that was topped up tells where its centroids came from.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save
+
+from rsprune_dagster.params import ClusteringParams
+from rsprune_dagster.pruning.clustering import Centroids, ClusterQuality
+from rsprune_dagster.pruning.frozen import Frozen, Limits
+from rsprune_dagster.pruning.method import ClusteringSpace, Fitted
+from rsprune_dagster.pruning.scenes import Discriminant, HeldOut, Projection, SceneModel
+
+KEEP_VERSION: Final = 1
+TRAINING_PARAMS: Final = ("n_clusters", "candidates", "sample_per_scene", "n_iterations")
+"""The parameters that decide how centroids are trained; the others decide when."""
+_NO_WHITENING: Final = np.zeros((0, 0))
+"""Only a new space would need it, and it is large."""
+
+
+def identity_of(embeddings: Path, params: ClusteringParams, seed: int) -> dict[str, Any]:
+    """What must be the same for a kept clustering to be of use."""
+    labelled = pq.read_table(embeddings / "reference" / "index.parquet", columns=["content_md5", "label"])
+    rows = "\n".join(f"{md5} {label}" for md5, label in zip(*labelled.to_pydict().values(), strict=True))
+    return {
+        "version": KEEP_VERSION,
+        "params": json.loads(params.model_dump_json(include=set(TRAINING_PARAMS))),
+        "seed": seed,
+        "encoder": json.loads((embeddings / "encoder.json").read_text()),
+        "reference": hashlib.sha256(rows.encode()).hexdigest(),
+    }
+
+
+def limits_of(params: ClusteringParams) -> Limits:
+    """How far the pool may drift, from params.yaml."""
+    return Limits(params.max_far_fraction, params.max_cluster_shift, params.max_growth)
+
+
+def contents_of(table: Path) -> NDArray[np.uint8]:
+    """The contents (N, 16) of the rows of an index or an assignment."""
+    batches = pq.ParquetFile(table).iter_batches(columns=["content_md5"])
+    parts = [bytes.fromhex("".join(batch.column(0).to_pylist())) for batch in batches]
+    return np.frombuffer(b"".join(parts), np.uint8).reshape(-1, 16)
+
+
+def write_kept(kept: Frozen, identity: dict[str, Any], folder: Path) -> None:
+    """Write what `read_kept` reads, but for centroids and quality, which `write_clusters` writes."""
+    arrays = {"trained_on": kept.trained_on, "counts": kept.counts, **_space_arrays(kept.fitted.space)}
+    content: dict[str, Any] = {
+        "identity": identity,
+        "trained_on": {
+            "n_tiles": len(kept.trained_on),
+            "sha256": hashlib.sha256(kept.trained_on.tobytes()).hexdigest(),
+        },
+        "balance_over": kept.balance_over,
+        "far_distance": kept.far_distance,
+        "n_clusters_asked": kept.centroids.n_asked,
+        "quality": [asdict(measured) for measured in kept.quality],
+        "scales": list(kept.fitted.space.scales),
+        "scenes": None,
+    }
+    if scenes := kept.fitted.scenes:
+        held_out = asdict(scenes.held_out)
+        arrays |= {"held_out": held_out.pop("distances"), "priors": scenes.priors}
+        arrays |= {
+            "prototypes": scenes.discriminant.prototypes,
+            **_projection(scenes.discriminant.projection, "scenes"),
+        }
+        content["scenes"] = {"names": list(scenes.names), "held_out": held_out}
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    (folder / "model.safetensors").write_bytes(save(whole))
+    (folder / "model.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_kept(folder: Path) -> tuple[Frozen, dict[str, Any]] | None:
+    """The clustering of an earlier version and its identity; None where that version kept none."""
+    if not (folder / "model.json").is_file():
+        return None
+    content: dict[str, Any] = json.loads((folder / "model.json").read_text())
+    arrays = load_file(folder / "model.safetensors")
+    n_parts = len(content["scales"])
+    space = ClusteringSpace(
+        tuple(Projection(arrays[f"part{i}.mean"], arrays[f"part{i}.axes"]) for i in range(n_parts)),
+        tuple(arrays[f"part{i}.shift"] for i in range(n_parts)),
+        tuple(content["scales"]),
+    )
+    kept = Frozen(
+        Fitted(_read_scenes(content["scenes"], arrays), space),
+        Centroids(load_file(folder / "centroids.safetensors")["centroids"], content["n_clusters_asked"]),
+        tuple(ClusterQuality(**measured) for measured in content["quality"]),
+        content["balance_over"],
+        arrays["trained_on"],
+        arrays["counts"],
+        content["far_distance"],
+    )
+    return kept, content["identity"]
+
+
+def _read_scenes(content: dict[str, Any] | None, arrays: dict[str, np.ndarray]) -> SceneModel | None:
+    if content is None:
+        return None
+    projection = Projection(arrays["scenes.mean"], arrays["scenes.axes"])
+    return SceneModel(
+        tuple(content["names"]),
+        Discriminant(projection, arrays["prototypes"]),
+        _NO_WHITENING,
+        HeldOut(distances=arrays["held_out"], **content["held_out"]),
+        arrays["priors"],
+    )
+
+
+def _space_arrays(space: ClusteringSpace) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+    for i, (part, shift) in enumerate(zip(space.parts, space.shifts, strict=True)):
+        found |= {**_projection(part, f"part{i}"), f"part{i}.shift": shift}
+    return found
+
+
+def _projection(projection: Projection, name: str) -> dict[str, np.ndarray]:
+    return {f"{name}.mean": projection.mean, f"{name}.axes": projection.axes}

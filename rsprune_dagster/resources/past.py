@@ -1,0 +1,100 @@
+"""What earlier versions were like: what checks, sensors and top-ups compare with. From the journal and DVC's cache."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rsprune_dagster.errors import RunError
+from rsprune_dagster.resources.asset_store import AssetStore
+from rsprune_dagster.resources.content import tree_of
+from rsprune_dagster.resources.dvc_cache import DvcCache
+from rsprune_dagster.resources.dvc_lock import ASSETS, DvcProject, version_in
+from rsprune_dagster.resources.journal import Journal, Record
+from rsprune_dagster.resources.lineage import Lineage
+
+SOURCES = "corpus.sources"
+KEPT_BY_SCENE = "kept_by_scene"
+"""The fact that pruned_subset leaves in its record."""
+CENTROIDS_FROM = "centroids_from"
+"""The fact that scene_clusters leaves where it was topped up: the version whose centroids it kept."""
+LISTING = "listing"
+"""The fact that raw_corpus leaves: the glimpse of its sources before they were scanned."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """The finished records of a pipeline, and what lies in its store now."""
+
+    journal: Journal
+    store: AssetStore
+    project: DvcProject | None
+
+    @classmethod
+    def of(cls, lineage: Lineage, store: AssetStore) -> "Past":
+        project = DvcProject(Path(lineage.project))
+        ours = bool(lineage.project) and project.exists() and store.root == project.root / ASSETS
+        return cls(Journal(Path(lineage.journal)), store, project if ours else None)
+
+    def finished(self, asset: str) -> list[Record]:
+        """The finished records of an asset, newest first."""
+        records = [each for each in self.journal.records() if (each.asset, each.status) == (asset, "FINISHED")]
+        return records[::-1]
+
+    def present(self, asset: str) -> str:
+        """The hash of what lies in the store; empty where there is nothing."""
+        memory = self.journal.root / "content" / f"{asset}.json"
+        return tree_of(self.store.folder(asset), memory=memory).digest if self.store.has(asset) else ""
+
+    def tiles_of_last_subset(self) -> int | None:
+        """Usable tiles of the corpus that the last subset was made from, if the sources are still the same ones.
+
+        A corpus on which a check failed had no subset, so it is never what the next one is compared with.
+        """
+        corpora = self.finished("raw_corpus")
+        made_from = next((each.inputs.get("raw_corpus", "") for each in self.finished("pruned_subset")), "")
+        same = [each for each in corpora if each.data_version == made_from]
+        if not same or same[0].params.get(SOURCES) != corpora[0].params.get(SOURCES):
+            return None
+        return int(same[0].metrics["n_tiles"])
+
+    def listing(self) -> Mapping[str, Any]:
+        """The glimpse of the sources that the corpus was last scanned from; empty where there is none."""
+        corpora = self.finished("raw_corpus")
+        return dict(corpora[0].facts.get(LISTING, {})) if corpora else {}
+
+    def scenes_of_last_subset(self) -> Mapping[str, int]:
+        """Kept tiles of each scene in the version before the present one; empty where there is none."""
+        present = self.present("pruned_subset")
+        earlier = (each for each in self.finished("pruned_subset") if each.data_version != present)
+        return dict(next((each.facts.get(KEPT_BY_SCENE, {}) for each in earlier), {}))
+
+    def age_s(self, asset: str) -> float | None:
+        """Seconds since what lies there was made; None where the journal does not know it."""
+        present = self.present(asset)
+        makers = [each.ended_at for each in self.finished(asset) if each.data_version == present and each.ended_at]
+        return time.time() - max(makers) if makers else None
+
+    def stale_inputs(self, asset: str) -> dict[str, str]:
+        """The upstream assets of which another version lies there than this one was made from, with that version."""
+        present = self.present(asset)
+        record = next((each for each in self.finished(asset) if each.data_version == present), None)
+        now = {name: self.present(name) for name in (record.inputs if record else ())}
+        return {name: version for name, version in now.items() if record and version != record.inputs[name]}
+
+    def champion(self) -> Mapping[str, Any] | None:
+        """metrics.json of the evaluation that the last commit holds; None where there is none, or not in the cache."""
+        if self.project is None:
+            return None
+        try:
+            committed = version_in(self.project.lock_at("HEAD"), "evaluation_metrics")
+        except RunError:  # no commit yet
+            return None
+        if not committed or committed == self.present("evaluation_metrics"):
+            return None
+        cache = DvcCache.of(self.project.root)
+        tree = cache.tree(committed)
+        files = {entry.relpath: cache.path(entry.md5) for entry in tree.entries} if tree else {}
+        return dict(json.loads(files["metrics.json"].read_text())) if "metrics.json" in files else None

@@ -1,0 +1,353 @@
+"""Each check passes on good data, and fails on doctored data with a sentence that says what is wrong and what to do."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import torch
+from prune_runs import PLAN, Outcome, prune, settings
+
+from rsprune_dagster.corpus.synthetic import write_corpus
+from rsprune_dagster.pruning.checks import clusters, corpus, coverage, subset, vectors
+from rsprune_dagster.pruning.checks.verdict import Verdict
+from rsprune_dagster.pruning.vectors import HALF, open_vectors
+
+TOLERANCE = 0.002
+LOOSELY = {"promote_options": "permissive"}
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The asset folders of a prune."""
+    torch.set_num_threads(1)
+    made = tmp_path_factory.mktemp("made")
+    write_corpus(made, PLAN)
+    outcome: Outcome = prune(settings(made / "corpus", made / "reference"), tmp_path_factory.mktemp("work"))
+    return outcome.assets
+
+
+@pytest.fixture
+def assets(good: Path, tmp_path: Path) -> Path:
+    """A copy of them, to be doctored."""
+    return Path(shutil.copytree(good, tmp_path / "assets"))
+
+
+def doctor(table: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    pq.write_table(change(pq.read_table(table)), table)
+
+
+def with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(name), table.schema.field(name).with_nullable(True), values)
+
+
+def first_set_to(table: pa.Table, name: str, value: object) -> pa.Table:
+    values = table.column(name).to_pylist()
+    return with_column(table, name, pa.array([value, *values[1:]], table.schema.field(name).type))
+
+
+def fails(verdict: Verdict, *words: str) -> None:
+    assert not verdict.passed
+    assert [word for word in words if word not in verdict.sentence] == [], verdict.sentence
+    assert verdict.sentence.endswith(".") and "\n" not in verdict.sentence
+
+
+def all_of(assets: Path) -> dict[str, Verdict]:
+    """Every check that needs the folders alone, with limits that a good prune keeps."""
+    raw, reference, scores = assets / "raw_corpus", assets / "reference_scenes", assets / "entropy_scores"
+    embeddings, clustering, kept = assets / "embeddings", assets / "scene_clusters", assets / "pruned_subset"
+    lengths = vectors.measure(embeddings, norm_tolerance=TOLERANCE)
+    return {
+        "unique_ids": corpus.unique_ids(raw),
+        "readable": corpus.readable(raw, max_quarantined_fraction=0.05),
+        "not_shrunken": corpus.not_shrunken(raw, 400, max_shrink_fraction=0.5),
+        "entropy_in_range": corpus.entropy_in_range(raw, scores),
+        "no_scene_erased": corpus.no_scene_erased(reference, scores, max_scene_loss=0.02),
+        "embedded_once": vectors.embedded_once(scores, embeddings),
+        "finite": vectors.finite(lengths),
+        "unit_norms": vectors.unit_norms(lengths, norm_tolerance=TOLERANCE),
+        "assigned_once": clusters.assigned_once(embeddings, clustering),
+        "cluster_sizes": clusters.cluster_sizes(clustering, max_cluster_fraction=0.5),
+        "tells_scenes_apart": clusters.tells_scenes_apart(clustering, min_nmi=0.25),
+        "conservation": subset.conservation(raw, kept),
+        "exact_count": subset.exact_count(raw, kept),
+        "no_copies": subset.no_copies(kept),
+        "near_duplicates_left": subset.near_duplicates_left(raw, kept, max_near_duplicate_fraction=0.01),
+        "apart_from_reference": subset.apart_from_reference(reference, kept),
+    }
+
+
+def test_a_good_prune_passes_every_check_and_each_has_a_sentence_and_figures(good: Path) -> None:
+    found = all_of(good)
+    assert {name: each.sentence for name, each in found.items() if not each.passed} == {}
+    assert all(each.sentence.endswith(".") and each.figures for each in found.values())
+
+
+def test_a_tile_id_that_occurs_twice(assets: Path) -> None:
+    manifest = assets / "raw_corpus" / "manifest.parquet"
+    again = pq.read_table(manifest).slice(0, 1)
+    doctor(manifest, lambda table: pa.concat_tables([table, again]))
+    fails(
+        corpus.unique_ids(assets / "raw_corpus"), "1 tile ids", again.column("tile_id")[0].as_py(), "rename the files"
+    )
+
+
+def test_a_tile_that_is_usable_and_quarantined(assets: Path) -> None:
+    name = pq.read_table(assets / "raw_corpus" / "manifest.parquet").column("tile_id")[0].as_py()
+    doctor(assets / "raw_corpus" / "quarantine.parquet", lambda table: first_set_to(table, "tile_id", name))
+    fails(corpus.unique_ids(assets / "raw_corpus"), name)
+
+
+def test_many_unusable_tiles_name_the_commonest_reason(assets: Path) -> None:
+    doctor(assets / "raw_corpus" / "manifest.parquet", lambda table: table.slice(0, 20))
+    fails(
+        corpus.readable(assets / "raw_corpus", max_quarantined_fraction=0.05),
+        "cannot be used",
+        "the commonest reason",
+        "quarantine.parquet",
+    )
+
+
+def test_a_corpus_that_lost_most_of_its_tiles(assets: Path) -> None:
+    n = pq.read_metadata(assets / "raw_corpus" / "manifest.parquet").num_rows
+    fails(corpus.not_shrunken(assets / "raw_corpus", 3 * n, max_shrink_fraction=0.5), "67% are gone", "not mounted")
+    assert corpus.not_shrunken(assets / "raw_corpus", 3 * n, max_shrink_fraction=1).passed
+    assert corpus.not_shrunken(assets / "raw_corpus", None, max_shrink_fraction=0.5).passed
+
+
+def test_scenes_too_small_to_be_a_target(assets: Path) -> None:
+    fails(corpus.scenes_large_enough(assets / "reference_scenes"), "fewer than 20 tiles", "add tiles")
+    doctor(assets / "reference_scenes" / "manifest.parquet", lambda table: pa.concat_tables([table] * 2))
+    assert corpus.scenes_large_enough(assets / "reference_scenes").passed
+
+
+@pytest.mark.parametrize("value", [math.nan, -0.5, 8.5, math.inf])
+@pytest.mark.parametrize("column", ["entropy_bits", "patch_entropy_bits"])
+def test_an_entropy_out_of_range(column: str, value: float, assets: Path) -> None:
+    doctor(assets / "entropy_scores" / "scores.parquet", lambda table: first_set_to(table, column, value))
+    fails(
+        corpus.entropy_in_range(assets / "raw_corpus", assets / "entropy_scores"),
+        "1 have a patch entropy" if column.startswith("patch") else "1 have an entropy",
+        "0 to 8 bits",
+        "again",
+    )
+
+
+def test_a_tile_without_a_score(assets: Path) -> None:
+    doctor(assets / "entropy_scores" / "scores.parquet", lambda table: table.slice(1))
+    fails(corpus.entropy_in_range(assets / "raw_corpus", assets / "entropy_scores"), "1 tiles have no score")
+
+
+def test_a_threshold_that_erases_a_scene(assets: Path) -> None:
+    """The trap of a bare threshold: calm water has few bits."""
+    path = assets / "entropy_scores" / "threshold.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "threshold_bits": 5.0}))
+    verdict = corpus.no_scene_erased(assets / "reference_scenes", assets / "entropy_scores", max_scene_loss=0.02)
+    fails(verdict, "at 5.00 bits", "entropy.threshold_from to reference")
+
+
+def test_a_tile_without_a_vector_and_a_vector_without_a_tile(assets: Path) -> None:
+    index = assets / "embeddings" / "index.parquet"
+    doctor(index, lambda table: table.slice(1))
+    fails(
+        vectors.embedded_once(assets / "entropy_scores", assets / "embeddings"),
+        "1 have no row in the index",
+        "1 vectors are too many or too few",
+        "materialize embeddings again",
+    )
+
+
+def test_an_index_out_of_content_order(assets: Path) -> None:
+    doctor(assets / "embeddings" / "index.parquet", lambda table: table.take(list(range(len(table)))[::-1]))
+    fails(vectors.embedded_once(assets / "entropy_scores", assets / "embeddings"), "out of content order")
+
+
+@pytest.mark.parametrize("part", [".", "reference"])
+def test_a_vector_with_nan(part: str, assets: Path) -> None:
+    spoil(assets / "embeddings" / part / "vectors", np.nan)
+    lengths = vectors.measure(assets / "embeddings", norm_tolerance=TOLERANCE)
+    fails(vectors.finite(lengths), "1 hold NaN or infinity", "embedding.precision")
+    assert vectors.unit_norms(lengths, norm_tolerance=TOLERANCE).passed
+
+
+def test_a_vector_of_another_length(assets: Path) -> None:
+    spoil(assets / "embeddings" / "vectors", 1.0)
+    lengths = vectors.measure(assets / "embeddings", norm_tolerance=TOLERANCE)
+    assert vectors.finite(lengths).passed
+    fails(vectors.unit_norms(lengths, norm_tolerance=TOLERANCE), "1 differ from length 1", "embeddings again")
+
+
+def spoil(folder: Path, value: float) -> None:
+    """Set all of the first vector to a value."""
+    file = open_vectors(folder)
+    with (folder / "part-00000.safetensors").open("r+b") as part:
+        part.seek(-file.n_rows * file.row_bytes, 2)
+        part.write(np.full(file.dimension, value, HALF).tobytes())
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("cluster_id", 999, "1 are in a cluster that is not 0 to"),
+        ("distance", math.nan, "1 have a distance that is negative or not finite"),
+        ("distance", -1.0, "1 have a distance that is negative or not finite"),
+        ("novelty", 1.5, "1 have a novelty that is not 0 to 1"),
+    ],
+)
+def test_an_assignment_that_cannot_be(column: str, value: float, words: str, assets: Path) -> None:
+    table = assets / "scene_clusters" / "assignment.parquet"
+    doctor(table, lambda rows: first_set_to(rows, column, value))
+    fails(clusters.assigned_once(assets / "embeddings", assets / "scene_clusters"), words, "scene_clusters again")
+
+
+def test_a_tile_without_a_cluster(assets: Path) -> None:
+    doctor(assets / "scene_clusters" / "assignment.parquet", lambda table: table.slice(1))
+    fails(clusters.assigned_once(assets / "embeddings", assets / "scene_clusters"), "1 have no cluster")
+
+
+def test_clusters_that_are_empty_or_hold_nearly_all(assets: Path) -> None:
+    table = assets / "scene_clusters" / "assignment.parquet"
+    doctor(table, lambda rows: with_column(rows, "cluster_id", pa.array(np.zeros(len(rows), np.int32))))
+    verdict = clusters.cluster_sizes(assets / "scene_clusters", max_cluster_fraction=0.5)
+    fails(verdict, "are empty", "one holds 100% of all", "clustering.n_clusters")
+
+
+def test_clusters_that_do_not_tell_scenes_apart(assets: Path) -> None:
+    fails(
+        clusters.tells_scenes_apart(assets / "scene_clusters", min_nmi=0.99),
+        "normalized mutual information",
+        "embedding.backbone",
+    )
+
+
+def test_a_tile_lost_from_the_ledger_and_one_invented(assets: Path) -> None:
+    decisions = assets / "pruned_subset" / "decisions.parquet"
+    doctor(decisions, lambda table: first_set_to(table, "tile_id", "nowhere.jpg"))
+    fails(
+        subset.conservation(assets / "raw_corpus", assets / "pruned_subset"),
+        "1 are not in decisions.parquet",
+        "1 rows of decisions.parquet are of tiles that were not seen",
+    )
+
+
+def test_a_decision_twice_and_one_without_a_reason(assets: Path) -> None:
+    decisions = assets / "pruned_subset" / "decisions.parquet"
+    doctor(
+        decisions, lambda table: pa.concat_tables([table, first_set_to(table.slice(0, 1), "reason", " ")], **LOOSELY)
+    )
+    fails(
+        subset.conservation(assets / "raw_corpus", assets / "pruned_subset"),
+        "1 rows are there again",
+        "1 have no reason",
+    )
+
+
+def test_a_kept_tile_too_few(assets: Path) -> None:
+    doctor(assets / "pruned_subset" / "pruned_subset.parquet", lambda table: table.slice(1))
+    fails(
+        subset.exact_count(assets / "raw_corpus", assets / "pruned_subset"),
+        "tiles are kept and",
+        "ranks do not count from 1",
+        "keep different tiles",
+    )
+
+
+def test_another_keep_fraction_than_was_kept(assets: Path) -> None:
+    path = assets / "pruned_subset" / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "keep_fraction": 0.3}))
+    fails(subset.exact_count(assets / "raw_corpus", assets / "pruned_subset"), "were to be")
+
+
+def test_a_shortfall_is_said_and_is_no_failure(good: Path, assets: Path) -> None:
+    """All that survive are kept, and that is fewer than asked."""
+    folder = assets / "pruned_subset"
+    survivors = pq.read_table(folder / "ranking.parquet").filter(pc.field("rank").is_valid())
+    names = dict(zip(survivors["tile_id"].to_pylist(), survivors["rank"].to_pylist(), strict=True))
+
+    def all_kept(table: pa.Table) -> pa.Table:
+        ids, decided = table["tile_id"].to_pylist(), table["decision"].to_pylist()
+        decision = ["kept" if was == "unselected" else was for was in decided]
+        rank = [names[tile] if now == "kept" else None for tile, now in zip(ids, decision, strict=True)]
+        return with_column(with_column(table, "decision", pa.array(decision)), "rank", pa.array(rank, pa.int64()))
+
+    doctor(folder / "decisions.parquet", all_kept)
+    pq.write_table(survivors, folder / "pruned_subset.parquet")
+    path = folder / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "keep_fraction": 1.0}))
+    verdict = subset.exact_count(assets / "raw_corpus", folder)
+    assert verdict.passed and "fewer than asked" in verdict.sentence
+
+
+def test_the_same_bytes_kept_twice(assets: Path) -> None:
+    table = assets / "pruned_subset" / "pruned_subset.parquet"
+    second = pq.read_table(table).column("content_md5")[1].as_py()
+    doctor(table, lambda rows: first_set_to(rows, "content_md5", second))
+    fails(subset.no_copies(assets / "pruned_subset"), "1 repeat the bytes of another")
+
+
+def test_near_duplicates_that_were_kept(assets: Path) -> None:
+    """All near-copies that the selection had taken out are put back."""
+    ranking = pq.read_table(assets / "pruned_subset" / "ranking.parquet")
+    copies = ranking.filter(pc.field("near_copy_of").is_valid())
+    both = pa.concat_tables([copies.select(["tile_id"]), pa.table({"tile_id": copies["near_copy_of"]})], **LOOSELY)
+    pq.write_table(both, assets / "pruned_subset" / "pruned_subset.parquet")
+    fails(
+        subset.near_duplicates_left(assets / "raw_corpus", assets / "pruned_subset", max_near_duplicate_fraction=0.01),
+        "nearly another kept tile",
+        "near_duplicate_correlation",
+    )
+
+
+def test_a_kept_tile_that_is_a_reference_tile(assets: Path) -> None:
+    content = pq.read_table(assets / "reference_scenes" / "manifest.parquet").column("content_md5")[0].as_py()
+    doctor(
+        assets / "pruned_subset" / "pruned_subset.parquet", lambda table: first_set_to(table, "content_md5", content)
+    )
+    fails(
+        subset.apart_from_reference(assets / "reference_scenes", assets / "pruned_subset"),
+        "1 of",
+        "flatter the model",
+    )
+
+
+BEFORE = {"sea": 100, "forest": 100, "town": 100}
+
+
+def test_the_same_shares_of_scenes_pass_whatever_is_kept_of_them() -> None:
+    assert coverage.scene_coverage(BEFORE, BEFORE, max_scene_shift=0.25).passed
+    halves = {scene: n // 2 for scene, n in BEFORE.items()}
+    assert coverage.scene_coverage(halves, BEFORE, max_scene_shift=0.25).passed
+
+
+def test_scenes_that_gained_and_lost_are_named() -> None:
+    verdict = coverage.scene_coverage({"sea": 30, "forest": 170, "town": 100}, BEFORE, max_scene_shift=0.25)
+    fails(verdict, "1 lost: sea", "1 gained: forest", "rsprune diff")
+    assert ("sea", 100, 30, "-70%") in verdict.table
+
+
+def test_a_scene_that_vanished_or_is_new_is_named() -> None:
+    fails(
+        coverage.scene_coverage({"forest": 150, "town": 150}, BEFORE, max_scene_shift=9.0),
+        "1 scenes have no kept tile any more: sea",
+    )
+    fails(coverage.scene_coverage({**BEFORE, "ice": 40}, BEFORE, max_scene_shift=0.25), "1 gained: ice")
+
+
+def test_a_handful_of_tiles_may_vary_by_chance() -> None:
+    assert coverage.scene_coverage({**BEFORE, "ice": 3}, {**BEFORE, "ice": 6}, max_scene_shift=0.25).passed
+
+
+def test_the_first_version_has_nothing_to_compare_with() -> None:
+    assert coverage.scene_coverage(BEFORE, {}, max_scene_shift=0.25).passed
+
+
+def test_an_old_subset_and_one_made_from_other_versions_are_stale() -> None:
+    assert coverage.fresh(3600.0, {}, max_age_days=8).passed
+    fails(coverage.fresh(9 * 86_400.0, {}, max_age_days=8), "9.0 days old", "automation.enabled")
+    fails(coverage.fresh(3600.0, {"raw_corpus": "0123456789"}, max_age_days=8), "raw_corpus is another version now")

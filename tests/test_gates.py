@@ -1,0 +1,192 @@
+"""Blocking checks stop the flow, others tell and let it go on, in a run as on the command line; the champion's gate."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow.parquet as pq
+import pytest
+import torch
+from prune_runs import PLAN, settings
+
+from rsprune_dagster.assets import build_assets, build_pruning_assets
+from rsprune_dagster.automation.checks import CHECKS, build_checks
+from rsprune_dagster.automation.gate import findings
+from rsprune_dagster.automation.run import materialize
+from rsprune_dagster.corpus.synthetic import write_corpus
+from rsprune_dagster.definitions import defs
+from rsprune_dagster.errors import GateError
+from rsprune_dagster.evaluation.gates import no_leakage, not_worse_than_champion, training_went_well
+from rsprune_dagster.evaluation.protocol import Protocol, Score
+from rsprune_dagster.params import Params
+from rsprune_dagster.resources.lineage import folder_lineage
+
+MARGIN = 0.1
+PROTOCOL = Protocol("inception", "abc", "to 299 px", "reference", 2000, 2000, (("n_neighbours", 5),))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("made")
+    write_corpus(folder, PLAN)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Assets, cache and journal that the tests of this file share, in their order."""
+    return tmp_path_factory.mktemp("work")
+
+
+def run(params: Params, work: Path, *assets: str) -> list[str]:
+    """Materialize; the warnings."""
+    said: list[str] = []
+    materialize(
+        build_pruning_assets(params),
+        params,
+        root=work / "assets",
+        cache_root=work / "cache",
+        lineage=folder_lineage(work, params.tracking),
+        assets=assets,
+        warn=said.append,
+    )
+    return said
+
+
+def test_a_blocking_check_that_fails_ends_the_run_before_what_depends_on_it(made: Path, work: Path) -> None:
+    params = settings(made / "corpus", made / "reference", checks={"norm_tolerance": 1e-9})
+    with pytest.raises(GateError, match=r"gate failed: embeddings/unit_norms: of .* vectors, .* differ from length 1"):
+        run(params, work)
+    assert (work / "assets" / "embeddings").is_dir()
+    assert not (work / "assets" / "scene_clusters").exists()
+
+
+def test_other_checks_that_fail_tell_and_let_the_run_go_on(made: Path, work: Path) -> None:
+    params = settings(made / "corpus", made / "reference", checks={"min_nmi": 0.99})
+    said = run(params, work)
+    assert (work / "assets" / "pruned_subset").is_dir()
+    assert [sentence.split(":")[0] for sentence in said] == [
+        "reference_scenes/scenes_large_enough",
+        "scene_clusters/tells_scenes_apart",
+    ]
+
+
+def test_an_asset_materialized_alone_is_checked_alone(work: Path, made: Path) -> None:
+    params = settings(made / "corpus", made / "reference", checks={"min_nmi": 0.99})
+    assert run(params, work, "pruned_subset") == []
+
+
+def test_a_corpus_that_lost_most_tiles_stops_until_someone_says_it_was_meant(
+    made: Path, work: Path, tmp_path: Path
+) -> None:
+    """Also a second time: it is compared with what the last subset was made from, not with what failed."""
+    before = (work / "assets" / "pruned_subset" / "decisions.parquet").read_bytes()
+    hidden = made / "corpus" / "part_0000"
+    hidden.rename(tmp_path / "away")
+    try:
+        params = settings(made / "corpus", made / "reference", checks={"max_shrink_fraction": 0.2})
+        for _ in range(2):
+            with pytest.raises(GateError, match=r"raw_corpus/not_shrunken: .* not mounted"):
+                run(params, work)
+        assert (work / "assets" / "pruned_subset" / "decisions.parquet").read_bytes() == before
+        meant = settings(made / "corpus", made / "reference", checks={"max_shrink_fraction": 1.0})
+        assert not any("not_shrunken" in sentence for sentence in run(meant, work))
+    finally:
+        (tmp_path / "away").rename(hidden)
+    assert pq.read_metadata(work / "assets" / "pruned_subset" / "decisions.parquet").num_rows > 0
+
+
+def test_every_asset_of_the_pipeline_is_checked_and_every_check_says_what_it_means() -> None:
+    graph = defs.resolve_asset_graph()
+    keys = {key.to_user_string() for key in graph.get_all_asset_keys()}
+    assert keys <= {check.asset for check in CHECKS} | {"pruning_study", "pruning_report"}
+    assert all(check.description.endswith(".") for check in CHECKS)
+    assert len({(check.asset, check.name) for check in CHECKS}) == len(CHECKS)
+
+
+def test_jobs_run_the_checks_of_their_assets(made: Path) -> None:
+    params = settings(made / "corpus", made / "reference")
+    assets = build_assets(params)
+    wanted = {(check.asset, check.name) for check in CHECKS if check.asset in _names(assets)}
+    built = {
+        (key.asset_key.to_user_string(), key.name) for each in build_checks(params, assets) for key in each.check_keys
+    }
+    assert built == wanted
+    in_job = defs.resolve_job_def("prune").asset_layer.asset_graph.asset_check_keys
+    assert {key.name for key in in_job} >= {"conservation", "exact_count", "unit_norms"}
+
+
+def test_findings_are_read_back_from_the_instance() -> None:
+    @dg.asset_check(asset="thing", blocking=True)
+    def good_enough() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=False, description="it is not: mend it.")
+
+    @dg.asset
+    def thing() -> None: ...
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        ended = dg.materialize([thing, good_enough], instance=instance, raise_on_error=False)
+        [found] = findings(instance, ended.run_id)
+    assert str(found) == "thing/good_enough: it is not: mend it." and found.blocking
+
+
+def _names(assets: list[dg.AssetsDefinition]) -> set[str]:
+    return {key.to_user_string() for each in assets for key in each.keys}
+
+
+def losses(folder: Path, *values: float) -> Path:
+    (folder / "loss.csv").write_text("n_images,loss\n" + "".join(f"{i},{value}\n" for i, value in enumerate(values)))
+    return folder
+
+
+def test_a_loss_that_falls_passes_and_one_that_is_nan_or_does_not_fall_fails(tmp_path: Path) -> None:
+    assert training_went_well(losses(tmp_path, 1.0, 0.5, 0.2)).passed
+    diverged = training_went_well(losses(tmp_path, 1.0, float("nan"), 0.2))
+    assert not diverged.passed and "1 of 3 losses are not finite" in diverged.sentence
+    flat = training_went_well(losses(tmp_path, *([1.0] * 20)))
+    assert not flat.passed and "training.n_images" in flat.sentence
+
+
+def scored(value: float, *, half_width: float = 1.0, protocol: Protocol = PROTOCOL, leaked: int = 0) -> dict[str, Any]:
+    """What `Evaluation.as_json` writes, as it comes back from the file."""
+    score = Score("fid", value, value - half_width, value + half_width, 0.95, 200, protocol, False)
+    told = {"metrics": {"n_leaked_reference": float(leaked)}, "protocols": {"fid": score.as_json()}, "leaks": []}
+    content: dict[str, Any] = json.loads(json.dumps(told))
+    return content
+
+
+def against(champion: Mapping[str, Any] | None, metrics: Mapping[str, Any]) -> tuple[bool, str]:
+    verdict = not_worse_than_champion(metrics, champion, max_fid_loss=MARGIN)
+    return verdict.passed, verdict.sentence
+
+
+def test_a_distance_may_be_better_than_the_champions_or_worse_by_less_than_the_margin() -> None:
+    assert against(scored(50), scored(30))[0]
+    assert against(scored(50), scored(54.9, half_width=0.1))[0]
+    assert against(None, scored(50))[0]
+
+
+def test_a_distance_that_is_worse_by_more_than_the_margin_fails() -> None:
+    passed, sentence = against(scored(50), scored(56))
+    assert not passed
+    assert "fid is 56 where the champion has 50: worse by more than 10%" in sentence and "rsprune restore" in sentence
+
+
+def test_a_difference_that_may_be_chance_does_not_fail() -> None:
+    assert against(scored(50, half_width=20), scored(56, half_width=20))[0]
+
+
+def test_unequal_protocols_are_not_compared_and_that_is_said() -> None:
+    other = replace(PROTOCOL, n_generated=500)
+    passed, sentence = against(scored(50, protocol=other), scored(99))
+    assert passed and "not compared" in sentence and "protocols differ" in sentence
+
+
+def test_a_leaked_tile_fails() -> None:
+    assert no_leakage(scored(1)).passed
+    verdict = no_leakage(scored(1, leaked=2))
+    assert not verdict.passed and "flatter the model" in verdict.sentence

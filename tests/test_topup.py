@@ -1,0 +1,182 @@
+"""New tiles on kept centroids: the same bytes whichever way they came, and a new clustering when they have drifted."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from prune_runs import settings
+
+from rsprune_dagster.assets.scene_clusters import last_version
+from rsprune_dagster.params import ClusteringParams
+from rsprune_dagster.pruning.checks.clusters import no_drift
+from rsprune_dagster.pruning.frozen import stability_index
+from rsprune_dagster.pruning.steps.cluster import Outcome, cluster
+from rsprune_dagster.pruning.steps.embed import INDEX
+from rsprune_dagster.pruning.vectors import create_vectors
+from rsprune_dagster.resources.asset_store import AssetStore
+
+SCENES = ("forest", "sea", "town", "field")
+DIMENSION = 24
+RNG = np.random.default_rng(0)
+CENTRES = RNG.normal(size=(len(SCENES) + 1, DIMENSION))
+"""Of the scenes, and of a place that no scene knows."""
+
+
+def drawn(n: int, of: Sequence[int], seed: int) -> np.ndarray:
+    """Unit vectors (n, d) of the places `of`."""
+    rng = np.random.default_rng(seed)
+    vectors = CENTRES[rng.choice(of, n)] + 0.4 * rng.normal(size=(n, DIMENSION))
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+
+KNOWN = range(len(SCENES))
+OLD, MORE, EVEN_MORE = drawn(600, KNOWN, 1), drawn(40, KNOWN, 2), drawn(50, KNOWN, 3)
+STRANGE = drawn(60, [len(SCENES)], 4)
+REFERENCE = np.concatenate([drawn(40, [scene], 10 + scene) for scene in KNOWN])
+LABELS = np.repeat(SCENES, 40)
+
+
+def write(folder: Path, vectors: np.ndarray, labels: Sequence[str | None]) -> None:
+    folder.mkdir(parents=True)
+    md5 = [hashlib.md5(row.tobytes()).hexdigest() for row in vectors]
+    order = np.argsort(md5)
+    columns = [[md5[i] for i in order], [f"{md5[i]}.jpg" for i in order], [bytes(256)] * len(order)]
+    table = pa.Table.from_arrays([pa.array(column) for column in [*columns, [labels[i] for i in order]]], schema=INDEX)
+    pq.write_table(table, folder / "index.parquet")
+    create_vectors(folder / "vectors", len(vectors), DIMENSION).write_rows(np.arange(len(vectors)), vectors[order])
+
+
+def embedded(folder: Path, *parts: np.ndarray, labels: np.ndarray = LABELS) -> Path:
+    """What the asset `embeddings` holds of these tiles."""
+    vectors = np.concatenate(parts)
+    write(folder, vectors, [None] * len(vectors))
+    write(folder / "reference", REFERENCE, labels.tolist())
+    (folder / "encoder.json").write_text(json.dumps({"name": "drawn"}))
+    return folder
+
+
+def params(**changes: Any) -> ClusteringParams:
+    return settings(Path("x"), None, clustering={"candidates": [4, 8], **changes}).clustering
+
+
+def made(embeddings: Path, folder: Path, last: Path | None = None, seed: int = 0, **changes: Any) -> Outcome:
+    folder.mkdir()
+    return cluster(embeddings, folder, params(**changes), seed=seed, use_gpu=False, last=last)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A version that was trained."""
+    work = tmp_path_factory.mktemp("first")
+    outcome = made(embedded(work / "embeddings", OLD), work / "clusters")
+    assert not outcome.kept and outcome.origin == "trained"
+    return work / "clusters"
+
+
+def test_all_that_is_kept_is_parquet_safetensors_and_json(first: Path) -> None:
+    assert {path.suffix for path in first.iterdir()} == {".parquet", ".safetensors", ".json"}
+
+
+def test_the_same_tiles_on_kept_centroids_give_the_very_version_that_was_trained(first: Path, tmp_path: Path) -> None:
+    outcome = made(embedded(tmp_path / "embeddings", OLD), tmp_path / "again", last=first)
+    assert outcome.kept and hashes(tmp_path / "again") == hashes(first)
+
+
+def test_tiles_that_come_are_assigned_and_those_that_were_there_stay_where_they_are(
+    first: Path, tmp_path: Path
+) -> None:
+    outcome = made(embedded(tmp_path / "embeddings", OLD, MORE), tmp_path / "more", last=first)
+    assert outcome.kept and outcome.drift is not None and outcome.drift.n_new == len(MORE)
+    assert outcome.figures()["centroids"] == "kept from the version that 600 tiles trained; 40 are new since"
+    before, after = (pq.read_table(folder / "assignment.parquet").to_pylist() for folder in (first, tmp_path / "more"))
+    assert len(after) == len(before) + len(MORE)
+    assert [row for row in after if row in before] == before
+
+
+def test_grown_in_steps_or_at_once_the_bytes_are_the_same(first: Path, tmp_path: Path) -> None:
+    made(embedded(tmp_path / "e1", OLD, MORE), tmp_path / "step1", last=first)
+    made(embedded(tmp_path / "e2", OLD, MORE, EVEN_MORE), tmp_path / "step2", last=tmp_path / "step1")
+    made(embedded(tmp_path / "e3", EVEN_MORE, OLD, MORE), tmp_path / "at_once", last=first)
+    assert hashes(tmp_path / "step2") == hashes(tmp_path / "at_once")
+
+
+def test_tiles_of_another_kind_ask_for_a_new_clustering(first: Path, tmp_path: Path) -> None:
+    outcome = made(embedded(tmp_path / "embeddings", OLD, STRANGE), tmp_path / "new", last=first)
+    assert not outcome.kept and "new tiles lie farther out" in outcome.origin
+    made(embedded(tmp_path / "same", OLD, STRANGE), tmp_path / "fresh")
+    assert hashes(tmp_path / "new") == hashes(tmp_path / "fresh")
+    assert no_drift(tmp_path / "new", params()).passed
+
+
+def test_never_keeps_the_centroids_and_a_check_tells(first: Path, tmp_path: Path) -> None:
+    wanted = params(recluster="never")
+    outcome = made(embedded(tmp_path / "e", OLD, STRANGE), tmp_path / "kept", last=first, recluster="never")
+    assert outcome.kept and "they have drifted" in outcome.origin
+    verdict = no_drift(tmp_path / "kept", wanted)
+    assert not verdict.passed and "clustering.recluster set to always" in verdict.sentence
+    assert no_drift(first, wanted).passed
+
+
+def test_a_pool_that_has_grown_beyond_the_limit_is_clustered_anew(first: Path, tmp_path: Path) -> None:
+    outcome = made(embedded(tmp_path / "e", OLD, MORE), tmp_path / "new", last=first, max_growth=0.05)
+    assert not outcome.kept and "40 tiles came to the 600 that trained" in outcome.origin
+
+
+@pytest.mark.parametrize("change", ["parameter", "seed", "reference", "encoder"])
+def test_kept_centroids_are_of_no_use_where_what_made_them_changed(change: str, first: Path, tmp_path: Path) -> None:
+    embeddings = embedded(tmp_path / "e", OLD, labels=LABELS[::-1] if change == "reference" else LABELS)
+    if change == "encoder":
+        (embeddings / "encoder.json").write_text(json.dumps({"name": "another"}))
+    changes: dict[str, Any] = {"sample_per_scene": 500} if change == "parameter" else {}
+    outcome = made(embeddings, tmp_path / "new", last=first, seed=int(change == "seed"), **changes)
+    assert not outcome.kept and "others than those of the last version" in outcome.origin
+
+
+def test_without_a_reference_tiles_are_topped_up_too(tmp_path: Path) -> None:
+    for name, parts in (("old", (OLD,)), ("new", (OLD, MORE))):
+        folder = embedded(tmp_path / name, *parts)
+        empty = pq.read_table(folder / "reference" / "index.parquet").slice(0, 0)
+        pq.write_table(empty, folder / "reference" / "index.parquet")
+    made(tmp_path / "old", tmp_path / "first")
+    outcome = made(tmp_path / "new", tmp_path / "second", last=tmp_path / "first")
+    assert outcome.kept and outcome.clusters.scene_names == ("pool",)
+
+
+@pytest.mark.parametrize(
+    ("recluster", "enabled", "kept"),
+    [("auto", False, False), ("auto", True, True), ("always", True, False), ("never", False, True)],
+)
+def test_centroids_are_kept_only_where_someone_asked_for_it(
+    recluster: str, enabled: bool, kept: bool, tmp_path: Path
+) -> None:
+    class Made:
+        """As much of a materialization as is asked for."""
+
+        store, asset = AssetStore(tmp_path, tmp_path), "scene_clusters"
+
+        def present(self) -> str:
+            return "abc"
+
+    wanted = settings(tmp_path, None, clustering={"recluster": recluster}, automation={"enabled": enabled})
+    made_now: Any = Made()
+    assert last_version(made_now, wanted.clustering, wanted.automation) is None  # nothing lies there yet
+    (tmp_path / "scene_clusters").mkdir()
+    found = last_version(made_now, wanted.clustering, wanted.automation)
+    assert (found is not None) is kept
+
+
+def test_the_stability_index_is_zero_for_equal_shares_symmetric_and_grows_with_the_shift() -> None:
+    even, tilted, far = np.array([100, 100]), np.array([120, 80]), np.array([180, 20])
+    assert stability_index(even, even) == 0
+    assert stability_index(even, tilted) == pytest.approx(stability_index(tilted, even))
+    assert 0 < stability_index(tilted, even) < stability_index(far, even)
