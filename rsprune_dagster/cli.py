@@ -12,6 +12,7 @@ import typer
 import yaml
 
 from rsprune_dagster.cli_lineage import app as lineage_app
+from rsprune_dagster.cli_report import app as report_app
 from rsprune_dagster.cli_training import app as training_app
 from rsprune_dagster.errors import RunError, UsageError, UserError
 from rsprune_dagster.params import Params, load, project_root
@@ -132,7 +133,8 @@ def demo() -> None:
     _say_counts(count_decisions(assets / "pruned_subset" / "decisions.parquet"), assets / "pruned_subset")
     pictures = save_pictures(assets, project / ".state" / "pictures")
     print(
-        f"\nPictures of what was kept and what went: {pictures}\nThe web UI: make ui, then open http://127.0.0.1:3000"
+        f"\nThe report: {assets / 'pruning_report' / 'report.html'}\nPictures of each asset: {pictures}"
+        "\nThe web UI: make ui, then open http://127.0.0.1:3000"
     )
 
 
@@ -297,4 +299,5 @@ def _end(message: str, code: int) -> None:
 
 
 app.add_typer(lineage_app)
+app.add_typer(report_app)
 app.add_typer(training_app)

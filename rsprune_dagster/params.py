@@ -108,6 +108,14 @@ class TrainingParams(Section):
     data_licence: str = Field(description="Licence of the images, for the model card")
 
 
+class ReportParams(Section):
+    keep_fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        description="Keep fractions that the report compares, besides the one in effect"
+    )
+    n_other_seeds: Count = Field(description="Other seeds the candidates are ranked with again; 0: none")
+    seed_sample_tiles: int = Field(ge=2, description="At most so many candidates, evenly drawn, are ranked again")
+
+
 class ComputeParams(Section):
     workers: Count = Field(description="Processes over shards; 0: one per core")
     device: str = Field(description="auto, cpu, cuda or cuda:N")
@@ -129,6 +137,7 @@ class Params(Section):
     clustering: ClusteringParams
     selection: SelectionParams
     training: TrainingParams
+    report: ReportParams
     compute: ComputeParams
     tracking: TrackingParams
 

@@ -26,6 +26,7 @@ DEPENDENCIES = {
     "pruned_subset": {"raw_corpus", "entropy_scores", "embeddings", "scene_clusters"},
 }
 TRAINING = {"diffusion_checkpoint": {"raw_corpus", "pruned_subset"}}
+REPORT = {"pruning_report": {*DEPENDENCIES, "diffusion_checkpoint"}}
 """The pruning half of the graph, as docs/architecture.md draws it."""
 
 HEAVY = ("torch", "torchvision", "faiss", "sklearn", "matplotlib", "rasterio", "numba", "scipy")
@@ -71,7 +72,7 @@ def test_the_graph_is_the_one_that_is_drawn() -> None:
         key.to_user_string(): {parent.to_user_string() for parent in graph.get(key).parent_keys}
         for key in graph.get_all_asset_keys()
     }
-    assert found == {**DEPENDENCIES, **TRAINING}
+    assert found == {**DEPENDENCIES, **TRAINING, **REPORT}
 
 
 def test_every_asset_says_what_it_is_and_whose() -> None:
@@ -79,7 +80,7 @@ def test_every_asset_says_what_it_is_and_whose() -> None:
     for key in graph.get_all_asset_keys():
         node = graph.get(key)
         assert node.description and len(node.description.split()) > 10, key
-        assert node.group_name in ("corpus", "pruning", "training"), key
+        assert node.group_name in ("corpus", "pruning", "training", "evaluation"), key
         assert node.owners and node.kinds and node.code_version, key
 
 

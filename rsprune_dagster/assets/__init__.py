@@ -6,6 +6,7 @@ from rsprune_dagster.assets.diffusion_checkpoint import diffusion_checkpoint_ass
 from rsprune_dagster.assets.embeddings import embeddings_asset
 from rsprune_dagster.assets.entropy_scores import entropy_scores_asset
 from rsprune_dagster.assets.pruned_subset import pruned_subset_asset
+from rsprune_dagster.assets.pruning_report import pruning_report_asset
 from rsprune_dagster.assets.raw_corpus import raw_corpus_asset
 from rsprune_dagster.assets.reference_scenes import reference_scenes_asset
 from rsprune_dagster.assets.scene_clusters import scene_clusters_asset
@@ -19,7 +20,7 @@ PRUNING_FACTORIES = (
     scene_clusters_asset,
     pruned_subset_asset,
 )
-FACTORIES = (*PRUNING_FACTORIES, diffusion_checkpoint_asset)
+FACTORIES = (*PRUNING_FACTORIES, diffusion_checkpoint_asset, pruning_report_asset)
 
 
 def build_assets(defaults: Params) -> list[dg.AssetsDefinition]:

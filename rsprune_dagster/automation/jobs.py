@@ -16,8 +16,16 @@ train = dg.define_asset_job(
     description="Train the diffusion model on the pruned subset as it lies there.",
 )
 
-everything = dg.define_asset_job(
-    "everything", selection=dg.AssetSelection.all(), description="From the scan of the corpus to the trained model."
+report = dg.define_asset_job(
+    "report",
+    selection=dg.AssetSelection.assets("pruning_report"),
+    description="Write the page on the assets as they lie there.",
 )
 
-JOBS = [prune, train, everything]
+everything = dg.define_asset_job(
+    "everything",
+    selection=dg.AssetSelection.all(),
+    description="From the scan of the corpus to the report on the trained model.",
+)
+
+JOBS = [prune, train, report, everything]
