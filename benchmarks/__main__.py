@@ -21,6 +21,7 @@ SETTINGS: dict[str, list[str]] = {
     "selection_speed": [],
     "memory": [],
     "training": [],
+    "report": [],
     "selection_quality": [],
 }
 """What each is run with here; by itself it takes its own, longer defaults."""

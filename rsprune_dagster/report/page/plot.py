@@ -81,6 +81,11 @@ def line(x: Places, y: Places) -> str:
     return f"M{'L'.join(points)}" if points else ""
 
 
+def band(x: Places, top: Places, bottom: Places) -> str:
+    """The area between two lines through (n,)."""
+    return f"{line(np.concatenate([x, x[::-1]]), np.concatenate([top, bottom[::-1]]))}z" if len(x) > 1 else ""
+
+
 def rectangles(left: Places, right: Places, top: Places, bottom: Places) -> str:
     """Filled rectangles; each argument (n,)."""
     edges = zip(*(_thousandths(edge) for edge in (left, right, top, bottom)), strict=True)
@@ -118,6 +123,11 @@ def scaled(values: Iterable[float] | Places, low: float, high: float) -> Places:
     """From low..high to 0..1; all 0.5 where low is high."""
     numbers = np.asarray(list(values) if not isinstance(values, np.ndarray) else values, np.float64)
     return (numbers - low) / (high - low) if high > low else np.full(len(numbers), 0.5)
+
+
+def on_log(value: float, low: float, high: float) -> float:
+    """The place, 0 to 1, of a positive value on a logarithmic axis."""
+    return float(scaled([math.log(value)], math.log(low), math.log(high))[0])
 
 
 def _thousandths(places: Places) -> list[int]:

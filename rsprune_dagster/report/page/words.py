@@ -35,6 +35,11 @@ def quantity(value: float) -> str:
     return f"{value:.1f}" if size >= 100 else f"{value:.3g}"
 
 
+def number(value: object) -> str:
+    """A measured number, as JSON holds it; a dash where there is none."""
+    return quantity(value) if isinstance(value, int | float) else "\N{EN DASH}"
+
+
 def size(n_bytes: float) -> str:
     """Bytes as kB, MB, GB or TB, powers of ten."""
     units = ("bytes", "kB", "MB", "GB", "TB")
