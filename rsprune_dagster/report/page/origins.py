@@ -80,7 +80,7 @@ def origins_section(origins: Sequence[Origin]) -> Section:
 def _versions(origins: Sequence[Origin]) -> Table:
     rows = [
         (
-            origin.asset,
+            Code(origin.asset),
             Code(origin.data_version),
             origin.code_version,
             count(origin.n_files),

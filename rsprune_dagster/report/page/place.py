@@ -101,8 +101,8 @@ def _map(folders: Folders, extent: Extent, places: Sequence[Extent], title: str)
     rows = _cells(folders, extent)
     n, n_kept = sum(row["n"] for row in rows), sum(row["n_kept"] for row in rows)
     shapes = _dots(folders, extent) if n <= MAX_DOTS else _shaded(rows, extent)
-    x_ticks = linear_ticks(extent.west, extent.east, n=2 if title else 4)
-    y_ticks = linear_ticks(extent.south, extent.north, n=2 if title else 4)
+    x_ticks = _ticks(extent.west, extent.east, 2 if title else 4)
+    y_ticks = _ticks(extent.south, extent.north, 2 if title else 4)
     return Plot(
         alt=f"Map of {count(n)} tiles, {count(n_kept)} of them kept",
         shapes=shapes,
@@ -115,6 +115,12 @@ def _map(folders: Folders, extent: Extent, places: Sequence[Extent], title: str)
         aspect=extent.aspect,
         fixed_aspect=True,
     )
+
+
+def _ticks(low: float, high: float, n: int) -> list[float]:
+    """About `n` of them, two at least: one alone tells of no scale."""
+    ticks = linear_ticks(low, high, n=n)
+    return ticks if len(ticks) > 1 else linear_ticks(low, high, n=n + 2)
 
 
 def _lettered(place: Extent, extent: Extent, number: int) -> Placed:

@@ -62,7 +62,7 @@ def _pair(row: dict[str, object], pictures: dict[str, str]) -> tuple[Tile, Tile]
     kept = row["twin_decision"] == "kept"
     fate = "kept" if kept else name(str(row["twin_decision"]))
     return (
-        Tile(pictures[copy], f"Duplicate that went: {copy}", "exact copy" if row["is_exact"] else "near copy"),
+        Tile(pictures[copy], f"Duplicate that went: {copy}", "exact" if row["is_exact"] else "near"),
         Tile(pictures[twin], f"Its twin, {fate}: {twin}", fate, kept=kept),
     )
 

@@ -27,7 +27,7 @@ def study_blocks(folder: Path) -> list[Block]:
     summary = read_json(path)
     arms = summary["arms"]
     sentences = [Text(sentence) for sentence in summary.get("verdicts", [])]
-    return [_curves(summary, arms[:MAX_ARMS]), _table(summary, arms[:MAX_ROWS]), *sentences]
+    return [*sentences, _curves(summary, arms[:MAX_ARMS]), _table(summary, arms[:MAX_ROWS])]
 
 
 def _curves(summary: Mapping[str, Any], arms: list[dict[str, Any]]) -> Figure:
