@@ -22,6 +22,7 @@ SETTINGS: dict[str, list[str]] = {
     "memory": [],
     "training": [],
     "sampling": [],
+    "report": [],
     "selection_quality": [],
     "study": [],
 }

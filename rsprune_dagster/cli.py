@@ -12,6 +12,7 @@ import typer
 import yaml
 
 from rsprune_dagster.cli_lineage import app as lineage_app
+from rsprune_dagster.cli_report import app as report_app
 from rsprune_dagster.cli_study import STUDY, materialize_study
 from rsprune_dagster.cli_study import app as study_app
 from rsprune_dagster.cli_training import app as training_app
@@ -148,8 +149,9 @@ def demo() -> None:
     pictures = save_pictures(assets, project / ".state" / "pictures")
     print(
         f"\nThe trained model, {assets / 'diffusion_checkpoint'}, against held-out tiles (interval):\n"
-        f"{headline(assets / 'evaluation_metrics')}\n\nPictures of what was kept, what went, and what the model makes: "
-        f"{pictures}\nThe web UI: make ui, then open http://127.0.0.1:3000"
+        f"{headline(assets / 'evaluation_metrics')}\n\nThe report, to be opened in a browser: "
+        f"{assets / 'pruning_report' / 'report.html'}\nPictures of each asset: {pictures}"
+        "\nThe web UI: make ui, then open http://127.0.0.1:3000"
     )
 
 
@@ -317,5 +319,6 @@ def _end(message: str, code: int) -> None:
 
 
 app.add_typer(lineage_app)
+app.add_typer(report_app)
 app.add_typer(study_app)
 app.add_typer(training_app)

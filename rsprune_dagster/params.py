@@ -172,6 +172,14 @@ class StudyParams(Section):
         return self
 
 
+class ReportParams(Section):
+    keep_fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        description="Keep fractions that the report compares, besides the one in effect"
+    )
+    n_other_seeds: Count = Field(description="Other seeds the candidates are ranked with again; 0: none")
+    seed_sample_tiles: int = Field(ge=2, description="At most so many candidates, evenly drawn, are ranked again")
+
+
 class ComputeParams(Section):
     workers: Count = Field(description="Processes over shards; 0: one per core")
     device: str = Field(description="auto, cpu, cuda or cuda:N")
@@ -224,6 +232,7 @@ class Params(Section):
     training: TrainingParams
     evaluation: EvaluationParams
     study: StudyParams
+    report: ReportParams
     compute: ComputeParams
     tracking: TrackingParams
     checks: CheckParams

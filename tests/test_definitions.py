@@ -31,6 +31,7 @@ TRAINING = {
     "evaluation_metrics": {"raw_corpus", "pruned_subset", "diffusion_checkpoint"},
 }
 STUDY = {"pruning_study": {"raw_corpus", "entropy_scores", "embeddings", "scene_clusters", "pruned_subset"}}
+REPORT = {"pruning_report": {*DEPENDENCIES, "diffusion_checkpoint", "evaluation_metrics"}}
 """The pruning half of the graph, as docs/architecture.md draws it."""
 
 HEAVY = ("torch", "torchvision", "faiss", "sklearn", "matplotlib", "rasterio", "numba", "scipy")
@@ -76,7 +77,7 @@ def test_the_graph_is_the_one_that_is_drawn() -> None:
         key.to_user_string(): {parent.to_user_string() for parent in graph.get(key).parent_keys}
         for key in graph.get_all_asset_keys()
     }
-    assert found == {**DEPENDENCIES, **TRAINING, **STUDY}
+    assert found == {**DEPENDENCIES, **TRAINING, **REPORT, **STUDY}
 
 
 def test_every_asset_says_what_it_is_and_whose() -> None:
@@ -100,7 +101,7 @@ def test_the_study_has_a_partition_for_each_arm_and_seed_and_is_no_part_of_every
     keys = job.partitions_def.get_partition_keys()
     assert set(keys) == {f"{arm}|{seed}" for arm in params.arms for seed in params.seeds}
     everything = defs.resolve_job_def("everything").asset_layer.executable_asset_keys
-    assert {key.to_user_string() for key in everything} == {*DEPENDENCIES, *TRAINING}
+    assert {key.to_user_string() for key in everything} == {*DEPENDENCIES, *TRAINING, *REPORT}
 
 
 def test_a_bad_value_in_the_launchpad_ends_in_a_sentence(tmp_path: Path) -> None:

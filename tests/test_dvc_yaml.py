@@ -73,21 +73,31 @@ def test_metrics_and_plots_are_files_of_the_stages() -> None:
 
 
 def code_of(name: str) -> set[str]:
-    """The files that the step of an asset imports, directly or not, below corpus/, pruning/ and diffusion/."""
+    """The files that the step of an asset imports, directly or not, below corpus/, pruning/, diffusion/ and report/."""
     graph = _graph()
     steps = set(
-        re.findall(r"from (rsprune_dagster\.(?:pruning\.steps|diffusion|evaluation)\.\w+) import", _source(name))
+        re.findall(
+            r"from (rsprune_dagster\.(?:pruning\.steps|diffusion|evaluation|report\.page)\.\w+) import", _source(name)
+        )
     )
     if "scanner(" in _source(name):
         steps.add("rsprune_dagster.pruning.steps.scan")
     modules = steps.union(*(graph.find_upstream_modules(step) for step in steps))
     rooms = {module for module in modules if module.split(".")[1] not in PLUMBING}
-    return {module.replace(".", "/") + ".py" for module in rooms}
+    files = {module.replace(".", "/") + ".py" for module in rooms}
+    templates = PROJECT / "rsprune_dagster" / "report" / "page"
+    if "rsprune_dagster/report/page/render.py" in files:
+        files |= {f"rsprune_dagster/report/page/{path.name}" for path in templates.glob("page.*")}
+    return files
 
 
 def recorded_params(name: str) -> set[str]:
     """What the asset tells the lineage to record: whole sections, of `compute` the seed, of `automation` the switch."""
-    found = re.search(r"materialization\(\s*context,\s*assets,\s*\{(.*?)\},?\s*\)", _source(name), re.DOTALL)
+    found = re.search(
+        r"(?:materialization\(\s*context,\s*assets,\s*|recorded: dict\[str, Any\] = )\{(.*?)\}",
+        _source(name),
+        re.DOTALL,
+    )
     assert found, name
     sections = set(re.findall(r'"(\w+)":', found.group(1)))
     assert sections <= set(Params.model_fields)

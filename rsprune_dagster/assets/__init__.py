@@ -7,6 +7,7 @@ from rsprune_dagster.assets.embeddings import embeddings_asset
 from rsprune_dagster.assets.entropy_scores import entropy_scores_asset
 from rsprune_dagster.assets.evaluation_metrics import evaluation_metrics_asset
 from rsprune_dagster.assets.pruned_subset import pruned_subset_asset
+from rsprune_dagster.assets.pruning_report import pruning_report_asset
 from rsprune_dagster.assets.pruning_study import pruning_study_asset
 from rsprune_dagster.assets.raw_corpus import raw_corpus_asset
 from rsprune_dagster.assets.reference_scenes import reference_scenes_asset
@@ -21,7 +22,13 @@ PRUNING_FACTORIES = (
     scene_clusters_asset,
     pruned_subset_asset,
 )
-FACTORIES = (*PRUNING_FACTORIES, diffusion_checkpoint_asset, evaluation_metrics_asset, pruning_study_asset)
+FACTORIES = (
+    *PRUNING_FACTORIES,
+    diffusion_checkpoint_asset,
+    evaluation_metrics_asset,
+    pruning_report_asset,
+    pruning_study_asset,
+)
 
 
 def build_assets(defaults: Params) -> list[dg.AssetsDefinition]:

@@ -17,22 +17,28 @@ train = dg.define_asset_job(
     description="Train the diffusion model on the pruned subset as it lies there.",
 )
 
-study = dg.define_asset_job(
-    "study",
-    selection=dg.AssetSelection.assets("pruning_study"),
-    description="Does pruning pay: train on each arm under each seed, a partition each, and compare.",
-)
-
 evaluate = dg.define_asset_job(
     "evaluate",
     selection=dg.AssetSelection.assets("evaluation_metrics"),
     description="Measure the checkpoint as it lies there against held-out tiles, and decide on the champion.",
 )
 
+report = dg.define_asset_job(
+    "report",
+    selection=dg.AssetSelection.assets("pruning_report"),
+    description="Write the page on the assets as they lie there.",
+)
+
+study = dg.define_asset_job(
+    "study",
+    selection=dg.AssetSelection.assets("pruning_study"),
+    description="Does pruning pay: train on each arm under each seed, a partition each, and compare.",
+)
+
 everything = dg.define_asset_job(
     "everything",
     selection=dg.AssetSelection.all() - dg.AssetSelection.assets("pruning_study"),  # that one takes hours
-    description="From the scan of the corpus to the trained model and its evaluation.",
+    description="From the scan of the corpus to the report on the trained model.",
 )
 
-JOBS = [prune, train, evaluate, study, everything]
+JOBS = [prune, train, evaluate, report, study, everything]

@@ -1,0 +1,67 @@
+"""pruning_report: one HTML page on what was kept, what went and why, and whether it is better."""
+
+from typing import Any
+
+import dagster as dg
+
+from rsprune_dagster.assets.config import given, in_effect, schema
+from rsprune_dagster.assets.failures import said_plainly
+from rsprune_dagster.assets.wiring import result
+from rsprune_dagster.params import Params
+from rsprune_dagster.resources.lineage import Lineage
+from rsprune_dagster.resources.settings import Compute, Store
+
+CODE_VERSION = "1"
+
+
+def pruning_report_asset(defaults: Params) -> dg.AssetsDefinition:
+    """The asset, with the values of params.yaml as its defaults."""
+
+    @dg.asset(
+        group_name="evaluation",
+        kinds={"python", "html"},
+        owners=["team:research"],
+        code_version=CODE_VERSION,
+        # pruning_study takes days: it is shown where it is there, and is no dependency
+        deps=[
+            "raw_corpus",
+            "reference_scenes",
+            "entropy_scores",
+            "embeddings",
+            "scene_clusters",
+            "pruned_subset",
+            "diffusion_checkpoint",
+            "evaluation_metrics",
+        ],
+        config_schema=schema(defaults.report),
+    )
+    @said_plainly()
+    def pruning_report(
+        context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
+    ) -> dg.MaterializeResult[None]:
+        """One self-contained HTML page to send to a colleague: what went in, what stayed, why the rest went.
+
+        `report.html` needs no network and nothing beside it; `report.json` has its numbers for programs. What was not
+        materialized yet (evaluation, study) is said to be missing on the page.
+        """
+        from rsprune_dagster.lineage.origins import origins_of
+        from rsprune_dagster.report.page.folders import Folders
+        from rsprune_dagster.report.page.render import HTML, write_report
+
+        assets = store.open()
+        recorded: dict[str, Any] = {
+            "report": given(context),
+            "clustering": defaults.clustering,
+            "compute": compute.drawn(),
+        }
+        with lineage.materialization(context, assets, recorded) as made:
+            params = in_effect(context, defaults.report)
+            origins = origins_of(assets.root, made.journal, Folders(assets.root).present())
+            with made.replace() as folder:
+                report = write_report(
+                    assets.root, folder, origins, params, clustering=defaults.clustering, seed=compute.seed
+                )
+            page = {"page": dg.MetadataValue.path(assets.folder("pruning_report") / HTML)}
+            return result(made, {**report.figures(), **page}, report.pictures(), tables=())
+
+    return pruning_report

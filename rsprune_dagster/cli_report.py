@@ -1,0 +1,46 @@
+"""`rsprune report`: the page on a prune."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rsprune_dagster.errors import UsageError
+from rsprune_dagster.params import load, project_root
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def report(
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The folder a prune wrote; default: the project", metavar="DIR")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Default: report.html in DIR, or here", metavar="FILE")
+    ] = None,
+) -> None:
+    """Write one HTML page: what went in, what stayed, why the rest went. Nothing needs to have been trained."""
+    from rsprune_dagster.corpus.shards import written_whole
+    from rsprune_dagster.lineage.origins import origins_of
+    from rsprune_dagster.lineage.places import Places
+    from rsprune_dagster.report.page.folders import Folders
+    from rsprune_dagster.report.page.render import make_report
+
+    project = project_root()
+    places = Places.of_project(project) if out is None else Places.of_out(out)
+    folders = Folders(places.assets)
+    if missing := folders.missing():
+        raise UsageError(f"{places.assets} holds no {missing[0]}: give --out DIR of a `rsprune prune`, or run it first")
+    params = load(project / "params.yaml")
+    made = make_report(
+        places.assets,
+        origins_of(places.assets, places.journal, folders.present()),
+        params.report,
+        clustering=params.clustering,
+        seed=params.compute.seed,
+    )
+    target = html or (out or Path()) / "report.html"
+    with written_whole(target) as draft:
+        draft.write_text(made.html, encoding="utf-8")
+    print(target)

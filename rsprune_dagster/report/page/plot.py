@@ -1,0 +1,134 @@
+"""Plots as shapes in a unit square: SVG stretches them to any width, while words and tiles keep their size.
+
+A place is 0 to 1 from the left, and from the top. Shapes are rounded to thousandths.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Places = NDArray[np.floating]
+N_TICKS = 5
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A mark on an axis."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Shape:
+    """An SVG path: filled areas, a line, or round dots. `tone` is a class of page.css."""
+
+    path: str
+    tone: str
+    form: Literal["area", "line", "dots"] = "area"
+    n_marks: int = 0
+    """Dots: the fewer on the plot, the larger they are drawn."""
+    opacity: float = 1.0
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A picture or a word at a place of the plot."""
+
+    x: float
+    y: float
+    text: str
+    picture: str = ""
+    side: Literal["left", "right", "middle"] = "middle"
+    """Where the words stand from the place."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Shapes, axes, and what lies upon them. `alt` tells in words what one sees. `aspect`: width to height."""
+
+    alt: str
+    shapes: Sequence[Shape]
+    x_ticks: Sequence[Tick] = ()
+    y_ticks: Sequence[Tick] = ()
+    x_label: str = ""
+    y_label: str = ""
+    placed: Sequence[Placed] = ()
+    title: str = ""
+    aspect: float = 2.2
+    fixed_aspect: bool = False
+    """Whether the aspect holds on a phone too, as a map's does."""
+
+    @property
+    def dot_px(self) -> float:
+        """Diameter of a dot: thousands are fine-grained, a dozen can be seen."""
+        n = sum(shape.n_marks for shape in self.shapes)
+        return round(min(max(60 / math.sqrt(max(n, 1)), 2.6), 9.0), 1)
+
+
+def dots(x: Places, y: Places) -> str:
+    """Round dots at (n,), (n,): lines of no length with round ends, which no stretching makes oval."""
+    return "".join(f"M{a} {b}h0" for a, b in zip(_thousandths(x), _thousandths(y), strict=True))
+
+
+def line(x: Places, y: Places) -> str:
+    """A line through (n,), (n,)."""
+    points = [f"{a} {b}" for a, b in zip(_thousandths(x), _thousandths(y), strict=True)]
+    return f"M{'L'.join(points)}" if points else ""
+
+
+def band(x: Places, top: Places, bottom: Places) -> str:
+    """The area between two lines through (n,)."""
+    return f"{line(np.concatenate([x, x[::-1]]), np.concatenate([top, bottom[::-1]]))}z" if len(x) > 1 else ""
+
+
+def rectangles(left: Places, right: Places, top: Places, bottom: Places) -> str:
+    """Filled rectangles; each argument (n,)."""
+    edges = zip(*(_thousandths(edge) for edge in (left, right, top, bottom)), strict=True)
+    return "".join(f"M{a} {t}H{b}V{u}H{a}z" for a, b, t, u in edges if b > a and u > t)
+
+
+def upright(at: float) -> str:
+    """A line from top to bottom."""
+    return f"M{round(1000 * at)} 0V1000"
+
+
+def linear_ticks(low: float, high: float, *, n: int = N_TICKS) -> list[float]:
+    """Round values from low to high, about `n`: steps of 1, 2, 2.5 or 5 times a power of ten."""
+    if not high > low:
+        return [low]
+    rough = (high - low) / n
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [round(i * step, 10) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2, 3 and 5 times powers of ten within low to high; fewer of them where there would be too many."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1, 2, 3, 5), (1, 2, 5), (1,)):
+        values = [float(f"{factor}e{decade}") for decade in decades for factor in factors]
+        inside = [value for value in values if low * 0.999 <= value <= high * 1.001]
+        if len(inside) <= N_TICKS + 1:
+            break
+    return inside
+
+
+def scaled(values: Iterable[float] | Places, low: float, high: float) -> Places:
+    """From low..high to 0..1; all 0.5 where low is high."""
+    numbers = np.asarray(list(values) if not isinstance(values, np.ndarray) else values, np.float64)
+    return (numbers - low) / (high - low) if high > low else np.full(len(numbers), 0.5)
+
+
+def on_log(value: float, low: float, high: float) -> float:
+    """The place, 0 to 1, of a positive value on a logarithmic axis."""
+    return float(scaled([math.log(value)], math.log(low), math.log(high))[0])
+
+
+def _thousandths(places: Places) -> list[int]:
+    return [int(value) for value in np.round(1000 * np.asarray(places, np.float64))]
