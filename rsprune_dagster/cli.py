@@ -12,6 +12,7 @@ import typer
 import yaml
 
 from rsprune_dagster.cli_lineage import app as lineage_app
+from rsprune_dagster.cli_reprune import app as reprune_app
 from rsprune_dagster.cli_training import app as training_app
 from rsprune_dagster.errors import RunError, UsageError, UserError
 from rsprune_dagster.params import Params, load, project_root
@@ -298,3 +299,4 @@ def _end(message: str, code: int) -> None:
 
 app.add_typer(lineage_app)
 app.add_typer(training_app)
+app.add_typer(reprune_app)

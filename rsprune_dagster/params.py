@@ -108,6 +108,10 @@ class TrainingParams(Section):
     data_licence: str = Field(description="Licence of the images, for the model card")
 
 
+class RepruningParams(Section):
+    max_exchanged_fraction: Fraction = Field(description="Share of the kept tiles that a re-pruning may exchange")
+
+
 class ComputeParams(Section):
     workers: Count = Field(description="Processes over shards; 0: one per core")
     device: str = Field(description="auto, cpu, cuda or cuda:N")
@@ -129,6 +133,7 @@ class Params(Section):
     clustering: ClusteringParams
     selection: SelectionParams
     training: TrainingParams
+    repruning: RepruningParams
     compute: ComputeParams
     tracking: TrackingParams
 
