@@ -13,6 +13,7 @@ import yaml
 
 from rsprune_dagster.cli_lineage import app as lineage_app
 from rsprune_dagster.cli_report import app as report_app
+from rsprune_dagster.cli_reprune import app as reprune_app
 from rsprune_dagster.cli_study import STUDY, materialize_study
 from rsprune_dagster.cli_study import app as study_app
 from rsprune_dagster.cli_training import app as training_app
@@ -322,3 +323,4 @@ app.add_typer(lineage_app)
 app.add_typer(report_app)
 app.add_typer(study_app)
 app.add_typer(training_app)
+app.add_typer(reprune_app)

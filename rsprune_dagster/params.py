@@ -180,6 +180,10 @@ class ReportParams(Section):
     seed_sample_tiles: int = Field(ge=2, description="At most so many candidates, evenly drawn, are ranked again")
 
 
+class RepruningParams(Section):
+    max_exchanged_fraction: Fraction = Field(description="Share of the kept tiles that a re-pruning may exchange")
+
+
 class ComputeParams(Section):
     workers: Count = Field(description="Processes over shards; 0: one per core")
     device: str = Field(description="auto, cpu, cuda or cuda:N")
@@ -233,6 +237,7 @@ class Params(Section):
     evaluation: EvaluationParams
     study: StudyParams
     report: ReportParams
+    repruning: RepruningParams
     compute: ComputeParams
     tracking: TrackingParams
     checks: CheckParams

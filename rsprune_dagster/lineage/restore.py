@@ -76,7 +76,7 @@ def restore(history: History, version: Version, *, only: bool, say: Say) -> Rest
     _check_idle(history)
     wanted = [version] if only else _one_of_each(history.chain(version), version)
     make_whole(places, cache, wanted, say)
-    placed = tuple(each for each in wanted if _place(places, cache, each, say))
+    placed = tuple(each for each in wanted if place(places, cache, each, say))
     entries = {each.asset: each.stage for each in wanted if each.stage}
     locked = _write_lock(places, entries, say)
     told = _tell(places, wanted)
@@ -116,7 +116,7 @@ def _one_of_each(chain: Sequence[Version], version: Version) -> list[Version]:
     return [each for each in reversed(chain) if chosen[each.asset] is each]
 
 
-def _place(places: Places, cache: DvcCache, version: Version, say: Say) -> bool:
+def place(places: Places, cache: DvcCache, version: Version, say: Say) -> bool:
     """Exchange the asset's folder for the version; false where it lies there already."""
     folder = places.assets / version.asset
     if folder.is_dir():

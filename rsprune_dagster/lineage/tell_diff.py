@@ -21,7 +21,7 @@ def as_text(difference: Difference) -> str:
         table(
             ("", "A", "B"), [("tiles seen", found.n_tiles_a, found.n_tiles_b), ("kept", found.n_kept_a, found.n_kept_b)]
         ),
-        _counts(difference),
+        counts(difference),
         table(*_scene_rows(difference)) if _scenes_changed(difference) else "",
         _reasons("Why tiles left", found.reasons_left, REASONS_LEFT, difference.left, "b"),
         _reasons("Why tiles entered", found.reasons_entered, REASONS_ENTERED, difference.entered, "a"),
@@ -34,7 +34,7 @@ def as_markdown(difference: Difference) -> str:
     found = difference.comparison
     changes = [(name, _value(a), _value(b)) for name, a, b in _changes(difference)]
     parts = [
-        f"### {_counts(difference)}\n\nA: {_named(difference.a)}  \nB: {_named(difference.b)}",
+        f"### {counts(difference)}\n\nA: {_named(difference.a)}  \nB: {_named(difference.b)}",
         markdown.table(("made with", "A", "B"), changes) if changes else "",
         markdown.table(*_scene_rows(difference)) if _scenes_changed(difference) else "",
         _reason_table("why tiles left", found.reasons_left, REASONS_LEFT),
@@ -70,7 +70,7 @@ def _value(value: object) -> str:
     return "unknown" if value is None else shown(value)
 
 
-def _counts(difference: Difference) -> str:
+def counts(difference: Difference) -> str:
     found = difference.comparison
     if found.is_empty:
         return f"The same tiles are kept: {found.n_stayed:,}"

@@ -1,0 +1,90 @@
+"""`rsprune reprune`: what CI runs when parameters, code or corpus changed."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rsprune_dagster.errors import RunError, UsageError
+from rsprune_dagster.params import load, project_root
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def reprune(
+    assets: Annotated[
+        list[str] | None, typer.Argument(help="What to bring up to date, with all it is made from", metavar="ASSET")
+    ] = None,
+    base: Annotated[str, typer.Option("--base", help="What the summary compares with", metavar="REV")] = "HEAD",
+    summary: Annotated[
+        Path | None,
+        typer.Option(
+            "--summary", help="Written with pictures beside it, and as FILE.comment.md without", metavar="FILE.md"
+        ),
+    ] = None,
+    push: Annotated[
+        bool, typer.Option("--push", help="Push the data, then commit dvc.lock and push the branch")
+    ] = False,
+    scan: Annotated[
+        bool, typer.Option("--scan/--no-scan", help="List the images again, or take the corpus as dvc.lock has it")
+    ] = True,
+    dagster: Annotated[
+        str, typer.Option("--dagster", help="Rehearse on a running Dagster with these parameters", metavar="URL")
+    ] = "",
+    job: Annotated[str, typer.Option("--job", help="With --dagster: the job to launch")] = "prune",
+) -> None:
+    """Make what changed since the commit's dvc.lock, and nothing else; with --push, publish it.
+
+    Exit codes: 0 done, also where nothing changed; 1 a run or a gate failed and nothing was published; 2 usage.
+    """
+    if summary is not None and summary.suffix != ".md":
+        raise UsageError(f"--summary {summary}: expected the name of a Markdown file, such as summary.md")
+    if dagster:
+        _rehearse(dagster, job, assets or [], summary, push=push)
+    else:
+        _here(assets or ["pruned_subset"], base, summary, push=push, scan=scan)
+
+
+def _here(assets: list[str], base: str, summary: Path | None, *, push: bool, scan: bool) -> None:
+    from rsprune_dagster.automation.reprune import Wish
+    from rsprune_dagster.automation.reprune import reprune as run
+
+    wish = Wish(tuple(assets), base, scan=scan, push=push, summary=summary, run_url=_run_url())
+    done, seen = run(project_root(), wish, _say)
+    for each in done.made:
+        print(f"{each.asset:<17} {each.after:<36}  {'' if each.changed else 'unchanged, '}{each.why}")
+    if seen.difference is not None:
+        found = seen.difference.comparison
+        print(f"{found.n_stayed:,} tiles stayed, {found.n_entered:,} entered, {found.n_left:,} left since {base}")
+    if not done.changed:
+        print("nothing changed")
+
+
+def _rehearse(url: str, job: str, assets: list[str], summary: Path | None, *, push: bool) -> None:
+    from rsprune_dagster.assets import build_assets
+    from rsprune_dagster.automation.rehearsal import rehearse, settings
+    from rsprune_dagster.corpus.shards import written_whole
+
+    if push:
+        raise UsageError(f"--push publishes what this checkout made, not what {url} makes: leave one of both out")
+    params = load(project_root() / "params.yaml")
+    rehearsal = rehearse(url, job, assets, settings(build_assets(params), params), _say)
+    if summary is not None:
+        with written_whole(summary) as draft:
+            draft.write_text(rehearsal.as_markdown(), encoding="utf-8")
+    print(rehearsal.link)
+    if rehearsal.refusal:
+        raise RunError(rehearsal.refusal)
+
+
+def _run_url() -> str:
+    """Where GitHub shows the workflow's run; empty elsewhere."""
+    server, repository, run = (os.environ.get(f"GITHUB_{name}") for name in ("SERVER_URL", "REPOSITORY", "RUN_ID"))
+    return f"{server}/{repository}/actions/runs/{run}" if server and repository and run else ""
+
+
+def _say(message: str) -> None:
+    print(f"rsprune: {message}", file=sys.stderr)
