@@ -9,6 +9,7 @@ from rsprune_dagster.automation.checks import build_checks
 from rsprune_dagster.automation.conditions import with_conditions
 from rsprune_dagster.automation.failures import tell_failure
 from rsprune_dagster.automation.jobs import JOBS
+from rsprune_dagster.automation.questions import QUESTIONS
 from rsprune_dagster.automation.refresh import follow_up, new_tiles, weekly_refresh
 from rsprune_dagster.params import Params, load, project_root
 from rsprune_dagster.resources.lineage import Lineage, project_lineage
@@ -23,7 +24,7 @@ def build_defs(
     return dg.Definitions(
         assets=assets,
         asset_checks=build_checks(params, assets),
-        jobs=JOBS,
+        jobs=[*JOBS, *QUESTIONS],
         schedules=[weekly_refresh(params.automation)],
         sensors=[new_tiles(params), follow_up(params.automation), tell_failure(params.automation)],
         # A step uses all cores by itself: two at a time would be no faster and take twice the memory.

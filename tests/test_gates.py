@@ -112,7 +112,7 @@ def test_a_corpus_that_lost_most_tiles_stops_until_someone_says_it_was_meant(
 def test_every_asset_of_the_pipeline_is_checked_and_every_check_says_what_it_means() -> None:
     graph = defs.resolve_asset_graph()
     keys = {key.to_user_string() for key in graph.get_all_asset_keys()}
-    assert keys <= {check.asset for check in CHECKS} | {"pruning_study", "pruning_report"}
+    assert keys <= {check.asset for check in CHECKS} | {"pruning_study"}
     assert all(check.description.endswith(".") for check in CHECKS)
     assert len({(check.asset, check.name) for check in CHECKS}) == len(CHECKS)
 

@@ -190,6 +190,18 @@ def not_worse_than_champion(case: Case) -> "Verdict":
     return gates.not_worse_than_champion(_evaluation(case), champion, max_fid_loss=case.params.max_fid_loss)
 
 
+def counts_agree(case: Case) -> "Verdict":
+    from rsprune_dagster.report.page import whole
+
+    return whole.counts_agree(case["pruning_report"], case["pruned_subset"])
+
+
+def self_contained(case: Case) -> "Verdict":
+    from rsprune_dagster.report.page import whole
+
+    return whole.self_contained(case["pruning_report"])
+
+
 def _evaluation(case: Case) -> "Told":
     from rsprune_dagster.evaluation import gates
 
