@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from browser import browser_page, dagster_ui, materialize_all, materialize_with, metadata, status_when_done
-from projects import ASSETS, SHORT_TRAINING
+from projects import ASSETS, SHORT_EVALUATION, SHORT_TRAINING
 from prune_runs import PLAN
 
 from rsprune_dagster.assets import build_pruning_assets
@@ -31,6 +31,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["corpus"]["sources"] = [str(folder / "made" / "corpus")]
     params["reference"]["sources"] = [str(folder / "made" / "reference")]
     params["training"].update(SHORT_TRAINING)
+    params["evaluation"].update(SHORT_EVALUATION, sources=[str(folder / "made" / "held_out")])
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     (folder / "home").mkdir()
     (folder / "home" / "dagster.yaml").symlink_to(CHECKOUT / "dagster.yaml")
