@@ -19,8 +19,9 @@ from rsprune_dagster.resources.dvc_lock import DvcProject
 from rsprune_dagster.resources.journal import Journal
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-ASSETS = tuple(yaml.safe_load((CHECKOUT / "dvc.yaml").read_text())["stages"])
-"""What a whole run materializes, in the order of the flow. An asset that is left out of it is to be left out here."""
+STAGES = yaml.safe_load((CHECKOUT / "dvc.yaml").read_text())["stages"]
+ASSETS = tuple(name for name, stage in STAGES.items() if not stage.get("frozen"))
+"""What a whole run materializes, in the order of the flow: all but what is made on request."""
 UPSTREAM: Mapping[str, frozenset[str]] = {
     made.key.to_user_string(): frozenset(dep.asset_key.to_user_string() for dep in made.get_asset_spec().deps)
     for made in build_assets(load(CHECKOUT / "params.yaml"))
@@ -30,6 +31,8 @@ UPSTREAM: Mapping[str, frozenset[str]] = {
 
 SHORT_TRAINING = {"n_images": 32, "batch_size": 8, "image_size_px": 16, "save_every_images": 32, "sample_steps": 2}
 """Parameters of a training that takes a moment."""
+SHORT_EVALUATION = {"n_samples": 48, "sample_steps": 2, "n_neighbours": 3, "n_resamples": 4}
+"""Parameters of an evaluation that takes a moment."""
 
 
 def chain_of(asset: str) -> set[str]:
@@ -111,6 +114,7 @@ def new_project(folder: Path) -> Project:
     project.change("reference", sources=[str(folder / "made" / "reference")])
     project.change("compute", workers=1, device="cpu")
     project.change("training", **SHORT_TRAINING)
+    project.change("evaluation", sources=[str(folder / "made" / "held_out")], **SHORT_EVALUATION)
     project.run("git", "init", "--quiet", "--initial-branch=main")
     project.commit("start")
     return project

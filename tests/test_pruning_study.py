@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 import torch
 from prune_runs import PLAN, prune, settings
@@ -13,6 +14,7 @@ from prune_runs import PLAN, prune, settings
 from rsprune_dagster.assets import build_assets
 from rsprune_dagster.automation.run import materialize
 from rsprune_dagster.corpus.synthetic import write_corpus
+from rsprune_dagster.definitions import build_defs
 from rsprune_dagster.errors import RunError, UsageError
 from rsprune_dagster.evaluation.study_results import read_results
 from rsprune_dagster.params import Params
@@ -88,6 +90,22 @@ def test_each_partition_adds_its_run_and_keeps_the_others(world: World) -> None:
     assert len(rows) == len(seen) * 2 * n_scores
     pictures = study_pictures(folder)
     assert {"convergence", "arms", "verdicts", "samples of the same noise"} == set(pictures)
+
+
+def test_the_job_of_the_web_ui_adds_a_partition_to_the_asset_that_has_no_button_of_its_own(world: World) -> None:
+    params, root = world.params(), world.work / "pruned" / "assets"
+    lineage = folder_lineage(world.work / "pruned", params.tracking)
+    defs = build_defs(params, root=root, cache_root=world.work / "pruned" / "cache", lineage=lineage)
+    graph = defs.resolve_asset_graph()
+    told = {key.to_user_string() for key in graph.get_all_asset_keys() if not graph.get(key).is_executable}
+    assert told == {"pruning_study"}
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = defs.resolve_job_def("study")
+        assert job.execute_in_process(partition_key="full|1", instance=instance).success
+        event = instance.get_latest_materialization_event(dg.AssetKey("pruning_study"))
+        assert event is not None and event.asset_materialization is not None
+        assert event.asset_materialization.partition == "full|1"
+    assert ("full", 1) in {(one.arm, one.seed) for one in read_results(world.folder)}
 
 
 def test_a_study_with_other_numbers_starts_anew_beside_the_old_one(world: World) -> None:

@@ -19,7 +19,7 @@ from browser import (
     screenshot,
     status_when_done,
 )
-from projects import ASSETS, SHORT_TRAINING
+from projects import ASSETS, SHORT_EVALUATION, SHORT_TRAINING
 from prune_runs import PLAN
 from servers import mlflow_server
 
@@ -44,6 +44,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["reference"]["sources"] = [str(folder / "made" / "reference")]
     params["evaluation"].update(sources=[str(folder / "made" / "held_out")], n_samples=32, n_resamples=4)
     params["training"].update(SHORT_TRAINING)
+    params["evaluation"].update(SHORT_EVALUATION, sources=[str(folder / "made" / "held_out")])
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     (folder / "home").mkdir()
     (folder / "home" / "dagster.yaml").symlink_to(CHECKOUT / "dagster.yaml")

@@ -31,16 +31,10 @@ report = dg.define_asset_job(
     description="Write the page on the assets as they lie there.",
 )
 
-study = dg.define_asset_job(
-    "study",
-    selection=dg.AssetSelection.assets("pruning_study"),
-    description="Does pruning pay: train on each arm under each seed, a partition each, and compare.",
-)
-
 everything = dg.define_asset_job(
     "everything",
-    selection=dg.AssetSelection.all() - dg.AssetSelection.assets("pruning_study"),  # that one takes hours
+    selection=dg.AssetSelection.all(),
     description="From the scan of the corpus to the report on the trained model.",
 )
 
-JOBS = [prune, train, evaluate, report, study, everything]
+JOBS = [prune, train, evaluate, report, everything]
