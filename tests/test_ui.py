@@ -42,7 +42,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params = yaml.safe_load((CHECKOUT / "params.yaml").read_text())
     params["corpus"]["sources"] = [str(folder / "made" / "corpus")]
     params["reference"]["sources"] = [str(folder / "made" / "reference")]
-    params["evaluation"].update(sources=[str(folder / "made" / "held_out")], n_samples=32, n_resamples=4)
     params["training"].update(SHORT_TRAINING)
     params["evaluation"].update(SHORT_EVALUATION, sources=[str(folder / "made" / "held_out")])
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
