@@ -91,19 +91,18 @@ def _about(made: Materialization, record: Record, folder: Path) -> dict[str, Any
     link = made.mlflow_link()
     about: dict[str, Any] = {
         **(_champion(made, record.verdict) if record.verdict else {}),
-        "params": dg.MetadataValue.json(dict(record.params)),
-        "folder": dg.MetadataValue.path(folder),
-        "content hash": record.data_version,
+        **({"MLflow": dg.MetadataValue.url(link) if link.startswith("http") else link} if link else {}),
         "DVC": "recorded in dvc.lock" if record.versioned else f"not in dvc.lock: {record.versioned_note}",
+        "content hash": record.data_version,
+        "folder": dg.MetadataValue.path(folder),
     }
-    if record.inputs:
-        about["made from"] = dg.MetadataValue.json(dict(record.inputs))
     if record.git_commit:
         about["git commit"] = record.git_commit + (" with changes" if record.git_dirty else "")
+    if record.inputs:
+        about["made from"] = dg.MetadataValue.json(dict(record.inputs))
     if record.departures:
         about["params.yaml says"] = dg.MetadataValue.json(dict(record.departures))
-    if link:
-        about["MLflow"] = dg.MetadataValue.url(link) if link.startswith("http") else link
+    about["params"] = dg.MetadataValue.json(dict(record.params))  # the longest of them
     return about
 
 
