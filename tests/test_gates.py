@@ -153,11 +153,17 @@ def losses(folder: Path, *values: float) -> Path:
 
 
 def test_a_loss_that_falls_passes_and_one_that_is_nan_or_does_not_fall_fails(tmp_path: Path) -> None:
-    assert training_went_well(losses(tmp_path, 1.0, 0.5, 0.2)).passed
+    assert training_went_well(losses(tmp_path, *(1.0 - 0.03 * i for i in range(20)))).passed
     diverged = training_went_well(losses(tmp_path, 1.0, float("nan"), 0.2))
     assert not diverged.passed and "1 of 3 losses are not finite" in diverged.sentence
     flat = training_went_well(losses(tmp_path, *([1.0] * 20)))
     assert not flat.passed and "training.n_images" in flat.sentence
+
+
+def test_too_few_losses_are_not_asked_to_fall(tmp_path: Path) -> None:
+    verdict = training_went_well(losses(tmp_path, 1.20, 1.22, 1.21))
+    assert verdict.passed and "too few" in verdict.sentence
+    assert not training_went_well(losses(tmp_path, 1.20, float("inf"))).passed
 
 
 def scored(value: float, *, half_width: float = 1.0, protocol: Protocol = PROTOCOL, leaked: int = 0) -> Told:
