@@ -59,6 +59,8 @@ class Publisher:
         Raises:
             RunError: the remote does not take them, or the cache does not hold them.
         """
+        if not versions:  # `dvc push` of nothing pushes everything
+            return
         if missing := [asset for asset, version in versions.items() if self.cache.tree(version) is None]:
             raise RunError(
                 f"DVC's cache {self.cache.root} lost files of {_listed(missing)}: run again to make them anew"
