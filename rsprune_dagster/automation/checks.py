@@ -32,8 +32,6 @@ class Check:
     judge: Callable[[Case], "Verdict"]
     blocking: bool = False
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.WARN
-    besides: Sequence[str] = ()
-    """Assets that it looks at though its own asset is not made from them: a fresh checkout has to fetch these too."""
 
     def spec(self) -> dg.AssetCheckSpec:
         return dg.AssetCheckSpec(self.name, asset=self.asset, description=self.description, blocking=self.blocking)
@@ -148,13 +146,7 @@ CHECKS: Final[Sequence[Check]] = (
     Check(
         "pruned_subset", "near_duplicates_left", "Hardly a kept tile is nearly another.", judges.near_duplicates_left
     ),
-    Check(
-        "pruned_subset",
-        "apart_from_reference",
-        "No kept tile is a reference tile.",
-        judges.apart_from_reference,
-        besides=("reference_scenes",),
-    ),
+    Check("pruned_subset", "apart_from_reference", "No kept tile is a reference tile.", judges.apart_from_reference),
     Check(
         "pruned_subset", "scene_coverage", "Which scenes gained and lost since the last version.", judges.scene_coverage
     ),

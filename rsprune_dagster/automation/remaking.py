@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rsprune_dagster.assets import build_assets
-from rsprune_dagster.automation.checks import CHECKS
 from rsprune_dagster.automation.run import materialize, project_home
 from rsprune_dagster.errors import GateError, RunError
 from rsprune_dagster.lineage.history import History
@@ -13,7 +12,7 @@ from rsprune_dagster.lineage.kept import Say, make_whole
 from rsprune_dagster.lineage.places import Places
 from rsprune_dagster.lineage.repruning import Remade, Repruning
 from rsprune_dagster.lineage.restore import place
-from rsprune_dagster.lineage.staleness import upstream, why_stale
+from rsprune_dagster.lineage.staleness import wanted, why_stale
 from rsprune_dagster.params import Params
 from rsprune_dagster.resources.dvc_lock import DvcProject, Stage, version_in
 from rsprune_dagster.resources.lineage import project_lineage
@@ -21,8 +20,8 @@ from rsprune_dagster.resources.lineage import project_lineage
 LISTED = ("raw_corpus", "reference_scenes")
 """The assets that list images, which are no dependency of any stage: only making them anew finds new tiles."""
 
-CHAMPION = "evaluation_metrics"
-"""Its check compares with the version of the commit, as it lies in DVC's cache."""
+FROM_THE_LAST = ("scene_clusters", "evaluation_metrics")
+"""Assets that may start from their last version, by its centroids, or are compared with it, as with the champion's."""
 
 Make = Callable[[str, Say], object]
 """Materializes and checks an asset of the project; the second argument is told what its checks warn of.
@@ -88,40 +87,28 @@ class Remaking:
         return "images listed again" if self.scan and asset in LISTED else ""
 
     def _inputs_in_place(self, asset: str, locked: Mapping[str, Stage]) -> Iterator[Remade]:
-        """Have on disk what an asset and its checks read; what neither the cache nor a remote has is made anew."""
-        beside = {name for check in CHECKS if check.asset == asset for name in check.besides}
-        names = [*upstream(self.project.stages()[asset]), *sorted(beside & locked.keys())]
+        """Have on disk what an asset, its pictures and its checks read: all that it is made from, directly or not.
+
+        What neither the cache nor a remote has is made anew.
+        """
+        names = [name for name in wanted(self.project, [asset]) if name != asset]
         for name, lacking in self._bring({name: version_in(locked, name) for name in names}).items():
             self.say(f"{lacking}: making {name} anew")
-            yield from self._inputs_in_place(name, locked)
             yield from self._make_alike(name, locked)
-        if asset == CHAMPION and asset in self.committed:
-            for lacking in self._fetch({asset: version_in(self.committed, asset)}).values():
-                self.say(f"{lacking}. So there is no champion to compare with")
+        if asset in FROM_THE_LAST and asset in self.committed:
+            for lacking in self._bring({asset: version_in(self.committed, asset)}).values():
+                self.say(f"{lacking}: {asset} is made as if for the first time")
 
-    def _bring(self, wanted: Mapping[str, str]) -> dict[str, str]:
+    def _bring(self, versions: Mapping[str, str]) -> dict[str, str]:
         """Put versions in place, by asset; those that cannot be had, and why."""
         history = History.load(Places.of_project(self.project.root))
-        absent = {asset: version for asset, version in wanted.items() if history.present(asset) != version}
-        lacking = self._fetch(absent)
-        assert history.places.cache is not None, "a project has one"
+        absent = {asset: version for asset, version in versions.items() if history.present(asset) != version}
+        lacking = _fetch(history, absent, self.say)
         for asset, version in absent.items():
             if asset not in lacking:
+                assert history.places.cache is not None, "a project has one"
                 place(history.places, history.places.cache, history.version(asset, version), self.say)
         return lacking
-
-    def _fetch(self, wanted: Mapping[str, str]) -> dict[str, str]:
-        """Have versions in the cache, by asset; those that cannot be had, and why."""
-        history = History.load(Places.of_project(self.project.root))
-        assert history.places.cache is not None, "a project has one"
-        versions = [history.version(asset, version) for asset, version in wanted.items()]
-        try:
-            make_whole(history.places, history.places.cache, versions, self.say)
-        except RunError as error:
-            if len(versions) == 1:
-                return {versions[0].asset: str(error)}
-            return {name: why for asset in wanted for name, why in self._fetch({asset: wanted[asset]}).items()}
-        return {}
 
     def _make_alike(self, asset: str, locked: Mapping[str, Stage]) -> Iterator[Remade]:
         for remade in self._make(asset, "its data was lost"):
@@ -152,3 +139,16 @@ class Remaking:
         records = Places.of_project(self.project.root).journal.records()
         record = next(each for each in reversed(records) if each.asset == asset)
         return Remade(asset, why, version_in(self.committed, asset), record, tuple(warnings))
+
+
+def _fetch(history: History, versions: Mapping[str, str], say: Say) -> dict[str, str]:
+    """Have versions in the cache, by asset; those that cannot be had, and why."""
+    assert history.places.cache is not None, "a project has one"
+    asked = [history.version(asset, version) for asset, version in versions.items()]
+    try:
+        make_whole(history.places, history.places.cache, asked, say)
+    except RunError as error:
+        if len(versions) == 1:
+            return dict.fromkeys(versions, str(error))
+        return {name: why for asset in versions for name, why in _fetch(history, {asset: versions[asset]}, say).items()}
+    return {}

@@ -154,7 +154,7 @@ def _metrics(command: DvcCommand, base: str, assets: Sequence[str]) -> list[Metr
     Raises:
         RunError: neither has them.
     """
-    files = json.loads(command.run("metrics", "diff", "--json", base) or "{}").get("diff", {})
+    files = json.loads(command.run("metrics", "diff", "--json", base) or "{}")
     ours = {path: values for path, values in sorted(files.items()) if _asset(path) in assets}
     return [
         Metric(f"{_asset(path)}: {name}", _number(pair.get("old")), _number(pair.get("new")))
