@@ -122,8 +122,8 @@ class DagsterServer:
     def _ask(self, query: str, **variables: Any) -> dict[str, Any]:
         """The data of the answer; OSError, which URLError is, where there is none."""
         body = json.dumps({"query": query, "variables": variables}).encode()
-        request = urllib.request.Request(f"{self.url}/graphql", body, {"Content-Type": "application/json"})
         try:
+            request = urllib.request.Request(f"{self.url}/graphql", body, {"Content-Type": "application/json"})
             with urllib.request.urlopen(request, timeout=_ANSWER_S) as response:
                 answer = json.load(response)
         except urllib.error.HTTPError as error:

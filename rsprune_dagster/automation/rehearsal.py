@@ -115,7 +115,7 @@ def settings(definitions: Sequence[dg.AssetsDefinition], params: Params) -> dict
         definitions: `build_assets(params)`, whose defaults the values are.
     """
     ops = {definition.op.name: {"config": _defaults(definition)} for definition in definitions}
-    return {"ops": ops, "resources": {"compute": {"config": {"seed": params.compute.seed}}}}
+    return {"ops": ops, "resources": {"compute": {"config": params.compute.model_dump()}}}
 
 
 def rehearse(url: str, job: str, assets: Sequence[str], config: Mapping[str, Any], say: Say) -> Rehearsal:

@@ -49,9 +49,7 @@ def summary(done: Repruning, seen: Review) -> str:
         f"## Re-pruning: {_verdict(done)}",
         f"> {done.refusal}" if done.refusal else "",
         _made(done),
-        "\n".join(["Warnings, which let it go on:", "", *(f"* {each}" for each in done.warnings)])
-        if done.warnings
-        else "",
+        _warnings(done),
         f"### Kept and dropped by scene, {seen.base} and now\n\n{_scenes(found)}" if found else "",
         as_markdown(found) if found else "",
         f"### Metrics, {seen.base} and now\n\n{_metrics(seen.metrics)}" if seen.metrics else "",
