@@ -159,7 +159,8 @@ def _figures(entries: Sequence[Mapping[str, Any]]) -> dict[str, float | str]:
     """Numbers, and the version's hash."""
     numbers = {each["label"]: each.get("intValue", each.get("floatValue")) for each in entries}
     hashes = {each["label"]: each["text"] for each in entries if each["label"] == "content hash"}
-    return {**{name: value for name, value in numbers.items() if value is not None}, **hashes}
+    ours = {name: value for name, value in numbers.items() if value is not None and not name.startswith("dagster/")}
+    return {**ours, **hashes}
 
 
 def _check(evaluation: Mapping[str, Any]) -> Check:
