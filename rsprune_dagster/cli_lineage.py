@@ -20,7 +20,7 @@ app = typer.Typer(rich_markup_mode=None)
 def lineage(
     what: Annotated[
         list[str] | None,
-        typer.Argument(help="An asset, a hash, a Dagster run, a file or folder, ASSET@REVISION", metavar="WHAT"),
+        typer.Argument(help="An asset, champion, a hash, a run, a file or folder, ASSET@REVISION", metavar="WHAT"),
     ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Re-hash the assets and compare all places that know their versions")

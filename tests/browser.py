@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from servers import free_port
 
+LOCATION = "rsprune_dagster"
 START_S = 600
 RUN_S = 900
 PAGE_S = 300
@@ -26,16 +27,19 @@ PAGE_S = 300
 
 @contextmanager
 def dagster_ui(checkout: Path, log: Path, environment: Mapping[str, str]) -> Iterator[str]:
-    """What `make ui` runs in `checkout`, in a process session of its own; yields its address."""
+    """What `make ui` runs in `checkout`, in a process session of its own; yields its address.
+
+    The servers know it as DAGSTER_URL, so that links lead back to it.
+    """
     port = free_port()
+    url = f"http://127.0.0.1:{port}"
     command = [str(Path(sys.prefix, "bin", "dg")), "dev", "--port", str(port)]
-    env = {**environment, "VIRTUAL_ENV": sys.prefix, "OMP_WAIT_POLICY": "passive"}
+    env = {**environment, "VIRTUAL_ENV": sys.prefix, "OMP_WAIT_POLICY": "passive", "DAGSTER_URL": url}
     with log.open("wb") as output:
         server = subprocess.Popen(
             command, cwd=checkout, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
-        url = f"http://127.0.0.1:{port}"
         _wait_until_served(url, log)
         yield url
     finally:
@@ -85,6 +89,25 @@ def materialize_with(page: Any, address: str, *, keep_fraction: float) -> str:
     button.last.click()
     page.wait_for_url("**/runs/**")
     return _run_id(page)
+
+
+def launch(page: Any, address: str, job: str, config: str = "") -> str:
+    """Start a job from its launchpad, the given YAML in the editor where it asks for any; returns the run's id."""
+    page.goto(f"{address}/locations/{LOCATION}/jobs/{job}/playground")
+    page.wait_for_function("() => document.querySelector('.CodeMirror')")
+    if config:
+        page.evaluate("value => document.querySelector('.CodeMirror').CodeMirror.setValue(value)", config)
+    page.get_by_text("No errors").first.wait_for()
+    page.locator("button").filter(has_text="Launch run").last.click()
+    page.wait_for_url("**/runs/**")
+    return _run_id(page)
+
+
+def screenshot(page: Any, name: str) -> None:
+    """A picture for whoever looks, where RSPRUNE_SHOTS names a folder for it."""
+    if folder := os.environ.get("RSPRUNE_SHOTS"):
+        page.wait_for_timeout(1500)
+        page.screenshot(path=Path(folder) / f"{name}.png")
 
 
 def status_when_done(address: str, run_id: str) -> str:

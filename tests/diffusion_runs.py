@@ -23,10 +23,14 @@ OPTIONS = ReadOptions(
 )
 
 
-def write_tiles(folder: Path, n: int = 24, size_px: int = 20) -> pa.Table:
-    """PNG files of two scenes, green stripes and blue plains, and the rows of a subset that point at them."""
+def write_tiles(folder: Path, n: int = 24, size_px: int = 20, *, seed: int = 0, patchy: bool = False) -> pa.Table:
+    """PNG files of two scenes, green stripes and blue plains, and the rows of a subset that point at them.
+
+    Args:
+        patchy: each with patches of its own, so that no two look alike.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     rows = []
     for number in range(n):
         scene = SCENES[number % 2]
@@ -34,6 +38,8 @@ def write_tiles(folder: Path, n: int = 24, size_px: int = 20) -> pa.Table:
         image[..., 1 if scene == "field" else 2] += 150
         if scene == "field":
             image[::4] //= 2
+        if patchy:
+            image = image // 2 + np.kron(rng.integers(0, 128, (4, 4, 1)), np.ones((size_px // 4, size_px // 4, 1)))
         path = folder / f"{number:03d}.png"
         Image.fromarray(image.astype(np.uint8)).save(path)
         content = hashlib.md5(path.read_bytes()).hexdigest()
@@ -50,8 +56,11 @@ def write_tiles(folder: Path, n: int = 24, size_px: int = 20) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
-def small_tiles(folder: Path, *, image_size_px: int = 16, on_changed: OnChanged = "fail", n: int = 24) -> TileSet:
-    return tile_set(write_tiles(folder, n), OPTIONS, image_size_px=image_size_px, on_changed=on_changed)
+def small_tiles(
+    folder: Path, *, image_size_px: int = 16, on_changed: OnChanged = "fail", n: int = 24, patchy: bool = False
+) -> TileSet:
+    table = write_tiles(folder, n, patchy=patchy)
+    return tile_set(table, OPTIONS, image_size_px=image_size_px, on_changed=on_changed)
 
 
 def small_options(**changes: Any) -> TrainingOptions:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-from browser import ask, browser_page, dagster_ui, metadata
+from browser import ask, browser_page, dagster_ui, metadata, screenshot
+from projects import SHORT_EVALUATION, SHORT_TRAINING
 from prune_runs import PLAN
 from test_refresh import chat
 
@@ -39,7 +40,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["corpus"]["sources"] = [str(folder / "made" / "corpus")]
     params["reference"]["sources"] = [str(folder / "made" / "reference")]
     params["compute"].update(workers=1, device="cpu")
-    params["training"].update(n_images=32, batch_size=16, image_size_px=16, save_every_images=32, sample_steps=2)
+    params["training"].update(SHORT_TRAINING)
+    params["evaluation"].update(SHORT_EVALUATION, sources=[str(folder / "made" / "held_out")])
     params["automation"].update(enabled=True, look_every_s=LOOK_EVERY_S)
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     (folder / "home").mkdir()
@@ -91,12 +93,6 @@ def _three_more(address: str, before: int) -> list[dict[str, Any]]:
 def _one_more(address: str, known: int) -> list[dict[str, Any]]:
     runs = ended_runs(address, tag="rsprune/new_tiles")
     return runs if len(runs) > known else []
-
-
-def _shot(page: Any, name: str) -> None:
-    if folder := os.environ.get("RSPRUNE_SHOTS"):
-        page.wait_for_timeout(1500)
-        page.screenshot(path=Path(folder) / f"{name}.png")
 
 
 @pytest.fixture(scope="class")
@@ -158,10 +154,10 @@ class TestSensors:
             page.goto(f"{address}/assets/raw_corpus?view=checks&checkDetail=not_shrunken")
             page.get_by_text("Is a source not mounted?").first.wait_for()
             page.get_by_text("Failed", exact=False).first.wait_for()
-            _shot(page, "check-failed")
+            screenshot(page, "check-failed")
             page.goto(f"{address}/runs/{runs[0]['runId']}")
             page.get_by_text("checks_of_raw_corpus").first.wait_for()
-            _shot(page, "run-stopped")
+            screenshot(page, "run-stopped")
         started = {
             record.asset
             for record in Journal(project / ".state" / "lineage").records()

@@ -9,8 +9,12 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import torch
+import yaml
+from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
 from prune_runs import PLAN, PROJECT, settings
 
+from rsprune_dagster.assets import build_assets
+from rsprune_dagster.automation.jobs import JOBS
 from rsprune_dagster.corpus.synthetic import write_corpus
 from rsprune_dagster.definitions import build_defs, defs
 from rsprune_dagster.params import load
@@ -87,6 +91,24 @@ def test_every_asset_says_what_it_is_and_whose() -> None:
         assert node.description and len(node.description.split()) > 10, key
         assert node.group_name in ("corpus", "pruning", "training", "evaluation"), key
         assert node.owners and node.kinds and node.code_version, key
+
+
+def test_the_launchpad_offers_every_parameter_of_an_asset_with_its_default_and_its_meaning() -> None:
+    params = load(PROJECT / "params.yaml")
+    for asset in build_assets(params):
+        fields = asset.op.config_schema.config_type.fields  # type: ignore[union-attr]
+        assert fields, asset.key
+        for name, field in fields.items():
+            assert field.default_provided and field.default_value is not None, (asset.key, name)
+            assert field.description and len(field.description.split()) > 1, (asset.key, name)
+
+
+def test_what_hangs_is_ended_sooner_where_a_job_is_known_to_be_short() -> None:
+    monitoring = yaml.safe_load((PROJECT / "dagster.yaml").read_text())["run_monitoring"]
+    assert monitoring["enabled"]
+    limits = {job.name: float(job.tags[MAX_RUNTIME_SECONDS_TAG]) for job in JOBS if MAX_RUNTIME_SECONDS_TAG in job.tags}
+    assert {"prune", "evaluate", "report"} == set(limits)
+    assert all(0 < seconds < monitoring["max_runtime_seconds"] for seconds in limits.values())
 
 
 def test_the_job_is_the_whole_pruning_half() -> None:

@@ -1,12 +1,10 @@
 """Blocking checks stop the flow, others tell and let it go on, in a run as on the command line; the champion's gate."""
 
-import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -19,12 +17,23 @@ from rsprune_dagster.automation.run import materialize
 from rsprune_dagster.corpus.synthetic import write_corpus
 from rsprune_dagster.definitions import defs
 from rsprune_dagster.errors import GateError
-from rsprune_dagster.evaluation.gates import no_leakage, not_worse_than_champion, training_went_well
+from rsprune_dagster.evaluation.evaluate import Evaluation
+from rsprune_dagster.evaluation.features import FeatureNetwork
+from rsprune_dagster.evaluation.gates import (
+    Told,
+    no_leakage,
+    not_worse_than_champion,
+    read_evaluation,
+    training_went_well,
+)
+from rsprune_dagster.evaluation.leakage import Leak
 from rsprune_dagster.evaluation.protocol import Protocol, Score
+from rsprune_dagster.evaluation.written import Sampled, write_evaluation
 from rsprune_dagster.params import Params
 from rsprune_dagster.resources.lineage import folder_lineage
 
 MARGIN = 0.1
+NETWORK = FeatureNetwork("averages", "ab" * 32, "none", 16, 48, lambda images: images)
 PROTOCOL = Protocol("inception", "abc", "to 299 px", "reference", 2000, 2000, (("n_neighbours", 5),))
 
 
@@ -103,7 +112,7 @@ def test_a_corpus_that_lost_most_tiles_stops_until_someone_says_it_was_meant(
 def test_every_asset_of_the_pipeline_is_checked_and_every_check_says_what_it_means() -> None:
     graph = defs.resolve_asset_graph()
     keys = {key.to_user_string() for key in graph.get_all_asset_keys()}
-    assert keys <= {check.asset for check in CHECKS} | {"pruning_study", "pruning_report"}
+    assert keys <= {check.asset for check in CHECKS} | {"pruning_study"}
     assert all(check.description.endswith(".") for check in CHECKS)
     assert len({(check.asset, check.name) for check in CHECKS}) == len(CHECKS)
 
@@ -151,16 +160,14 @@ def test_a_loss_that_falls_passes_and_one_that_is_nan_or_does_not_fall_fails(tmp
     assert not flat.passed and "training.n_images" in flat.sentence
 
 
-def scored(value: float, *, half_width: float = 1.0, protocol: Protocol = PROTOCOL, leaked: int = 0) -> dict[str, Any]:
-    """What `Evaluation.as_json` writes, as it comes back from the file."""
+def scored(value: float, *, half_width: float = 1.0, protocol: Protocol = PROTOCOL, leaked: int = 0) -> Told:
+    """An evaluation with one distance."""
     score = Score("fid", value, value - half_width, value + half_width, 0.95, 200, protocol, False)
-    told = {"metrics": {"n_leaked_reference": float(leaked)}, "protocols": {"fid": score.as_json()}, "leaks": []}
-    content: dict[str, Any] = json.loads(json.dumps(told))
-    return content
+    return Told({"n_leaked_reference": float(leaked)}, {"fid": score}, ())
 
 
-def against(champion: Mapping[str, Any] | None, metrics: Mapping[str, Any]) -> tuple[bool, str]:
-    verdict = not_worse_than_champion(metrics, champion, max_fid_loss=MARGIN)
+def against(champion: Told | None, evaluation: Told) -> tuple[bool, str]:
+    verdict = not_worse_than_champion(evaluation, champion, max_fid_loss=MARGIN)
     return verdict.passed, verdict.sentence
 
 
@@ -190,3 +197,14 @@ def test_a_leaked_tile_fails() -> None:
     assert no_leakage(scored(1)).passed
     verdict = no_leakage(scored(1, leaked=2))
     assert not verdict.passed and "flatter the model" in verdict.sentence
+
+
+def test_the_gates_read_what_an_evaluation_writes(tmp_path: Path) -> None:
+    score, leaked = scored(40).scores["fid"], Leak(evaluation=0, training=3, exact=True)
+    evaluation = Evaluation((score,), {}, {}, {}, {"held_out": (leaked,)}, ("1 tile of the held_out set is kept.",))
+    write_evaluation(tmp_path, evaluation, Sampled(np.zeros((0, 8, 8, 3), np.uint8), (), (), ()), {}, network=NETWORK)
+    told = read_evaluation({path.name: path for path in tmp_path.iterdir()})
+    assert told.scores == {"fid": score}
+    verdict = no_leakage(told)
+    assert not verdict.passed and "1 tile of the held_out set is kept." in verdict.sentence
+    assert not not_worse_than_champion(told, scored(30), max_fid_loss=MARGIN).passed

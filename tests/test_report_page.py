@@ -26,7 +26,8 @@ from rsprune_dagster.pruning.steps.ledger import n_to_keep
 from rsprune_dagster.pruning.steps.sensitivity import kept_at_fractions
 from rsprune_dagster.report.page.folders import LATER, PRUNING
 from rsprune_dagster.report.page.origins import Origin, stale
-from rsprune_dagster.report.page.render import Report, make_report
+from rsprune_dagster.report.page.render import HTML, JSON, Report, make_report
+from rsprune_dagster.report.page.whole import counts_agree, self_contained
 from rsprune_dagster.report.page.words import count, counted, share, shortened, size
 from rsprune_dagster.resources.journal import Journal
 
@@ -100,6 +101,20 @@ def test_the_page_needs_nothing_beside_it(report: Report) -> None:
     assert not re.search(r"https?:|url\(|@import|//[a-z]", re.sub(r"base64,[A-Za-z0-9+/=]+", "", report.html))
     targets = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     assert {link[1:] for link in links if link.startswith("#")} <= targets
+
+
+def test_the_checks_of_the_page_pass_and_fail_on_another_subset_or_a_page_that_loads_something(
+    pruned: Outcome, report: Report, tmp_path: Path
+) -> None:
+    (tmp_path / HTML).write_text(report.html)
+    (tmp_path / JSON).write_text(json.dumps(report.numbers))
+    subset = pruned.assets / "pruned_subset"
+    assert counts_agree(tmp_path, subset).passed and self_contained(tmp_path).passed
+    (tmp_path / JSON).write_text(json.dumps({**report.numbers, "n_kept": 1}))
+    assert "tells of 1 tiles kept" in counts_agree(tmp_path, subset).sentence
+    for added in ('<img src="https://elsewhere/a.png">', "<script>1</script>"):
+        (tmp_path / HTML).write_text(report.html + added)
+        assert not self_contained(tmp_path).passed
 
 
 def test_the_page_says_in_words_what_it_shows_in_pictures(report: Report) -> None:

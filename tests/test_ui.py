@@ -5,11 +5,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
-from browser import browser_page, dagster_ui, materialize_all, materialize_with, metadata, status_when_done
+from browser import (
+    PAGE_S,
+    browser_page,
+    dagster_ui,
+    launch,
+    materialize_all,
+    materialize_with,
+    metadata,
+    screenshot,
+    status_when_done,
+)
 from projects import ASSETS, SHORT_EVALUATION, SHORT_TRAINING
 from prune_runs import PLAN
+from servers import mlflow_server
 
 from rsprune_dagster.assets import build_pruning_assets
 from rsprune_dagster.corpus.synthetic import write_corpus
@@ -42,8 +54,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def address(project: Path) -> Iterator[str]:
     """Where the running web UI is."""
     environment = {**os.environ, "DAGSTER_HOME": str(project / "home"), "RSPRUNE_PROJECT": str(project)}
-    with dagster_ui(CHECKOUT, project / "dg.log", environment) as url:
-        yield url
+    with mlflow_server(project / "mlflow") as mlflow:
+        environment["MLFLOW_TRACKING_URI"] = mlflow
+        with dagster_ui(CHECKOUT, project / "dg.log", environment) as url:
+            yield url
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +113,43 @@ def test_a_bad_parameter_is_one_sentence_on_the_run_page(materialized: str, page
     assert status_when_done(address, materialize_with(page, address, keep_fraction=15)) == "FAILURE"
     page.get_by_text("keep_fraction is 15", exact=False).first.wait_for()
     page.get_by_text("give 0.15 to keep 15 %", exact=False).first.wait_for()
+
+
+def test_an_asset_links_to_its_run_in_mlflow_and_that_one_back(materialized: str, page: Any, address: str) -> None:
+    assert materialized == "SUCCESS"
+    page.goto(f"{address}/assets/entropy_scores?view=overview")
+    with page.context.expect_page() as opened:
+        page.locator("a[href*='/experiments/']").first.click()
+    mlflow = opened.value
+    mlflow.set_default_timeout(PAGE_S * 1000)
+    back = mlflow.get_by_role("link", name="The run in Dagster").first
+    back.wait_for()
+    screenshot(mlflow, "mlflow-run")
+    run = back.get_attribute("href")
+    assert run and run.startswith(f"{address}/runs/")
+    mlflow.goto(run)
+    mlflow.get_by_text("entropy_scores").first.wait_for()
+    mlflow.close()
+
+
+def test_why_a_tile_was_dropped_is_answered_by_a_job(materialized: str, page: Any, address: str, project: Path) -> None:
+    assert materialized == "SUCCESS"
+    ledger = pq.read_table(project / "assets" / "pruned_subset" / "decisions.parquet").to_pylist()
+    dropped = next(row for row in ledger if row["decision"] == "low_information")
+    config = {"ops": {"why_was_it_kept_or_dropped": {"config": {"tile_id": dropped["tile_id"]}}}}
+    assert status_when_done(address, launch(page, address, "explain_tile", yaml.safe_dump(config))) == "SUCCESS"
+    page.get_by_text(dropped["reason"], exact=False).first.wait_for()
+    screenshot(page, "explain-tile")
+
+
+def test_which_tiles_trained_the_champion_is_answered_by_a_job(
+    materialized: str, page: Any, address: str, project: Path
+) -> None:
+    assert materialized == "SUCCESS"
+    assert status_when_done(address, launch(page, address, "champion_tiles")) == "SUCCESS"
+    n_kept = pq.read_metadata(project / "assets" / "pruned_subset" / "pruned_subset.parquet").num_rows
+    page.get_by_text(f"was trained on the {n_kept:,} tiles of pruned_subset", exact=False).first.wait_for()
+    screenshot(page, "champion-tiles")
 
 
 def _figure(address: str, label: str) -> int:

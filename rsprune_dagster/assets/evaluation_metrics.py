@@ -4,7 +4,7 @@ import dagster as dg
 
 from rsprune_dagster.assets.config import given, in_effect, schema
 from rsprune_dagster.assets.failures import said_plainly
-from rsprune_dagster.assets.wiring import named_sources, result, scanner
+from rsprune_dagster.assets.wiring import gpu_pool, named_sources, result, scanner
 from rsprune_dagster.params import Params
 from rsprune_dagster.resources.lineage import Lineage
 from rsprune_dagster.resources.settings import Compute, Store
@@ -20,6 +20,7 @@ def evaluation_metrics_asset(defaults: Params) -> dg.AssetsDefinition:
         kinds={"python", "pytorch"},
         owners=["team:research"],
         code_version=CODE_VERSION,
+        pool=gpu_pool(),
         deps=["raw_corpus", "pruned_subset", "diffusion_checkpoint"],
         config_schema=schema(defaults.evaluation),
     )

@@ -4,7 +4,7 @@ import dagster as dg
 
 from rsprune_dagster.assets.config import given, in_effect, schema
 from rsprune_dagster.assets.failures import said_plainly
-from rsprune_dagster.assets.wiring import named_sources, result, scanner
+from rsprune_dagster.assets.wiring import gpu_pool, named_sources, result, scanner
 from rsprune_dagster.params import Params, StudyParams
 from rsprune_dagster.resources.lineage import Lineage
 from rsprune_dagster.resources.settings import Compute, Store
@@ -31,6 +31,7 @@ def pruning_study_asset(defaults: Params) -> dg.AssetsDefinition:
         kinds={"python", "pytorch"},
         owners=["team:research"],
         code_version=CODE_VERSION,
+        pool=gpu_pool(),
         deps=["raw_corpus", "entropy_scores", "embeddings", "scene_clusters", "pruned_subset"],
         partitions_def=study_partitions(defaults.study),
         config_schema=schema(defaults.study),

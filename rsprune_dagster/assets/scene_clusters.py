@@ -7,7 +7,7 @@ import dagster as dg
 
 from rsprune_dagster.assets.config import given, in_effect, schema
 from rsprune_dagster.assets.failures import said_plainly
-from rsprune_dagster.assets.wiring import result
+from rsprune_dagster.assets.wiring import gpu_pool, result
 from rsprune_dagster.params import AutomationParams, ClusteringParams, Params
 from rsprune_dagster.resources.lineage import Lineage, Materialization
 from rsprune_dagster.resources.past import CENTROIDS_FROM
@@ -24,6 +24,7 @@ def scene_clusters_asset(defaults: Params) -> dg.AssetsDefinition:
         kinds={"python", "faiss"},
         owners=["team:data"],
         code_version=CODE_VERSION,
+        pool=gpu_pool(),
         deps=["embeddings"],
         config_schema=schema(defaults.clustering),
     )

@@ -90,19 +90,32 @@ def _about(made: Materialization, record: Record, folder: Path) -> dict[str, Any
     """Where the version is kept and what it was made with."""
     link = made.mlflow_link()
     about: dict[str, Any] = {
-        **({"champion": record.verdict["reason"]} if record.verdict else {}),
-        "params": dg.MetadataValue.json(dict(record.params)),
-        "folder": dg.MetadataValue.path(folder),
-        "content hash": record.data_version,
+        **(_champion(made, record.verdict) if record.verdict else {}),
+        **({"MLflow": dg.MetadataValue.url(link) if link.startswith("http") else link} if link else {}),
         "DVC": "recorded in dvc.lock" if record.versioned else f"not in dvc.lock: {record.versioned_note}",
+        "content hash": record.data_version,
+        "folder": dg.MetadataValue.path(folder),
     }
     if record.git_commit:
         about["git commit"] = record.git_commit + (" with changes" if record.git_dirty else "")
+    if record.inputs:
+        about["made from"] = dg.MetadataValue.json(dict(record.inputs))
     if record.departures:
         about["params.yaml says"] = dg.MetadataValue.json(dict(record.departures))
-    if link:
-        about["MLflow"] = dg.MetadataValue.url(link) if link.startswith("http") else link
+    about["params"] = dg.MetadataValue.json(dict(record.params))  # the longest of them
     return about
+
+
+def _champion(made: Materialization, verdict: Mapping[str, Any]) -> dict[str, str]:
+    """Whether the evaluated checkpoint is the champion and why, and which tiles trained the one that is."""
+    from rsprune_dagster.resources.champion import subset_of
+
+    told = {"champion": str(verdict["reason"])}
+    if subset := subset_of(made.journal, verdict["champion"]):
+        told["champion was trained on"] = (
+            f"pruned_subset {subset}: the job champion_tiles lists its tiles, `rsprune lineage champion` its origin"
+        )
+    return told
 
 
 def _tables(folder: Path, names: Sequence[str]) -> dict[str, Any]:

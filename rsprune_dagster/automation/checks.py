@@ -172,4 +172,6 @@ CHECKS: Final[Sequence[Check]] = (
         judges.not_worse_than_champion,
         blocking=True,
     ),
+    Check("pruning_report", "counts_agree", "The page tells of the tiles that lie there.", judges.counts_agree),
+    Check("pruning_report", "self_contained", "The page needs nothing beside it.", judges.self_contained),
 )

@@ -20,12 +20,14 @@ train = dg.define_asset_job(
 evaluate = dg.define_asset_job(
     "evaluate",
     selection=dg.AssetSelection.assets("evaluation_metrics"),
+    tags={"dagster/max_runtime": 24 * 3600},  # 10^5 samples of a large model take hours
     description="Measure the checkpoint as it lies there against held-out tiles, and decide on the champion.",
 )
 
 report = dg.define_asset_job(
     "report",
     selection=dg.AssetSelection.assets("pruning_report"),
+    tags={"dagster/max_runtime": 6 * 3600},  # minutes, but the other seeds rank the candidates again
     description="Write the page on the assets as they lie there.",
 )
 

@@ -14,6 +14,7 @@ from rsprune_dagster.resources.asset_store import AssetStore
 from rsprune_dagster.resources.past import Past
 
 if TYPE_CHECKING:
+    from rsprune_dagster.evaluation.gates import Told
     from rsprune_dagster.pruning.checks.vectors import Lengths
     from rsprune_dagster.pruning.checks.verdict import Verdict
 
@@ -178,11 +179,30 @@ def training_went_well(case: Case) -> "Verdict":
 def no_leakage(case: Case) -> "Verdict":
     from rsprune_dagster.evaluation import gates
 
-    return gates.no_leakage(gates.read_metrics(case["evaluation_metrics"]))
+    return gates.no_leakage(_evaluation(case))
 
 
 def not_worse_than_champion(case: Case) -> "Verdict":
     from rsprune_dagster.evaluation import gates
 
-    metrics, champion = gates.read_metrics(case["evaluation_metrics"]), case.past.champion()
-    return gates.not_worse_than_champion(metrics, champion, max_fid_loss=case.params.max_fid_loss)
+    files = case.past.champion()
+    champion = gates.read_evaluation(files) if files else None
+    return gates.not_worse_than_champion(_evaluation(case), champion, max_fid_loss=case.params.max_fid_loss)
+
+
+def counts_agree(case: Case) -> "Verdict":
+    from rsprune_dagster.report.page import whole
+
+    return whole.counts_agree(case["pruning_report"], case["pruned_subset"])
+
+
+def self_contained(case: Case) -> "Verdict":
+    from rsprune_dagster.report.page import whole
+
+    return whole.self_contained(case["pruning_report"])
+
+
+def _evaluation(case: Case) -> "Told":
+    from rsprune_dagster.evaluation import gates
+
+    return gates.read_evaluation({path.name: path for path in case["evaluation_metrics"].iterdir()})

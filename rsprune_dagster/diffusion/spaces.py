@@ -51,6 +51,15 @@ class Space:
         images: torch.Tensor = self.autoencoder.decode(codes / self.autoencoder.config.scaling_factor).sample
         return images
 
+    @property
+    def image_size_px(self) -> int:
+        """The edge of the images that codes stand for."""
+        if self.autoencoder is None:
+            return self.edge
+        with torch.no_grad():
+            code = torch.zeros(1, self.channels, self.edge, self.edge, device=self.autoencoder.device)
+            return int(self.decode(code).shape[-1])
+
     def on(self, device: str | torch.device) -> "Space":
         """With the autoencoder on a device."""
         if self.autoencoder is not None:

@@ -1,27 +1,46 @@
 """Of the trained model and its scores: the training went well, the champion is not beaten downwards, nothing leaked.
 
-The scores are read from what `Evaluation.as_json` writes. The champion is the evaluation that was accepted last; scores
-are compared under equal protocols only, as anywhere.
+The scores are read from what `written.py` leaves in the evaluation's folder. The champion is the evaluation that was
+accepted last; scores are compared under equal protocols only, as anywhere.
 """
 
 import csv
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from rsprune_dagster.errors import RunError
-from rsprune_dagster.evaluation.protocol import Protocol, Score, difference
+from rsprune_dagster.evaluation.protocol import Score, difference
+from rsprune_dagster.evaluation.written import METRICS, PROTOCOLS
 from rsprune_dagster.pruning.checks.verdict import Verdict
-
-Json = Mapping[str, Any]
 
 DISTANCES: Final = ("fid", "frechet_")
 """How the names of Fréchet distances start."""
+LEAKED: Final = "n_leaked_"
+"""How the counts of evaluation tiles that were trained on start."""
 LOSS_TAIL: Final = 10
 """The first and the last tenth of the training are held against each other."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What an evaluation wrote."""
+
+    metrics: Mapping[str, float]
+    scores: Mapping[str, Score]
+    """By name."""
+    leaks: tuple[str, ...]
+    """A sentence for each set that was trained on; empty: none was."""
+
+
+def read_evaluation(files: Mapping[str, Path]) -> Told:
+    """What an evaluation says, from its files by name, which may lie in a cache."""
+    told = json.loads(files[PROTOCOLS].read_text())
+    scores = {name: Score.from_json(raw) for name, raw in told["scores"].items()}
+    return Told(json.loads(files[METRICS].read_text()), scores, tuple(told["leaks"]))
 
 
 def training_went_well(checkpoint: Path) -> Verdict:
@@ -47,19 +66,19 @@ def training_went_well(checkpoint: Path) -> Verdict:
     )
 
 
-def no_leakage(metrics: Json) -> Verdict:
+def no_leakage(evaluation: Told) -> Verdict:
     """No tile that scores are measured on was trained on, nor nearly."""
-    counts = {name: int(n) for name, n in metrics["metrics"].items() if name.startswith("n_leaked_")}
-    sentences = [str(sentence) for sentence in metrics.get("leaks", ())]
+    counts = {name: int(n) for name, n in evaluation.metrics.items() if name.startswith(LEAKED)}
     if not counts:
-        return Verdict(True, "not measured: what the model was trained on is not known.", {})
+        return Verdict(True, "not measured: there are no held-out tiles, or it is not known what was trained on.", {})
     if not sum(counts.values()):
         return Verdict(True, "no tile of the evaluation was trained on.", counts)
+    what = " ".join(evaluation.leaks) or "evaluation tiles were trained on."
     todo = "Such scores flatter the model: take these tiles out of the corpus or of the evaluation, then train again."
-    return Verdict(False, f"{' '.join(sentences) or 'evaluation tiles were trained on.'} {todo}", counts)
+    return Verdict(False, f"{what} {todo}", counts)
 
 
-def not_worse_than_champion(metrics: Json, champion: Json | None, *, max_fid_loss: float) -> Verdict:
+def not_worse_than_champion(evaluation: Told, champion: Told | None, *, max_fid_loss: float) -> Verdict:
     """No Fréchet distance is above the champion's by more than `max_fid_loss` of it.
 
     A distance has failed where the difference is more than that and its interval does not hold 0, so not by chance.
@@ -73,8 +92,8 @@ def not_worse_than_champion(metrics: Json, champion: Json | None, *, max_fid_los
         )
     figures: dict[str, int | float | str] = {}
     worse, unequal, compared = [], [], 0
-    for name in sorted(set(_distances(metrics)) & set(_distances(champion))):
-        score, best = _score(metrics["protocols"][name]), _score(champion["protocols"][name])
+    for name in sorted(_distances(evaluation) & _distances(champion)):
+        score, best = evaluation.scores[name], champion.scores[name]
         try:
             gap = difference(score, best)
         except RunError as error:
@@ -100,18 +119,6 @@ def not_worse_than_champion(metrics: Json, champion: Json | None, *, max_fid_los
     )
 
 
-def read_metrics(folder: Path) -> Json:
-    """metrics.json of an evaluation."""
-    content: Json = json.loads((folder / "metrics.json").read_text())
-    return content
-
-
-def _distances(metrics: Json) -> list[str]:
-    return [name for name in metrics["protocols"] if name.startswith(DISTANCES) and "/" not in name]
-
-
-def _score(raw: Json) -> Score:
-    """What `Score.as_json` wrote."""
-    protocol = {**raw["protocol"], "parameters": tuple(raw["protocol"]["parameters"].items())}
-    values = {field.name: raw[field.name] for field in fields(Score) if field.name != "protocol"}
-    return Score(**values, protocol=Protocol(**protocol))
+def _distances(evaluation: Told) -> set[str]:
+    """The names of the Fréchet distances over all scenes."""
+    return {name for name in evaluation.scores if name.startswith(DISTANCES) and "/" not in name}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.diffusion.checkpoint import load_checkpoint, trained_on
-from rsprune_dagster.diffusion.denoiser import Denoiser
+from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.sampling import sample
 from rsprune_dagster.diffusion.steps import resolved
 from rsprune_dagster.diffusion.tiles import TileSet, tile_set
@@ -85,14 +85,14 @@ def evaluate_checkpoint(
         RunError: the checkpoint cannot be loaded or was trained on another subset; too few held-out tiles for any
             distance; held-out tiles that were trained on, unless `on_leak` is `report`.
     """
-    denoiser, scene_names = _checkpoint(upstream)
-    size_px = int(denoiser.config.sample_size)
+    model, scene_names = _checkpoint(upstream)
+    size_px = model.space.image_size_px
     networks, missing = named_networks(params.networks, image_size_px=params.network_size_px, device=device)
     turned_in = copy_network(params.copies_in, networks)
     kept = _kept_tiles(upstream, size_px, params, seed)
     others = _held_out_tiles(sources, folder / HELD_OUT, scanner, size_px, params, seed)
     asked_for = scenes_to_sample(params, scene_names, upstream.subset)
-    images = _samples(denoiser.to(resolved(device)), asked_for, params, seed, progress)
+    images = _samples(model.to(resolved(device)), asked_for, params, seed, progress)
 
     scenes = tuple(scene_names[number] for number in asked_for)
     generated = see(
@@ -152,8 +152,8 @@ def scenes_to_sample(params: EvaluationParams, scene_names: Sequence[str], subse
     return np.repeat(np.arange(len(scene_names)), np.diff(ends, prepend=0))
 
 
-def _checkpoint(upstream: Upstream) -> tuple[Denoiser, tuple[str, ...]]:
-    denoiser, scene_names = load_checkpoint(upstream.checkpoint)
+def _checkpoint(upstream: Upstream) -> tuple[Model, tuple[str, ...]]:
+    model, scene_names = load_checkpoint(upstream.checkpoint)
     version = trained_on(upstream.checkpoint)
     if version and upstream.subset_version and version != upstream.subset_version:
         raise RunError(
@@ -161,7 +161,7 @@ def _checkpoint(upstream: Upstream) -> tuple[Denoiser, tuple[str, ...]]:
             "copies and leaks would be sought among the wrong tiles: materialize diffusion_checkpoint first, or bring "
             "that subset back with `rsprune restore`"
         )
-    return denoiser, scene_names
+    return model, scene_names
 
 
 def _kept_tiles(upstream: Upstream, size_px: int, params: EvaluationParams, seed: int) -> TileSet:
@@ -194,10 +194,10 @@ def _tile_set(
 
 
 def _samples(
-    denoiser: Denoiser, scenes: NDArray[np.int64], params: EvaluationParams, seed: int, progress: Progress
+    model: Model, scenes: NDArray[np.int64], params: EvaluationParams, seed: int, progress: Progress
 ) -> Images:
     return sample(
-        denoiser,
+        model,
         scenes,
         n_steps=params.sample_steps,
         guidance=params.guidance,

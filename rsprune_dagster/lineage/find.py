@@ -8,19 +8,22 @@ from collections.abc import Callable, Iterable, Set
 from pathlib import Path
 
 from rsprune_dagster.errors import UsageError
+from rsprune_dagster.lineage.champion import champion
 from rsprune_dagster.lineage.history import History, Version, made_of
 from rsprune_dagster.resources.content import tree_of
 from rsprune_dagster.resources.dvc_lock import version_in
 
 SHORTEST = 6
 """Letters of a hash or run id that are taken for one."""
+CHAMPION = "champion"
 
 
 def find(history: History, what: str) -> list[Version]:
     """The versions meant: several for a run, else one.
 
     Args:
-        what: an asset, ASSET@REVISION, a path, or a hash or Dagster run id, or six or more letters of its beginning.
+        what: an asset, `champion`, ASSET@REVISION, a path, or a hash or Dagster run id, or six or more letters of its
+            beginning.
 
     Raises:
         UsageError: nothing is called so, or several things are.
@@ -54,6 +57,10 @@ def _by_asset(history: History, what: str) -> list[Version]:
     locked = [version for version in versions if version.locked]
     newest = sorted((version for version in versions if version.maker), key=_when)
     return (locked or newest[-1:] or versions)[:1]
+
+
+def _by_champion(history: History, what: str) -> list[Version]:
+    return [champion(history)] if what == CHAMPION else []
 
 
 def _by_revision(history: History, what: str) -> list[Version]:
@@ -102,7 +109,14 @@ def _by_run(history: History, what: str) -> list[Version]:
     return [history.versions.get((record.asset, record.data_version), made_of(record)) for record in ordered]
 
 
-_LOOKS: tuple[Callable[[History, str], list[Version]], ...] = (_by_asset, _by_revision, _by_path, _by_hash, _by_run)
+_LOOKS: tuple[Callable[[History, str], list[Version]], ...] = (
+    _by_asset,
+    _by_champion,
+    _by_revision,
+    _by_path,
+    _by_hash,
+    _by_run,
+)
 
 
 def _with_hash(history: History, prefix: str) -> list[Version]:

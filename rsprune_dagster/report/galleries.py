@@ -14,7 +14,7 @@ from PIL import Image
 
 from rsprune_dagster.pruning.steps.ledger import scene_table
 from rsprune_dagster.pruning.vectors import open_vectors
-from rsprune_dagster.report import entropy, map, markdown, montage, quotas, scenes, training
+from rsprune_dagster.report import entropy, map, markdown, montage, quotas, reasons, scenes, training
 from rsprune_dagster.report.evaluation_pictures import evaluation_pictures
 from rsprune_dagster.report.tiles import Rows
 from rsprune_dagster.report.tiles import rows_of as _rows
@@ -158,6 +158,7 @@ def subset_pictures(corpus: Path, embeddings: Path, subset: Path) -> Pictures:
         "map": _map(embeddings, subset),
         "kept_and_unselected": _kept_beside_unselected(corpus, subset),
         "dropped": _examples_of_reasons(corpus, subset),
+        "why": reasons.reasons_table(subset / "decisions.parquet"),
     }
 
 

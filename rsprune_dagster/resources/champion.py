@@ -109,6 +109,12 @@ def standing_in(journal: Journal) -> Standing | None:
     return Standing(champion, tuple(scores))
 
 
+def subset_of(journal: Journal, checkpoint: str) -> str:
+    """The version of pruned_subset that a checkpoint was trained on; empty where the journal does not know it."""
+    makers = (record for record in journal.records() if (record.asset, record.data_version) == (CHECKPOINT, checkpoint))
+    return next((record.inputs.get("pruned_subset", "") for record in makers), "") if checkpoint else ""
+
+
 def seen_in_mlflow(journal: Journal) -> dict[str, Any] | None:
     """What MLflow's alias pointed at after which decision, and what that had scored; None where nobody looked."""
     try:

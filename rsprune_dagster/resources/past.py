@@ -1,6 +1,5 @@
 """What earlier versions were like: what checks, sensors and top-ups compare with. From the journal and DVC's cache."""
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -84,17 +83,17 @@ class Past:
         now = {name: self.present(name) for name in (record.inputs if record else ())}
         return {name: version for name, version in now.items() if record and version != record.inputs[name]}
 
-    def champion(self) -> Mapping[str, Any] | None:
-        """metrics.json of the evaluation that the last commit holds; None where there is none, or not in the cache."""
+    def champion(self) -> Mapping[str, Path]:
+        """The files of the evaluation that the last commit holds; empty where there is none, or not in the cache."""
         if self.project is None:
-            return None
+            return {}
         try:
             committed = version_in(self.project.lock_at("HEAD"), "evaluation_metrics")
         except RunError:  # no commit yet
-            return None
+            return {}
         if not committed or committed == self.present("evaluation_metrics"):
-            return None
+            return {}
         cache = DvcCache.of(self.project.root)
         tree = cache.tree(committed)
         files = {entry.relpath: cache.path(entry.md5) for entry in tree.entries} if tree else {}
-        return dict(json.loads(files["metrics.json"].read_text())) if "metrics.json" in files else None
+        return files if files and all(path.is_file() for path in files.values()) else {}

@@ -1,0 +1,70 @@
+"""Questions that are asked in the web UI: jobs whose run has the answer in its log, and changes nothing."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from rsprune_dagster.assets.failures import said_plainly
+from rsprune_dagster.errors import RunError
+from rsprune_dagster.resources.lineage import Lineage
+from rsprune_dagster.resources.settings import Store
+
+N_SHOWN = 100
+"""Tiles that the answer lists; the file that it names has them all."""
+
+
+@dg.op(
+    config_schema={
+        "tile_id": dg.Field(
+            str, description="As in decisions.parquet: a path in the corpus, name.tar/member, or scene.tif#x,y,w,h"
+        )
+    },
+    out=dg.Out(dg.Nothing),
+)
+@said_plainly()
+def why_was_it_kept_or_dropped(context: dg.OpExecutionContext, store: Store) -> None:
+    """The decision on a tile, and all that led to it."""
+    from rsprune_dagster.pruning.steps.explain import explain_tile as explain
+
+    assets = store.open()
+    assets.folder("pruned_subset")  # RunError: it was not materialized
+    answer = explain(assets.root, context.op_config["tile_id"])
+    context.log.info(answer)
+    context.add_output_metadata({"answer": dg.MetadataValue.md(f"```\n{answer}\n```")})
+
+
+@dg.op(out=dg.Out(dg.Nothing))
+@said_plainly()
+def which_tiles_trained_the_champion(context: dg.OpExecutionContext, lineage: Lineage) -> None:
+    """The tiles that the champion was trained on: the subset's version, where it lies, and its best tiles."""
+    from rsprune_dagster.lineage.champion import training_tiles
+    from rsprune_dagster.lineage.history import History
+    from rsprune_dagster.lineage.places import Places
+    from rsprune_dagster.report.markdown import table
+
+    if not lineage.project:
+        raise RunError("there is no project here, so no versions are kept: run this in a checkout")
+    found = training_tiles(History.load(Places.of_project(Path(lineage.project))))
+    context.log.info(found.sentence())
+    context.add_output_metadata(
+        {
+            "champion": found.checkpoint,
+            "pruned_subset": found.subset,
+            "n_tiles": found.n_tiles,
+            "tiles": dg.MetadataValue.path(found.path),
+            f"best {N_SHOWN}": dg.MetadataValue.md(table(("rank", "tile", "scene"), found.best(N_SHOWN))),
+        }
+    )
+
+
+@dg.job(description="Why a tile was kept or dropped: give its id in the launchpad; the answer is in the run's log.")
+def explain_tile() -> None:
+    why_was_it_kept_or_dropped()
+
+
+@dg.job(description="Which tiles trained the champion: the answer is in the run's log.")
+def champion_tiles() -> None:
+    which_tiles_trained_the_champion()
+
+
+QUESTIONS = [explain_tile, champion_tiles]

@@ -1,0 +1,74 @@
+"""The champion as a version, and the tiles that it was trained on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from rsprune_dagster.errors import RunError, UsageError
+from rsprune_dagster.lineage.history import History, Version
+from rsprune_dagster.resources.champion import CHECKPOINT, standing_in
+
+SUBSET, TILES = "pruned_subset", "pruned_subset.parquet"
+
+
+@dataclass(frozen=True)
+class TrainingTiles:
+    """What the champion was trained on."""
+
+    checkpoint: str
+    subset: str
+    path: Path
+    """The Parquet file of the tiles, in the asset's folder or in DVC's cache."""
+
+    @property
+    def n_tiles(self) -> int:
+        return int(pq.read_metadata(self.path).num_rows)
+
+    def best(self, n: int) -> list[tuple[object, ...]]:
+        """Rank, tile and scene of the first `n`."""
+        rows = pq.read_table(self.path, columns=["rank", "tile_id", "scene"]).slice(0, n).to_pylist()
+        return [(row["rank"], row["tile_id"], row["scene"]) for row in rows]
+
+    def sentence(self) -> str:
+        return (
+            f"the champion, {CHECKPOINT} {self.checkpoint}, was trained on the {self.n_tiles:,} tiles of {SUBSET} "
+            f"{self.subset}, which {self.path} lists"
+        )
+
+
+def champion(history: History) -> Version:
+    """The checkpoint that is the champion.
+
+    Raises:
+        UsageError: there is none yet.
+    """
+    standing = standing_in(history.places.journal)
+    if standing is None:
+        raise UsageError("there is no champion yet: `rsprune materialize evaluation_metrics` decides on it")
+    return history.version(CHECKPOINT, standing.checkpoint)
+
+
+def training_tiles(history: History) -> TrainingTiles:
+    """The tiles that the champion was trained on.
+
+    Raises:
+        UsageError: there is no champion yet.
+        RunError: it is not known what it was trained on, or that is not at hand.
+    """
+    best = champion(history)
+    subset = best.inputs.get(SUBSET, "")
+    if not subset:
+        raise RunError(f"what the champion {best.data_version} was trained on is not known here")
+    return TrainingTiles(best.data_version, subset, _path(history, subset))
+
+
+def _path(history: History, subset: str) -> Path:
+    if history.present(SUBSET) == subset:
+        return history.places.assets / SUBSET / TILES
+    cache = history.places.cache
+    tree = cache.tree(subset) if cache else None
+    kept = [cache.path(entry.md5) for entry in tree.entries if entry.relpath == TILES] if cache and tree else []
+    if not kept:
+        raise RunError(f"{SUBSET} {subset} is not at hand: `rsprune restore {subset} --to DIR` brings it from a remote")
+    return kept[0]
