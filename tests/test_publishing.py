@@ -176,6 +176,29 @@ def test_a_branch_that_moves_on_meanwhile_is_left_alone(world: World) -> None:
     assert world.published() == world.git("rev-parse", "HEAD")
 
 
+def test_a_git_remote_that_goes_away_meanwhile_leaves_no_commit_behind(world: World) -> None:
+    def make(asset: str, warn: Say) -> None:
+        world.make(asset, warn)
+        if asset == "second":
+            world.bare.rename(world.bare.with_name("away.git"))
+
+    before = world.git("rev-parse", "HEAD")
+    with pytest.raises(RunError, match="git ls-remote failed"):
+        world.reprune(make=make)
+    assert world.git("rev-parse", "HEAD") == before
+    assert world.git("status", "--porcelain") == "?? dvc.lock"
+
+
+def test_a_code_file_that_is_gone_is_named(world: World) -> None:
+    world.reprune("second")
+    stages = yaml.safe_load((world.tiny.root / "dvc.yaml").read_text())
+    stages["stages"]["second"]["deps"] = [*stages["stages"]["second"]["deps"], "gone.py"]
+    (world.tiny.root / "dvc.yaml").write_text(yaml.safe_dump(stages))
+    world.commit("names a file that is not there")
+    with pytest.raises(UsageError, match=r"dvc\.yaml names gone\.py, which is not there"):
+        world.reprune("second")
+
+
 def test_what_was_lost_everywhere_is_made_again_before_it_is_read(world: World) -> None:
     world.reprune("first")
     version = world.tiny.dvc.version("first")

@@ -137,7 +137,11 @@ class Remaking:
 
     def _remade(self, asset: str, why: str, warnings: Sequence[str]) -> Remade:
         records = Places.of_project(self.project.root).journal.records()
-        record = next(each for each in reversed(records) if each.asset == asset)
+        record = next((each for each in reversed(records) if each.asset == asset), None)
+        if record is None:
+            raise RunError(
+                f"the journal of assets holds no record of {asset}, which was just made: is assets/ written to?"
+            )
         return Remade(asset, why, version_in(self.committed, asset), record, tuple(warnings))
 
 
