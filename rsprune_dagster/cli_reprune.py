@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rsprune_dagster.errors import RunError, UsageError
+from rsprune_dagster.errors import UsageError
 from rsprune_dagster.params import load, project_root
 
 app = typer.Typer(rich_markup_mode=None)
@@ -54,6 +54,8 @@ def _here(assets: list[str], base: str, summary: Path | None, *, push: bool, sca
 
     wish = Wish(tuple(assets), base, scan=scan, push=push, summary=summary, run_url=_run_url())
     done, seen = run(project_root(), wish, _say)
+    for sentence in done.warnings:
+        _say(sentence)
     for each in done.made:
         print(f"{each.asset:<17} {each.after:<36}  {'' if each.changed else 'unchanged, '}{each.why}")
     if seen.difference is not None:
@@ -67,17 +69,19 @@ def _rehearse(url: str, job: str, assets: list[str], summary: Path | None, *, pu
     from rsprune_dagster.assets import build_assets
     from rsprune_dagster.automation.rehearsal import rehearse, settings
     from rsprune_dagster.corpus.shards import written_whole
+    from rsprune_dagster.lineage.tell_repruning import comment_of
 
     if push:
         raise UsageError(f"--push publishes what this checkout made, not what {url} makes: leave one of both out")
     params = load(project_root() / "params.yaml")
     rehearsal = rehearse(url, job, assets, settings(build_assets(params), params), _say)
     if summary is not None:
-        with written_whole(summary) as draft:
-            draft.write_text(rehearsal.as_markdown(), encoding="utf-8")
+        summary.parent.mkdir(parents=True, exist_ok=True)
+        for target in (summary, comment_of(summary)):
+            with written_whole(target) as draft:
+                draft.write_text(rehearsal.as_markdown(), encoding="utf-8")
     print(rehearsal.link)
-    if rehearsal.refusal:
-        raise RunError(rehearsal.refusal)
+    rehearsal.judge()
 
 
 def _run_url() -> str:

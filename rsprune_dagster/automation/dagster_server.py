@@ -1,5 +1,6 @@
 """Dagster's web server, asked by GraphQL: which jobs there are, a run launched, and what became of it."""
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -23,7 +24,8 @@ _LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $p
 
 _FOLLOW = """query($id: ID!, $cursor: String) {
     runOrError(runId: $id) { __typename ... on Run { status } ... on Error { message } }
-    logsForRun(runId: $id, afterCursor: $cursor) { __typename ... on EventConnection { cursor events { __typename
+    logsForRun(runId: $id, afterCursor: $cursor) { __typename ... on EventConnection { cursor hasMore
+      events { __typename
         ... on StepEvent { stepKey }
         ... on ExecutionStepFailureEvent { error { message causes { message } } }
         ... on RunFailureEvent { error { message causes { message } } }
@@ -98,7 +100,12 @@ class DagsterServer:
             selector["assetSelection"] = [{"path": asset.split("/")} for asset in assets]
         run_config = {**config, "ops": {op: values for op, values in config["ops"].items() if op in ops}}
         params = {"selector": selector, "runConfigData": json.dumps(run_config), "mode": "default"}
-        answer = self._ask(_LAUNCH, params=params)["launchRun"]
+        try:
+            answer = self._ask(_LAUNCH, params=params)["launchRun"]
+        except OSError as error:
+            raise RunError(
+                f"{self.url} did not answer the launch of {job.name} ({error}): does it run there? If not, launch again"
+            ) from None
         if answer["__typename"] != "LaunchRunSuccess":
             reasons = [each["message"] for each in answer.get("errors", [])] or [answer.get("message", "")]
             raise RunError(
@@ -107,23 +114,29 @@ class DagsterServer:
         return str(answer["run"]["runId"])
 
     def follow(self, run_id: str, cursor: str | None) -> tuple[str, list[dict[str, Any]], str | None]:
-        """The status of a run, its events after `cursor`, and where they end.
+        """The status of a run as it was before its events after `cursor` were read, those, and where they end.
 
         Raises:
             OSError: the server does not answer.
             RunError: it does not know the run.
         """
-        answer = self._ask(_FOLLOW, id=run_id, cursor=cursor)
-        run, log = answer["runOrError"], answer["logsForRun"]
-        if "status" not in run:
-            raise RunError(f"{self.url} does not know the run {run_id} any more: {run.get('message', '')}")
-        return run["status"], log.get("events", []), log.get("cursor", cursor)
+        events: list[dict[str, Any]] = []
+        status, has_more = "", True
+        while has_more:
+            answer = self._ask(_FOLLOW, id=run_id, cursor=cursor)
+            run, log = answer["runOrError"], answer["logsForRun"]
+            if "status" not in run:
+                raise RunError(f"{self.url} does not know the run {run_id} any more: {run.get('message', '')}")
+            status = status or run["status"]
+            events += log.get("events", [])
+            cursor, has_more = log.get("cursor", cursor), log.get("hasMore", False)
+        return status, events, cursor
 
     def _ask(self, query: str, **variables: Any) -> dict[str, Any]:
         """The data of the answer; OSError, which URLError is, where there is none."""
         body = json.dumps({"query": query, "variables": variables}).encode()
-        request = urllib.request.Request(f"{self.url}/graphql", body, {"Content-Type": "application/json"})
         try:
+            request = urllib.request.Request(f"{self.url}/graphql", body, {"Content-Type": "application/json"})
             with urllib.request.urlopen(request, timeout=_ANSWER_S) as response:
                 answer = json.load(response)
         except urllib.error.HTTPError as error:
@@ -132,6 +145,8 @@ class DagsterServer:
             raise RunError(
                 f"{self.url}/graphql says {error.code}: {error.read(300).decode(errors='replace')}"
             ) from None
+        except http.client.HTTPException as error:  # the server went away in the middle of its answer
+            raise ConnectionError(f"{type(error).__name__}: {error}") from None
         except ValueError as error:  # no URL, or something else than JSON
             raise UsageError(f"{self.url} is not Dagster's web UI: {error}") from None
         if answer.get("errors"):

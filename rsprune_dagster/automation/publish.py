@@ -59,6 +59,8 @@ class Publisher:
         Raises:
             RunError: the remote does not take them, or the cache does not hold them.
         """
+        if not versions:  # `dvc push` of nothing pushes everything
+            return
         if missing := [asset for asset, version in versions.items() if self.cache.tree(version) is None]:
             raise RunError(
                 f"DVC's cache {self.cache.root} lost files of {_listed(missing)}: run again to make them anew"
@@ -76,15 +78,16 @@ class Publisher:
         """Commit dvc.lock where it changed, and push the branch where the remote is not there yet; whether it did.
 
         Raises:
-            RunError: the branch moved on meanwhile; the commit is taken back, dvc.lock stays as it was made.
+            RunError: the branch moved on meanwhile, or the remote does not answer; the commit is taken back, dvc.lock
+                stays as it was made.
         """
         commits = self.checkout.lock_differs()
         if commits:
             self.checkout.commit_lock(message)
-        if self.checkout.is_pushed():
-            return False
-        say(f"pushing {self.checkout.where()}")
         try:
+            if self.checkout.is_pushed():
+                return False
+            say(f"pushing {self.checkout.where()}")
             self.checkout.push()
         except RunError as error:
             if commits:

@@ -12,7 +12,8 @@ from typing import Any
 import dagster as dg
 
 from rsprune_dagster.automation.dagster_server import DagsterServer
-from rsprune_dagster.errors import RunError
+from rsprune_dagster.automation.gate import Finding, gate
+from rsprune_dagster.errors import GateError, RunError
 from rsprune_dagster.lineage.kept import Say
 from rsprune_dagster.params import Params
 from rsprune_dagster.report import markdown
@@ -29,9 +30,11 @@ class Check:
     name: str
     asset: str
     passed: bool
-    is_error: bool
-    """Whether a failure is one, not a warning."""
+    blocking: bool
     sentence: str
+
+    def finding(self) -> Finding:
+        return Finding(self.asset, self.name, self.sentence or "it did not pass", self.blocking)
 
 
 @dataclass
@@ -50,14 +53,31 @@ class Rehearsal:
     def has_ended(self) -> bool:
         return self.status in ("SUCCESS", "FAILURE", "CANCELED")
 
+    def judge(self) -> None:
+        """Raise unless it succeeded.
+
+        Raises:
+            GateError: a blocking check did not pass.
+            RunError: the run failed for another reason, or was cancelled.
+        """
+        if self.status == "SUCCESS":
+            return
+        where = f"See {self.link}"
+        try:
+            gate(each.finding() for each in self.checks if not each.passed)
+        except GateError as error:
+            raise GateError(f"{error}. {where}") from None
+        why = self.failures[0] if self.failures else "its log says why"
+        raise RunError(f"the run {self.run_id} ended as {self.status}: {why}. {where}")
+
     @property
     def refusal(self) -> str:
         """Why it failed; empty where it succeeded."""
-        if self.status == "SUCCESS":
-            return ""
-        failed = [f"{each.asset}, {each.name}: {each.sentence}" for each in self.checks if not each.passed]
-        why = "; ".join(failed or self.failures[:1] or ["its log says why"])
-        return f"the run {self.run_id} ended as {self.status}: {why}. See {self.link}"
+        try:
+            self.judge()
+        except RunError as error:
+            return str(error)
+        return ""
 
     def as_markdown(self) -> str:
         """For a pull request."""
@@ -95,7 +115,7 @@ def settings(definitions: Sequence[dg.AssetsDefinition], params: Params) -> dict
         definitions: `build_assets(params)`, whose defaults the values are.
     """
     ops = {definition.op.name: {"config": _defaults(definition)} for definition in definitions}
-    return {"ops": ops, "resources": {"compute": {"config": {"seed": params.compute.seed}}}}
+    return {"ops": ops, "resources": {"compute": {"config": params.compute.model_dump()}}}
 
 
 def rehearse(url: str, job: str, assets: Sequence[str], config: Mapping[str, Any], say: Say) -> Rehearsal:
@@ -139,7 +159,8 @@ def _figures(entries: Sequence[Mapping[str, Any]]) -> dict[str, float | str]:
     """Numbers, and the version's hash."""
     numbers = {each["label"]: each.get("intValue", each.get("floatValue")) for each in entries}
     hashes = {each["label"]: each["text"] for each in entries if each["label"] == "content hash"}
-    return {**{name: value for name, value in numbers.items() if value is not None}, **hashes}
+    ours = {name: value for name, value in numbers.items() if value is not None and not name.startswith("dagster/")}
+    return {**ours, **hashes}
 
 
 def _check(evaluation: Mapping[str, Any]) -> Check:
@@ -148,13 +169,13 @@ def _check(evaluation: Mapping[str, Any]) -> Check:
         name=evaluation["checkName"],
         asset="/".join(evaluation["assetKey"]["path"]),
         passed=evaluation["success"],
-        is_error=evaluation["severity"] == "ERROR",
+        blocking=evaluation["severity"] == "ERROR",  # as `checks.Check.result` gives it
         sentence=evaluation.get("description") or "; ".join(texts),
     )
 
 
 def _outcome(check: Check) -> str:
-    return "passed" if check.passed else "failed" if check.is_error else "warned"
+    return "passed" if check.passed else "failed" if check.blocking else "warned"
 
 
 def _sentence(error: Mapping[str, Any]) -> str:

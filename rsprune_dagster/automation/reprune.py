@@ -1,29 +1,32 @@
 """A re-pruning: what a commit's parameters, code and corpus ask for is made, held against the gates, and published."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rsprune_dagster.assets import build_assets
+from rsprune_dagster.automation.gate import Finding, gate
 from rsprune_dagster.automation.publish import Publisher
-from rsprune_dagster.automation.run import materialize, project_home
-from rsprune_dagster.errors import RunError, UsageError
+from rsprune_dagster.automation.remaking import Make, Remaking, made_here
+from rsprune_dagster.errors import GateError, RunError, UsageError
+from rsprune_dagster.lineage.differences import SUBSET
 from rsprune_dagster.lineage.history import History
-from rsprune_dagster.lineage.kept import Say, make_whole
+from rsprune_dagster.lineage.kept import Say
 from rsprune_dagster.lineage.places import Places
-from rsprune_dagster.lineage.repruning import Remade, Repruning, Review, check_exchanged, pictures_of, review
-from rsprune_dagster.lineage.restore import place
-from rsprune_dagster.lineage.staleness import upstream, wanted, why_stale
+from rsprune_dagster.lineage.repruning import (
+    Repruning,
+    Review,
+    exchanged_too_many,
+    lost_too_many,
+    pictures_of,
+    review,
+)
+from rsprune_dagster.lineage.staleness import wanted
 from rsprune_dagster.lineage.tell_repruning import commit_message, write_summary
 from rsprune_dagster.params import Params, load, suggest
 from rsprune_dagster.resources.checkout import Checkout
 from rsprune_dagster.resources.dvc_cache import DvcCache
 from rsprune_dagster.resources.dvc_command import DvcCommand
 from rsprune_dagster.resources.dvc_lock import DvcProject, Stage, version_in
-from rsprune_dagster.resources.lineage import project_lineage
-
-LISTED = ("raw_corpus", "reference_scenes")
-"""The assets that list images, which are no dependency of any stage: only making them anew finds new tiles."""
 
 
 @dataclass(frozen=True)
@@ -41,118 +44,38 @@ class Wish:
     """Where a reader of the summary finds the pictures; empty: nowhere."""
 
 
-def reprune(root: Path, wish: Wish, say: Say) -> tuple[Repruning, Review]:
+def reprune(root: Path, wish: Wish, say: Say, make: Make | None = None) -> tuple[Repruning, Review]:
     """Re-prune the project at `root`; what was done, and what it changed.
+
+    Args:
+        make: what materializes an asset; none: `made_here`.
 
     Raises:
         UsageError: the checkout, the assets' names or params.yaml are off; nothing was started.
-        RunError: a run or a gate failed, after the summary was written, and nothing was published; or publishing did.
+        GateError: a blocking check or a gate of `repruning` failed.
+        RunError: a run failed, or publishing did. In all these cases nothing was published, and the summary says why.
     """
     project, checkout, command = _places_of(root)
-    base = checkout.commit_of(wish.base) and wish.base
+    checkout.commit_of(wish.base)
     order = wanted(project, _known(project, wish.assets))
     publisher = Publisher(checkout, command, DvcCache.of(root))
     params = load(root / "params.yaml")
-    committed = _start_from_commit(project, order, say)
     if wish.push:
         publisher.check()
+    committed = _start_from_commit(project, order, say)
     publisher.pull_pointers(say)
-    done = _Remaking(project, params, committed, wish.scan, say).all_of(order)
-    done, seen = _judged(done, _review(root, command, base, order, say), params)
+    done = Remaking(project, committed, wish.scan, make or made_here(root, params), say).all_of(order)
+    seen = _reviewed(root, wish.base, command, order, done, say)
+    done = _judged(done, seen, params)
     if wish.summary is not None:
         _summarize(root, wish.summary, done, seen, wish.run_url)
-    if done.refusal:
-        raise RunError(f"{done.refusal}. Nothing was committed or pushed; dvc.lock here is as the run left it")
+    if done.error:
+        kind = GateError if isinstance(done.error, GateError) else RunError
+        raise kind(f"{done.refusal}. Nothing was committed or pushed; dvc.lock here is as the run left it")
     if wish.push:
         publisher.push_data(_here(project, publisher.cache, order, done), say)
         publisher.commit_and_push(commit_message(done, seen), say)
     return done, seen
-
-
-@dataclass(frozen=True)
-class _Remaking:
-    """Making anew what is not as the commit's dvc.lock says, and nothing else.
-
-    What a commit holds was let through by the gates; a version that only the working tree's dvc.lock holds was not, so
-    it is made again, from finished work, and checked again.
-    """
-
-    project: DvcProject
-    params: Params
-    committed: Mapping[str, Stage]
-    scan: bool
-    say: Say
-
-    def all_of(self, order: Sequence[str]) -> Repruning:
-        """The assets in order, until a run fails."""
-        made: list[Remade] = []
-        locked = dict(self.committed)
-        for asset in order:
-            why = why_stale(self.project, asset, locked) or self._listed_again(asset)
-            if not why:
-                continue
-            try:
-                made += self._upstream_in_place(asset, locked)
-                made.append(self._make(asset, why))
-            except RunError as error:
-                return Repruning(tuple(made), f"{asset} was not made: {error}")
-            locked[asset] = self.project.lock()[asset]
-        return Repruning(tuple(made))
-
-    def _listed_again(self, asset: str) -> str:
-        return "images listed again" if self.scan and asset in LISTED else ""
-
-    def _upstream_in_place(self, asset: str, locked: Mapping[str, Stage]) -> list[Remade]:
-        """Have on disk what the asset is made from; what neither the cache nor a remote has is made anew."""
-        made: list[Remade] = []
-        for name in upstream(self.project.stages()[asset]):
-            lacking = self._bring(name, version_in(locked, name))
-            if lacking:
-                self.say(f"{lacking}: making {name} anew")
-                made += self._upstream_in_place(name, locked)
-                made.append(self._remake_alike(name, locked))
-        return made
-
-    def _bring(self, asset: str, version: str) -> str:
-        """Put a version in place; empty, or why it cannot be had."""
-        history = History.load(Places.of_project(self.project.root))
-        if history.present(asset) == version:
-            return ""
-        places, found = history.places, history.version(asset, version)
-        assert places.cache is not None, "a project has one"
-        try:
-            make_whole(places, places.cache, [found], self.say)
-        except RunError as error:
-            return str(error)
-        place(places, places.cache, found, self.say)
-        return ""
-
-    def _remake_alike(self, asset: str, locked: Mapping[str, Stage]) -> Remade:
-        remade = self._make(asset, "its data was lost")
-        if remade.after != version_in(locked, asset):
-            raise RunError(
-                f"{asset} came out as {remade.after}, not as dvc.lock has it ({version_in(locked, asset)}): its images "
-                "changed; run again with --scan"
-            )
-        return remade
-
-    def _make(self, asset: str, why: str) -> Remade:
-        self.say(f"making {asset}: {why}")
-        lineage = project_lineage(self.project.root, self.params.tracking)
-        run_id = materialize(
-            build_assets(self.params),
-            self.params,
-            root=self.project.root / "assets",
-            cache_root=self.project.root / ".state" / "cache",
-            lineage=lineage,
-            assets=[asset],
-            home=project_home(self.project.root),
-            progress_on="terminal",
-        )
-        record = next(record for record in lineage.records_of(run_id) if record.asset == asset)
-        if not record.versioned:
-            raise RunError(f"dvc.lock could not record {asset}: {record.versioned_note}")
-        return Remade(asset, why, version_in(self.committed, asset), record)
 
 
 def _places_of(root: Path) -> tuple[DvcProject, Checkout, DvcCommand]:
@@ -164,8 +87,11 @@ def _places_of(root: Path) -> tuple[DvcProject, Checkout, DvcCommand]:
 
 
 def _known(project: DvcProject, assets: Sequence[str]) -> Sequence[str]:
-    known = tuple(project.stages())
+    stages = project.stages()
+    known = tuple(name for name, stage in stages.items() if not stage.get("frozen"))
     for name in assets:
+        if name in stages and name not in known:
+            raise UsageError(f"{name} is frozen in dvc.yaml, as making it takes hours: `rsprune materialize {name}`")
         if name not in known:
             raise UsageError(f"no asset is called {name}{suggest(name, known)}; there are {', '.join(known)}")
     return assets
@@ -191,19 +117,26 @@ def _start_from_commit(project: DvcProject, order: Sequence[str], say: Say) -> d
     return committed
 
 
-def _review(root: Path, command: DvcCommand, base: str, order: Sequence[str], say: Say) -> Review:
+def _reviewed(root: Path, base: str, command: DvcCommand, order: Sequence[str], done: Repruning, say: Say) -> Review:
+    made = {each.asset for each in done.made}
+    if done.error and SUBSET not in made:
+        return Review(base, None, (), f"{SUBSET} was not made")
     return review(History.load(Places.of_project(root)), base, command, order, say)
 
 
-def _judged(done: Repruning, seen: Review, params: Params) -> tuple[Repruning, Review]:
-    """The re-pruning with what its own gates say."""
-    if done.refusal or seen.difference is None:
-        return done, seen
+def _judged(done: Repruning, seen: Review, params: Params) -> Repruning:
+    """The re-pruning with what the gates say that compare it with the base."""
+    if done.error or seen.difference is None:
+        return done
+    said = {
+        "exchanged": exchanged_too_many(seen.difference, params.repruning.max_exchanged_fraction),
+        "not_shrunken": lost_too_many(seen.difference, params.checks.max_shrink_fraction),
+    }
     try:
-        check_exchanged(seen.difference, params.repruning.max_exchanged_fraction)
-    except RunError as error:
-        return Repruning(done.made, str(error)), seen
-    return done, seen
+        gate(Finding(SUBSET, name, sentence, blocking=True) for name, sentence in said.items() if sentence)
+    except GateError as error:
+        return replace(done, error=error)
+    return done
 
 
 def _summarize(root: Path, target: Path, done: Repruning, seen: Review, run_url: str) -> None:

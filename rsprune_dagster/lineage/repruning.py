@@ -2,15 +2,16 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rsprune_dagster.errors import RunError, UserError
-from rsprune_dagster.lineage.differences import NOW, Difference, difference, side
+from rsprune_dagster.lineage.differences import NOW, SUBSET, Difference, difference, side
 from rsprune_dagster.lineage.history import History
 from rsprune_dagster.lineage.kept import Say
+from rsprune_dagster.pruning.steps.ledger import count_decisions
 from rsprune_dagster.resources.dvc_command import DvcCommand
-from rsprune_dagster.resources.dvc_lock import ASSETS
+from rsprune_dagster.resources.dvc_lock import ASSETS, version_in
 from rsprune_dagster.resources.journal import Record
 
 _N_EXAMPLES = 5
@@ -34,6 +35,8 @@ class Remade:
     before: str
     """Its version at the commit; empty where that holds none."""
     record: Record
+    warnings: tuple[str, ...] = ()
+    """What its checks said that let the run go on."""
 
     @property
     def after(self) -> str:
@@ -49,8 +52,17 @@ class Repruning:
     """What was made anew, in order, and why it may not be published."""
 
     made: tuple[Remade, ...]
-    refusal: str = ""
-    """The sentence of the check, or of the run, that failed; empty: it may be published."""
+    error: RunError | None = None
+    """The gate or the run that failed; none: it may be published."""
+
+    @property
+    def refusal(self) -> str:
+        """Its sentence; empty: it may be published."""
+        return str(self.error) if self.error else ""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(sentence for each in self.made for sentence in each.warnings)
 
     @property
     def changed(self) -> tuple[Remade, ...]:
@@ -69,13 +81,19 @@ class Review:
 
 
 def review(history: History, base: str, command: DvcCommand, assets: Sequence[str], say: Say) -> Review:
-    """Compare the subset on disk with that of a commit, whose ledger is fetched where it is not at hand.
+    """Compare the subset that dvc.lock names with that of a commit. Ledgers that are not at hand are fetched.
 
     Args:
+        history: of a project.
         assets: those whose metrics are compared.
     """
+    assert history.places.project is not None, "a project is reviewed"
+    version = version_in(history.places.project.lock(), SUBSET)
+    if not version:
+        return Review(base, None, (), f"dvc.lock holds no {SUBSET}")
     try:
-        found = difference(side(history, base, say), side(history, NOW, say), n_examples=_N_EXAMPLES)
+        now = replace(side(history, version, say), name=NOW)
+        found = difference(side(history, base, say), now, n_examples=_N_EXAMPLES)
     except UserError as error:
         return Review(base, None, (), str(error))
     try:
@@ -84,18 +102,32 @@ def review(history: History, base: str, command: DvcCommand, assets: Sequence[st
         return Review(base, found, (), str(error))
 
 
-def check_exchanged(found: Difference, most: float) -> None:
-    """The gate of `repruning.max_exchanged_fraction`.
-
-    Raises:
-        RunError: more of the subset was exchanged.
-    """
+def exchanged_too_many(found: Difference, most: float) -> str:
+    """What the gate of `repruning.max_exchanged_fraction` says; empty: it passes."""
     share = exchanged_fraction(found)
-    if share > most:
-        raise RunError(
-            f"{share:.1%} of the tiles kept at {found.a.name} were exchanged for others, and "
-            f"repruning.max_exchanged_fraction allows {most:.1%}: look at the summary, and raise it where that is meant"
-        )
+    if share <= most:
+        return ""
+    return (
+        f"{share:.1%} of the tiles kept at {found.a.name} were exchanged for others, and "
+        f"repruning.max_exchanged_fraction allows {most:.1%}: look at the summary, and raise it where that is meant"
+    )
+
+
+def lost_too_many(found: Difference, most: float) -> str:
+    """What the check `not_shrunken` cannot say in a fresh checkout, which has no history; empty: it passes.
+
+    Sources that changed are another corpus, as for that check.
+    """
+    if any(name == "corpus.sources" for name, _, _ in found.params):
+        return ""
+    before, now = (_n_usable(side.ledger) for side in (found.a, found.b))
+    lost = 1 - now / before if before else 0.0
+    if lost <= most:
+        return ""
+    return (
+        f"{now:,} tiles where the subset at {found.a.name} was made from {before:,}: {lost:.0%} are gone, and "
+        f"checks.max_shrink_fraction allows {most:.0%}. Is a source not mounted? Raise it where they were meant to go"
+    )
 
 
 def exchanged_fraction(found: Difference) -> float:
@@ -122,7 +154,7 @@ def _metrics(command: DvcCommand, base: str, assets: Sequence[str]) -> list[Metr
     Raises:
         RunError: neither has them.
     """
-    files = json.loads(command.run("metrics", "diff", "--json", base) or "{}").get("diff", {})
+    files = json.loads(command.run("metrics", "diff", "--json", base) or "{}")
     ours = {path: values for path, values in sorted(files.items()) if _asset(path) in assets}
     return [
         Metric(f"{_asset(path)}: {name}", _number(pair.get("old")), _number(pair.get("new")))
@@ -130,6 +162,10 @@ def _metrics(command: DvcCommand, base: str, assets: Sequence[str]) -> list[Metr
         for name, pair in sorted(values.items())
         if _number(pair.get("old")) != _number(pair.get("new"))
     ]
+
+
+def _n_usable(ledger: Path) -> int:
+    return sum(n for decision, n in count_decisions(ledger).items() if decision != "quarantined")
 
 
 def _asset(path: str) -> str:

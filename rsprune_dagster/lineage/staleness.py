@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import yaml
 
+from rsprune_dagster.errors import UsageError
 from rsprune_dagster.lineage.locks import params_of
 from rsprune_dagster.resources.dvc_lock import ASSETS, DvcProject, Stage, version_in
 
@@ -36,6 +37,9 @@ def why_stale(project: DvcProject, asset: str, locked: Mapping[str, Stage]) -> s
 
     Args:
         locked: dvc.lock's stages, in which what is upstream of the asset is as it is wanted.
+
+    Raises:
+        UsageError: a code file that dvc.yaml names is gone.
     """
     if not version_in(locked, asset):
         return "never recorded"
@@ -66,7 +70,12 @@ def _md5(project: DvcProject, path: str, locked: Mapping[str, Stage]) -> str:
     folder, _, name = path.partition("/")
     if folder == ASSETS:
         return version_in(locked, name)
-    return hashlib.md5((project.root / path).read_bytes()).hexdigest()
+    try:
+        return hashlib.md5((project.root / path).read_bytes()).hexdigest()
+    except FileNotFoundError:
+        raise UsageError(
+            f"dvc.yaml names {path}, which is not there: bring it back, or take it out of the deps of its stages"
+        ) from None
 
 
 def _value(values: object, name: str) -> object:

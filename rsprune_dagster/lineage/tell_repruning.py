@@ -49,6 +49,7 @@ def summary(done: Repruning, seen: Review) -> str:
         f"## Re-pruning: {_verdict(done)}",
         f"> {done.refusal}" if done.refusal else "",
         _made(done),
+        _warnings(done),
         f"### Kept and dropped by scene, {seen.base} and now\n\n{_scenes(found)}" if found else "",
         as_markdown(found) if found else "",
         f"### Metrics, {seen.base} and now\n\n{_metrics(seen.metrics)}" if seen.metrics else "",
@@ -75,6 +76,11 @@ def _made(done: Repruning) -> str:
         return "Every asset is as the commit holds it."
     rows = [(each.asset, each.why, _short(each.before), _short(each.after)) for each in done.made]
     return markdown.table(("made anew", "why", "version before", "version now"), rows)
+
+
+def _warnings(done: Repruning) -> str:
+    lines = [f"* {sentence}" for sentence in done.warnings]
+    return "\n".join(["Checks that warn, and let it go on:", "", *lines]) if lines else ""
 
 
 def _scenes(found: Difference) -> str:

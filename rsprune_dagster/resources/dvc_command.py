@@ -89,15 +89,17 @@ class DvcCommand:
 
     def _settings(self) -> str:
         """The project's settings with absolute paths, as a config file: `dvc config --list` resolves them."""
-        sections: defaultdict[str, list[str]] = defaultdict(list)
+        # a key that .dvc/config.local sets too is listed twice, and the last holds
+        sections: defaultdict[str, dict[str, str]] = defaultdict(dict)
         for line in self.run("config", "--list").splitlines():
             name, _, value = line.partition("=")
             section, _, key = name.rpartition(".")
             kind, _, title = section.partition(".")
             if name not in ("cache.dir", "core.no_scm"):
-                sections[f"['{kind} \"{title}\"']" if title else f"[{kind}]"].append(f"{key} = {value}")
+                sections[f"['{kind} \"{title}\"']" if title else f"[{kind}]"][key] = value
         if not any(title.startswith("['remote ") for title in sections):
             raise RunError("no DVC remote is set up: `dvc remote add --default NAME URL` names one")
-        sections["[core]"].append("no_scm = true")
-        sections["[cache]"].append(f"dir = {DvcCache.of(self.project).root.parents[1]}")
-        return "\n".join("\n".join([title, *lines]) for title, lines in sections.items()) + "\n"
+        sections["[core]"]["no_scm"] = "true"
+        sections["[cache]"]["dir"] = str(DvcCache.of(self.project).root.parents[1])
+        blocks = [[title, *(f"{key} = {value}" for key, value in keys.items())] for title, keys in sections.items()]
+        return "\n".join("\n".join(lines) for lines in blocks) + "\n"
