@@ -19,8 +19,7 @@ from rsprune_dagster.resources.dvc_lock import DvcProject
 from rsprune_dagster.resources.journal import Journal
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-STAGES = yaml.safe_load((CHECKOUT / "dvc.yaml").read_text())["stages"]
-ASSETS = tuple(name for name, stage in STAGES.items() if not stage.get("frozen"))
+ASSETS = tuple(yaml.safe_load((CHECKOUT / "dvc.yaml").read_text())["stages"])
 """What a whole run materializes, in the order of the flow: all but what is made on request."""
 UPSTREAM: Mapping[str, frozenset[str]] = {
     made.key.to_user_string(): frozenset(dep.asset_key.to_user_string() for dep in made.get_asset_spec().deps)

@@ -1,7 +1,7 @@
 """The study in the web UI: a job with a partition for each arm and seed, and pruning_study as an asset that it fills.
 
 "Materialize all" is to bring a checkout from the corpus to the report, not to train for hours on every arm: so the web
-UI shows pruning_study without a button of its own. On the command line and in dvc.yaml it is an asset like others.
+UI shows pruning_study without a button of its own. On the command line it is an asset like others.
 """
 
 from collections.abc import Sequence

@@ -36,7 +36,7 @@ class DvcProject:
         return (self.root / "dvc.yaml").is_file() and (self.root / ".dvc").is_dir()
 
     def stages(self) -> dict[str, Stage]:
-        """What dvc.yaml says of each asset."""
+        """What dvc.yaml says of each asset that it has a stage of: what partitions fill over hours has none."""
         return dict(yaml.safe_load((self.root / "dvc.yaml").read_text())["stages"])
 
     def lock(self) -> dict[str, Stage]:

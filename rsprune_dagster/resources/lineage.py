@@ -171,7 +171,8 @@ class Materialization:
         trees = self.inputs()
         inputs = {name: tree.digest for name, tree in trees.items()}
         adopt(inputs, self.context.instance, self.journal)
-        stage = self.project.made_from(self.asset, trees) if self.project else {}
+        has_stage = self.project is not None and self.asset in self.project.stages()
+        stage = self.project.made_from(self.asset, trees) if self.project and has_stage else {}
         self.journal.write(replace(self.record, inputs=inputs, stage=stage))
 
     def inputs(self) -> dict[str, Tree]:
@@ -269,7 +270,7 @@ class Materialization:
         """The new version is whole and about to take its place: say so first, so that a kill in between can be told."""
         tree = tree_of(staging, memory=self._memory(self.asset))
         record = self.record
-        stage = {**record.stage, "outs": outs(self.asset, tree)} if self.project else {}
+        stage = {**record.stage, "outs": outs(self.asset, tree)} if record.stage else {}
         self.journal.write(
             replace(record, data_version=tree.digest, n_files=tree.n_files, size_bytes=tree.size_bytes, stage=stage)
         )
@@ -288,6 +289,8 @@ class Materialization:
     def _why_not_versioned(self, record: Record) -> str:
         if self.project is None:
             return "this is not the project's asset folder"
+        if not record.stage:
+            return f"dvc.yaml has no stage of it: `dvc add {ASSETS}/{self.asset}` versions it"
         if record.departures:
             return f"this run departs from params.yaml in {_names(record.departures)}"
         locked = self.project.lock()

@@ -57,7 +57,9 @@ def _settled(record: Record, store: AssetStore, project: DvcProject | None) -> R
         return replace(ended, status="KILLED")
     if tree_of(store.folder(record.asset)).digest != record.data_version:
         return replace(ended, status="KILLED")
-    versioned = project is not None and not record.departures and _inputs_are_locked(record, project)
+    versioned = False
+    if project is not None and record.stage:
+        versioned = not record.departures and _inputs_are_locked(record, project)
     if project is not None and versioned:
         project.record({record.asset: dict(record.stage)}, lambda _: None)
     lock_md5 = project.lock_md5() if project else ""
