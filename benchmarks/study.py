@@ -186,15 +186,7 @@ def pruned(data: Path, out: Path) -> PrunedCorpus:
     assets = out / ".rsprune" / "assets"
     if not (assets / "pruned_subset").is_dir():
         weights = data / ENCODERS["mobilenet_v2"]
-        command = [
-            sys.executable,
-            "-m",
-            "rsprune_dagster.cli",
-            "prune",
-            str(data / "eurosat/pool.tar"),
-            "--out",
-            str(out),
-        ]
+        command = [sys.executable, "-c", PRUNE, "prune", str(data / "eurosat/pool.tar"), "--out", str(out)]
         command += ["--reference", str(data / "eurosat/reference"), "--backbone", "mobilenet_v2"]
         subprocess.run([*command, "--weights", str(weights), "--workers", "1"], check=True)
     folders = StageFolders(
