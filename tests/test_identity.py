@@ -173,6 +173,7 @@ def test_the_asset_s_page_leads_to_its_mlflow_run_and_back(world: World, first: 
     page.get_by_text("pruned_subset").first.wait_for()
     page.get_by_text("Success").first.wait_for()
     page.goto(f"{world.mlflow}/#/experiments/{child.info.experiment_id}/runs{VIEW}")
+    page.set_viewport_size({"width": 1500, "height": 1600})  # the table draws only the rows that fit
     page.get_by_text(first[:8]).first.wait_for()
     page.get_by_text("Expand rows").first.click()
     for asset in ASSETS:
