@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     root = tmp_path_factory.mktemp("evaluation")
     tiles = small_tiles(root / "tiles", n=80, patchy=True)
     (root / "corpus").mkdir()
-    (root / "corpus" / "corpus.json").write_text(json.dumps({"read_options": asdict(OPTIONS)}))
+    (root / "corpus" / "corpus.json").write_text(json.dumps({"read_options": OPTIONS.values()}))
     (root / "subset").mkdir()
     pq.write_table(tiles.table, root / "subset" / "pruned_subset.parquet")
     _held_out(root / "held_out", 120, seed=7)

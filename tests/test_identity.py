@@ -175,7 +175,7 @@ def test_the_asset_s_page_leads_to_its_mlflow_run_and_back(world: World, first: 
     page.goto(f"{world.mlflow}/#/experiments/{child.info.experiment_id}/runs{VIEW}")
     page.set_viewport_size({"width": 1500, "height": 1600})  # the table draws only the rows that fit
     page.get_by_text(first[:8]).first.wait_for()
-    page.get_by_text("Expand rows").first.click()
+    page.locator("button[data-component-id*='runnamecellrenderer']").first.click()  # the plus before the parent's name
     for asset in ASSETS:
         page.get_by_text(asset, exact=True).first.wait_for()
     world.shoot("mlflow_experiment")

@@ -5,13 +5,20 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from prune_runs import PLAN, Outcome, finished_work, prune, settings
 from safetensors.numpy import load_file
 
 from rsprune_dagster.corpus import storage
+from rsprune_dagster.corpus.decode import TileReader
+from rsprune_dagster.corpus.options import ReadOptions
+from rsprune_dagster.corpus.shards import ShardCache
 from rsprune_dagster.corpus.synthetic import SyntheticPlan, write_corpus
+from rsprune_dagster.progress import silent
+from rsprune_dagster.pruning.steps.scan import Scanner, read_options, scan
+from rsprune_dagster.resources.content import tree_of
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -88,6 +95,17 @@ def test_unpacked_tars_give_the_same_contents_in_the_same_order(
     assert set(unpacked.decisions()) != set(pruned.decisions())
 
 
+def test_a_project_elsewhere_has_the_same_tables_and_finds_its_tiles(synthetic: Path, tmp_path: Path) -> None:
+    here, there = (_scanned_project(synthetic, tmp_path / name) for name in ("here", "there's another"))
+    assert tree_of(here).digest == tree_of(there).digest
+    (tmp_path / "here" / "data").rename(tmp_path / "gone")
+    rows = pq.read_table(there / "manifest.parquet").to_pylist()
+    assert {row["kind"] for row in rows} == {"file", "tar", "parquet", "window"}
+    assert not [row["uri"] for row in rows if not row["uri"].startswith("data/")]
+    with TileReader(read_options(there)) as reader:
+        assert [reader.read_md5(row) for row in rows] == [row["content_md5"] for row in rows]
+
+
 def test_a_second_run_recomputes_nothing_and_appended_tiles_cost_only_themselves(
     synthetic: Path, pruned: Outcome, tmp_path: Path
 ) -> None:
@@ -139,3 +157,14 @@ def _more_tiles(made: Path, target: Path, *, n_tiles: int) -> set[str]:
     for tile in sorted((made / "corpus" / "part_0000").iterdir())[:n_tiles]:
         shutil.copy(tile, target)
     return {f"{target.name}/{tile.name}" for tile in target.iterdir()}
+
+
+def _scanned_project(synthetic: Path, root: Path) -> Path:
+    """A project with the corpus in it, scanned; the folder of its tables."""
+    shutil.copytree(synthetic / "corpus", root / "data")
+    (root / "dvc.yaml").touch()
+    folder = root / "assets" / "raw_corpus"
+    folder.mkdir(parents=True)
+    scanner = Scanner(ReadOptions(), 16, 64, ShardCache(root / "cache"), 1, silent, home=root)
+    scan([str(root / "data")], folder, scanner, labelled=False, label="raw_corpus")
+    return folder

@@ -73,10 +73,12 @@ def pruning_study_asset(defaults: Params) -> dg.AssetsDefinition:
                         clusters=assets.folder("scene_clusters"),
                     ),
                     assets.folder("pruned_subset"),
-                    named_sources(defaults.evaluation.sources, assets, part="held_out", progress=progress),
+                    named_sources(
+                        defaults.evaluation.sources, assets, part="held_out", home=made.home, progress=progress
+                    ),
                     folder,
                     defaults.model_copy(update={"study": study}),
-                    scanner(context, assets, compute, defaults.corpus),
+                    scanner(context, assets, compute, defaults.corpus, made.home),
                     arm=key[ARM],
                     seed=int(key[SEED]),
                     work=assets.cache_root / "study",

@@ -42,9 +42,11 @@ def raw_corpus_asset(defaults: Params) -> dg.AssetsDefinition:
         assets = store.open()
         with lineage.materialization(context, assets, {"corpus": given(context)}) as made:
             params = in_effect(context, defaults.corpus)
-            sources = named_sources(params.sources, assets, part="corpus", progress=compute.progress(context))
-            reader = scanner(context, assets, compute, params)
-            watched = watched_sources(params.sources)
+            sources = named_sources(
+                params.sources, assets, part="corpus", home=made.home, progress=compute.progress(context)
+            )
+            reader = scanner(context, assets, compute, params, made.home)
+            watched = watched_sources(params.sources, made.home)
             listing = (
                 asdict(glimpse(watched)) if watched else {}
             )  # before the scan: what comes meanwhile is noticed later

@@ -39,8 +39,10 @@ def reference_scenes_asset(defaults: Params) -> dg.AssetsDefinition:
         assets = store.open()
         with lineage.materialization(context, assets, {"reference": given(context), "corpus": defaults.corpus}) as made:
             params = in_effect(context, defaults.reference)
-            sources = named_sources(params.sources, assets, part="reference", progress=compute.progress(context))
-            reader = scanner(context, assets, compute, defaults.corpus)
+            sources = named_sources(
+                params.sources, assets, part="reference", home=made.home, progress=compute.progress(context)
+            )
+            reader = scanner(context, assets, compute, defaults.corpus, made.home)
             with made.replace() as folder:
                 if sources:
                     report = scan(sources, folder, reader, labelled=True, label="reference_scenes")

@@ -25,8 +25,14 @@ SYNTHETIC = "synthetic"
 """As a source: the procedural corpus, made on first use."""
 
 
-def scanner(context: dg.AssetExecutionContext, store: AssetStore, compute: Compute, params: CorpusParams) -> "Scanner":
-    """How the corpus or the reference is read."""
+def scanner(
+    context: dg.AssetExecutionContext,
+    store: AssetStore,
+    compute: Compute,
+    params: CorpusParams,
+    home: Path | None = None,
+) -> "Scanner":
+    """How the corpus or the reference is read; `home` as `Scanner` has it."""
     from rsprune_dagster.corpus.shards import ShardCache
     from rsprune_dagster.pruning.steps.scan import Scanner
 
@@ -37,17 +43,29 @@ def scanner(context: dg.AssetExecutionContext, store: AssetStore, compute: Compu
         cache=ShardCache(store.cache_root),
         workers=compute.n_workers(),
         progress=compute.progress(context),
+        home=home,
     )
 
 
-def named_sources(sources: Sequence[str], store: AssetStore, *, part: str, progress: Progress) -> tuple[str, ...]:
-    """The sources as given; `synthetic` stands for a part of the synthetic corpus: corpus, reference or held_out."""
-    return tuple(_synthetic(store, part, progress) if source == SYNTHETIC else source for source in sources)
+def named_sources(
+    sources: Sequence[str], store: AssetStore, *, part: str, home: Path | None, progress: Progress
+) -> tuple[str, ...]:
+    """The sources, relative paths from `home`, the project's folder.
+
+    `synthetic` stands for a part of the synthetic corpus: corpus, reference or held_out.
+    """
+    return tuple(_synthetic(store, part, progress) if each == SYNTHETIC else _from(home, each) for each in sources)
 
 
-def watched_sources(sources: Sequence[str]) -> tuple[str, ...]:
+def watched_sources(sources: Sequence[str], home: Path | None) -> tuple[str, ...]:
     """The sources that may get new tiles: all but the synthetic corpus."""
-    return tuple(source for source in sources if source != SYNTHETIC)
+    return tuple(_from(home, source) for source in sources if source != SYNTHETIC)
+
+
+def _from(home: Path | None, source: str) -> str:
+    """A source as params.yaml of the project at `home` has it; elsewhere a relative path starts where the user is."""
+    is_a_path = "://" not in source and not source.startswith("~")
+    return str(home / source) if home and is_a_path else source
 
 
 def gpu_pool() -> str | None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import dagster as dg
@@ -89,7 +90,6 @@ def is_pruning(instance: dg.DagsterInstance) -> bool:
 
 def new_tiles(params: Params) -> dg.SensorDefinition:
     """Notices new, changed and missing files by listing the sources; no tile is read."""
-    sources = watched_sources(params.corpus.sources)
 
     @dg.sensor(
         name="new_tiles",
@@ -99,6 +99,7 @@ def new_tiles(params: Params) -> dg.SensorDefinition:
         description="Lists the corpus and prunes anew when it changed and stands still.",
     )
     def look(context: dg.SensorEvaluationContext, store: Store, lineage: Lineage) -> dg.SensorResult:
+        sources = watched_sources(params.corpus.sources, Path(lineage.project) if lineage.project else None)
         if not sources:
             return dg.SensorResult(skip_reason=dg.SkipReason("the synthetic corpus gets no new tiles"))
         if is_pruning(context.instance):

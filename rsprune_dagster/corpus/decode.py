@@ -42,6 +42,7 @@ class TileReader:
 
     def __init__(self, options: ReadOptions) -> None:
         self._options = options
+        self._base = options.base
         self._uri = ""
         self._fd = -1
         self._handle: Any = None
@@ -92,7 +93,7 @@ class TileReader:
         return self._window(row).content_md5 if row["kind"] == "window" else formats.md5(self._encoded(row))
 
     def _encoded(self, row: Row) -> bytes:
-        kind, uri = row["kind"], row["uri"]
+        kind, uri = row["kind"], storage.located(row["uri"], self._base)
         try:
             if kind == "tar":
                 return self._tar_bytes(uri, row["offset"], row["length"])
@@ -146,8 +147,8 @@ class TileReader:
         from rsprune_dagster.corpus.rasters import damage, said_by_gdal
 
         try:
-            if self._uri != row["uri"]:
-                self._open_scene(row["uri"])
+            if self._uri != (uri := storage.located(row["uri"], self._base)):
+                self._open_scene(uri)
             if row["x"] is None:
                 raise TileError(
                     damage(self._raster.dataset, self._options) or "the scene changed while it was read; run again"

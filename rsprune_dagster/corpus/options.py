@@ -1,11 +1,15 @@
 """How tiles are read: the part of params.yaml that decides what a tile is and how its values are shown."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Parameters of reading, as `corpus:` in params.yaml has them; every one of them can change a result."""
+    """Parameters of reading, as `corpus:` in params.yaml has them; every one of them can change a result.
+
+    `base` is none of them: it is the folder that the relative uris of a manifest start from.
+    """
 
     tile_size_px: int = 256
     overlap_px: int = 0
@@ -13,3 +17,8 @@ class ReadOptions:
     bands: tuple[int, ...] = ()
     value_range: tuple[float, ...] = ()
     max_tile_pixels: int = 64_000_000
+    base: str = field(default="", compare=False)
+
+    def values(self) -> dict[str, Any]:
+        """The parameters by name."""
+        return {name: value for name, value in asdict(self).items() if name != "base"}

@@ -1,6 +1,7 @@
 """Folders and files, on local disk or behind any fsspec URL, seen through the few questions a corpus asks.
 
-A local uri is an absolute path; everything else is a URL (`s3://bucket/key`, `memory://name`).
+A local uri is an absolute path; everything else is a URL (`s3://bucket/key`, `memory://name`). In the tables of a
+project a path inside the project is relative to it, so that a clone elsewhere has the same tables and finds its tiles.
 """
 
 import os
@@ -33,6 +34,11 @@ def absolute(source: str) -> str:
     if source.startswith("file://"):
         source = source.removeprefix("file://")
     return source.rstrip("/") if is_remote(source) else os.path.abspath(os.path.expanduser(source))
+
+
+def located(uri: str, base: str) -> str:
+    """The uri where a table's one is relative to the folder `base`."""
+    return uri if is_remote(uri) else os.path.join(base, uri)
 
 
 def filesystem(uri: str) -> tuple[Any, str]:

@@ -179,7 +179,7 @@ def _held_out_tiles(
     folder.mkdir()
     scan(sources, folder, scanner, labelled=True, label="held-out tiles")
     table = pq.read_table(folder / "manifest.parquet")
-    return _tile_set(table, scanner.options, size_px, params, seed, scene_column="label")
+    return _tile_set(table, read_options(folder), size_px, params, seed, scene_column="label")
 
 
 def _tile_set(

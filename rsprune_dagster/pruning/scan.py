@@ -4,7 +4,6 @@ That read tells a tile's identity, size and place, whether it can be used at all
 near-duplicates are looked for by.
 """
 
-from dataclasses import asdict
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ _NOTHING = (None,) * (len(FACTS) - 1)
 
 def scan_identity(options: ReadOptions, patch_grid: int) -> tuple[object, ...]:
     """All that decides a shard's scan besides its tiles."""
-    return SCAN_VERSION, asdict(options), patch_grid
+    return SCAN_VERSION, options.values(), patch_grid
 
 
 def scan_shard(shard: Shard, cache: ShardCache, options: ReadOptions, patch_grid: int) -> Path:

@@ -136,6 +136,11 @@ class Materialization:
         return str(self.context.asset_key.to_user_string())
 
     @property
+    def home(self) -> Path | None:
+        """The project whose asset this is; None where there is none."""
+        return self.project.root if self.project else None
+
+    @property
     def record(self) -> Record:
         """As the journal has it now."""
         record = self.journal.read(self.context.run.run_id, self.asset)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ class Embedder:
     @property
     def cache(self) -> EmbeddingCache:
         """The vectors of this encoder under these ways of reading."""
-        identity = digest(EMBED_VERSION, self.encoder.identity, self.encoder.device.type, asdict(self.options))
+        identity = digest(EMBED_VERSION, self.encoder.identity, self.encoder.device.type, self.options.values())
         return EmbeddingCache(self.cache_root / "work" / "embeddings" / identity)
 
 

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rsprune_dagster.corpus.decode import TileReader
 from rsprune_dagster.corpus.export import export_subset
+from rsprune_dagster.corpus.storage import located
 from rsprune_dagster.progress import Progress
 from rsprune_dagster.pruning.steps.scan import read_options
 
@@ -17,7 +19,10 @@ def export_kept(assets: Path, target: Path, *, form: str, progress: Progress) ->
         UsageError: unknown form, or `target` holds something already.
         RunError: a tile changed or vanished since pruning.
     """
+    options = read_options(assets / "raw_corpus")
     subset = pq.read_table(assets / "pruned_subset" / "pruned_subset.parquet")
-    with TileReader(read_options(assets / "raw_corpus")) as reader:
+    uris = pa.array([located(uri, options.base) for uri in subset.column("uri").to_pylist()], pa.string())
+    subset = subset.set_column(subset.schema.get_field_index("uri"), subset.schema.field("uri"), uris)
+    with TileReader(options) as reader:
         export_subset(subset, target, form=form, read_bytes=reader.read_bytes, progress=progress)
     return int(subset.num_rows)

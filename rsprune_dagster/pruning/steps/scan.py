@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ from rsprune_dagster.corpus.tiles import LOCATION, SCAN
 from rsprune_dagster.errors import RunError, UsageError
 from rsprune_dagster.progress import Progress
 from rsprune_dagster.pruning.scan import same_bytes, scan_identity, scan_shard
+
+PROJECT_FILE = "dvc.yaml"
+"""What every project has in its folder."""
 
 MANIFEST = pa.schema([field for field in SCAN if field.name not in ("stamp", "quarantine")])
 """A usable tile, in content order. Without stamps: a touched file is not another tile."""
@@ -46,7 +49,10 @@ class ScanReport:
 
 @dataclass(frozen=True)
 class Scanner:
-    """How tiles are read and measured, where the work is kept, and by how many threads it is done."""
+    """How tiles are read and measured, where the work is kept, and by how many threads it is done.
+
+    `home`: the project's folder; what lies in it is named relative to it in the tables. None: every path is absolute.
+    """
 
     options: ReadOptions
     patch_grid: int
@@ -54,10 +60,11 @@ class Scanner:
     cache: ShardCache
     workers: int
     progress: Progress
+    home: Path | None = None
 
     def shards(self, listing: Listing, *, labelled: bool) -> tuple[list[Shard], Counter[str]]:
         """The shards of a corpus, old ones kept, and the files in it that are no tiles, counted by suffix."""
-        identity = (asdict(self.options), self.shard_size, labelled)
+        identity = (self.options.values(), self.shard_size, labelled)
         rows = partial(_rows, options=self.options, labelled=labelled)
         shards, ignored = self.cache.plan(
             listing.containers, ShardListing(rows, self._unchanged, self.shard_size, identity)
@@ -85,7 +92,8 @@ def scan(sources: Sequence[str], folder: Path, scanner: Scanner, *, labelled: bo
         raise UsageError(f"no image in {', '.join(sources)}: give a folder, tar, Parquet file or GeoTIFF with images")
     todo = [shard for shard in shards if not scanner.result(shard).exists()]
     _scan_all(todo, scanner, label)
-    report = _write_tables([scanner.result(shard) for shard in shards], folder, ignored, len(shards), len(todo))
+    scans = [scanner.result(shard) for shard in shards]
+    report = _write_tables(scans, folder, scanner.home, ignored, len(shards), len(todo))
     write_options(scanner.options, ignored, folder)
     if report.n_tiles == 0:
         seen = f"{report.n_quarantined:,} tiles in {', '.join(sources)}"
@@ -103,15 +111,20 @@ def without_tiles(folder: Path) -> ScanReport:
 
 def write_options(options: ReadOptions, ignored: Counter[str], folder: Path) -> None:
     """Keep beside the manifest how its tiles are read: whoever reads them later must see the same pixels."""
-    content = {"read_options": asdict(options), "ignored_files": dict(sorted(ignored.items()))}
+    content = {"read_options": options.values(), "ignored_files": dict(sorted(ignored.items()))}
     (folder / "corpus.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 def read_options(folder: Path) -> ReadOptions:
-    """How the tiles of a manifest are read."""
+    """How the tiles of a manifest are read; its relative uris start at the project that the folder lies in."""
     raw = json.loads((folder / "corpus.json").read_text())["read_options"]
     values: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
-    return ReadOptions(**values)
+    return ReadOptions(**values, base=_project_of(folder))
+
+
+def _project_of(folder: Path) -> str:
+    """The first folder above that has a dvc.yaml; empty outside a project, where every uri is absolute."""
+    return next((str(above) for above in folder.absolute().parents if (above / PROJECT_FILE).is_file()), "")
 
 
 def _rows(container: Container, *, options: ReadOptions, labelled: bool) -> tuple[pa.Table, Counter[str]]:
@@ -141,9 +154,10 @@ def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def _write_tables(
-    scans: Sequence[Path], folder: Path, ignored: Counter[str], n_shards: int, n_computed: int
+    scans: Sequence[Path], folder: Path, home: Path | None, ignored: Counter[str], n_shards: int, n_computed: int
 ) -> ScanReport:
-    columns = ", ".join(f'"{name}"' for name in MANIFEST.names)
+    uri = _uri(home)
+    columns = ", ".join(uri if name == "uri" else f'"{name}"' for name in MANIFEST.names)
     tables = {"scan": scans}
     n_tiles = write_query(
         f"SELECT {columns} FROM scan WHERE quarantine IS NULL ORDER BY {CONTENT_ORDER}",
@@ -152,7 +166,7 @@ def _write_tables(
         MANIFEST,
     )
     n_quarantined = write_query(
-        "SELECT tile_id, uri, quarantine AS reason FROM scan WHERE quarantine IS NOT NULL ORDER BY tile_id",
+        f"SELECT tile_id, {uri}, quarantine AS reason FROM scan WHERE quarantine IS NOT NULL ORDER BY tile_id",
         tables,
         folder / "quarantine.parquet",
         QUARANTINE,
@@ -163,6 +177,15 @@ def _write_tables(
             f"{n_tiles + n_quarantined - n_distinct} tile ids occur twice: rename files, or prune each source by itself"
         )
     return ScanReport(n_tiles, n_quarantined, sum(ignored.values()), n_shards, n_computed, n_shards - n_computed)
+
+
+def _uri(home: Path | None) -> str:
+    """The column `uri` in SQL, relative to `home` where it lies in it."""
+    if home is None:
+        return "uri"
+    start = f"{home.absolute()}/"
+    quoted = start.replace("'", "''")
+    return f"CASE WHEN starts_with(uri, '{quoted}') THEN substr(uri, {len(start) + 1}) ELSE uri END AS uri"
 
 
 def _first_reason(scanner: Scanner, shards: Sequence[Shard]) -> str:
