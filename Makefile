@@ -56,6 +56,7 @@ bench: setup
 
 lock:
 	.venv-uv/bin/uv pip compile --quiet --universal --generate-hashes pyproject.toml --group dev -o requirements.lock
+	.venv-uv/bin/uv pip compile --quiet --universal --generate-hashes pyproject.toml --group image -c requirements.lock -o requirements-image.lock
 	.venv-uv/bin/uv pip compile --quiet --universal --generate-hashes --group dvc --python-version 3.11 -o requirements-dvc.lock
 
 clean:

@@ -41,14 +41,14 @@ def mlflow_server(
     command += ["--artifacts-destination", artifacts or str(folder / "artifacts")]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     url = f"http://127.0.0.1:{port}"
-    with _served(command, folder / "mlflow.log", lambda: _answers(f"{url}/health"), env={**quiet, **(env or {})}):
+    with served(command, folder / "mlflow.log", lambda: answers(f"{url}/health"), env={**quiet, **(env or {})}):
         yield url
 
 
 @contextmanager
 def postgres(folder: Path) -> Iterator[str]:
     """A new PostgreSQL cluster; yields the address of its one database. As root it runs as the user postgres."""
-    programs = _postgres_programs()
+    programs = postgres_programs()
     folder.mkdir(parents=True, exist_ok=True)
     # the user postgres may not enter pytest's folders
     cluster = Path(tempfile.mkdtemp(prefix="rsprune-postgres-"))
@@ -62,7 +62,7 @@ def postgres(folder: Path) -> Iterator[str]:
         command = [*as_user, str(programs / "postgres"), "-D", str(cluster / "data"), "-k", str(cluster)]
         command += ["-p", str(port), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
         is_ready = [str(programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
-        with _served(command, folder / "postgres.log", lambda: _succeeds(is_ready), cwd=cluster):
+        with served(command, folder / "postgres.log", lambda: succeeds(is_ready), cwd=cluster):
             yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
     finally:
         shutil.rmtree(cluster, ignore_errors=True)
@@ -75,7 +75,7 @@ def s3_server(folder: Path, *buckets: str, port: int = 0) -> Iterator[str]:
     port = port or free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     url = f"http://127.0.0.1:{port}"
-    with _served(command, folder / "s3.log", lambda: _answers(f"{url}/moto-api/")):
+    with served(command, folder / "s3.log", lambda: answers(f"{url}/moto-api/")):
         for bucket in buckets:
             _s3(url).create_bucket(Bucket=bucket)
         yield url
@@ -113,7 +113,7 @@ def _s3(url: str):  # type: ignore[no-untyped-def]  # boto3 has no types
 
 
 @contextmanager
-def _served(
+def served(
     command: Sequence[str],
     log: Path,
     is_ready: Callable[[], bool],
@@ -121,6 +121,7 @@ def _served(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> Iterator[None]:
+    """A server while the block lasts, from when it is ready; its output goes to `log`."""
     with log.open("wb") as output:
         server = subprocess.Popen(
             command,
@@ -156,7 +157,8 @@ def _end(server: subprocess.Popen[bytes]) -> None:
             server.wait(timeout=patience_s)
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Whether anything but an error comes back."""
     try:
         with urllib.request.urlopen(url, timeout=5):
             return True
@@ -164,11 +166,12 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _succeeds(command: Sequence[str]) -> bool:
-    return subprocess.run(command, check=False, capture_output=True).returncode == 0
+def succeeds(command: Sequence[str], env: Mapping[str, str] | None = None) -> bool:
+    """Whether a command ends with 0."""
+    return subprocess.run(command, check=False, capture_output=True, env=env).returncode == 0
 
 
-def _postgres_programs() -> Path:
+def postgres_programs() -> Path:
     """The folder of PostgreSQL's programs. Where there is none the test is skipped, loudly; under CI it fails."""
     installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
     found = installed[-1] if installed else shutil.which("initdb")

@@ -78,7 +78,8 @@ def wait_for_delivery(journal: Journal, run_id: str, timeout_s: float) -> Delive
 def mlflow_link(journal: Journal, record: Record) -> str:
     """The address of a record's MLflow run; '' if not yet delivered.
 
-    For the project's own SQLite store it is where `make mlflow` serves that; for another its id and how to open it.
+    For the project's own SQLite store it is where `make mlflow` serves that; for another its id and how to open it. A
+    server that a browser reaches at another address than the runs do has that in RSPRUNE_MLFLOW_URL.
     """
     state = State.load(journal.folder(record) / STATE)
     if not state.mlflow_run_id:
@@ -88,6 +89,8 @@ def mlflow_link(journal: Journal, record: Record) -> str:
         server = SERVED
     elif database:
         return f"runs:/{state.mlflow_run_id} (mlflow ui --backend-store-uri {state.tracking_uri})"
+    else:
+        server = os.environ.get("RSPRUNE_MLFLOW_URL", server).rstrip("/")
     return f"{server}/#/experiments/{state.experiment_id}/runs/{state.mlflow_run_id}{VIEW}"
 
 
