@@ -47,13 +47,20 @@ def convergence(summary: Summary) -> bytes:
         if full is not None:
             axes.axhline(full.final.value, color=style.MUTED, linewidth=0.9, linestyle=":")
         ticks = [n_images for n_images, _ in summary.arms[0].curve]
-        axes.set(xscale="log", xlabel="training images seen", ylabel=summary.score.replace("_", " "))
+        axes.set(xscale="log", xlabel="training images seen", ylabel=_said(summary.score))
         axes.set_xticks(ticks, [style.thousands(tick) for tick in ticks])
         axes.minorticks_off()
         axes.grid(axis="y")
         axes.set_title("Higher is better" if larger_is_better(summary.score) else "Lower is better")
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         return style.png(drawing)
+
+
+def _said(score: str) -> str:
+    """`frechet_squeezenet1_0` as a person says it; a network keeps its name."""
+    measure, _, network = score.partition("_")
+    names = {"frechet": "Fréchet distance", "kernel": "kernel distance", "fid": "FID", "kid": "KID"}
+    return f"{names.get(measure, measure)}{f', {network}' if network else ''}"
 
 
 def study_table(summary: Summary) -> str:
