@@ -121,7 +121,8 @@ def test_secrets_are_long_unlike_each_other_private_and_never_overwritten(checko
     secrets = [value for name, value in values.items() if SECRET.search(name)]
     assert len(secrets) == 5 == len({*secrets})
     assert all(re.fullmatch(r"[0-9a-f]{48}", secret) for secret in secrets)
-    assert values["RSPRUNE_UID"] == str(os.getuid())
+    owner = (os.getuid() or 10001, os.getgid() if os.getuid() else 10001)
+    assert (int(values["RSPRUNE_UID"]), int(values["RSPRUNE_GID"])) == owner  # never root
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     again = run(script)
     assert again.returncode == 1 and "left alone" in again.stderr
@@ -136,7 +137,7 @@ def test_no_secret_has_a_default_and_each_is_made_by_the_script() -> None:
     made = set(re.findall(r"^(\w+)=", (DOCKER / "secrets.sh").read_text(), re.MULTILINE))
     taken = {found for _, found in substitutions(SERVICES)}
     needed = {each.removesuffix(":?run docker/secrets.sh first") for each in taken if ":?" in each}
-    assert needed == made - {"here", "file"}
+    assert needed == made - {"here", "file", "owner"}
     assert not [each for each in taken if ":?" not in each and SECRET.search(each)]
     for name, service in SERVICES.items():
         for variable, value in service.get("environment", {}).items():
@@ -159,6 +160,13 @@ def test_every_service_is_looked_after_and_hardened() -> None:
         assert service["security_opt"] == ["no-new-privileges:true"] and service["cap_drop"] == ["ALL"], name
         if service["image"].startswith("rsprune-dagster"):
             assert service["read_only"] and "RSPRUNE_UID" in service["user"], name
+
+
+def test_what_dvc_needs_where_the_root_is_read_only_and_the_user_unknown() -> None:
+    """Seen in the image: without the first it stops at /var/tmp, without the second at a user without a name."""
+    for name in ("code", "webserver", "daemon"):
+        given = SERVICES[name]["environment"]
+        assert given["DVC_SITE_CACHE_DIR"].startswith("/project/") and given["USER"], name
 
 
 def test_services_wait_for_those_they_need() -> None:
