@@ -1,12 +1,11 @@
 """Fixtures shared by all tests."""
 
-import os
 import shutil
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
+from needs import missing
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -14,26 +13,18 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real imagery beside the checkout. Where it is absent the test is skipped, loudly; under CI that is a failure."""
-    if SHARED_DATA.is_dir():
-        return SHARED_DATA
-    message = f"real imagery is not at {SHARED_DATA}: this test did not run"
-    if os.environ.get("CI") == "true":
-        pytest.fail(message)
-    warnings.warn(message, stacklevel=1)
-    pytest.skip(message)
+    if not SHARED_DATA.is_dir():
+        missing(f"real imagery is not at {SHARED_DATA}: this test did not run")
+    return SHARED_DATA
 
 
 @pytest.fixture(scope="session")
 def dvc() -> str:
     """DVC's command, from its own environment beside this one, as `make setup` builds it."""
     command = Path(sys.prefix).with_name(".venv-dvc") / "bin" / "dvc"
-    if command.is_file():
-        return str(command)
-    message = f"no DVC at {command}: `make setup` installs it; versioning was not tested against it"
-    if os.environ.get("CI") == "true":
-        pytest.fail(message)
-    warnings.warn(message, stacklevel=1)
-    pytest.skip(message)
+    if not command.is_file():
+        missing(f"no DVC at {command}: `make setup` installs it; versioning was not tested against it")
+    return str(command)
 
 
 def pytest_configure() -> None:

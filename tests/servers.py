@@ -13,12 +13,12 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from needs import missing
 
 START_S = 600
 """How long a server may take to start: seconds, unless the machine is busy."""
@@ -175,10 +175,6 @@ def postgres_programs() -> Path:
     """The folder of PostgreSQL's programs. Where there is none the test is skipped, loudly; under CI it fails."""
     installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
     found = installed[-1] if installed else shutil.which("initdb")
-    if found:
-        return Path(found).parent
-    message = "no PostgreSQL here (Debian: apt-get install postgresql): this test did not run"
-    if os.environ.get("CI") == "true":
-        pytest.fail(message)
-    warnings.warn(message, stacklevel=1)
-    pytest.skip(message)
+    if not found:
+        missing("no PostgreSQL here (Debian: apt-get install postgresql): this test did not run")
+    return Path(found).parent

@@ -6,13 +6,13 @@ import shutil
 import stat
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from needs import missing
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 DOCKER = CHECKOUT / "docker"
@@ -24,13 +24,10 @@ SECRET = re.compile(r"PASSWORD|SECRET|ACCESS_KEY")
 
 def program(name: str) -> str:
     """One that comes from Debian. Without it the test is skipped, loudly; under CI that is a failure."""
-    if found := shutil.which(name):
-        return found
-    message = f"no {name} here (Debian: apt-get install {name}): docker/ was not tested with it"
-    if os.environ.get("CI") == "true":
-        pytest.fail(message)
-    warnings.warn(message, stacklevel=1)
-    pytest.skip(message)
+    found = shutil.which(name)
+    if not found:
+        missing(f"no {name} here (Debian: apt-get install {name}): docker/ was not tested with it")
+    return found
 
 
 def run(*command: str | Path, cwd: Path = CHECKOUT) -> "subprocess.CompletedProcess[str]":

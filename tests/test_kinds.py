@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from diffusion_runs import small_options, tiny_autoencoder
+from needs import missing
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -134,7 +135,7 @@ def test_an_environment_with_diffusers_alone_draws_what_we_draw(folders: dict[Ki
 
     uv = PROJECT / ".venv-uv" / "bin" / "uv"
     if not uv.exists():
-        pytest.skip("no uv: make setup")
+        missing(f"no uv at {uv}: `make setup` installs it; no environment with diffusers alone was tried")
     bare = tmp_path / "bare"
     wanted = [f"{name}=={version(name).partition('+')[0]}" for name in ("torch", "diffusers", "safetensors", "numpy")]
     subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, bare], check=True)
