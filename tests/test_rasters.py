@@ -16,6 +16,7 @@ from rsprune_dagster.corpus.decode import Pixels, TileReader
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.sources import list_corpus, members
 from rsprune_dagster.errors import TileError
+from rsprune_dagster.pruning.entropy import tile_entropy
 
 SMALL = ReadOptions(tile_size_px=32)
 LAEA = "+proj=laea +lat_0=45 +lon_0=-100 +units=us-ft"
@@ -71,17 +72,48 @@ def test_probes_stay_inside_and_reach_every_edge(width: int, height: int, n_alon
 
 
 @given(st.floats(1e-6, 1e9))
-def test_exposure_is_the_next_power_of_two(value: float) -> None:
-    low, high = rasters.exposure_range(np.full(10, value))
-    assert low == 0
-    assert value <= high < 2 * value
-    assert np.log2(high) % 1 == 0
+def test_exposure_follows_the_brightness(value: float) -> None:
+    assert rasters.exposure_range(np.full(10, value)) == (0, pytest.approx(1.5 * value))
+    assert rasters.exposure_range(np.full(10, -value)) == (pytest.approx(-1.5 * value), 0)
+
+
+@given(st.integers(0, 60_000), st.integers(1, 500))
+def test_exposure_grows_steadily_and_starts_with_8_bits(value: int, more: int) -> None:
+    (_, high), (_, higher) = (rasters.exposure_range(np.full(9, each, np.uint16)) for each in (value, value + more))
+    assert high >= max(255, value)
+    assert high == 255 or value > 255
+    assert 0 <= higher - high <= 1.5 * more
 
 
 def test_exposure_of_negative_and_constant_values() -> None:
-    assert rasters.exposure_range(np.array([-20.0] * 50 + [-5.0] * 50)) == (-32, 0)
+    assert rasters.exposure_range(np.array([-20.0] * 50 + [-5.0] * 50)) == (-30, 0)
     assert rasters.exposure_range(np.zeros(9)) == (0, 1)
     assert rasters.exposure_range(np.zeros(9, np.int16)) == (0, 255)
+
+
+def bits_in_light(mean: float, noise: float) -> float:
+    """Entropy of a 16-bit tile of noise, whose standard deviation is given as a part of the mean."""
+    values = np.rint(mean * (1 + noise * np.random.default_rng(0).standard_normal((64, 64, 1)))).astype(np.uint16)
+    levels = rasters.to_8_bits(values, *rasters.exposure_range(values.reshape(-1)))
+    return tile_entropy(levels[:, :, 0], np.zeros((0, 0), np.bool_), 4)[0]
+
+
+def test_a_little_more_light_changes_the_entropy_a_little() -> None:
+    bits = [bits_in_light(100 * 1.01**step, 0.03) for step in range(600)]
+    assert np.abs(np.diff(bits)).max() < 0.15
+
+
+def test_the_noise_of_calm_water_has_little_entropy_however_bright_it_is() -> None:
+    assert max(bits_in_light(600 * 1.01**step, 0.002) for step in range(450)) < 1.25
+
+
+@given(st.integers(1, 70), st.integers(1, 300))
+def test_scaling_in_chunks_is_scaling(height: int, chunk: int) -> None:
+    values = np.random.default_rng(height).normal(500, 300, (height, 7, 3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rasters, "CHUNK_VALUES", chunk)
+        scaled = rasters.to_8_bits(values, 100, 900)
+    assert np.array_equal(scaled, np.rint(np.clip((values - 100) * (255 / 800), 0, 255)))
 
 
 def test_windows_of_a_scene_put_together_are_the_scene(tmp_path: Path) -> None:
@@ -206,6 +238,59 @@ def test_a_complex_scene_is_one_refused_row(tmp_path: Path, dtype: str) -> None:
     tiles, reasons = read_all(write_scene(tmp_path / "s.tif", noise(1, 64, 64).astype(dtype)), SMALL)
     assert not tiles
     assert reasons == {"s.tif": f"complex values ({dtype}) are no picture; save their amplitude instead"}
+
+
+def sparse(path: Path, width: int, height: int, count: int = 1, dtype: str = "uint8", **profile: Any) -> Path:
+    """A TIFF of some kB without one stored block, however large it claims to be."""
+    shape = {"width": width, "height": height, "count": count, "dtype": dtype}
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        crs="EPSG:32632",
+        transform=Affine(1, 0, 0, 0, -1, 0),
+        sparse_ok=True,
+        **shape,
+        **profile,
+    ):
+        pass
+    return path
+
+
+TILED = {"tiled": True, "compress": "deflate"}
+
+
+@pytest.mark.parametrize(
+    ("size", "profile", "reason"),
+    [
+        ((32 * 708, 32 * 708), {}, "22656 x 22656 px make about 501,264 windows, more than 500,000 (MOST_WINDOWS"),
+        ((64, 64), {"count": 10_001}, "has 10,001 bands, more than 10,000 (MOST_BANDS"),
+        ((64, 64), {"blockxsize": 4096, "blockysize": 4096, **TILED}, "a block would take 16,777,216 bytes, more than"),
+        (
+            (64, 64),
+            {"count": 300, "interleave": "pixel", "blockxsize": 256, "blockysize": 256, **TILED},
+            "a block would take 19,660,800 bytes, more than 8,000,000, which are 8 for each of max_tile_pixels",
+        ),
+        ((32, 32), {"dtype": "float64", "count": 1000, "interleave": "band"}, ""),
+    ],
+)
+def test_small_files_that_would_take_a_machine_are_one_refused_row(
+    tmp_path: Path, size: tuple[int, int], profile: dict[str, Any], reason: str
+) -> None:
+    path = sparse(tmp_path / "s.tif", *size, **profile)
+    assert path.stat().st_size < 20_000_000
+    tiles, reasons = read_all(path, ReadOptions(tile_size_px=32, max_tile_pixels=10**6))
+    assert (list(reasons), len(tiles)) == ((["s.tif"], 0) if reason else ([], 1))
+    assert reason in reasons.get("s.tif", "")
+
+
+def test_a_window_of_too_many_bytes_is_refused(tmp_path: Path) -> None:
+    options = ReadOptions(tile_size_px=256, max_tile_pixels=20_000)
+    path = sparse(tmp_path / "s.tif", 256, 256, 3, "float64", interleave="band")
+    assert read_all(path, options)[1] == {
+        "s.tif": "oversized: 256 x 256 px x 3 bands of float64 would take 1,572,864 bytes, more than 160,000, which "
+        "are 8 for each of max_tile_pixels; refused before decoding"
+    }
 
 
 def test_a_scene_that_is_cut_off_is_one_refused_row(tmp_path: Path) -> None:

@@ -144,14 +144,15 @@ class TileReader:
         return data
 
     def _window(self, row: Row) -> Pixels:
-        from rsprune_dagster.corpus.rasters import damage, said_by_gdal
+        from rsprune_dagster.corpus.gdal import said_by_gdal
+        from rsprune_dagster.corpus.rasters import damage
 
         try:
             if self._uri != (uri := storage.located(row["uri"], self._base)):
                 self._open_scene(uri)
             if row["x"] is None:
                 raise TileError(
-                    damage(self._raster.dataset, self._options) or "the scene changed while it was read; run again"
+                    damage(self._raster.scene, self._options) or "the scene changed while it was read; run again"
                 )
             self._raster.remember_range(row.get("scale_low"), row.get("scale_high"))
             return _window_pixels(self._raster, (row["x"], row["y"], row["w"], row["h"]), self._options)
@@ -181,7 +182,7 @@ def _window_pixels(raster: Any, box: tuple[int, int, int, int], options: ReadOpt
     if min(box[2:]) < formats.LEAST_EDGE_PX:
         raise TileError(f"too small: {box[2]} x {box[3]} px, at least {formats.LEAST_EDGE_PX} px an edge are needed")
     planes, low, high = raster.planes(values, valid)
-    facts = {**place_of(dataset, box)._asdict(), "scale_low": low, "scale_high": high, "dtype": raster.dtype}
+    facts = {**place_of(raster.scene, box)._asdict(), "scale_low": low, "scale_high": high, "dtype": raster.dtype}
     return shown(_pixels_md5(values, valid), planes, valid, n_bands=dataset.count, **facts)
 
 

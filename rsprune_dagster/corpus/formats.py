@@ -18,6 +18,8 @@ from rsprune_dagster.corpus.pixels import Bytes, Mask, Pixels, shown
 from rsprune_dagster.errors import TileError
 
 LEAST_EDGE_PX = 8
+MOST_JPEG_SCANS = 50
+"""Of a progressive JPEG. Each costs a pass over all pixels; encoders make 10 or so, and some kB can hold thousands."""
 LFS_POINTER = "a git-LFS pointer"
 LFS_REASON = f"{LFS_POINTER}, not the data: fetch it with `git lfs pull`"
 _SUFFIX_FORMATS = {
@@ -30,6 +32,7 @@ _SUFFIX_FORMATS = {
     ".bmp": "BMP",
 }
 _JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ""})
+_SCAN, _END, _FIRST_SEGMENT, _RESTARTS = b"\xff\xda", 0xD9, 0xC0, range(0xD0, 0xD8)
 _JPEG_BANDS = {"Gray": 1, "CMYK": 4, "YCCK": 4}
 
 
@@ -47,6 +50,7 @@ def read_grey(data: bytes, suffix: str, options: ReadOptions) -> Pixels:
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
             if width < LEAST_EDGE_PX or height < LEAST_EDGE_PX or width * height > options.max_tile_pixels:
                 raise TileError(_size_problem(width, height, options))
+            _check_scans(data)
             grey = simplejpeg.decode_jpeg(data, "GRAY").reshape(height, width)
         except ValueError as error:
             raise TileError(_jpeg_problem(error)) from error
@@ -137,6 +141,34 @@ def _size_problem(width: int, height: int, options: ReadOptions) -> str:
     )
 
 
+def _check_scans(data: bytes) -> None:
+    if data.count(_SCAN) <= MOST_JPEG_SCANS:  # nearly all, and this runs once per tile
+        return
+    n_scans = jpeg_scans(data)
+    if n_scans > MOST_JPEG_SCANS:
+        raise TileError(
+            f"oversized: {n_scans:,} JPEG scans are more than {MOST_JPEG_SCANS} (MOST_JPEG_SCANS in formats.py); "
+            "refused before decoding"
+        )
+
+
+def jpeg_scans(data: bytes) -> int:
+    """How many scans a JPEG has: markers in its metadata, such as a thumbnail's, and behind its end do not count."""
+    n_scans, at = 0, 2
+    while 0 <= (at := data.find(b"\xff", at)) < len(data) - 1:
+        marker = data[at + 1]
+        if marker == _END:
+            break
+        n_scans += marker == _SCAN[1]
+        if marker == 0xFF:  # filling
+            at += 1
+        elif marker < _FIRST_SEGMENT or marker in _RESTARTS:
+            at += 2
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    return n_scans
+
+
 def _jpeg_problem(error: ValueError) -> str:
     said = " ".join(str(error).split())
     return f"truncated JPEG: {said}" if "Premature end" in said else f"damaged JPEG: {said}"
@@ -146,6 +178,7 @@ def _jpeg(data: bytes, options: ReadOptions) -> Pixels:
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         _check_size(width, height, options)
+        _check_scans(data)
         n_planes = 1 if colours == "Gray" else 3
         planes = simplejpeg.decode_jpeg(data, "GRAY" if n_planes == 1 else "RGB")
         grey = planes[:, :, 0] if n_planes == 1 else simplejpeg.decode_jpeg(data, "GRAY")[:, :, 0]
@@ -164,8 +197,9 @@ def _png(data: bytes, options: ReadOptions) -> Pixels:
 
 
 def _pillow(data: bytes, options: ReadOptions) -> Pixels:
+    kind = sniff(data)
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=[kind]) as image:
             _check_size(*image.size, options)
             n_bands = len(image.getbands())
             planes, valid = _planes(image)
@@ -174,7 +208,7 @@ def _pillow(data: bytes, options: ReadOptions) -> Pixels:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TileError(f"oversized: {error}") from error
     except Exception as error:  # Pillow's decoders raise whatever their parsers stumble over
-        raise TileError(f"damaged {sniff(data)}: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise TileError(f"damaged {kind}: {' '.join(str(error).split()) or type(error).__name__}") from error
     if valid is not None and not valid.any():
         raise TileError("not one valid pixel: all are transparent")
     return shown(md5(data), planes, valid, n_bands=n_bands)
@@ -193,26 +227,34 @@ def _planes(image: Image.Image) -> tuple[Bytes, Mask | None]:
 def _gdal(data: bytes, options: ReadOptions) -> Pixels:
     from rasterio.io import MemoryFile
 
-    from rsprune_dagster.corpus.rasters import Raster, opened, place_of, said_by_gdal
+    from rsprune_dagster.corpus import gdal
+    from rsprune_dagster.corpus.rasters import Raster, Scene, place_of
 
+    kind = sniff(data)
     try:
-        with MemoryFile(data) as file, opened(file.name) as dataset:
+        with MemoryFile(data) as file, gdal.opened(file.name, _DRIVERS[kind]) as dataset:
             _check_size(dataset.width, dataset.height, options)
-            raster = Raster(dataset, options)
+            raster = Raster(Scene.alone(dataset), options)
             raster.is_scene = False
             box = (0, 0, dataset.width, dataset.height)
             values, valid = raster.values(box)
             if valid is not None and not valid.any():
                 raise TileError("not one valid pixel: all are nodata")
             planes, low, high = raster.planes(values, valid)
-            facts = {**place_of(dataset, box)._asdict(), "scale_low": low, "scale_high": high, "dtype": raster.dtype}
+            facts = {
+                **place_of(raster.scene, box)._asdict(),
+                "scale_low": low,
+                "scale_high": high,
+                "dtype": raster.dtype,
+            }
             return shown(md5(data), planes, valid, n_bands=dataset.count, **facts)
     except TileError:
         raise
     except Exception as error:  # GDAL's errors have many classes
-        raise TileError(f"damaged {sniff(data)}: {said_by_gdal(error)}") from error
+        raise TileError(f"damaged {kind}: {gdal.said_by_gdal(error)}") from error
 
 
+_DRIVERS = {"PNG": "PNG", "TIFF": "GTiff"}
 _DECODERS: dict[str, Callable[[bytes, ReadOptions], Pixels]] = {
     "JPEG": _jpeg,
     "PNG": _png,

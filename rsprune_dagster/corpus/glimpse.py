@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rsprune_dagster.corpus import storage
+from rsprune_dagster.corpus import sidecars, storage
 from rsprune_dagster.corpus.sources import Container, is_candidate, list_corpus
 
 
@@ -26,7 +26,7 @@ def glimpse(sources: Sequence[str]) -> Glimpse:
     for container in list_corpus(sources).containers:
         for name, stamp in _files(container):
             seen.update(f"{name}\x1f{stamp}\x1e".encode())
-            n_files += 1
+            n_files += not sidecars.is_sidecar(name)
     return Glimpse(n_files, seen.hexdigest())
 
 
@@ -35,5 +35,5 @@ def _files(container: Container) -> Iterator[tuple[str, str]]:
         yield container.prefix, container.stamp
         return
     for name, stamp in storage.stamps(container.uri):
-        if is_candidate(name):
+        if is_candidate(name) or sidecars.is_sidecar(name):
             yield container.prefix + name, stamp

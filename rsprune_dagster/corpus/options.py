@@ -19,6 +19,11 @@ class ReadOptions:
     max_tile_pixels: int = 64_000_000
     base: str = field(default="", compare=False)
 
+    @property
+    def max_decoded_bytes(self) -> int:
+        """What a raster may take in memory before it is scaled: 8 bytes a pixel, such as 4 bands of 16 bits."""
+        return 8 * self.max_tile_pixels
+
     def values(self) -> dict[str, Any]:
         """The parameters by name."""
         return {name: value for name, value in asdict(self).items() if name != "base"}

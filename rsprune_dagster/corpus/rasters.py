@@ -9,26 +9,29 @@ alike, so that colours stay true: `value_range` where given; for a scene of seve
 percentile of its valid pixels, at 256 evenly spread places; for a single tile its exposure (`exposure_range`), since
 stretching each tile to its own extremes would blow the noise of calm water up to the entropy of a city.
 
-**Masks** are GDAL's: nodata value, alpha band, mask band; a pixel is valid where any seen band is. NaN and infinity are
-nodata.
+**Masks** are those in the file as GDAL reads them (nodata value, alpha band, mask band), or the mask beside it
+(`sidecars`); a pixel is valid where any seen band is. NaN and infinity are nodata.
+
+**Limits.** A small file can claim to be large. What would have to be decoded at once, the windows and the bands are
+counted before anything is decoded.
 """
 
 import math
-import re
-import warnings
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
-import rasterio
+from affine import Affine
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, Interleaving, MaskFlags
+from rasterio.errors import CRSError, RasterioError
 from rasterio.warp import transform as reproject
 from rasterio.windows import Window
 
-from rsprune_dagster.corpus import storage
+from rsprune_dagster.corpus import gdal, sidecars
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.pixels import Bytes, Mask
 from rsprune_dagster.errors import TileError
@@ -38,7 +41,17 @@ PROBES = 16
 LISTING_PROBES = 4
 """Places along an edge at which listing checks that a scene can be read."""
 
-BLOCK_CACHE_MB = 64
+MOST_WINDOWS = 500_000
+"""Of one scene: 181,000 px along an edge, in windows of 256 px."""
+
+MOST_BANDS = 10_000
+"""Spectrometers have hundreds of bands, infrared sounders thousands."""
+
+HEADROOM = 1.5
+"""What is brighter than the 98th percentile is told apart up to so many times as bright."""
+
+CHUNK_VALUES = 2**22
+"""Values scaled at a time: in between they are float64."""
 
 Box = tuple[int, int, int, int]
 """x, y, width, height in pixels."""
@@ -69,53 +82,123 @@ def probes(width_px: int, height_px: int, n_along: int, edge_px: int = 64) -> It
             yield (width_px - w) * column // (n_along - 1), (height_px - h) * row // (n_along - 1), w, h
 
 
+class Scene(NamedTuple):
+    """An open raster with what its sidecars say of it."""
+
+    dataset: Any
+    crs: Any
+    transform: Any
+    mask: Any
+
+    @classmethod
+    def alone(cls, dataset: Any) -> Self:
+        """A raster without sidecars."""
+        return cls(dataset, dataset.crs, dataset.transform, None)
+
+
 @contextmanager
-def opened(uri: str) -> Iterator[Any]:
-    """A rasterio dataset of a uri or a file in memory, with GDAL's block cache bounded: else it is 5 % of memory."""
-    # for the process and not only here: tiles are read in threads, and to restore filters is not safe there
-    warnings.simplefilter("ignore", NotGeoreferencedWarning)
+def opened(uri: str) -> Iterator[Scene]:
+    """A GeoTIFF and its sidecars.
+
+    Raises:
+        TileError: a sidecar cannot be used.
+        rasterio.errors.RasterioIOError: the file is missing, or is no GeoTIFF.
+    """
     with ExitStack() as stack:
-        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=BLOCK_CACHE_MB))
-        source = stack.enter_context(storage.open_binary(uri)) if storage.is_remote(uri) else uri
-        yield stack.enter_context(rasterio.open(source))
+        scene = Scene.alone(stack.enter_context(gdal.opened(uri)))
+        place = sidecars.georeference(uri)
+        if place.wkt is not None:
+            scene = scene._replace(crs=_crs(place.wkt, uri))
+        transform = place.transform or (place.world if scene.transform.is_identity else None)
+        if transform is not None:
+            scene = scene._replace(transform=Affine(*transform))
+        if (path := sidecars.mask_of(uri)) is not None:
+            scene = scene._replace(mask=stack.enter_context(_opened_mask(path, scene.dataset)))
+        yield scene
+
+
+def _crs(wkt: str, uri: str) -> Any:
+    try:
+        return CRS.from_wkt(wkt)
+    except CRSError as error:
+        name = os.path.basename(uri) + sidecars.GEOREFERENCE
+        raise TileError(f"{name} holds no CRS as WKT in SRS; mend it: {gdal.said_by_gdal(error)}") from error
+
+
+@contextmanager
+def _opened_mask(path: str, dataset: Any) -> Iterator[Any]:
+    name = os.path.basename(path)
+    with ExitStack() as stack:
+        try:
+            mask = stack.enter_context(gdal.opened(path))
+        except RasterioError as error:
+            raise TileError(f"the mask {name} is no TIFF that can be read; mend or remove it") from error
+        if mask.shape != dataset.shape or mask.count not in (1, dataset.count):
+            raise TileError(
+                f"the mask {name} has {mask.width} x {mask.height} px and {mask.count} bands, but the scene "
+                f"{dataset.width} x {dataset.height} px and {dataset.count}; expected its size and one band or as many"
+            )
+        yield mask
 
 
 def layout(uri: str, options: ReadOptions) -> list[Box] | None:
-    """The windows of a scene; None for a plain tile or an unreadable header; an empty list for a damaged scene.
+    """The windows of a scene; None for a plain tile or what is no GeoTIFF; an empty list for a scene of no use.
 
     A scene is a raster with a CRS, or one larger than a tile.
     """
     try:
-        with opened(uri) as dataset:
-            size_px = options.tile_size_px
-            is_scene = dataset.width > size_px or dataset.height > size_px
-            if dataset.crs is None and not is_scene:
+        with opened(uri) as scene:
+            dataset, size_px = scene.dataset, options.tile_size_px
+            if scene.crs is None and dataset.width <= size_px and dataset.height <= size_px:
                 return None
-            if damage(dataset, options) is not None:
+            if damage(scene, options) is not None:
                 return []
             return grid(dataset.width, dataset.height, tile_size_px=size_px, overlap_px=options.overlap_px)
-    except (rasterio.errors.RasterioError, OSError):
+    except TileError:
+        return []
+    except (RasterioError, OSError):
         return None
 
 
-def damage(dataset: Any, options: ReadOptions) -> str | None:
+def damage(scene: Scene, options: ReadOptions) -> str | None:
     """Why a scene cannot be used, from a look at 16 places, or at all of a single tile; None when they can be read."""
     try:
-        raster = Raster(dataset, options)
-        whole = [(0, 0, dataset.width, dataset.height)]
-        for box in probes(dataset.width, dataset.height, LISTING_PROBES, 1) if raster.is_scene else whole:
-            dataset.read(raster.bands, window=Window(*box))
+        raster = Raster(scene, options)
+        _check_windows(raster)
+        width, height = raster.dataset.width, raster.dataset.height
+        for box in probes(width, height, LISTING_PROBES, 1) if raster.is_scene else [(0, 0, width, height)]:
+            raster.stored(box)
     except TileError as error:
         return str(error)
     except Exception as error:  # GDAL's errors have many classes; each means that the scene is not to be read
-        return f"damaged raster: {said_by_gdal(error)}"
+        return f"damaged raster: {gdal.said_by_gdal(error)}"
     return None
 
 
-def said_by_gdal(error: BaseException) -> str:
-    """GDAL's own words in one line, without paths and names of files in memory: reasons are the same in every run."""
-    words = " ".join(str(error.__cause__ or error).split())
-    return re.sub(r"'?((?<![\w.])/[^\s':,]+|[0-9a-f]{8}-[0-9a-f-]{27}(\.\w+)?)'?", "the file", words)
+def _check_windows(raster: "Raster") -> None:
+    """A file of some kB can claim a million windows."""
+    dataset, step = raster.dataset, raster.options.tile_size_px - raster.options.overlap_px
+    n_windows = math.ceil(dataset.width / step) * math.ceil(dataset.height / step)
+    if n_windows > MOST_WINDOWS:
+        raise TileError(
+            f"oversized: {dataset.width} x {dataset.height} px make about {n_windows:,} windows, more than "
+            f"{MOST_WINDOWS:,} (MOST_WINDOWS in rasters.py); cut the scene into several files or raise tile_size_px"
+        )
+
+
+def _check_bytes(n_bytes: int, what: str, options: ReadOptions) -> None:
+    if n_bytes > options.max_decoded_bytes:
+        raise TileError(
+            f"oversized: {what} would take {n_bytes:,} bytes, more than {options.max_decoded_bytes:,}, which are 8 for "
+            "each of max_tile_pixels; refused before decoding"
+        )
+
+
+def _block_bytes(dataset: Any) -> int:
+    """Bytes of a block, the least that GDAL decodes; with pixel interleaving all bands lie in it."""
+    height, width = dataset.block_shapes[0]
+    n_bands = dataset.count if dataset.interleaving == Interleaving.pixel else 1
+    return int(height * width * n_bands * np.dtype(dataset.dtypes[0]).itemsize)
 
 
 def seen_bands(dataset: Any, wanted: tuple[int, ...]) -> list[int]:
@@ -137,53 +220,55 @@ def seen_bands(dataset: Any, wanted: tuple[int, ...]) -> list[int]:
 
 
 def exposure_range(values: NDArray[Any]) -> tuple[float, float]:
-    """[low, high] for one tile: from 0, in whole stops, like a camera's exposure.
+    """[low, high] for one tile: from 0 to HEADROOM times the 98th percentile, like a camera's exposure.
 
-    high is the power of two that the 98th percentile needs (for integers at least 8 bits, so that 8-bit values in
-    16-bit files stay as they are); low is 0, or minus such a power where the 2nd percentile is negative (SAR in dB).
-    Noise keeps its size relative to the brightness, and tiles of one sensor mostly share a range.
+    Integers have at least 8 bits: high is 255 up to a 98th percentile of 255 and grows HEADROOM times as fast beyond,
+    so that 8-bit values in 16-bit files stay as they are. low is 0, or HEADROOM times the 2nd percentile where that is
+    negative (SAR in dB). Noise keeps its size relative to the brightness, and a little more light changes little.
 
     Args:
         values: (n,) valid pixel values, n >= 1.
     """
-    p2, p98 = (float(value) for value in np.percentile(values.astype(np.float64), (2, 98)))
-    if np.issubdtype(values.dtype, np.integer):
-        high = float(2 ** max(8, int(max(p98, 0)).bit_length()) - 1)
-    else:
-        high = _power_of_two(p98)
-    low = -_power_of_two(-p2)
+    p2, p98 = percentiles(values)
+    least = 255.0 if np.issubdtype(values.dtype, np.integer) else 0.0
+    high = least + HEADROOM * max(p98 - least, 0.0)
+    low = HEADROOM * min(p2, 0.0)
     return (low, high) if low < high else (0.0, 1.0)
 
 
-def _power_of_two(value: float) -> float:
-    """The smallest power of two that is not below a positive value; 0 for others."""
-    if value <= 0:
-        return 0.0
-    mantissa, exponent = math.frexp(value)
-    return math.ldexp(1.0, exponent - (mantissa == 0.5))
+def percentiles(values: NDArray[Any]) -> tuple[float, float]:
+    """The 2nd and the 98th, in float64. Memory: one copy, of integers as they are, of others as float64."""
+    copy = values.copy() if np.issubdtype(values.dtype, np.integer) else values.astype(np.float64)
+    p2, p98 = np.percentile(copy, (2, 98), overwrite_input=True)
+    return float(p2), float(p98)
 
 
 def to_8_bits(values: NDArray[Any], low: float, high: float) -> Bytes:
-    """Map [low, high] linearly to 0..255, rounded; what lies outside is clipped."""
-    scaled = (values.astype(np.float64) - low) * (255 / (high - low))
-    return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+    """Map [low, high] linearly to 0..255, rounded; what lies outside is clipped. Memory: the result and a chunk."""
+    scaled = np.empty(values.shape, np.uint8)
+    n_rows = max(CHUNK_VALUES // max(math.prod(values.shape[1:]), 1), 1)
+    for start in range(0, len(values), n_rows):
+        rows = slice(start, start + n_rows)
+        levels = (values[rows].astype(np.float64) - low) * (255 / (high - low))
+        scaled[rows] = np.rint(np.clip(levels, 0, 255))
+    return scaled
 
 
-def place_of(dataset: Any, box: Box) -> Place:
+def place_of(scene: Scene, box: Box) -> Place:
     """CRS, centre in WGS 84, and ground sample distance: the root of the ground area of the centre's pixel, metres.
 
     Measured on the ellipsoid, so it holds for degrees, feet and the stretched metres of web Mercator alike.
     """
-    if dataset.crs is None:
+    if scene.crs is None:
         return Place()
     x, y, w, h = box
     column, row = x + w / 2, y + h / 2
-    to_map = dataset.transform
+    to_map = scene.transform
     points = ((column, row), (column + 1, row), (column, row + 1))
     easts = [to_map.a * i + to_map.b * j + to_map.c for i, j in points]
     norths = [to_map.d * i + to_map.e * j + to_map.f for i, j in points]
-    lons, lats = reproject(dataset.crs, "EPSG:4326", easts, norths)
-    crs = dataset.crs.to_string()
+    lons, lats = reproject(scene.crs, "EPSG:4326", easts, norths)
+    crs = scene.crs.to_string()
     if not all(math.isfinite(value) for value in (*lons, *lats)):
         return Place(crs)
     return Place(crs, lons[0], lats[0], _ground_step_m(lons, lats))
@@ -203,12 +288,18 @@ class Raster:
     """An open raster with all that is decided once for it: bands, dtype, masks, scale, palette.
 
     Raises:
-        TileError: complex values; a wanted band is missing.
+        TileError: complex values; too many bands; a wanted band is missing; a block takes too much memory.
     """
 
-    def __init__(self, dataset: Any, options: ReadOptions) -> None:
-        self.dataset = dataset
+    def __init__(self, scene: Scene, options: ReadOptions) -> None:
+        self.scene = scene
+        self.dataset = dataset = scene.dataset
         self.options = options
+        if dataset.count > MOST_BANDS:
+            raise TileError(f"has {dataset.count:,} bands, more than {MOST_BANDS:,} (MOST_BANDS in rasters.py)")
+        for each, what in ((dataset, "a block"), (scene.mask, "a block of the mask")):
+            if each is not None:
+                _check_bytes(_block_bytes(each), what, options)
         self.bands = seen_bands(dataset, options.bands)
         self.dtype: str = dataset.dtypes[self.bands[0] - 1]
         if "complex" in self.dtype:
@@ -220,26 +311,48 @@ class Raster:
         self.palette = _palette(dataset, self.bands[0]) if is_palette else None
         self._scene_range: tuple[float, float] | None = None
 
+    def stored(self, box: Box) -> NDArray[Any]:
+        """(C, h, w) values as stored.
+
+        Raises:
+            TileError: they would take too much memory.
+        """
+        n_bytes = len(self.bands) * box[2] * box[3] * np.dtype(self.dtype).itemsize
+        _check_bytes(n_bytes, f"{box[2]} x {box[3]} px x {len(self.bands)} bands of {self.dtype}", self.options)
+        values: NDArray[Any] = self.dataset.read(self.bands, window=Window(*box))
+        return values
+
     def values(self, box: Box) -> tuple[NDArray[Any], Mask | None]:
         """(C, h, w) values as stored, 0 where not valid, and the (h, w) mask of valid pixels, or None when all are."""
-        window = Window(*box)
-        values = self.dataset.read(self.bands, window=window)
-        valid = self.dataset.read_masks(self.bands, window=window).any(axis=0) if self.has_mask else None
+        values = self.stored(box)
+        valid = self._mask(Window(*box))
         if np.issubdtype(values.dtype, np.floating):
             finite = np.isfinite(values).all(axis=0)
             valid = finite if valid is None else valid & finite
         if valid is None or valid.all():
             return values, None
-        return np.where(valid, values, np.zeros((), values.dtype)), valid
+        values[:, ~valid] = 0
+        return values, valid
+
+    def _mask(self, window: Window) -> Mask | None:
+        mask = self.scene.mask
+        if mask is None and not self.has_mask:
+            return None
+        if mask is None:
+            planes = self.dataset.read_masks(self.bands, window=window)
+        else:
+            planes = mask.read([1] if mask.count == 1 else self.bands, window=window)
+        valid: Mask = (planes != 0).any(axis=0)
+        return valid
 
     def planes(self, values: NDArray[Any], valid: Mask | None) -> tuple[Bytes, float | None, float | None]:
         """(h, w, C) 8-bit planes, and the values shown as 0 and 255 (None for 8-bit sources)."""
         if self.palette is not None:
             return self.palette[values[0]], None, None
-        pixels = np.ascontiguousarray(values.transpose(1, 2, 0))
+        pixels = values.transpose(1, 2, 0)
         if values.dtype == np.uint8:
-            return pixels, None, None
-        low, high = self.range(pixels if valid is None else pixels[valid])
+            return np.ascontiguousarray(pixels), None, None
+        low, high = self.range(values if valid is None else values[:, valid])
         return to_8_bits(pixels, low, high), low, high
 
     def range(self, values: NDArray[Any]) -> tuple[float, float]:
@@ -266,7 +379,7 @@ class Raster:
         sample = np.concatenate(seen)
         if not sample.size:
             return 0.0, 1.0
-        low, high = (float(value) for value in np.percentile(sample.astype(np.float64), (2, 98)))
+        low, high = percentiles(sample)
         least, most = exposure_range(sample)
         return low, max(high, low + (most - least) / 8)
 

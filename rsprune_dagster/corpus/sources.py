@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from rsprune_dagster.corpus import parquets, storage, tars
+from rsprune_dagster.corpus import parquets, sidecars, storage, tars
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.tiles import LOCATION
 from rsprune_dagster.errors import RunError, UsageError
@@ -150,7 +150,10 @@ def _single(uri: str, name: str) -> Container:
         raise UsageError(f"{uri} is no corpus: expected a folder, .tar, .parquet, .tif or another image")
     if kind == "parquet" and not parquets.has_images(uri):
         raise UsageError(f"{uri} has no image bytes: expected a binary column or a struct with the field `bytes`")
-    return Container(uri, kind, name if kind == "scene" else f"{name}/", storage.size_and_stamp(uri)[1])
+    stamp = storage.size_and_stamp(uri)[1]
+    if kind == "scene":
+        return Container(uri, kind, name, sidecars.stamp(uri, stamp))
+    return Container(uri, kind, f"{name}/", stamp)
 
 
 def _container_kind(name: str) -> str | None:
@@ -248,7 +251,13 @@ def _nothing_found(sources: Sequence[str], ignored: Mapping[str, int]) -> str:
 
 
 def _row(tile_id: str, uri: str, kind: str, stamp: str, label: str | None, **place: int | None) -> Row:
+    label = None if label is None else printable(label)
     return {"tile_id": tile_id, "uri": uri, "kind": kind, "stamp": stamp, "label": label, **place}
+
+
+def printable(label: str) -> str:
+    """A scene's name as it can be drawn: one with a line break or another control character is escaped as in Python."""
+    return label if label.isprintable() else label.encode("unicode_escape").decode()
 
 
 def _file_rows(
@@ -272,6 +281,7 @@ def _one_file(uri: str, tile_id: str, label: str | None, options: ReadOptions) -
     if suffix_of(tile_id) in RASTER_SUFFIXES:
         from rsprune_dagster.corpus.rasters import layout
 
+        stamp = sidecars.stamp(uri, stamp)  # before the look: a sidecar that comes during it is seen next time
         windows = layout(uri, options)
         if windows is not None:
             for x, y, w, h in windows:

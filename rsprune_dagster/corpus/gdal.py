@@ -1,0 +1,48 @@
+"""GDAL, held to the one file that it is given.
+
+GDAL chooses a driver by a file's content, and many drivers read other files or URLs that the content names. Sidecars
+(`.aux.xml`, `.ovr`, `.msk`) are opened by any driver too. So a file is opened with the driver of its format alone, GDAL
+sees no file beside it, and the network is closed to it. `sidecars.py` reads what people do keep beside a scene.
+"""
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning
+
+from rsprune_dagster.corpus import storage
+
+_ALONE = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # a folder holds the opened file and no other
+    "GDAL_PAM_ENABLED": False,  # no .aux.xml
+    "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".no-url-ends-like-this",
+    "GDAL_CACHEMAX": 64,  # MB; else 5 % of memory
+}
+
+
+@contextmanager
+def opened(source: str, driver: str = "GTiff") -> Iterator[Any]:
+    """A rasterio dataset of a uri, or of a file in memory.
+
+    Args:
+        driver: the one GDAL driver that may open it.
+
+    Raises:
+        rasterio.errors.RasterioIOError: the file is missing, or is not of the driver's format.
+    """
+    # for the process and not only here: tiles are read in threads, and to restore filters is not safe there
+    warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with ExitStack() as stack:
+        stack.enter_context(rasterio.Env(**_ALONE))
+        file = stack.enter_context(storage.open_binary(source)) if storage.is_remote(source) else source
+        yield stack.enter_context(rasterio.open(file, driver=driver))
+
+
+def said_by_gdal(error: BaseException) -> str:
+    """GDAL's own words in one line, without paths and names of files in memory: reasons are the same in every run."""
+    words = " ".join(str(error.__cause__ or error).split())
+    return re.sub(r"'?((?<![\w.])/[^\s':,]+|[0-9a-f]{8}-[0-9a-f-]{27}(\.\w+)?)'?", "the file", words)

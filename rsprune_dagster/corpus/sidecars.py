@@ -1,0 +1,110 @@
+"""What is read beside a GeoTIFF scene on a local disk. Every other file there is left alone.
+
+| file | what it gives |
+|---|---|
+| `scene.tif.msk` | the mask, a TIFF of the scene's size: 0 is not valid, and nodata value and alpha no longer count |
+| `scene.tif.aux.xml` | CRS (`SRS`, as WKT) and `GeoTransform`, which go before those in the scene |
+| `scene.tfw`, `.tifw`, `.wld` | the geotransform of a scene that has none |
+"""
+
+import html
+import os
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from rsprune_dagster.corpus import storage
+from rsprune_dagster.errors import TileError
+
+MASK = ".msk"
+GEOREFERENCE = ".aux.xml"
+_ENDINGS = (MASK, GEOREFERENCE, ".tfw", ".tifw", ".tiffw", ".wld")
+
+MOST_SIDECAR_BYTES = 2**24
+"""GDAL keeps statistics and attribute tables in the XML too, which may be some megabytes."""
+
+Transform = tuple[float, float, float, float, float, float]
+"""a, b, c, d, e, f: x = a column + b row + c, y = d column + e row + f."""
+
+
+class Georeference(NamedTuple):
+    """What the sidecars say of a scene's place; None where they say nothing."""
+
+    wkt: str | None = None
+    transform: Transform | None = None
+    world: Transform | None = None
+    """Of the world file."""
+
+
+def is_sidecar(name: str) -> bool:
+    """Whether a file of this name may lie beside a scene."""
+    return name.lower().endswith(_ENDINGS)
+
+
+def stamp(uri: str, own: str) -> str:
+    """The stamp of a raster and of all that is read with it: it changes when one of them comes, goes or is written.
+
+    Args:
+        own: the stamp of the raster alone.
+    """
+    return "+".join([own, *(f"{os.path.basename(path)}:{storage.size_and_stamp(path)[1]}" for path in _beside(uri))])
+
+
+def mask_of(uri: str) -> str | None:
+    """Where the mask of a scene is, if it has one."""
+    return next((path for path in _beside(uri) if path.endswith(MASK)), None)
+
+
+def georeference(uri: str) -> Georeference:
+    """What the sidecars say of a scene's place.
+
+    Raises:
+        TileError: a sidecar is too large or holds no numbers where they belong.
+    """
+    wkt, transform, world = None, None, None
+    for path in _beside(uri):
+        if path.endswith(GEOREFERENCE):
+            text = _text(path)
+            wkt = html.unescape(_element("SRS", text)).strip() or None
+            if numbers := _element("GeoTransform", text):
+                c, a, b, f, d, e = _six(numbers.split(","), path)
+                transform = (a, b, c, d, e, f)
+        elif not path.endswith(MASK) and world is None:
+            a, d, b, e, x, y = _six(_text(path).split()[:6], path)  # x, y: the centre of the first pixel
+            world = (a, b, x - (a + b) / 2, d, e, y - (d + e) / 2)
+    return Georeference(wkt, transform, world)
+
+
+def _beside(uri: str) -> Iterator[str]:
+    """The sidecars that there are."""
+    if not storage.is_remote(uri):
+        yield from filter(os.path.isfile, _candidates(uri))
+
+
+def _candidates(uri: str) -> list[str]:
+    """Where sidecars would be, the first that counts first."""
+    stem, suffix = os.path.splitext(uri)
+    endings = (f"{suffix[1:2]}{suffix[-1:]}w", f"{suffix[1:]}w", "wld")
+    worlds = [f"{stem}.{each}" for ending in endings for each in (ending.lower(), ending.upper())]
+    return [uri + MASK, uri + GEOREFERENCE, *worlds]
+
+
+def _text(path: str) -> str:
+    size = os.path.getsize(path)
+    if size > MOST_SIDECAR_BYTES:
+        raise TileError(f"{os.path.basename(path)} has {size:,} bytes, more than {MOST_SIDECAR_BYTES:,}; remove it")
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+def _element(name: str, xml: str) -> str:
+    found = re.search(rf"<{name}\b[^>]*>([^<]*)</{name}>", xml)
+    return found[1] if found else ""
+
+
+def _six(words: list[str], path: str) -> Transform:
+    try:
+        a, b, c, d, e, f = (float(word) for word in words)
+    except ValueError:
+        raise TileError(f"{os.path.basename(path)} does not hold the six numbers of a geotransform; mend it") from None
+    return a, b, c, d, e, f
