@@ -248,7 +248,7 @@ def sparse(path: Path, width: int, height: int, count: int = 1, dtype: str = "ui
         "w",
         driver="GTiff",
         crs="EPSG:32632",
-        transform=Affine(1, 0, 0, 0, -1, 0),
+        transform=Affine(10, 0, 5e5, 0, -10, 5.5e6),
         sparse_ok=True,
         **shape,
         **profile,

@@ -1,5 +1,6 @@
 """A scene is read with the few files that may lie beside it, and nothing else is opened: no other file, no URL."""
 
+import html
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -151,6 +152,20 @@ def test_the_crs_of_an_aux_xml_goes_before_the_scenes_own(scene: Path) -> None:
     assert {pixels.crs for pixels in before.values()} == {"EPSG:32632"}
     assert {pixels.crs for pixels in after.values()} == {"EPSG:32633"}
     assert [each.lon for each in after.values()] == pytest.approx([(each.lon or 0) + 6 for each in before.values()])
+
+
+def test_the_grid_that_a_crs_names_is_not_opened(scene: Path, secret: Path) -> None:
+    shifted = (
+        CRS.from_epsg(32633)
+        .to_wkt()
+        .replace(
+            ',AUTHORITY["EPSG","32633"]]', f',EXTENSION["PROJ4","+proj=utm +zone=33 +nadgrids={secret} +units=m"]]'
+        )
+    )
+    Path(f"{scene}.aux.xml").write_text(f"<PAMDataset><SRS>{html.escape(shifted)}</SRS></PAMDataset>")
+    tiles, _ = read_all(scene, SMALL)
+    assert len(tiles) == 4
+    assert {(each.crs, each.lon) for each in tiles.values()} == {("EPSG:32633", None)}
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

@@ -242,6 +242,15 @@ def test_labels_with_and_without_wrapping_folders(tmp_path: Path, wrap: str) -> 
     assert [row["label"] for row in tree] == [row["label"] for row in tar] == ["Forest"] * 2 + ["River"] * 2
 
 
+def test_names_with_line_breaks_stay_apart_and_their_scenes_can_be_drawn(tmp_path: Path) -> None:
+    names = ["For\nest/1\n2.jpg", "For\nest/1 2.jpg", "For est/1\x012.jpg", "For\test/12.jpg"]
+    listing = list_corpus([str(write_tree(tmp_path, {name: jpeg(1) for name in names}))], labelled=True)
+    rows = rows_of(listing, labelled=True)
+    assert {row["tile_id"] for row in rows} == set(names)
+    assert {row["label"] for row in rows} == {"For\\nest", "For est", "For\\test"}
+    assert len(md5s(rows)) == 4
+
+
 def test_a_folder_of_tars_is_labelled_by_their_names(tmp_path: Path) -> None:
     for scene in ("Forest", "River"):
         write_tar(tmp_path / f"{scene}.tar", [("1.jpg", jpeg(1))])

@@ -18,6 +18,7 @@ counted before anything is decoded.
 
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, Self
@@ -52,6 +53,8 @@ HEADROOM = 1.5
 
 CHUNK_VALUES = 2**22
 """Values scaled at a time: in between they are float64."""
+
+_GRID_FILE = re.compile(r"grids=(?!@null[\s\"])|PROJ4_GRIDS|PARAMETERFILE|PROJ-based|\+(?:file|init)=")
 
 Box = tuple[int, int, int, int]
 """x, y, width, height in pixels."""
@@ -257,10 +260,13 @@ def to_8_bits(values: NDArray[Any], low: float, high: float) -> Bytes:
 def place_of(scene: Scene, box: Box) -> Place:
     """CRS, centre in WGS 84, and ground sample distance: the root of the ground area of the centre's pixel, metres.
 
-    Measured on the ellipsoid, so it holds for degrees, feet and the stretched metres of web Mercator alike.
+    Measured on the ellipsoid, so it holds for degrees, feet and the stretched metres of web Mercator alike. A CRS can
+    name a file with a grid of shifts, and PROJ would read whatever is there; with such a CRS only its name is given.
     """
     if scene.crs is None:
         return Place()
+    if _GRID_FILE.search(scene.crs.to_wkt()):
+        return Place(scene.crs.to_string())
     x, y, w, h = box
     column, row = x + w / 2, y + h / 2
     to_map = scene.transform
