@@ -15,6 +15,7 @@ from rsprune_dagster.diffusion.objective import OBJECTIVES, Noised, Objective, l
 from rsprune_dagster.diffusion.ranks import ALONE, Ranks
 from rsprune_dagster.diffusion.spaces import Space, passed_through, pixels
 from rsprune_dagster.diffusion.state import TrainingState, latest_state, layout, save_state
+from rsprune_dagster.diffusion.threads import on_threads, threads_for
 from rsprune_dagster.diffusion.tiles import Batch, TileSet, batches
 from rsprune_dagster.errors import RunError, UsageError
 from rsprune_dagster.params import suggest
@@ -62,6 +63,8 @@ class Trained:
     losses: tuple[float, ...]
     """One per step."""
     n_images: int
+    n_threads: int
+    """Threads of the processor that computed it; another number gives other last bits."""
 
     @property
     def denoiser(self) -> Denoiser:
@@ -89,6 +92,9 @@ def train(
 ) -> Trained:
     """Train a denoiser on tiles, from the last state in `folder` if there is one.
 
+    A training that goes on computes on as many threads as it began with where there are so many cores
+    (`threads.threads_for`). So on one type of processor it comes to the same bits.
+
     SIGTERM and Ctrl-C are answered between two steps: a state is saved, then they do what they would have done.
 
     Args:
@@ -106,11 +112,13 @@ def train(
     schedule = objective.schedule(space)
     state = latest_state(folder, options, tiles) or new_state(tiles, options, space)
     state = state.on(device)
+    state.n_threads = threads_for(state.n_threads)
     averaged = Model(state.averaged, schedule, space)
     if options.gradient_checkpointing:
         state.denoiser.enable_gradient_checkpointing()
     model = ranks.wrapped(state.denoiser)
     with (
+        on_threads(state.n_threads),
         progress("training", options.n_images) as advance,
         _loaded(tiles, options, state.n_images) as stream,
         deferred() as interruption,
@@ -130,7 +138,7 @@ def train(
             ranks.wait()
             if interrupted:
                 interruption.end(interruption.came)
-    return Trained(averaged, tuple(state.losses), state.n_images)
+    return Trained(averaged, tuple(state.losses), state.n_images, state.n_threads)
 
 
 def is_due(n_images: int, n: int, options: TrainingOptions) -> bool:
