@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusion_runs import small_options, small_tiles, start, tiny_autoencoder
+from diffusion_runs import losses_of_processes, small_options, small_tiles, start, tiny_autoencoder
 
 from rsprune_dagster.diffusion.interruption import deferred
 from rsprune_dagster.diffusion.model import Model
@@ -178,6 +179,21 @@ def test_dagster_s_terminate_saves_a_state_and_cancels_the_run(tmp_path: Path) -
             dg.materialize([trained], instance=instance)
         assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.CANCELED]
     assert [path.name for path in states(tmp_path / "s")] == ["state-000000000008"]
+
+
+def test_processes_with_unequal_shares_train_what_one_does(tmp_path: Path) -> None:
+    unequal: list[tuple[int, dict[str, Any]]] = [
+        (2, {"n_images": 17}),  # the last batch has a row for one of them
+        (2, {"n_images": 19, "micro_batch_size": 1}),  # its shares take two passes and one
+        (2, {"n_images": 19, "batch_size": 7}),
+        (3, {"n_images": 19, "micro_batch_size": 2}),
+    ]
+    tiles = small_tiles(tmp_path / "tiles")
+    found = losses_of_processes(tmp_path / "processes", unequal)
+    for case, ((_, changes), losses) in enumerate(zip(unequal, found, strict=True)):
+        alone = train(tiles, small_options(**changes), tmp_path / f"alone-{case}", device="cpu").losses
+        # the same draws; sums over rows in another order
+        assert np.allclose(losses, alone, rtol=1e-4) and len(losses) == len(alone)
 
 
 @pytest.mark.slow
