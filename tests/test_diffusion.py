@@ -242,6 +242,16 @@ def test_a_tile_that_changed_since_pruning_fails_or_is_passed_over(tmp_path: Pat
     assert np.array_equal(lenient.images([3]), lenient.images([4]))
 
 
+def test_every_image_has_the_scene_that_it_shows_though_tiles_are_gone(tmp_path: Path) -> None:
+    tiles = small_tiles(tmp_path, on_changed="skip")
+    for uri in tiles.table.column("uri").to_pylist()[1::2]:
+        Path(uri).unlink()  # all of the sea
+    for batch in batches(tiles, start=0, end=48, batch_size=8, seed=0):
+        green, blue = (batch.images[..., band].mean(axis=(1, 2)) for band in (1, 2))
+        assert [tiles.scene_names[scene] for scene in batch.scenes] == ["field"] * 8
+        assert (green > blue).all()
+
+
 def test_when_all_tiles_are_gone_it_says_so(tmp_path: Path) -> None:
     lenient = small_tiles(tmp_path / "tiles", on_changed="skip")
     shutil.rmtree(tmp_path / "tiles")
