@@ -111,6 +111,29 @@ trained = train(small_tiles(folder.parent / "tiles"), small_options(**changes), 
 (folder / "losses.json").write_text(json.dumps(trained.losses))
 """
 
+# several trainings after each other, each by the first n of the processes that run this; the first tells their losses
+RANKED = """
+import datetime, json, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from diffusion_runs import small_options, small_tiles
+from rsprune_dagster.diffusion.ranks import Ranks
+from rsprune_dagster.diffusion.training import train
+number, folder, cases = int(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+tiles, losses = small_tiles(folder / f"tiles-{number}"), []
+for case, (n, changes) in enumerate(cases):
+    if number < n:
+        meet = f"file://{folder}/meet-{case}"
+        patience = datetime.timedelta(seconds=300)
+        torch.distributed.init_process_group("gloo", meet, timeout=patience, world_size=n, rank=number)
+        states = folder / f"states-{case}"
+        losses.append(train(tiles, small_options(**changes), states, device="cpu", ranks=Ranks(number, n)).losses)
+        torch.distributed.destroy_process_group()
+if number == 0:
+    (folder / "losses.json").write_text(json.dumps(losses))
+"""
+
 SEEN = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 """Where that process finds the tests' helpers."""
 
@@ -123,3 +146,31 @@ def start(folder: Path, **changes: object) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def losses_of_processes(folder: Path, cases: list[tuple[int, dict[str, Any]]]) -> list[list[float]]:
+    """The losses of a training by so many processes with such options, for each case."""
+    folder.mkdir()
+    local = {
+        "GLOO_SOCKET_IFNAME": "lo",
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive",
+        "PYTHONPATH": SEEN,
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANKED, str(number), str(folder), json.dumps(cases)],
+            env={**os.environ, **local},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(max(n for n, _ in cases))
+    ]
+    try:
+        for process in processes:
+            _, said = process.communicate(timeout=600)
+            assert process.returncode == 0, said[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
+    return json.loads((folder / "losses.json").read_text())  # type: ignore[no-any-return]

@@ -161,9 +161,20 @@ def test_the_loss_falls(tmp_path: Path) -> None:
 def test_shares_of_a_batch_are_the_whole(tmp_path: Path) -> None:
     batch = next(batches(small_tiles(tmp_path), start=0, end=8, batch_size=8, seed=0))
     whole = draw(batch)
-    shares = [draw(batch, rows=Ranks(number, 2).rows) for number in range(2)]
+    shares = [draw(batch, rows=Ranks(number, 3).rows(8)) for number in range(3)]
     assert sorted(torch.cat([share.timesteps for share in shares])) == sorted(whole.timesteps)
     assert sum(len(share.noisy) for share in shares) == 8
+
+
+@given(st.integers(1, 9), st.integers(1, 5), st.integers(1, 10))
+def test_every_row_of_a_batch_weighs_the_same_whatever_the_processes(n_rows: int, n: int, at_once: int) -> None:
+    weights = np.zeros(n_rows)
+    for ranks in (Ranks(number, n) for number in range(n)):
+        own = np.arange(n_rows)[ranks.rows(n_rows)]
+        assert len(own)  # every process has a pass, and averages gradients once
+        for part in np.split(own, range(at_once, len(own), at_once)):
+            weights[part] += ranks.weight(len(part), n_rows) / len(part) / n  # a mean over rows, one over processes
+    assert np.allclose(weights, 1 / n_rows)
 
 
 def test_another_training_s_state_is_refused_with_the_difference(tmp_path: Path) -> None:
@@ -229,6 +240,16 @@ def test_a_tile_that_changed_since_pruning_fails_or_is_passed_over(tmp_path: Pat
         strict.images([3])
     lenient = tile_set(table, OPTIONS, image_size_px=16, on_changed="skip")
     assert np.array_equal(lenient.images([3]), lenient.images([4]))
+
+
+def test_every_image_has_the_scene_that_it_shows_though_tiles_are_gone(tmp_path: Path) -> None:
+    tiles = small_tiles(tmp_path, on_changed="skip")
+    for uri in tiles.table.column("uri").to_pylist()[1::2]:
+        Path(uri).unlink()  # all of the sea
+    for batch in batches(tiles, start=0, end=48, batch_size=8, seed=0):
+        green, blue = (batch.images[..., band].mean(axis=(1, 2)) for band in (1, 2))
+        assert [tiles.scene_names[scene] for scene in batch.scenes] == ["field"] * 8
+        assert (green > blue).all()
 
 
 def test_when_all_tiles_are_gone_it_says_so(tmp_path: Path) -> None:

@@ -22,15 +22,20 @@ def measures(x: np.ndarray, y: np.ndarray, k: int = 5) -> dict[str, float]:
 
 
 def brute_force(x: np.ndarray, y: np.ndarray, k: int) -> list[float]:
+    """Of fake x and real y, as `compute_prdc` of the package prdc has it, formula by formula."""
+
     def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.linalg.norm(a[:, None] - b[None], axis=2)
+        return np.sqrt(((a[:, None] - b[None]) ** 2).sum(axis=2))
 
-    def radii(a: np.ndarray) -> np.ndarray:
-        return np.sort(distances(a, a), axis=1)[:, k]
+    def kth_neighbour(a: np.ndarray) -> np.ndarray:
+        return np.partition(distances(a, a), k, axis=1)[:, k]  # each is its own nearest
 
-    across = distances(x, y)
-    in_real, in_made = across <= radii(y)[None], across <= radii(x)[:, None]
-    return [in_real.any(1).mean(), in_made.any(0).mean(), in_real.sum() / (k * len(x)), in_real.any(0).mean()]
+    real, fake, across = kth_neighbour(y), kth_neighbour(x), distances(y, x)
+    precision = (across < real[:, None]).any(axis=0).mean()
+    recall = (across < fake[None, :]).any(axis=1).mean()
+    density = (1.0 / k) * (across < real[:, None]).sum(axis=0).mean()
+    coverage = (across.min(axis=1) < real).mean()
+    return [precision, recall, density, coverage]
 
 
 def scores(x: np.ndarray, y: np.ndarray, *, k: int = 5, seed: int = 0) -> dict[str, Score]:
@@ -60,17 +65,24 @@ def test_a_set_against_itself_is_all_precise_and_all_recalled() -> None:
     x = modes(80, range(3), seed=1)
     found = measures(x, x)
     assert found["precision"] == found["recall"] == found["coverage"] == 1
-    assert found["density"] == pytest.approx(6 / 5)
+    assert found["density"] == pytest.approx(1)
 
 
-def test_copies_do_not_upset_a_set_against_itself() -> None:
-    x = np.repeat(modes(20, range(6), seed=1, d=300).astype(np.float32), 8, axis=0)
+@pytest.mark.parametrize(("n_copies", "density"), [(4, 4 / 5), (5, 1.0)])
+def test_copies_lie_in_the_balls_of_their_copies_wherever_they_stand(n_copies: int, density: float) -> None:
+    x = np.repeat(modes(20, range(6), seed=1, d=300).astype(np.float32), n_copies, axis=0)
     x += 50 * np.random.default_rng(0).random(300)
     found = measures(x, x)
     assert found["precision"] == found["recall"] == found["coverage"] == 1
-    assert found["density"] == pytest.approx(8 / 5)
-    assert measures(x[5::8], x)["precision"] == 1
-    assert measures(np.random.default_rng(1).permutation(x)[:701], x)["precision"] == 1
+    assert found["density"] == pytest.approx(density)
+    assert measures(x[3::n_copies], x)["precision"] == 1
+    assert measures(np.random.default_rng(1).permutation(x)[:401], x)["precision"] == 1
+
+
+def test_an_image_with_as_many_copies_as_neighbours_has_an_empty_ball() -> None:
+    x = np.repeat(modes(20, range(6), seed=1, d=300).astype(np.float32), 6, axis=0)
+    x += 50 * np.random.default_rng(0).random(300)
+    assert list(measures(x, x).values()) == brute_force(x[::6].repeat(6, axis=0), x, 5) == [0, 0, 0, 0]
 
 
 def test_order_does_not_matter() -> None:
@@ -111,7 +123,7 @@ def test_intervals_cover_the_score_of_other_draws_at_about_their_level() -> None
 def test_scores_carry_the_number_of_neighbours_and_stay_in_range() -> None:
     x = modes(80, range(3), seed=1)
     for score in scores(x, x).values():
-        assert dict(score.protocol.parameters) == {"n_neighbours": 5}
+        assert dict(score.protocol.parameters) == {"n_neighbours": 5, "balls": "open, as in prdc"}
         assert 0 <= score.low <= score.value <= score.high
         assert score.larger_is_better
     assert scores(x, x)["recall_small"].high == 1

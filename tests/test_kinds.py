@@ -101,7 +101,7 @@ def random_model(kind: Kind, autoencoder: Path) -> tuple[Trained, TrainingOption
             parameter.add_(torch.randn_like(parameter), alpha=0.02)
     model = Model(denoiser, OBJECTIVES[kind.objective].schedule(space), space)
     options = small_options(denoiser=kind.denoiser, objective=kind.objective, autoencoder_digest=space.digest)
-    return Trained(model, (1.0, 0.5), 16), options
+    return Trained(model, (1.0, 0.5), 16, 1), options
 
 
 def space_of(kind: Kind, autoencoder: Path) -> Space:

@@ -7,17 +7,20 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusion_runs import small_options, small_tiles, start, tiny_autoencoder
+from diffusion_runs import losses_of_processes, small_options, small_tiles, start, tiny_autoencoder
 
 from rsprune_dagster.diffusion.interruption import deferred
 from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.spaces import Space, latents, read_autoencoder
 from rsprune_dagster.diffusion.state import states
+from rsprune_dagster.diffusion.threads import on_threads, threads_for
 from rsprune_dagster.diffusion.training import Trained, is_due, train
 from rsprune_dagster.errors import UsageError
 
@@ -110,7 +113,29 @@ def test_sigterm_saves_a_state_first_and_the_training_goes_on_from_it(tmp_path: 
     ends = small_options(n_images=n_images + 32, save_every_images=4000)
     tiles = small_tiles(tmp_path / "tiles")
     resumed = train(tiles, ends, tmp_path / "cut", device="cpu")
-    assert resumed.losses == train(tiles, ends, tmp_path / "whole", device="cpu").losses
+    assert resumed.n_threads == 1  # that of the process that began
+    with on_threads(1):
+        assert resumed.losses == train(tiles, ends, tmp_path / "whole", device="cpu").losses
+
+
+def test_a_training_goes_on_with_the_threads_that_it_began_with(tmp_path: Path) -> None:
+    tiles, options = small_tiles(tmp_path / "tiles"), small_options(n_images=32)
+    with on_threads(1):
+        whole = train(tiles, options, tmp_path / "whole", device="cpu")
+        train(tiles, replace(options, n_images=16), tmp_path / "cut", device="cpu")
+    with on_threads(2):
+        resumed = train(tiles, options, tmp_path / "cut", device="cpu")
+        assert torch.get_num_threads() == 2
+    assert (resumed.n_threads, resumed.losses) == (1, whole.losses)
+
+
+def test_more_threads_than_cores_are_not_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    with on_threads(2):
+        assert [threads_for(n) for n in (0, 1, 2, 8, 9, 64)] == [2, 1, 2, 8, 2, 2]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    with on_threads(4):  # as OMP_NUM_THREADS may ask
+        assert [threads_for(n) for n in (1, 4, 5)] == [1, 4, 4]
 
 
 def caught(pid: int, number: int) -> bool:
@@ -154,6 +179,21 @@ def test_dagster_s_terminate_saves_a_state_and_cancels_the_run(tmp_path: Path) -
             dg.materialize([trained], instance=instance)
         assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.CANCELED]
     assert [path.name for path in states(tmp_path / "s")] == ["state-000000000008"]
+
+
+def test_processes_with_unequal_shares_train_what_one_does(tmp_path: Path) -> None:
+    unequal: list[tuple[int, dict[str, Any]]] = [
+        (2, {"n_images": 17}),  # the last batch has a row for one of them
+        (2, {"n_images": 19, "micro_batch_size": 1}),  # its shares take two passes and one
+        (2, {"n_images": 19, "batch_size": 7}),
+        (3, {"n_images": 19, "micro_batch_size": 2}),
+    ]
+    tiles = small_tiles(tmp_path / "tiles")
+    found = losses_of_processes(tmp_path / "processes", unequal)
+    for case, ((_, changes), losses) in enumerate(zip(unequal, found, strict=True)):
+        alone = train(tiles, small_options(**changes), tmp_path / f"alone-{case}", device="cpu").losses
+        # the same draws; sums over rows in another order
+        assert np.allclose(losses, alone, rtol=1e-4) and len(losses) == len(alone)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from rsprune_dagster.params import Params
 from rsprune_dagster.resources.lineage import Lineage
 from rsprune_dagster.resources.settings import Compute, Store
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 
 
 def diffusion_checkpoint_asset(defaults: Params) -> dg.AssetsDefinition:

@@ -9,7 +9,7 @@ from rsprune_dagster.params import Params
 from rsprune_dagster.resources.lineage import Lineage
 from rsprune_dagster.resources.settings import Compute, Store
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 
 def evaluation_metrics_asset(defaults: Params) -> dg.AssetsDefinition:

@@ -41,6 +41,8 @@ A {NETWORKS[options.denoiser]} of {trained.model.n_weights:,} weights that makes
 * Scenes: {scenes}
 * Space: {_space(trained, options)}
 * Learned: {LEARNED[options.objective]}; the weights are averaged over the training
+* Computed on: {trained.n_threads} threads of the processor, or its GPU; the same training with another number ends in
+  other last bits
 * Licence of the images: {origin.licence or "not stated; see the corpus"}
 
 ```python

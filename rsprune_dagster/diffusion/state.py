@@ -39,6 +39,8 @@ class TrainingState:
     optimizer: torch.optim.Adam
     n_images: int = 0
     losses: list[float] = field(default_factory=list)
+    n_threads: int = 0
+    """Threads of the processor that an operation is shared by; 0: not known, or not begun."""
 
     @classmethod
     def new(cls, denoiser: Denoiser) -> "TrainingState":
@@ -149,7 +151,7 @@ def _write(state: TrainingState, folder: Path, about: dict[str, Any]) -> None:
     }
     save_file(moments, folder / "optimizer.safetensors")
     steps = {"n_steps": len(state.losses), "n_images": state.n_images, "losses": state.losses}
-    (folder / "state.json").write_text(json.dumps({**about, **steps}))
+    (folder / "state.json").write_text(json.dumps({**about, **steps, "n_threads": state.n_threads}))
 
 
 def _read(folder: Path, about: dict[str, Any]) -> TrainingState:
@@ -161,6 +163,7 @@ def _read(folder: Path, about: dict[str, Any]) -> TrainingState:
         own = {moment: moments[f"{moment}.{name}"] for moment in MOMENTS}
         state.optimizer.state[parameter] = {"step": torch.tensor(float(about["n_steps"])), **own}
     state.n_images, state.losses = about["n_images"], about["losses"]
+    state.n_threads = about.get("n_threads", 0)
     return state
 
 

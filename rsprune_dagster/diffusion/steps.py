@@ -39,6 +39,8 @@ class TrainingReport:
     first_loss: float
     final_loss: float
     """The mean over the last twentieth of the steps."""
+    n_threads: int
+    """Threads of the processor that computed it."""
     autoencoder_digest: str
     """sha256 of the autoencoder whose latents were learned; empty: pixels."""
 
@@ -86,6 +88,7 @@ def train_checkpoint(
         n_weights=trained.model.n_weights,
         first_loss=trained.losses[0],
         final_loss=float(np.mean(trained.losses[-max(1, len(trained.losses) // 20) :])),
+        n_threads=trained.n_threads,
         autoencoder_digest=options.autoencoder_digest,
     )
     (folder / "training.json").write_text(json.dumps(asdict(report), indent=1) + "\n")

@@ -43,18 +43,26 @@ class TileSet:
         return int(self.table.num_rows)
 
     def images(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """(n, size, size, 3) uint8. A tile that vanished or changed since pruning fails, or its next one stands in.
+        """(n, size, size, 3) uint8, as `labelled` reads them."""
+        return self.labelled(indices)[0]
+
+    def labelled(self, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Images (n, size, size, 3) uint8, and the scenes (n,) int64 of what they show.
+
+        A tile that vanished or changed since pruning fails, or its next one stands in, with its own scene.
 
         Raises:
             RunError: a tile is not what it was, and `on_changed` is `fail`; or none of the tiles can be read any more.
         """
-        return np.stack([self._image(int(index)) for index in indices])
+        read = [self._read_from(int(index)) for index in indices]
+        return np.stack([image for _, image in read]), self.scene_ids[[at for at, _ in read]]
 
-    def _image(self, index: int) -> np.ndarray:
+    def _read_from(self, index: int) -> tuple[int, np.ndarray]:
+        """The place and the image of the tile at `index`, or of the next one that can be read."""
         for step in range(len(self)):
             at = (index + step) % len(self)
             if (known := self.memory.get(at)) is not None:
-                return known
+                return at, known
             try:
                 image = self._read(at)
             except TileError as error:
@@ -62,7 +70,7 @@ class TileSet:
                 continue
             if (len(self.memory) + 1) * image.nbytes <= self.memory_limit_bytes:
                 self.memory[at] = image
-            return image
+            return at, image
         raise RunError(
             f"none of the {len(self):,} tiles can be read as it was when the corpus was pruned: prune it anew"
         )
@@ -166,6 +174,7 @@ def batches(tiles: TileSet, *, start: int, end: int, batch_size: int, seed: int,
             positions = np.arange(first, min(first + batch_size, end))
             chosen = order_of(positions, n_tiles=len(tiles), seed=seed)
             parts = np.array_split(chosen, workers)
-            images = np.concatenate(list(pool.map(tiles.images, [part for part in parts if len(part)])))
+            read = list(pool.map(tiles.labelled, [part for part in parts if len(part)]))
+            images, scenes = (np.concatenate(each) for each in zip(*read, strict=True))
             turns = np.random.default_rng((seed, first, N_TURNS)).integers(N_TURNS, size=len(positions))
-            yield Batch(first, turned(images, turns), tiles.scene_ids[chosen])
+            yield Batch(first, turned(images, turns), scenes)

@@ -15,6 +15,7 @@ from rsprune_dagster.diffusion.objective import OBJECTIVES, Noised, Objective, l
 from rsprune_dagster.diffusion.ranks import ALONE, Ranks
 from rsprune_dagster.diffusion.spaces import Space, passed_through, pixels
 from rsprune_dagster.diffusion.state import TrainingState, latest_state, layout, save_state
+from rsprune_dagster.diffusion.threads import on_threads, threads_for
 from rsprune_dagster.diffusion.tiles import Batch, TileSet, batches
 from rsprune_dagster.errors import RunError, UsageError
 from rsprune_dagster.params import suggest
@@ -62,6 +63,8 @@ class Trained:
     losses: tuple[float, ...]
     """One per step."""
     n_images: int
+    n_threads: int
+    """Threads of the processor that computed it; another number gives other last bits."""
 
     @property
     def denoiser(self) -> Denoiser:
@@ -89,6 +92,9 @@ def train(
 ) -> Trained:
     """Train a denoiser on tiles, from the last state in `folder` if there is one.
 
+    A training that goes on computes on as many threads as it began with where there are so many cores
+    (`threads.threads_for`). So on one type of processor it comes to the same bits.
+
     SIGTERM and Ctrl-C are answered between two steps: a state is saved, then they do what they would have done.
 
     Args:
@@ -99,18 +105,20 @@ def train(
         UsageError: fewer tiles than a batch, unknown preset, or `folder` holds the states of another training.
         RunError: the loss is no number any more (the last state is from before), a tile changed, the disk is full.
     """
-    check(tiles, options, ranks)
+    check(tiles, options)
     space = (space or own_space(tiles, options)).on(device)
     assert space.digest == options.autoencoder_digest, "the options name the space's autoencoder"
     objective = OBJECTIVES[options.objective]
     schedule = objective.schedule(space)
     state = latest_state(folder, options, tiles) or new_state(tiles, options, space)
     state = state.on(device)
+    state.n_threads = threads_for(state.n_threads)
     averaged = Model(state.averaged, schedule, space)
     if options.gradient_checkpointing:
         state.denoiser.enable_gradient_checkpointing()
     model = ranks.wrapped(state.denoiser)
     with (
+        on_threads(state.n_threads),
         progress("training", options.n_images) as advance,
         _loaded(tiles, options, state.n_images) as stream,
         deferred() as interruption,
@@ -118,7 +126,7 @@ def train(
         advance(state.n_images)
         for batch in stream:
             share = share_of(batch, objective, schedule, space, state, options, ranks)
-            loss = step(model, state, share, options, device, ranks)
+            loss = step(model, state, share, len(batch.images), options, device, ranks)
             state.after(loss, n=len(batch.images), half_life_images=options.ema_half_life_images)
             advance(len(batch.images))
             interrupted = ranks.any(bool(interruption.came), device)
@@ -130,7 +138,7 @@ def train(
             ranks.wait()
             if interrupted:
                 interruption.end(interruption.came)
-    return Trained(averaged, tuple(state.losses), state.n_images)
+    return Trained(averaged, tuple(state.losses), state.n_images, state.n_threads)
 
 
 def is_due(n_images: int, n: int, options: TrainingOptions) -> bool:
@@ -165,16 +173,16 @@ def share_of(
         any_scene=any_scene(state.denoiser) or 0,
         scene_dropout=options.scene_dropout,
         seed=options.seed,
-        rows=ranks.rows,
+        rows=ranks.rows(len(batch.images)),
         at_once=options.micro_batch_size,
     )
 
 
-def check(tiles: TileSet, options: TrainingOptions, ranks: Ranks = ALONE) -> None:
+def check(tiles: TileSet, options: TrainingOptions) -> None:
     """Raise UsageError for what would fail later.
 
     Raises:
-        UsageError: fewer tiles than a batch, a batch that the processes do not divide, or an unknown objective.
+        UsageError: fewer tiles than a batch, or an unknown objective.
     """
     if options.objective not in OBJECTIVES:
         known = tuple(OBJECTIVES)
@@ -187,8 +195,6 @@ def check(tiles: TileSet, options: TrainingOptions, ranks: Ranks = ALONE) -> Non
             f"{len(tiles):,} tiles are fewer than one batch of {options.batch_size}: keep more tiles, "
             f"or set training.batch_size to at most {len(tiles)}"
         )
-    if options.batch_size % ranks.n:
-        raise UsageError(f"a batch of {options.batch_size} cannot be shared by {ranks.n} processes: give a multiple")
 
 
 def learning_rate_at(n_images: int, options: TrainingOptions) -> float:
@@ -235,20 +241,27 @@ def _loaded(tiles: TileSet, options: TrainingOptions, start: int) -> AbstractCon
 
 
 def step(
-    model: torch.nn.Module, state: TrainingState, share: Noised, options: TrainingOptions, device: str, ranks: Ranks
+    model: torch.nn.Module,
+    state: TrainingState,
+    share: Noised,
+    n_rows: int,
+    options: TrainingOptions,
+    device: str,
+    ranks: Ranks,
 ) -> float:
-    """One step of Adam on a batch; returns its loss, the mean over all processes.
+    """One step of Adam on a batch of `n_rows`, of which `share` is this process's; returns the batch's mean loss.
 
     Raises:
         RunError: the loss is no number.
     """
-    n = len(share.noisy)
     total = torch.zeros((), device=device)
-    for start in range(0, n, options.micro_batch_size):
-        part = _slice(share, slice(start, start + options.micro_batch_size), device)
-        with autocast(device, options.precision):
-            loss = loss_of(model, part) * (len(part.noisy) / n)
-        loss.backward()  # type: ignore[no-untyped-call]
+    n_own, at_once = len(share.noisy), options.micro_batch_size
+    for start in range(0, n_own, at_once):
+        part = _slice(share, slice(start, start + at_once), device)
+        with ranks.averaging(model, last=start + at_once >= n_own):
+            with autocast(device, options.precision):
+                loss = loss_of(model, part) * ranks.weight(len(part.noisy), n_rows)
+            loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
     value = ranks.mean(total)
     if not math.isfinite(value):

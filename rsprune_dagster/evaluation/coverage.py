@@ -1,7 +1,8 @@
 """Whether samples are real-looking, and whether all that is real is sampled: precision, recall, density, coverage.
 
-Each image carries a ball that reaches to its k-th nearest neighbour in its own set; the balls together are the set's
-region. Precision: share of samples within the reference's region; recall: share of reference images within the samples'
+Each image carries an open ball: it reaches to its k-th nearest neighbour in its own set and does not contain it, as in
+Naeem et al.'s published code (prdc), so a set of distinct images has density 1 against itself. The balls together are
+the set's region. An image with k copies in its own set has an empty ball. Precision: share of samples within the reference's region; recall: share of reference images within the samples'
 region (Kynkäänniemi et al. 2019, arXiv 1904.06991). Density counts how many balls a sample lies in, coverage the share
 of reference balls with a sample in them: outliers of either set move these two less (Naeem et al. 2020, arXiv
 2002.09797). Recall and coverage rise with the number of samples: compare at equal counts.
@@ -23,7 +24,9 @@ from rsprune_dagster.pruning.scenes import squared_distances
 NAMES: Final = ("precision", "recall", "density", "coverage")
 ROUNDING: Final = 1e-11
 """Share of a set's squared spread that a squared distance may be off by: BLAS may round a product by its place in the
-matrix, and an image must lie in the ball of its copy."""
+matrix, and the k-th neighbour must not lie in the ball that reaches to it."""
+BALLS: Final = "open, as in prdc"
+"""For the protocol: scores of balls that contained the k-th neighbour are not compared with these."""
 SPARE_NEIGHBOURS: Final = 24
 """Neighbours kept beyond 4 k. In half of a set, the k-th nearest is among them but for one time in many millions."""
 
@@ -64,7 +67,7 @@ def coverage_scores(
     _check_enough(len(generated), len(reference), n_neighbours)
     chosen = halves(len(generated), n_resamples=resampling.n_resamples, seed=resampling.seed)
     whole, of_halves = four_measures(generated, reference, n_neighbours=n_neighbours, chosen=chosen)
-    used = replace(protocol, parameters=(*protocol.parameters, ("n_neighbours", n_neighbours)))
+    used = replace(protocol, parameters=(*protocol.parameters, ("n_neighbours", n_neighbours), ("balls", BALLS)))
     scores = []
     for column, name in enumerate(NAMES):
         low, high = interval(float(whole[column]), of_halves[:, column], n=len(generated), level=resampling.level)
@@ -102,15 +105,15 @@ def four_measures(
     x, y, slack = _centred(generated, reference)
     parts = np.concatenate([np.ones((1, len(x)), np.bool_), chosen])
     known = nearest_others(x, min(4 * n_neighbours + SPARE_NEIGHBOURS, len(x) - 1))
-    balls = np.stack([known.radii_among(part, n_neighbours) for part in parts]) + slack
-    real_balls = nearest_others(y, n_neighbours).radii(n_neighbours) + slack
+    balls = np.stack([known.radii_among(part, n_neighbours) for part in parts]) - slack
+    real_balls = nearest_others(y, n_neighbours).radii(n_neighbours) - slack
     n_balls, n_recalled, n_covered = np.zeros(len(x)), np.zeros(len(parts)), np.zeros(len(parts))
     for rows, squared in distance_blocks(y, x):
-        within = squared <= real_balls[rows, None]
+        within = squared < real_balls[rows, None]
         n_balls += within.sum(axis=0)
         n_covered += (within.astype(np.float32) @ parts.T.astype(np.float32) > 0).sum(axis=0)
         n_recalled += [
-            (squared[:, part] <= ball[part]).any(axis=1).sum() for part, ball in zip(parts, balls, strict=True)
+            (squared[:, part] < ball[part]).any(axis=1).sum() for part, ball in zip(parts, balls, strict=True)
         ]
     sizes = parts.sum(axis=1)
     measured = np.stack(

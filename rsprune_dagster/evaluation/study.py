@@ -45,7 +45,7 @@ from rsprune_dagster.evaluation.study_results import (
 from rsprune_dagster.progress import Progress, silent
 from rsprune_dagster.pruning.steps.scan import read_options
 
-CODE_VERSION: Final = "1"
+CODE_VERSION: Final = "2"
 """Of what a result depends on here; results of another version do not count."""
 READ_TILES: Final = 256
 SHOWN_SAMPLES: Final = 40
