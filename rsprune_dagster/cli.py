@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import click
 import typer
-import yaml
 
 from rsprune_dagster.cli_lineage import app as lineage_app
 from rsprune_dagster.cli_report import app as report_app
@@ -18,7 +17,7 @@ from rsprune_dagster.cli_study import STUDY, materialize_study
 from rsprune_dagster.cli_study import app as study_app
 from rsprune_dagster.cli_training import app as training_app
 from rsprune_dagster.errors import RunError, UsageError, UserError
-from rsprune_dagster.params import Params, load, project_root
+from rsprune_dagster.params import Params, load, parse_yaml, project_root
 
 app = typer.Typer(
     help="Cut a remote-sensing corpus to the tiles worth training on.",
@@ -34,6 +33,9 @@ WORK = ".rsprune"
 
 DELIVERY_S = 20.0
 """So long a command waits at its end for MLflow to take the records of its run."""
+
+LONGEST_SHOWN = 120
+"""Characters of a parameter's value in a message."""
 
 RESULTS = ("pruned_subset.parquet", "decisions.parquet")
 
@@ -263,9 +265,10 @@ def _setting(change: str) -> tuple[str, str, Any]:
         known = ", ".join(Params.model_fields)
         raise UsageError(f"--set {change}: expected SECTION.KEY=VALUE with a section of params.yaml ({known})")
     try:
-        return section, key, yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UsageError(f"--set {change}: {value} is no YAML value; quote it, or close its brackets") from None
+        return section, key, parse_yaml(value)
+    except ValueError:
+        shown = value if len(value) <= LONGEST_SHOWN else f"{value[:LONGEST_SHOWN]}..."
+        raise UsageError(f"--set {name}: {shown} is no YAML value; quote it, or close its brackets") from None
 
 
 def _check_writable(out: Path) -> None:

@@ -2,23 +2,35 @@
 
 import difflib
 import os
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from rsprune_dagster.errors import UsageError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 
+NUMBERS_BELOW = 2**63
+"""What the libraries that take a parameter keep integers in."""
+
 
 class Section(BaseModel):
     """A section of params.yaml. Unknown keys are errors: a misspelt parameter must not be ignored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _within_64_bits(cls, value: object) -> object:
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(each, int | float) and not -NUMBERS_BELOW < each < NUMBERS_BELOW:
+                raise ValueError("expected a finite number that fits 64 bits")
+        return value
 
 
 SectionType = TypeVar("SectionType", bound=Section)
@@ -293,14 +305,24 @@ def load(path: Path) -> Params:
         UsageError: the file is missing, is not YAML, or holds a bad value.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(
             f"no parameters at {path}: run inside the project, or set RSPRUNE_PROJECT to its folder"
         ) from None
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
     return parse(raw, source=str(path))
+
+
+def parse_yaml(text: str) -> Any:
+    """The value that a YAML text holds. Raises ValueError where it holds none, or one that is nested too deeply."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("its brackets are nested too deeply") from None
 
 
 def project_root() -> Path:
@@ -322,6 +344,10 @@ def suggest(name: str, known: tuple[str, ...]) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 120
+
+
 def _sentence(problem: Any, model: type[BaseModel]) -> str:
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location) or "the section"
@@ -333,7 +359,7 @@ def _sentence(problem: Any, model: type[BaseModel]) -> str:
     hint = (
         f"; give {problem['input'] / 100:g} to keep {problem['input']:g} %" if _is_percentage(location, problem) else ""
     )
-    value = "" if isinstance(problem["input"], Mapping) else f" is {problem['input']!r}"
+    value = "" if isinstance(problem["input"], Mapping) else f" is {_SHORT.repr(problem['input'])}"
     return f"{key}{value}: {message[0].lower()}{message[1:]}{hint}"
 
 

@@ -304,6 +304,22 @@ def test_a_vanished_file_is_a_reason(tmp_path: Path) -> None:
             reader.read_grey({"tile_id": name, "uri": str(tmp_path / name), "kind": kind, **place})
 
 
+@pytest.mark.parametrize("kind", ["file", "window"])
+def test_pixels_are_of_the_content_that_the_row_names(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "s.tif"
+    row = {"tile_id": "s.tif", "uri": str(path), "kind": kind, "x": 0, "y": 0, "w": 9, "h": 10}
+    path.write_bytes(gdal_bytes(texture().transpose(2, 0, 1)))
+    with TileReader(ReadOptions(min_valid_fraction=0)) as reader:
+        row["content_md5"] = reader.read_md5(row)
+        before = reader.read_rgb(row)
+    path.write_bytes(gdal_bytes(texture(seed=1).transpose(2, 0, 1)))
+    with TileReader(ReadOptions(min_valid_fraction=0)) as reader:
+        for read in (reader.read_rgb, *([reader.read_bytes] if kind == "window" else [])):
+            with pytest.raises(TileError, match=f"changed: its content hash was {row['content_md5']}, now it is "):
+                read(row)
+        assert not np.array_equal(reader.read_rgb({**row, "content_md5": None}), before)
+
+
 def test_a_window_is_exported_as_it_is_seen(tmp_path: Path) -> None:
     (tmp_path / "s.tif").write_bytes(gdal_bytes(texture().transpose(2, 0, 1)))
     row = {

@@ -1,14 +1,24 @@
-"""The stream gives what the encoder gives, in order, and never leaves a thread behind."""
+"""Vectors are of the tiles that were scanned; the stream gives them in order and leaves no thread behind."""
 
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from rsprune_dagster.corpus.options import ReadOptions
+from rsprune_dagster.corpus.shards import ShardCache
+from rsprune_dagster.errors import RunError
+from rsprune_dagster.progress import silent
 from rsprune_dagster.pruning.embedding import ahead, embed_stream
 from rsprune_dagster.pruning.encoders import Encoder, load_encoder
+from rsprune_dagster.pruning.steps.embed import Embedder, TileTable, embed
+from rsprune_dagster.pruning.steps.scan import Scanner, scan
+from rsprune_dagster.pruning.vectors import open_vectors
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +109,30 @@ def test_the_source_runs_beside_the_reader() -> None:
         for _ in numbers:
             time.sleep(0.03)
     assert time.monotonic() - started < 0.55  # one after the other it takes 0.6 s
+
+
+def test_a_tile_that_changed_after_its_scan_gets_no_vector_under_its_old_hash(encoder: Encoder, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for number, tile in enumerate(tiles(6)):
+        Image.fromarray(tile).save(corpus / f"{number}.png")
+    scanned = scanned_corpus(corpus, tmp_path / "scanned")
+    Image.fromarray(tiles(1, seed=1)[0]).save(corpus / "3.png")
+    embedder = Embedder(encoder, ReadOptions(), tmp_path / "cache", 1, 1)
+    with pytest.raises(RunError, match=r"^3.png is not what it was when the corpus was scanned \(changed.*: run again"):
+        embed(embedder, scanned, tmp_path / "embedded", "test")
+    embed(embedder, scanned_corpus(corpus, tmp_path / "again"), tmp_path / "embedded", "test")
+    vectors = open_vectors(tmp_path / "embedded" / "vectors").read(0, 6)
+    seen = [np.asarray(Image.open(corpus / name)) for name in tile_ids(tmp_path / "embedded")]
+    assert np.array_equal(vectors, encoder.embed(seen).astype(np.float16).astype(np.float32))
+
+
+def scanned_corpus(corpus: Path, folder: Path) -> TileTable:
+    folder.mkdir()
+    scanner = Scanner(ReadOptions(), 4, 8, ShardCache(corpus.parent / "cache"), 1, silent)
+    scan([str(corpus)], folder, scanner, labelled=False, label="test")
+    return TileTable("SELECT * FROM manifest", {"manifest": folder / "manifest.parquet"})
+
+
+def tile_ids(folder: Path) -> list[str]:
+    return pq.read_table(folder / "index.parquet").column("tile_id").to_pylist()  # type: ignore[no-any-return]

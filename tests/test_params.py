@@ -1,9 +1,11 @@
 """params.yaml: one place for numbers, and clear words about bad ones."""
 
+import math
 from pathlib import Path
 
 import pytest
 
+from rsprune_dagster.cli import _setting
 from rsprune_dagster.errors import UsageError
 from rsprune_dagster.params import Params, load, parse
 
@@ -38,6 +40,16 @@ def test_every_value_has_a_description() -> None:
         ({"corpus": {"bands": [1, 2]}}, "1 or 3 bands"),
         ({"corpus": {"value_range": [5, 5]}}, "low < high"),
         ({"entropy": {"threshold_from": "magic"}}, "'reference', 'bits' or 'quantile'"),
+        ({"training": {"learning_rate": math.inf}}, "learning_rate is inf: expected a finite number that fits 64 bits"),
+        ({"training": {"learning_rate": 10**400}}, "fits 64 bits"),
+        ({"entropy": {"threshold_bits": math.nan}}, "threshold_bits is nan: expected a finite number"),
+        ({"corpus": {"shard_size": 10**21}}, "shard_size is 1000000000000000000000: expected a finite number"),
+        ({"corpus": {"shard_size": 1e21}}, "shard_size is 1e+21: expected a finite number"),
+        ({"corpus": {"shard_size": -math.inf}}, "shard_size is -inf: expected a finite number"),
+        ({"corpus": {"value_range": [0, math.inf]}}, "value_range is [0, inf]: expected a finite number"),
+        ({"study": {"seeds": [1, 2**63]}}, "seeds is [1, 9223372036854775808]: expected a finite number"),
+        ({"corpus": {"bands": list(range(10**5))}}, "bands.0 is 0"),
+        ({"corpus": {"bands": [["x" * 10**5] * 10**4]}}, "bands.0 is ['xxx"),
     ],
 )
 def test_a_bad_value_is_named_with_what_was_expected(params: Params, changes: dict, words: str) -> None:
@@ -45,6 +57,20 @@ def test_a_bad_value_is_named_with_what_was_expected(params: Params, changes: di
         params.with_values(changes)
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 1000
+
+
+@pytest.mark.parametrize("depth", [300, 10_000])
+def test_deep_nesting_is_one_line(params: Params, tmp_path: Path, depth: int) -> None:
+    text = (PROJECT / "params.yaml").read_text().replace("shard_size: 1024", f"shard_size: {'[' * depth}{']' * depth}")
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(UsageError) as raised:
+        load(tmp_path / "params.yaml")
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 1000
+    with pytest.raises(UsageError) as raised:
+        params.with_values({"corpus": {"bands": _setting(f"corpus.bands={'[' * depth}{']' * depth}")[2]}})
+    assert len(str(raised.value)) < 1000
 
 
 def test_a_missing_section_is_named(params: Params) -> None:

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsprune_dagster.corpus import tables
-from rsprune_dagster.corpus.tables import query, scalar, write_batches, write_query
+from rsprune_dagster.corpus.tables import query, rows_at, scalar, write_batches, write_query
 from rsprune_dagster.errors import RunError
+from rsprune_dagster.pruning.steps import select
+from rsprune_dagster.pruning.steps.ledger import RANKING
 
 SCHEMA = pa.schema([pa.field("a", pa.int64()), pa.field("b", pa.string())])
 
@@ -61,3 +63,38 @@ def test_sorting_more_than_fits_in_memory_spills(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(tables, "MEMORY_LIMIT", "60MB")
     write_query("SELECT * FROM t ORDER BY b", {"t": tmp_path / "t"}, tmp_path / "sorted", SCHEMA)
     assert (pq.read_table(tmp_path / "sorted").column("a").to_numpy() == np.arange(n)).all()
+
+
+@settings(max_examples=20)
+@given(rows=st.sets(st.integers(0, 49)))
+def test_some_rows_are_those_of_the_whole_table(rows: set[int], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("tables") / "t"
+    pq.write_table(table(50), path, row_group_size=16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "ROWS_PER_GROUP", 16)
+        found = rows_at(path, ["b", "a"], np.array(sorted(rows), np.int64))
+    assert found.to_pydict() == table(50).select(["b", "a"]).take(pa.array(sorted(rows), pa.int64())).to_pydict()
+    assert found.schema.types == [pa.large_string(), pa.int64()]
+
+
+def test_tile_ids_of_more_than_2_gib_are_ranked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long ids, each of them many times, so that the files are small; a few rows at a time, so that memory is too."""
+    n, tile_id = 4_400, "x" * 2**19
+    for module in (tables, select):
+        monkeypatch.setattr(module, "ROWS_PER_GROUP", 8)
+    for folder in ("embeddings", "clusters"):
+        (tmp_path / folder).mkdir()
+    ids = pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), pa.array([tile_id]))
+    index = pa.table({"content_md5": [f"{row:032d}" for row in range(n)], "tile_id": ids})
+    pq.write_table(index, tmp_path / "embeddings" / "index.parquet", store_schema=False, write_statistics=False)
+    assignment = pa.table({"scene": ["pool"] * n, "cluster_id": np.zeros(n, np.int32)})
+    pq.write_table(assignment, tmp_path / "clusters" / "assignment.parquet")
+    leader = np.where(np.arange(n) == 4_000, 3, np.arange(n))
+    folders = select.StageFolders(tmp_path, tmp_path, tmp_path / "embeddings", tmp_path / "clusters")
+    select._write_ranking(folders, tmp_path / "ranking", np.flatnonzero(leader == np.arange(n))[::-1], leader)
+    written = pq.ParquetFile(tmp_path / "ranking")
+    assert written.schema_arrow.equals(RANKING)
+    assert written.metadata.num_rows == n
+    assert pq.read_table(tmp_path / "ranking", columns=["rank"]).column(0).to_pylist()[4_000:4_002] == [None, n - 4_001]
+    copies = pq.read_table(tmp_path / "ranking", columns=["near_copy_of"]).column(0)
+    assert copies.null_count == n - 1 and copies[4_000].as_py() == tile_id

@@ -38,6 +38,7 @@ class TileReader:
 
     Each method takes a LOCATION row as a dict; a manifest row spares work, it knows the scale of a scene. Each raises
     TileError with the reason a tile cannot be used, or RunError when the storage fails, which is no tile's fault.
+    Pixels for a row with a `content_md5` are of that content: other content raises TileError.
     """
 
     def __init__(self, options: ReadOptions) -> None:
@@ -78,6 +79,7 @@ class TileReader:
             pixels = self._window(row)
         else:
             pixels = formats.read_colour(self._encoded(row), _suffix(row), self._options)
+        _check_content(row, pixels)
         return np.repeat(pixels.grey[:, :, None], 3, axis=2) if pixels.rgb is None else pixels.rgb
 
     def read_bytes(self, row: Row) -> bytes:
@@ -168,6 +170,13 @@ class TileReader:
         if not storage.is_remote(uri) and not Path(uri).exists():
             raise TileError("vanished: the file is gone, or the link to it is broken")
         self._raster, self._uri = Raster(self._dataset.enter_context(opened(uri)), self._options), uri
+
+
+def _check_content(row: Row, pixels: Pixels) -> None:
+    """Raise TileError where the pixels are not those that the row's hash is of."""
+    scanned = row.get("content_md5")
+    if scanned is not None and scanned != pixels.content_md5:
+        raise TileError(f"changed: its content hash was {scanned}, now it is {pixels.content_md5}")
 
 
 def _window_pixels(raster: Any, box: tuple[int, int, int, int], options: ReadOptions) -> Pixels:

@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from rsprune_dagster.errors import RunError
 
@@ -68,6 +70,27 @@ def write_batches(batches: Iterable[pa.RecordBatch], target: Path, schema: pa.Sc
         if n_pending:
             writer.write_table(pa.Table.from_batches(pending, schema).combine_chunks(), row_group_size=ROWS_PER_GROUP)
     return n_rows
+
+
+def rows_at(table: Path, columns: Sequence[str], rows: NDArray[np.int64]) -> pa.Table:
+    """Some rising row numbers (n,) of a Parquet file, which is read batch by batch: (n,) rows.
+
+    Strings and bytes have 64-bit offsets, so that rows may be taken from it though a column exceeds 2 GiB.
+    """
+    file = pq.ParquetFile(table)
+    parts, start = [pa.Table.from_batches([], _wide(file.schema_arrow, columns))], 0
+    for batch in file.iter_batches(ROWS_PER_GROUP, columns=list(columns)):
+        first, last = np.searchsorted(rows, [start, start + batch.num_rows])
+        inside = pa.Table.from_batches([batch]).take(pa.array(rows[first:last] - start))
+        parts.append(inside.select(list(columns)).cast(parts[0].schema))
+        start += batch.num_rows
+    return pa.concat_tables(parts).combine_chunks()
+
+
+def _wide(schema: pa.Schema, columns: Sequence[str]) -> pa.Schema:
+    wide = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
+    fields = [schema.field(name) for name in columns]
+    return pa.schema([field.with_type(wide.get(field.type, field.type)) for field in fields])
 
 
 def scalar(sql: str, tables: Mapping[str, Path | Sequence[Path]]) -> int:

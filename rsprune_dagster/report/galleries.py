@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
+from rsprune_dagster.corpus.tables import rows_at
 from rsprune_dagster.pruning.steps.ledger import scene_table
 from rsprune_dagster.pruning.vectors import open_vectors
 from rsprune_dagster.report import entropy, map, markdown, montage, quotas, reasons, scenes, training
@@ -173,11 +174,11 @@ def _scene_pictures(subset: Path) -> Pictures:
 def _map(embeddings: Path, subset: Path) -> bytes:
     """Evenly spaced rows of the ranking, which is in the order of the vectors."""
     n_kept = pq.ParquetFile(subset / "pruned_subset.parquet").metadata.num_rows
-    ranking = pq.read_table(subset / "ranking.parquet", columns=["scene", "rank"])
-    shown = np.unique(np.linspace(0, ranking.num_rows - 1, min(ranking.num_rows, MAX_POINTS)).astype(np.int64))
-    some = ranking.take(shown)
+    n_tiles = pq.ParquetFile(subset / "ranking.parquet").metadata.num_rows
+    shown = np.unique(np.linspace(0, n_tiles - 1, min(n_tiles, MAX_POINTS)).astype(np.int64))
+    some = rows_at(subset / "ranking.parquet", ["scene", "rank"], shown)
     keep = np.array([rank is not None and rank <= n_kept for rank in some.column("rank").to_pylist()])
-    thumbnails = pq.read_table(embeddings / "index.parquet", columns=["thumbnail"]).take(shown).column(0).to_pylist()
+    thumbnails = rows_at(embeddings / "index.parquet", ["thumbnail"], shown).column(0).to_pylist()
     pixels = np.frombuffer(b"".join(thumbnails), np.uint8).reshape(len(shown), 16, 16)
     vectors = open_vectors(embeddings / "vectors").read_rows(shown)
     return map.embedding_map(vectors, keep, some.column("scene").to_pylist(), thumbnails=pixels)

@@ -24,7 +24,7 @@ from rsprune_dagster.pruning.steps.scan import read_options
 from rsprune_dagster.pruning.tile_encoder import load_tile_encoder
 from rsprune_dagster.pruning.vectors import create_vectors
 
-EMBED_VERSION = "1"
+EMBED_VERSION = "2"
 CHUNK_TILES = 1024
 """Vectors kept at once: what a killed run loses at most."""
 
@@ -207,7 +207,8 @@ def _read(read_rgb: Callable[[dict[str, Any]], np.ndarray], row: dict[str, Any])
         return read_rgb(row)
     except TileError as error:
         raise RunError(
-            f"{row['tile_id']} was readable when the corpus was scanned, now: {error}; materialize raw_corpus again"
+            f"{row['tile_id']} is not what it was when the corpus was scanned ({error}): run again, "
+            "or materialize raw_corpus; touch the file first if it changed and kept its size and time"
         ) from error
 
 

@@ -1,7 +1,7 @@
 """pruned_subset: duplicates out, the rest in one order, its head kept, every decision written down."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.csv import write_csv
 
-from rsprune_dagster.corpus.tables import write_batches
+from rsprune_dagster.corpus.tables import ROWS_PER_GROUP, rows_at, write_batches
 from rsprune_dagster.errors import UsageError
 from rsprune_dagster.params import SelectionParams, suggest
 from rsprune_dagster.progress import Progress, silent
@@ -159,22 +159,33 @@ def _near_copies(index: Path, correlation: float, workers: int) -> np.ndarray:
 
 def _write_ranking(folders: StageFolders, target: Path, order: np.ndarray, leader: np.ndarray) -> None:
     """The candidates in content order with their rank; `order` (n,) are row numbers, best first."""
-    index = pq.read_table(folders.embeddings / "index.parquet", columns=["content_md5", "tile_id"])
-    assignment = pq.read_table(folders.clusters / "assignment.parquet", columns=["scene", "cluster_id"])
     rank = np.zeros(len(leader), np.int64)
     rank[order] = np.arange(1, len(order) + 1)
-    originals = pa.array(leader, mask=leader == np.arange(len(leader)))
-    table = pa.table(
-        {
-            "content_md5": index.column("content_md5"),
-            "tile_id": index.column("tile_id"),
-            "scene": assignment.column("scene"),
-            "cluster_id": assignment.column("cluster_id"),
-            "rank": pa.array(rank, mask=rank == 0),
-            "near_copy_of": index.column("tile_id").take(originals),
-        }
+    write_batches(_ranking(folders, rank, leader), target, RANKING)
+
+
+def _ranking(folders: StageFolders, rank: np.ndarray, leader: np.ndarray) -> Iterator[pa.RecordBatch]:
+    """RANKING batch by batch: of the strings only the ids of tiles that have near-copies are in memory together."""
+    index = folders.embeddings / "index.parquet"
+    has_copies = np.unique(leader[leader != np.arange(len(leader))])
+    copied = rows_at(index, ["tile_id"], has_copies).column("tile_id")
+    tiles = pq.ParquetFile(index).iter_batches(ROWS_PER_GROUP, columns=["content_md5", "tile_id"])
+    clusters = pq.ParquetFile(folders.clusters / "assignment.parquet").iter_batches(
+        ROWS_PER_GROUP, columns=["scene", "cluster_id"]
     )
-    write_batches(table.to_batches(), target, RANKING)
+    start = 0
+    for some, assigned in zip(tiles, clusters, strict=True):
+        rows = np.arange(start, start + len(some))
+        ranks, leaders = rank[rows], leader[rows]
+        originals = pa.array(np.searchsorted(has_copies, leaders), mask=leaders == rows)
+        columns = {
+            **{name: some.column(name) for name in some.schema.names},
+            **{name: assigned.column(name) for name in assigned.schema.names},
+            "rank": pa.array(ranks, mask=ranks == 0),
+            "near_copy_of": copied.take(originals),
+        }
+        yield from pa.table(columns).to_batches()
+        start += len(some)
 
 
 def _write_ledger(folders: StageFolders, folder: Path, n_readable: int, n_wanted: int, n_kept: int) -> SelectReport:

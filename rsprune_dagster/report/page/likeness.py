@@ -4,10 +4,10 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from rsprune_dagster.corpus.tables import rows_at
 from rsprune_dagster.pruning.method import even_rows
 from rsprune_dagster.pruning.vectors import open_vectors
 from rsprune_dagster.report.map import principal_plane, spread_out
@@ -38,7 +38,7 @@ def embedding_map(folders: Folders, tally: Tally) -> Block:
     rows = even_rows(pq.ParquetFile(folders.subset / "ranking.parquet").metadata.num_rows, MAX_DOTS)
     if not len(rows):
         return Text("No tile was embedded.", absent=True)
-    ranking = taken(folders.subset / "ranking.parquet", ["tile_id", "scene", "rank"], rows)
+    ranking = rows_at(folders.subset / "ranking.parquet", ["tile_id", "scene", "rank"], rows)
     vectors = open_vectors(folders.embeddings / "vectors").read_rows(rows)
     points, explained = principal_plane(np.asarray(vectors, np.float64))
     x, y = _spread(points[:, 0]), 1 - _spread(points[:, 1])
@@ -62,16 +62,6 @@ def embedding_map(folders: Folders, tally: Tally) -> Block:
         "whole cloud, and its thin parts more than their share."
     )
     return Figure("Kept tiles among all tiles", caption, [plot], legend)
-
-
-def taken(table: Any, columns: list[str], rows: NDArray[np.int64]) -> pa.Table:
-    """Some rising rows of a Parquet file, which is read batch by batch."""
-    parts, start = [], 0
-    for batch in pq.ParquetFile(table).iter_batches(columns=columns):
-        inside = rows[(rows >= start) & (rows < start + batch.num_rows)] - start
-        parts.append(batch.take(pa.array(inside)))
-        start += batch.num_rows
-    return pa.Table.from_batches(parts)
 
 
 def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
