@@ -28,6 +28,9 @@ def reprune(
     push: Annotated[
         bool, typer.Option("--push", help="Push the data, then commit dvc.lock and push the branch")
     ] = False,
+    push_data: Annotated[
+        bool, typer.Option("--push-data", help="Push the data alone; dvc.lock is for another to commit")
+    ] = False,
     scan: Annotated[
         bool, typer.Option("--scan/--no-scan", help="List the images again, or take the corpus as dvc.lock has it")
     ] = True,
@@ -43,16 +46,17 @@ def reprune(
     if summary is not None and summary.suffix != ".md":
         raise UsageError(f"--summary {summary}: expected the name of a Markdown file, such as summary.md")
     if dagster:
-        _rehearse(dagster, job, assets or [], summary, push=push)
+        _rehearse(dagster, job, assets or [], summary, push=push or push_data)
     else:
-        _here(assets or ["pruned_subset"], base, summary, push=push, scan=scan)
+        goes_out = {"push_data": push or push_data, "commit": push}
+        _here(assets or ["pruned_subset"], base, summary, scan=scan, **goes_out)
 
 
-def _here(assets: list[str], base: str, summary: Path | None, *, push: bool, scan: bool) -> None:
+def _here(assets: list[str], base: str, summary: Path | None, *, push_data: bool, commit: bool, scan: bool) -> None:
     from rsprune_dagster.automation.reprune import Wish
     from rsprune_dagster.automation.reprune import reprune as run
 
-    wish = Wish(tuple(assets), base, scan=scan, push=push, summary=summary, run_url=_run_url())
+    wish = Wish(tuple(assets), base, scan, push_data, commit, summary, _run_url())
     done, seen = run(project_root(), wish, _say)
     for sentence in done.warnings:
         _say(sentence)
