@@ -18,6 +18,7 @@ from rsprune_dagster.cli_study import app as study_app
 from rsprune_dagster.cli_training import app as training_app
 from rsprune_dagster.errors import RunError, UsageError, UserError
 from rsprune_dagster.params import Params, load, parse_yaml, project_root
+from rsprune_dagster.terminal import say, warn
 
 app = typer.Typer(
     help="Cut a remote-sensing corpus to the tiles worth training on.",
@@ -107,13 +108,13 @@ def prune(
         cache_root=work / "cache",
         lineage=lineage,
         progress_on="terminal",
-        warn=_warn,
+        warn=warn,
     )
     subset = work / "assets" / "pruned_subset"
     _publish(subset, out)
     _say_counts(count_decisions(out / "decisions.parquet"), out)
-    _warn(json.loads((subset / "summary.json").read_text())["shortfall"])
-    _warn(lineage.undelivered(run_id, timeout_s=DELIVERY_S))
+    warn(json.loads((subset / "summary.json").read_text())["shortfall"])
+    warn(lineage.undelivered(run_id, timeout_s=DELIVERY_S))
 
 
 @app.command()
@@ -150,7 +151,7 @@ def demo() -> None:
     _materialize_project(load(project / "params.yaml"), ())
     _say_counts(count_decisions(assets / "pruned_subset" / "decisions.parquet"), assets / "pruned_subset")
     pictures = save_pictures(assets, project / ".state" / "pictures")
-    print(
+    say(
         f"\nThe trained model, {assets / 'diffusion_checkpoint'}, against held-out tiles (interval):\n"
         f"{headline(assets / 'evaluation_metrics')}\n\nThe report, to be opened in a browser: "
         f"{assets / 'pruning_report' / 'report.html'}\nPictures of each asset: {pictures}"
@@ -165,7 +166,7 @@ def explain(
     """Why a tile was kept or dropped: scores, scene, cluster, quota, the nearest kept tile."""
     from rsprune_dagster.pruning.steps.explain import explain_tile
 
-    print(explain_tile(_assets(out), tile_id))
+    say(explain_tile(_assets(out), tile_id))
 
 
 @app.command()
@@ -187,7 +188,7 @@ def plan(
         embedding={"backbone": backbone, "weights": weights},
         compute={"workers": workers, "device": device},
     )
-    print(forecast(params, progress=terminal).sentences())
+    say(forecast(params, progress=terminal).sentences())
 
 
 @app.command()
@@ -201,7 +202,7 @@ def export(
     from rsprune_dagster.pruning.steps.publish import export_kept
 
     n_tiles = export_kept(_assets(out), target, form=form, progress=terminal)
-    print(f"{n_tiles:,} tiles in {target}")
+    say(f"{n_tiles:,} tiles in {target}")
 
 
 @app.command()
@@ -216,7 +217,7 @@ def synth(
     from rsprune_dagster.progress import terminal
 
     write_corpus(folder, SyntheticPlan(n_tiles=tiles, size_px=size, seed=seed), progress=terminal)
-    print(f"{folder}/corpus, {folder}/reference, {folder}/held_out, {folder}/truth.parquet")
+    say(f"{folder}/corpus, {folder}/reference, {folder}/held_out, {folder}/truth.parquet")
 
 
 def _params(changes: list[str] | None, **sections: dict[str, Any]) -> Params:
@@ -248,14 +249,14 @@ def _materialize_project(params: Params, assets: Sequence[str]) -> None:
         assets=assets,
         home=project_home(project),
         progress_on="terminal",
-        warn=_warn,
+        warn=warn,
     )
     records = lineage.records_of(run_id)
     width = max((len(record.asset) for record in records), default=0)
     for record in records:
         kept = "in dvc.lock" if record.versioned else f"not in dvc.lock: {record.versioned_note}"
-        print(f"{record.asset:<{width}}  {record.data_version:<36}  {kept}")
-    _warn(lineage.undelivered(run_id, timeout_s=DELIVERY_S))
+        say(f"{record.asset:<{width}}  {record.data_version:<36}  {kept}")
+    warn(lineage.undelivered(run_id, timeout_s=DELIVERY_S))
 
 
 def _setting(change: str) -> tuple[str, str, Any]:
@@ -303,13 +304,8 @@ def _assets(out: Path | None) -> Path:
 
 
 def _say_counts(counts: dict[str, int], folder: Path) -> None:
-    print("\n".join(f"{n:>12,}  {decision}" for decision, n in sorted(counts.items(), key=lambda item: -item[1])))
-    print(f"{sum(counts.values()):>12,}  tiles seen\n{folder / RESULTS[0]}\n{folder / RESULTS[1]}")
-
-
-def _warn(sentence: str) -> None:
-    if sentence:
-        print(f"rsprune: {sentence}", file=sys.stderr)
+    say("\n".join(f"{n:>12,}  {decision}" for decision, n in sorted(counts.items(), key=lambda item: -item[1])))
+    say(f"{sum(counts.values()):>12,}  tiles seen\n{folder / RESULTS[0]}\n{folder / RESULTS[1]}")
 
 
 def _command(error: click.UsageError) -> str:
@@ -318,7 +314,7 @@ def _command(error: click.UsageError) -> str:
 
 
 def _end(message: str, code: int) -> None:
-    print(f"rsprune: {message}", file=sys.stderr)
+    warn(message)
     sys.exit(code)
 
 

@@ -1,7 +1,6 @@
 """`rsprune lineage`, `restore` and `diff`: questions about versions."""
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +8,7 @@ import typer
 
 from rsprune_dagster.errors import UsageError
 from rsprune_dagster.params import project_root
+from rsprune_dagster.terminal import say, warn
 
 if TYPE_CHECKING:
     from rsprune_dagster.lineage.history import History
@@ -69,10 +69,10 @@ def restore(
     history = History.load(places)
     found = find_one(history, version)
     if to is not None:
-        restore_to(places, found, to, _say)
-        print(f"{found.asset} {found.data_version} is in {to}")
+        restore_to(places, found, to, warn)
+        say(f"{found.asset} {found.data_version} is in {to}")
     else:
-        print(restored(found, bring_back(history, found, only=only, say=_say)))
+        say(restored(found, bring_back(history, found, only=only, say=warn)))
 
 
 @app.command()
@@ -94,13 +94,13 @@ def diff(
     from rsprune_dagster.pruning.steps.compare import write_changes
 
     history = History.load(Places.of_project(project_root()))
-    before, after = side(history, a, _say), side(history, b, _say)
+    before, after = side(history, a, warn), side(history, b, warn)
     found = difference(before, after, n_examples=limit)
-    print(as_markdown(found) if markdown else as_text(found))
+    say(as_markdown(found) if markdown else as_text(found))
     if save is not None:
         with written_whole(save) as draft:
             n_tiles = write_changes(before.ledger, after.ledger, draft)
-        _say(f"{n_tiles:,} tiles in {save}")
+        warn(f"{n_tiles:,} tiles in {save}")
 
 
 def _chain(history: "History", what: list[str], dagster_url: str, *, as_json: bool) -> None:
@@ -110,7 +110,7 @@ def _chain(history: "History", what: list[str], dagster_url: str, *, as_json: bo
     links = Links(dagster_url, history.places.journal)
     found = [version for name in what for version in find(history, name)]
     chain = history.chain(*found)
-    print(json.dumps(plain(chain, links), indent=1) if as_json else tell(chain, links))
+    say(json.dumps(plain(chain, links), indent=1) if as_json else tell(chain, links))
 
 
 def _verify(history: "History", assets: list[str], *, as_json: bool) -> None:
@@ -119,14 +119,10 @@ def _verify(history: "History", assets: list[str], *, as_json: bool) -> None:
     verdicts = verify(history, assets)
     problems = [problem for verdict in verdicts for problem in verdict.problems]
     if as_json:
-        print(json.dumps(verdict_values(verdicts), indent=1))
+        say(json.dumps(verdict_values(verdicts), indent=1))
     else:
-        print("\n".join([verdict_table(verdicts), "", *(problems or ["everything at hand agrees"])]))
+        say("\n".join([verdict_table(verdicts), "", *(problems or ["everything at hand agrees"])]))
     if trouble := history.places.elsewhere.trouble:
-        _say(f"MLflow does not answer, so it was not asked: {trouble[0]}")
+        warn(f"MLflow does not answer, so it was not asked: {trouble[0]}")
     if problems:
         raise typer.Exit(1)
-
-
-def _say(message: str) -> None:
-    print(f"rsprune: {message}", file=sys.stderr)

@@ -7,6 +7,7 @@ import typer
 
 from rsprune_dagster.errors import UsageError
 from rsprune_dagster.params import load, project_root
+from rsprune_dagster.terminal import say
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -43,4 +44,4 @@ def report(
     target = html or (out or Path()) / "report.html"
     with written_whole(target) as draft:
         draft.write_text(made.html, encoding="utf-8")
-    print(target)
+    say(str(target))

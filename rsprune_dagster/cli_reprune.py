@@ -1,7 +1,6 @@
 """`rsprune reprune`: what CI runs when parameters, code or corpus changed."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +8,7 @@ import typer
 
 from rsprune_dagster.errors import UsageError
 from rsprune_dagster.params import load, project_root
+from rsprune_dagster.terminal import say, warn
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -28,6 +28,9 @@ def reprune(
     push: Annotated[
         bool, typer.Option("--push", help="Push the data, then commit dvc.lock and push the branch")
     ] = False,
+    push_data: Annotated[
+        bool, typer.Option("--push-data", help="Push the data alone; dvc.lock is for another to commit")
+    ] = False,
     scan: Annotated[
         bool, typer.Option("--scan/--no-scan", help="List the images again, or take the corpus as dvc.lock has it")
     ] = True,
@@ -43,26 +46,27 @@ def reprune(
     if summary is not None and summary.suffix != ".md":
         raise UsageError(f"--summary {summary}: expected the name of a Markdown file, such as summary.md")
     if dagster:
-        _rehearse(dagster, job, assets or [], summary, push=push)
+        _rehearse(dagster, job, assets or [], summary, push=push or push_data)
     else:
-        _here(assets or ["pruned_subset"], base, summary, push=push, scan=scan)
+        goes_out = {"push_data": push or push_data, "commit": push}
+        _here(assets or ["pruned_subset"], base, summary, scan=scan, **goes_out)
 
 
-def _here(assets: list[str], base: str, summary: Path | None, *, push: bool, scan: bool) -> None:
+def _here(assets: list[str], base: str, summary: Path | None, *, push_data: bool, commit: bool, scan: bool) -> None:
     from rsprune_dagster.automation.reprune import Wish
     from rsprune_dagster.automation.reprune import reprune as run
 
-    wish = Wish(tuple(assets), base, scan=scan, push=push, summary=summary, run_url=_run_url())
-    done, seen = run(project_root(), wish, _say)
+    wish = Wish(tuple(assets), base, scan, push_data, commit, summary, _run_url())
+    done, seen = run(project_root(), wish, warn)
     for sentence in done.warnings:
-        _say(sentence)
+        warn(sentence)
     for each in done.made:
-        print(f"{each.asset:<17} {each.after:<36}  {'' if each.changed else 'unchanged, '}{each.why}")
+        say(f"{each.asset:<17} {each.after:<36}  {'' if each.changed else 'unchanged, '}{each.why}")
     if seen.difference is not None:
         found = seen.difference.comparison
-        print(f"{found.n_stayed:,} tiles stayed, {found.n_entered:,} entered, {found.n_left:,} left since {base}")
+        say(f"{found.n_stayed:,} tiles stayed, {found.n_entered:,} entered, {found.n_left:,} left since {base}")
     if not done.changed:
-        print("nothing changed")
+        say("nothing changed")
 
 
 def _rehearse(url: str, job: str, assets: list[str], summary: Path | None, *, push: bool) -> None:
@@ -74,13 +78,13 @@ def _rehearse(url: str, job: str, assets: list[str], summary: Path | None, *, pu
     if push:
         raise UsageError(f"--push publishes what this checkout made, not what {url} makes: leave one of both out")
     params = load(project_root() / "params.yaml")
-    rehearsal = rehearse(url, job, assets, settings(build_assets(params), params), _say)
+    rehearsal = rehearse(url, job, assets, settings(build_assets(params), params), warn)
     if summary is not None:
         summary.parent.mkdir(parents=True, exist_ok=True)
         for target in (summary, comment_of(summary)):
             with written_whole(target) as draft:
                 draft.write_text(rehearsal.as_markdown(), encoding="utf-8")
-    print(rehearsal.link)
+    say(rehearsal.link)
     rehearsal.judge()
 
 
@@ -88,7 +92,3 @@ def _run_url() -> str:
     """Where GitHub shows the workflow's run; empty elsewhere."""
     server, repository, run = (os.environ.get(f"GITHUB_{name}") for name in ("SERVER_URL", "REPOSITORY", "RUN_ID"))
     return f"{server}/{repository}/actions/runs/{run}" if server and repository and run else ""
-
-
-def _say(message: str) -> None:
-    print(f"rsprune: {message}", file=sys.stderr)

@@ -1,6 +1,5 @@
 """`rsprune study`: does pruning pay on this corpus? Arm by arm, seed by seed, with an estimate."""
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ import typer
 
 from rsprune_dagster.errors import UsageError
 from rsprune_dagster.params import Params, load, project_root, suggest
+from rsprune_dagster.terminal import say, warn
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -45,10 +45,7 @@ def materialize_study(params: Params, arms: Sequence[str], seeds: Sequence[int])
     runs = [(arm, seed) for seed in seeds for arm in arms]
     started = time.monotonic()
     for number, (arm, seed) in enumerate(runs):
-        print(
-            f"rsprune: {arm}, seed {seed} ({number + 1} of {len(runs)}{_left(number, len(runs), started)})",
-            file=sys.stderr,
-        )
+        warn(f"{arm}, seed {seed} ({number + 1} of {len(runs)}{_left(number, len(runs), started)})")
         materialize(
             build_assets(params),
             params,
@@ -75,5 +72,5 @@ def _tell(folder: Path) -> None:
     from rsprune_dagster.report.study import study_pictures
 
     pictures = study_pictures(folder)
-    print("\n\n".join(str(pictures[title]) for title in ("arms", "verdicts") if title in pictures))
-    print(f"\n{folder}")
+    say("\n\n".join(str(pictures[title]) for title in ("arms", "verdicts") if title in pictures))
+    say(f"\n{folder}")

@@ -7,6 +7,7 @@ import typer
 
 from rsprune_dagster.errors import UsageError
 from rsprune_dagster.params import load, project_root, suggest
+from rsprune_dagster.terminal import say
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -47,7 +48,7 @@ def sample(
     )
     with written_whole(out) as draft:
         grid(images, columns=min(n, 16)).save(draft, "PNG")
-    print(f"{len(images)} images of {', '.join(scene or names) or 'any scene'} in {out}")
+    say(f"{len(images)} images of {', '.join(scene or names) or 'any scene'} in {out}")
 
 
 def _number(name: str, names: tuple[str, ...]) -> int:

@@ -134,3 +134,11 @@ def link_environments(project: Project) -> None:
     exclude = project.root / ".git" / "info" / "exclude"
     exclude.parent.mkdir(parents=True, exist_ok=True)
     exclude.write_text(".venv\n.venv-dvc\n")
+
+
+def workflow_script(step: str) -> str:
+    """The script of a step of re-prune.yml."""
+    workflow = yaml.safe_load((CHECKOUT / ".github" / "workflows" / "re-prune.yml").read_text())
+    steps = [each for job in workflow["jobs"].values() for each in job["steps"]]
+    [script] = [each["run"] for each in steps if each.get("name") == step]
+    return str(script)

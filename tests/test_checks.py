@@ -66,6 +66,7 @@ def all_of(assets: Path) -> dict[str, Verdict]:
     return {
         "unique_ids": corpus.unique_ids(raw),
         "readable": corpus.readable(raw, max_quarantined_fraction=0.05),
+        "read_as_asked": corpus.read_as_asked(raw),
         "not_shrunken": corpus.not_shrunken(raw, 400, max_shrink_fraction=0.5),
         "entropy_in_range": corpus.entropy_in_range(raw, scores),
         "no_scene_erased": corpus.no_scene_erased(reference, scores, max_scene_loss=0.02),
@@ -112,6 +113,29 @@ def test_many_unusable_tiles_name_the_commonest_reason(assets: Path) -> None:
         "the commonest reason",
         "quarantine.parquet",
     )
+
+
+def test_bands_and_a_value_range_that_no_tile_has_a_use_for(assets: Path) -> None:
+    """The synthetic corpus has GeoTIFFs of 8 bits, so bands are of use there, and a value range is not."""
+    path = assets / "raw_corpus" / "corpus.json"
+    content = json.loads(path.read_text())
+    for name, value in (("bands", [3, 2, 1]), ("value_range", [0.0, 3000.0])):
+        content["read_options"] = {**content["read_options"], name: value}
+    path.write_text(json.dumps(content))
+    told = pq.read_table(assets / "raw_corpus" / "manifest.parquet")
+    deep = {"value_range"} if set(told.column("dtype").to_pylist()) == {"uint8"} else set()
+    verdict = corpus.read_as_asked(assets / "raw_corpus")
+    assert verdict.passed == (not deep) and "corpus.bands" not in verdict.sentence
+
+    def as_jpegs(table: pa.Table) -> pa.Table:
+        ids = [f"{number:05d}.jpg" for number in range(len(table))]
+        table = with_column(table, "tile_id", pa.array(ids))
+        for name, value in (("kind", "file"), ("dtype", "uint8"), ("crs", None)):
+            table = with_column(table, name, pa.array([value] * len(table), table.schema.field(name).type))
+        return table
+
+    doctor(assets / "raw_corpus" / "manifest.parquet", as_jpegs)
+    fails(corpus.read_as_asked(assets / "raw_corpus"), "corpus.bands has no effect", "corpus.value_range has no effect")
 
 
 def test_a_corpus_that_lost_most_of_its_tiles(assets: Path) -> None:

@@ -236,6 +236,33 @@ def test_explain_of_an_unknown_tile_suggests_one(pruned: Path, rsprune) -> None:
     assert rsprune("explain", 'it\'s "odd"', "--out", pruned).code == 2
 
 
+def test_names_with_escapes_do_not_reach_the_terminal(tmp_path: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
+    """Names of a tile, a scene and a broken file that clear the screen, forge a line, turn the direction of writing."""
+    odd, names = "\x1b[2J\nrsprune: done\r\u202e", "abc"
+    for name in names:
+        folder = tmp_path / "corpus" / odd
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((64, 64), 80).save(folder / f"{name}.png")
+        for scene, noise in (("=1+1", 80), ("$\\frac$", 20)):
+            (tmp_path / "reference" / f"{scene}{odd}").mkdir(parents=True, exist_ok=True)
+            Image.effect_noise((64, 64), noise).save(tmp_path / "reference" / f"{scene}{odd}" / f"{name}.png")
+    (folder / "broken.png").write_bytes(b"")
+    out = tmp_path / "out"
+    command = ("prune", tmp_path / "corpus", "--reference", tmp_path / "reference", "--out", out, "--device", "cpu")
+    said = [rsprune(*command, "--keep", "1")]
+    rows = pq.read_table(out / "decisions.parquet").to_pylist()
+    assert {row["tile_id"] for row in rows} == {f"{odd}/{name}.png" for name in (*names, "broken")}
+    said += [rsprune("explain", row["tile_id"], "--out", out) for row in rows]
+    said += [rsprune("explain", f"{odd}/d.png", "--out", out), rsprune("prune", folder / odd, "--out", out)]
+    assert [ended.code for ended in said] == [0] * 5 + [2] * 2
+    for ended in said:
+        for stream in (ended.out, ended.err):
+            assert not any(bad in stream for bad in ("\x1b[2J", "\u202e", "\nrsprune: done"))
+    assert r"\x1b[2J\nrsprune: done\r\u202e" in said[1].out
+    cells = (out / ".rsprune" / "assets" / "pruned_subset" / "scenes.csv").read_text()
+    assert "'=1+1" in cells and '"=1+1' not in cells
+
+
 def test_questions_before_a_prune_say_what_to_do_first(tmp_path: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
     for question in (["explain", "a.jpg"], ["export", tmp_path / "target"]):
         ended = rsprune(*question, "--out", tmp_path / "nowhere")

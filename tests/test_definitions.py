@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 import torch
 import yaml
+from dagster._core.execution.api import create_execution_plan
 from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
 from prune_runs import PLAN, PROJECT, settings
 
@@ -19,7 +20,6 @@ from rsprune_dagster.corpus.synthetic import write_corpus
 from rsprune_dagster.definitions import build_defs, defs
 from rsprune_dagster.params import load
 from rsprune_dagster.resources.content import tree_of
-from rsprune_dagster.resources.journal import Journal
 from rsprune_dagster.resources.lineage import folder_lineage
 
 DEPENDENCIES = {
@@ -134,12 +134,45 @@ def test_a_bad_value_in_the_launchpad_ends_in_a_sentence(tmp_path: Path) -> None
     assert "no such file or folder" in str(failure.event_specific_data.error)
 
 
-def test_a_value_that_is_refused_is_recorded_as_a_failure(tmp_path: Path) -> None:
-    job = _pipeline(tmp_path, tmp_path).resolve_job_def("prune")
-    config = {"ops": {"raw_corpus": {"config": {"tile_size_px": 1}}}}
-    job.execute_in_process(run_config=config, asset_selection=[dg.AssetKey("raw_corpus")], raise_on_error=False)
-    [record] = Journal(tmp_path / "lineage").records()
-    assert record.status == "FAILED" and "tile_size_px is 1" in record.message
+@pytest.mark.parametrize(
+    ("asset", "config", "sentence"),
+    [
+        ("raw_corpus", {"tile_size_px": 1}, "tile_size_px is 1"),
+        ("raw_corpus", {"overlap_px": 256}, "overlap_px 256 must be less than tile_size_px 256"),
+        ("pruned_subset", {"keep_fraction": 15.0}, "give 0.15 to keep 15 %"),
+        ("pruned_subset", {"strategy": "k_centre"}, "did you mean k_center"),
+        ("embeddings", {"backbone": "mobilnet_v2"}, "mobilenet_v2"),
+        ("pruning_report", {"keep_fractions": [2.0]}, "keep_fractions"),
+    ],
+)
+def test_a_value_that_the_command_line_refuses_is_refused_when_a_run_is_launched(
+    asset: str, config: dict[str, object], sentence: str, tmp_path: Path
+) -> None:
+    """An execution plan is what Dagster makes of a launch before there is a run."""
+    job = _pipeline(tmp_path, tmp_path).resolve_job_def("everything")
+    with pytest.raises(dg.DagsterInvalidConfigError, match=re.escape(sentence)):
+        create_execution_plan(job, run_config={"ops": {asset: {"config": config}}})
+    assert create_execution_plan(job, run_config={"ops": {asset: {"config": {}}}})
+    assert not (tmp_path / "lineage").exists()
+
+
+def test_the_log_says_which_change_of_the_launchpad_has_no_effect(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    write_corpus(tmp_path / "made", PLAN)
+    job = _pipeline(tmp_path / "made", tmp_path).resolve_job_def("prune")
+
+    def warned(**ops: dict[str, object]) -> list[str]:
+        config = {"ops": {asset: {"config": values} for asset, values in ops.items()}}
+        with dg.DagsterInstance.ephemeral() as instance:
+            assets = [dg.AssetKey(name) for name in ("raw_corpus", "reference_scenes", "entropy_scores")]
+            job.execute_in_process(run_config=config, asset_selection=assets, instance=instance)
+            [run] = instance.get_runs()
+            return [log.user_message for log in instance.all_logs(run.run_id) if "has no effect" in log.user_message]
+
+    assert warned() == []
+    [said] = warned(entropy_scores={"threshold_bits": 1.1})
+    assert "entropy.threshold_bits has no effect here: it needs entropy.threshold_from=bits" in said
+    assert warned(entropy_scores={"threshold_bits": 1.1}, reference_scenes={"sources": []}) == []
 
 
 def test_a_materialization_records_figures_pictures_and_the_hash_of_its_folder(

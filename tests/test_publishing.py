@@ -1,5 +1,6 @@
 """What a re-pruning publishes and refuses, on a project of tiny assets with a bare git remote and a DVC remote."""
 
+import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import yaml
+from projects import workflow_script
 from tiny_project import ASSETS, SENTENCE, Tiny, tiny_project
 
 from rsprune_dagster.automation.reprune import Wish, reprune
@@ -55,7 +57,8 @@ class World:
             raise RunError(SENTENCE)
 
     def reprune(self, *assets: str, make: Callable[[str, Say], object] | None = None, **wish: object) -> Repruning:
-        asked = {"base": "HEAD", "scan": False, "push": True, "summary": None, "run_url": "", **wish}
+        goes_out = {"push_data": True, "commit": True}
+        asked = {"base": "HEAD", "scan": False, **goes_out, "summary": None, "run_url": "", **wish}
         done, _ = reprune(self.tiny.root, Wish(assets or ("second",), **asked), print, make or self.make)  # type: ignore[arg-type]
         return done
 
@@ -101,6 +104,32 @@ def test_data_goes_out_first_then_one_commit_of_the_lock_alone(world: World) -> 
         version = version_in(world.tiny.dvc.lock_at("HEAD"), asset)
         assert f"{version[:2]}/{version[2:]}" in there
         assert f"{asset}: {version} (never recorded)" in world.git("log", "-1", "--format=%B")
+
+
+def test_the_workflow_prunes_without_a_way_to_git_and_publishes_without_the_code_of_the_branch(
+    world: World, tmp_path: Path
+) -> None:
+    away = world.bare.rename(tmp_path / "away.git")
+    before, handed = world.git("rev-parse", "HEAD"), tmp_path / "handed"
+    handed.mkdir()
+    world.reprune("second", commit=False, summary=handed / "summary.md")
+    assert world.pushed() and world.git("rev-parse", "HEAD") == before
+    away.rename(world.bare)
+    (handed / "dvc.lock").write_bytes((world.tiny.root / "dvc.lock").read_bytes())
+    fresh, config = Tiny(tmp_path / "fresh"), tmp_path / "config"
+    world.git("clone", "--quiet", str(world.bare), str(fresh.root))
+    (fresh.root / "dvc.lock").symlink_to(config)  # a branch may hold links to where nothing may be written
+
+    for step in ("Commit", "Push"):
+        environment = {**os.environ, "HANDED": str(handed), "REMOTE": str(world.bare), "BRANCH": "main"}
+        names = {f"GIT_{role}_{what}": "t" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        command = ["bash", "-e", "-c", workflow_script(step)]
+        subprocess.run(command, cwd=fresh.root, env={**environment, **names}, check=True)
+    assert not config.exists()
+    assert world.git("rev-parse", "main~1", folder=world.bare) == before
+    assert fresh.dvc.lock_at("HEAD") == world.tiny.dvc.lock()
+    version = version_in(world.tiny.dvc.lock(), "second")
+    assert f"second: {version} (never recorded)" in world.git("log", "-1", "--format=%B", "main", folder=world.bare)
 
 
 def test_what_is_as_the_commit_has_it_is_neither_made_nor_published(world: World, tmp_path: Path) -> None:

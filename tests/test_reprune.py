@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import yaml
 from browser import dagster_ui
-from projects import CHECKOUT, Project, clone, link_environments, new_project
+from projects import CHECKOUT, Project, clone, link_environments, new_project, workflow_script
 
 from rsprune_dagster.corpus.synthetic import SyntheticPlan, write_corpus
 from rsprune_dagster.resources.content import tree_of
@@ -78,9 +77,7 @@ def ended(project: Project, *command: str, **environment: str) -> Ended:
 
 def workflow_step(project: Project, name: str, **environment: str) -> Ended:
     """Run the script of a step of re-prune.yml as GitHub does, with the environment that its expressions would give."""
-    workflow = yaml.safe_load((CHECKOUT / ".github" / "workflows" / "re-prune.yml").read_text())
-    [script] = [step["run"] for step in workflow["jobs"]["re-prune"]["steps"] if step.get("name") == name]
-    return ended(project, "bash", "-e", "-c", script, **environment)
+    return ended(project, "bash", "-e", "-c", workflow_script(name), **environment)
 
 
 def published(project: Project) -> str:
@@ -106,6 +103,11 @@ def test_a_changed_parameter_is_pruned_published_and_told_once(project: Project,
     done = workflow_step(project, "Re-prune", SCAN="--no-scan", BASE="HEAD~1")
     assert done.code == 0, done.said
     assert runs(project) == ["pruned_subset"]
+    assert published(project) == changed  # the data alone went out
+    handed = {"HANDED": str(project.root / SUMMARY), "REMOTE": str(tmp_path / "bare.git"), "BRANCH": "main"}
+    for step in ("Commit", "Push"):
+        done = workflow_step(project, step, **handed)
+        assert done.code == 0, done.said
 
     assert project.run("git", "rev-parse", "HEAD~1").strip() == changed
     assert published(project) == project.run("git", "rev-parse", "HEAD").strip()
@@ -130,7 +132,7 @@ def test_a_changed_parameter_is_pruned_published_and_told_once(project: Project,
     gh.parent.mkdir()
     gh.write_text('#!/bin/sh\necho "$@"\nfor body; do :; done\ncat "$body"\n')
     gh.chmod(0o755)
-    said = workflow_step(project, "Comment", NUMBER="7", PATH=f"{gh.parent}:{os.environ['PATH']}").said
+    said = workflow_step(project, "Comment", **handed, NUMBER="7", PATH=f"{gh.parent}:{os.environ['PATH']}").said
     assert said.startswith("pr comment 7 --edit-last --create-if-none --body-file")
     assert "| pruned_subset: n_kept | " in said
     assert "](summary/" not in said and "data:image" not in said  # a comment cannot show them

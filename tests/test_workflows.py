@@ -32,7 +32,11 @@ def steps() -> Iterator[dict[str, Any]]:
 
 def commands() -> list[list[str]]:
     """The words of each line of all scripts, as a shell splits them."""
-    lines = [line for step in steps() for line in step.get("run", "").splitlines()]
+    return [words for step in steps() for words in words_of(step)]
+
+
+def words_of(step: dict[str, Any]) -> list[list[str]]:
+    lines = step.get("run", "").splitlines()
     known = [re.sub(r"\$(\w+)", lambda found: VALUES.get(found[1], found[0]), line) for line in lines]
     return [shlex.split(line) for line in known]
 
@@ -54,7 +58,30 @@ def test_actions_are_pinned_and_say_which_version_that_is() -> None:
 def test_rights_are_given_to_jobs_one_by_one() -> None:
     assert all(yaml.safe_load(path.read_text())["permissions"] == {} for path in WORKFLOWS)
     assert JOBS["ci", "ci"]["permissions"] == {"contents": "read"}
-    assert JOBS["re-prune", "re-prune"]["permissions"] == {"contents": "write", "pull-requests": "write"}
+    assert JOBS["re-prune", "re-prune"]["permissions"] == {"contents": "read"}
+    assert JOBS["re-prune", "publish"]["permissions"] == {"contents": "write", "pull-requests": "write"}
+
+
+def test_the_code_of_a_branch_never_runs_where_something_may_be_written() -> None:
+    """What may write calls git, gh and cp alone, and takes the branch's results from outside its checkout."""
+    for name, job in JOBS.items():
+        for step in job["steps"]:
+            if "write" in job["permissions"].values() and "run" in step:
+                assert {words[0] for words in words_of(step)} <= {"git", "gh", "cp"}, (name, step)
+            if step.get("uses", "").startswith("actions/checkout@"):
+                assert step["with"]["persist-credentials"] is False, name
+            if step.get("uses", "").startswith("actions/download-artifact@"):
+                assert step["with"]["path"].startswith("${{ runner.temp }}/"), name
+
+
+def test_the_token_is_known_to_the_steps_alone_that_push_or_comment() -> None:
+    """What the environment of a job has, or of a step that prunes, is in the hands of the branch's code."""
+    for path in WORKFLOWS:
+        told = yaml.safe_load(path.read_text())
+        assert not re.search(r"token", str([told.get("env"), *(job.get("env") for job in told["jobs"].values())]))
+        assert "pull_request_target" not in told[True]  # it would give a fork's code rights and secrets
+    with_token = [(name, step["name"]) for name, job in JOBS.items() for step in job["steps"] if "token" in str(step)]
+    assert with_token == [(("re-prune", "publish"), "Push"), (("re-prune", "publish"), "Comment")]
 
 
 def test_each_has_a_timeout_and_runs_once_a_branch() -> None:
@@ -84,7 +111,7 @@ def test_whatever_else_they_call_is_there() -> None:
         elif words[0].startswith(".") and not words[0].startswith(".venv"):
             assert (CHECKOUT / words[0]).is_file()
         else:
-            assert words[0] in (".venv/bin/rsprune", "git", "gh")
+            assert words[0] in (".venv/bin/rsprune", "git", "gh", "cp")
 
 
 def test_a_change_of_anything_the_subset_is_made_from_prunes_anew_and_dvc_lock_does_not() -> None:

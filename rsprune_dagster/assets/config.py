@@ -1,24 +1,48 @@
 """A section of params.yaml as the launchpad shows it: every value with its meaning and its default."""
 
+from collections.abc import Callable
 from typing import Any, TypeVar, get_args, get_origin
 
 import dagster as dg
+from dagster._config.errors import PostProcessingError
 
-from rsprune_dagster.params import Section, parse_section
+from rsprune_dagster.effects import without_effect
+from rsprune_dagster.errors import UsageError
+from rsprune_dagster.params import Params, ReferenceParams, Section, parse_section
 
+Check = Callable[[Any], object]
 SectionType = TypeVar("SectionType", bound=Section)
 
 
-def schema(defaults: Section) -> dict[str, Any]:
-    """The config schema of an asset, from a section of params.yaml."""
-    return {
-        name: dg.Field(
-            _dagster_type(field.annotation),
-            default_value=_plain(getattr(defaults, name)),
-            description=field.description,
-        )
-        for name, field in type(defaults).model_fields.items()
-    }
+class CheckedShape(dg.Shape):
+    """A section as Dagster's config. A value out of its range is refused when a run is launched, before any step."""
+
+    def __new__(cls, defaults: Section, check: "Check") -> "CheckedShape":
+        """One for each section: Dagster keeps a single shape for equal fields, which knows nothing of ranges."""
+        made: CheckedShape = object.__new__(cls)
+        made._initialized = False
+        return made
+
+    def __init__(self, defaults: Section, check: "Check") -> None:
+        super().__init__({name: _field(defaults, name) for name in type(defaults).model_fields})  # type: ignore[no-untyped-call]
+        self._section, self._check = type(defaults), check
+
+    def post_process(self, value: Any) -> Any:
+        """Called by Dagster for the config of a run, with the defaults filled in."""
+        try:
+            self._check(parse_section(self._section, value))
+        except UsageError as error:
+            raise PostProcessingError(str(error)) from None
+        return value
+
+
+def schema(defaults: SectionType, check: Callable[[SectionType], object] = lambda _: None) -> CheckedShape:
+    """The config schema of an asset, from a section of params.yaml.
+
+    Args:
+        check: raises UsageError for values that are in their ranges, and of no use all the same.
+    """
+    return CheckedShape(defaults, check)
 
 
 def given(context: dg.AssetExecutionContext) -> dict[str, Any]:
@@ -26,8 +50,11 @@ def given(context: dg.AssetExecutionContext) -> dict[str, Any]:
     return dict(context.op_execution_context.op_config)
 
 
-def in_effect(context: dg.AssetExecutionContext, defaults: SectionType) -> SectionType:
+def in_effect(context: dg.AssetExecutionContext, defaults: SectionType, others: Params | None = None) -> SectionType:
     """The asset's parameters for this run: params.yaml, with what the launchpad changed, which is logged.
+
+    Args:
+        others: all of params.yaml, to warn of a change that has no effect beside them.
 
     Raises:
         UsageError: a value is out of its range.
@@ -36,7 +63,28 @@ def in_effect(context: dg.AssetExecutionContext, defaults: SectionType) -> Secti
     for name, value in params:
         if value != getattr(defaults, name):
             context.log.info(f"{name} is {value!r} in this run; params.yaml says {getattr(defaults, name)!r}")
+    if others is not None:
+        for sentence in _without_effect(context, defaults, params, others):
+            context.log.warning(sentence)
     return params
+
+
+def _without_effect(context: dg.AssetExecutionContext, defaults: Section, params: Section, others: Params) -> list[str]:
+    """A sentence for each change of the launchpad that changes nothing."""
+    [section] = [name for name in Params.model_fields if getattr(others, name) is defaults]
+    run_config: Any = context.run.run_config
+    reference = run_config.get("ops", {}).get("reference_scenes", {}).get("config", {})
+    whole = others.model_copy(
+        update={"reference": ReferenceParams.model_validate({**others.reference.model_dump(), **reference})}
+    ).model_copy(update={section: params})
+    changed = [f"{section}.{name}" for name, value in params if value != getattr(defaults, name)]
+    return without_effect(whole, changed)
+
+
+def _field(defaults: Section, name: str) -> dg.Field:
+    field = type(defaults).model_fields[name]
+    default = _plain(getattr(defaults, name))
+    return dg.Field(_dagster_type(field.annotation), default_value=default, description=field.description)
 
 
 def _dagster_type(annotation: Any) -> Any:

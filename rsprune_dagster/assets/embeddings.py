@@ -7,11 +7,19 @@ import dagster as dg
 from rsprune_dagster.assets.config import given, in_effect, schema
 from rsprune_dagster.assets.failures import said_plainly
 from rsprune_dagster.assets.wiring import gpu_pool, result
-from rsprune_dagster.params import Params
+from rsprune_dagster.params import EmbeddingParams, Params
 from rsprune_dagster.resources.lineage import Lineage
 from rsprune_dagster.resources.settings import Compute, Store
 
 CODE_VERSION = "1"
+
+
+def _check(params: EmbeddingParams) -> None:
+    """Raise UsageError for an unknown encoder. The descriptor is known without torch."""
+    if params.backbone != "descriptor":
+        from rsprune_dagster.pruning.encoders import check_backbone
+
+        check_backbone(params.backbone)
 
 
 def embeddings_asset(defaults: Params) -> dg.AssetsDefinition:
@@ -24,7 +32,7 @@ def embeddings_asset(defaults: Params) -> dg.AssetsDefinition:
         code_version=CODE_VERSION,
         pool=gpu_pool(),
         deps=["raw_corpus", "reference_scenes", "entropy_scores"],
-        config_schema=schema(defaults.embedding),
+        config_schema=schema(defaults.embedding, _check),
     )
     @said_plainly()
     def embeddings(
@@ -38,7 +46,7 @@ def embeddings_asset(defaults: Params) -> dg.AssetsDefinition:
 
         assets = store.open()
         with lineage.materialization(context, assets, {"embedding": given(context)}) as made:
-            params = in_effect(context, defaults.embedding)
+            params = in_effect(context, defaults.embedding, defaults)
             with made.replace() as folder:
                 report = embed_corpus(
                     corpus=assets.folder("raw_corpus"),

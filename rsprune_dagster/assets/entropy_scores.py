@@ -37,7 +37,7 @@ def entropy_scores_asset(defaults: Params) -> dg.AssetsDefinition:
 
         assets = store.open()
         with lineage.materialization(context, assets, {"entropy": given(context)}) as made:
-            params = in_effect(context, defaults.entropy)
+            params = in_effect(context, defaults.entropy, defaults)
             corpus, reference = assets.folder("raw_corpus"), assets.folder("reference_scenes")
             with made.replace() as folder:
                 report = score(corpus, reference, folder, params)

@@ -8,6 +8,7 @@ from typing import Final
 import dagster as dg
 
 from rsprune_dagster.errors import UserError
+from rsprune_dagster.terminal import printable
 
 N_RETRIES: Final = 2
 RETRY_AFTER_S: Final = 60
@@ -36,7 +37,7 @@ def said_plainly() -> Iterator[None]:
         if may_pass(error):
             raise dg.RetryRequested(max_retries=N_RETRIES, seconds_to_wait=RETRY_AFTER_S) from error
         if isinstance(error, UserError):
-            raise dg.Failure(str(error), allow_retries=False) from error
+            raise dg.Failure(printable(str(error)), allow_retries=False) from error
         raise
 
 

@@ -5,12 +5,19 @@ import dagster as dg
 from rsprune_dagster.assets.config import given, in_effect, schema
 from rsprune_dagster.assets.failures import said_plainly
 from rsprune_dagster.assets.wiring import result
-from rsprune_dagster.params import Params
+from rsprune_dagster.params import Params, SelectionParams
 from rsprune_dagster.resources.lineage import Lineage
 from rsprune_dagster.resources.past import KEPT_BY_SCENE
 from rsprune_dagster.resources.settings import Compute, Store
 
 CODE_VERSION = "1"
+
+
+def _check(params: SelectionParams) -> None:
+    """Raise UsageError for an unknown strategy."""
+    from rsprune_dagster.pruning.steps.select import check_strategy
+
+    check_strategy(params.strategy)
 
 
 def pruned_subset_asset(defaults: Params) -> dg.AssetsDefinition:
@@ -22,7 +29,7 @@ def pruned_subset_asset(defaults: Params) -> dg.AssetsDefinition:
         owners=["team:data"],
         code_version=CODE_VERSION,
         deps=["raw_corpus", "entropy_scores", "embeddings", "scene_clusters"],
-        config_schema=schema(defaults.selection),
+        config_schema=schema(defaults.selection, _check),
     )
     @said_plainly()
     def pruned_subset(
@@ -43,7 +50,7 @@ def pruned_subset_asset(defaults: Params) -> dg.AssetsDefinition:
         with lineage.materialization(
             context, assets, {"selection": given(context), "compute": compute.drawn()}
         ) as made:
-            params = in_effect(context, defaults.selection)
+            params = in_effect(context, defaults.selection, defaults)
             folders = StageFolders(
                 *(assets.folder(name) for name in ("raw_corpus", "entropy_scores", "embeddings", "scene_clusters"))
             )

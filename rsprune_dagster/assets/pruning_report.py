@@ -55,7 +55,7 @@ def pruning_report_asset(defaults: Params) -> dg.AssetsDefinition:
             "compute": compute.drawn(),
         }
         with lineage.materialization(context, assets, recorded) as made:
-            params = in_effect(context, defaults.report)
+            params = in_effect(context, defaults.report, defaults)
             origins = origins_of(assets.root, made.journal, Folders(assets.root).present())
             with made.replace() as folder:
                 report = write_report(

@@ -48,7 +48,7 @@ def scene_clusters_asset(defaults: Params) -> dg.AssetsDefinition:
             assets,
             {"clustering": given(context), "compute": compute.drawn(), "automation": switch(defaults.automation)},
         ) as made:
-            params = in_effect(context, defaults.clustering)
+            params = in_effect(context, defaults.clustering, defaults)
             last = last_version(made, params, defaults.automation)
             with made.replace() as folder:
                 found = cluster(

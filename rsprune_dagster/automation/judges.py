@@ -57,6 +57,12 @@ def readable(case: Case) -> "Verdict":
     return corpus.readable(case["raw_corpus"], max_quarantined_fraction=case.params.max_quarantined_fraction)
 
 
+def read_as_asked(case: Case) -> "Verdict":
+    from rsprune_dagster.pruning.checks import corpus
+
+    return corpus.read_as_asked(case["raw_corpus"])
+
+
 def not_shrunken(case: Case) -> "Verdict":
     from rsprune_dagster.pruning.checks import corpus
 

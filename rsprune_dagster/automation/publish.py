@@ -22,14 +22,17 @@ class Publisher:
     command: DvcCommand
     cache: DvcCache
 
-    def check(self) -> None:
+    def check(self, *, commits: bool) -> None:
         """Find out before hours of work whether its result could be published.
+
+        Args:
+            commits: whether dvc.lock is to be committed and the branch pushed, and not the data alone.
 
         Raises:
             UsageError: there is no branch, no DVC remote, or tracked files differ from the commit.
             RunError: the branch has moved on at git's remote, or that does not answer.
         """
-        branch = self.checkout.branch()
+        branch = self.checkout.branch() if commits else ""
         if changed := self.checkout.changed():
             raise UsageError(
                 f"{_listed(changed)} differ from the commit, and dvc.lock must name what a commit can make again: "
@@ -37,7 +40,8 @@ class Publisher:
             )
         if "core.remote=" not in self.command.run("config", "--list"):
             raise UsageError("no default DVC remote to push to: `dvc remote add --default NAME URL`, and commit it")
-        self._check_not_moved(branch)
+        if commits:
+            self._check_not_moved(branch)
 
     def pull_pointers(self, say: Say) -> None:
         """Bring what the checkout's `.dvc` files name, such as the corpus, where it is not there as they say.

@@ -38,7 +38,10 @@ class Wish:
     """The revision that the summary compares with, and that the gate of exchanged tiles looks at."""
     scan: bool
     """Whether images are listed again."""
-    push: bool
+    push_data: bool
+    """Whether the data goes to the DVC remote."""
+    commit: bool
+    """Whether dvc.lock is then committed and the branch pushed."""
     summary: Path | None
     run_url: str
     """Where a reader of the summary finds the pictures; empty: nowhere."""
@@ -60,8 +63,8 @@ def reprune(root: Path, wish: Wish, say: Say, make: Make | None = None) -> tuple
     order = wanted(project, _known(project, wish.assets))
     publisher = Publisher(checkout, command, DvcCache.of(root))
     params = load(root / "params.yaml")
-    if wish.push:
-        publisher.check()
+    if wish.push_data:
+        publisher.check(commits=wish.commit)
     committed = _start_from_commit(project, order, say)
     publisher.pull_pointers(say)
     done = Remaking(project, committed, wish.scan, make or made_here(root, params), say).all_of(order)
@@ -72,8 +75,9 @@ def reprune(root: Path, wish: Wish, say: Say, make: Make | None = None) -> tuple
     if done.error:
         kind = GateError if isinstance(done.error, GateError) else RunError
         raise kind(f"{done.refusal}. Nothing was committed or pushed; dvc.lock here is as the run left it")
-    if wish.push:
+    if wish.push_data:
         publisher.push_data(_here(project, publisher.cache, order, done), say)
+    if wish.commit:
         publisher.commit_and_push(commit_message(done, seen), say)
     return done, seen
 

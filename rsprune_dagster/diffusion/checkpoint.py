@@ -1,6 +1,5 @@
 """The trained model as a folder that diffusers loads by itself, with what it was trained on and how that went."""
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rsprune_dagster.corpus.sheets import write_sheet
 from rsprune_dagster.diffusion.card import Origin, in_dit_pipeline, model_card
 from rsprune_dagster.diffusion.denoiser import read_denoiser
 from rsprune_dagster.diffusion.model import Model
@@ -139,7 +139,5 @@ def _write_losses(path: Path, losses: Sequence[float], n_images: int) -> None:
     parts = np.array_split(np.asarray(losses, np.float64), min(N_LOSS_POINTS, len(losses)))
     per_step = n_images / len(losses)
     seen = np.cumsum([len(part) for part in parts]) * per_step
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["n_images", "loss"])
-        writer.writerows((round(at), f"{part.mean():.6g}") for at, part in zip(seen, parts, strict=True))
+    points = ((round(at), f"{part.mean():.6g}") for at, part in zip(seen, parts, strict=True))
+    write_sheet(path, ("n_images", "loss"), points)

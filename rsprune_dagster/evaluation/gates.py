@@ -4,7 +4,6 @@ The scores are read from what `written.py` leaves in the evaluation's folder. Th
 accepted last; scores are compared under equal protocols only, as anywhere.
 """
 
-import csv
 import json
 import math
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from rsprune_dagster.corpus.sheets import read_sheet
 from rsprune_dagster.errors import RunError
 from rsprune_dagster.evaluation.protocol import Score, difference
 from rsprune_dagster.evaluation.written import METRICS, PROTOCOLS
@@ -48,8 +48,7 @@ def training_went_well(checkpoint: Path) -> Verdict:
 
     The loss of single batches is mostly noise: of a training with less than one for each tenth, no fall is asked.
     """
-    with (checkpoint / "loss.csv").open(newline="", encoding="utf-8") as file:
-        losses = [float(line["loss"]) for line in csv.DictReader(file)]
+    losses = [float(line["loss"]) for line in read_sheet(checkpoint / "loss.csv")]
     n_odd = sum(not math.isfinite(loss) for loss in losses)
     figures: dict[str, int | float | str] = {"n_losses": len(losses), "n_not_finite": n_odd}
     if n_odd or not losses:

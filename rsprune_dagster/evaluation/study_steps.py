@@ -1,6 +1,5 @@
 """The study on folders: what the asset pruning_study runs, one arm and seed at a time."""
 
-import csv
 import json
 import shutil
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from rsprune_dagster.corpus.shards import written_whole
+from rsprune_dagster.corpus.sheets import write_sheet
 from rsprune_dagster.diffusion.steps import space_of, training_options
 from rsprune_dagster.diffusion.tiles import tile_set
 from rsprune_dagster.errors import UsageError
@@ -185,12 +185,10 @@ def _write(folder: Path, own: Path, results: Sequence[ArmResult], summary: Summa
             )
     shutil.copyfile(own / LEAK_FREE, folder / LEAK_FREE)
     (folder / SUMMARY).write_text(json.dumps(summary.as_json(), indent=1, allow_nan=False) + "\n")
-    with (folder / CURVES).open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["arm", "seed", "n_tiles", "n_images", "score", "value"])
-        writer.writerows(
-            (result.arm, result.seed, result.n_tiles, point.n_images, score, f"{value:.6g}")
-            for result in results
-            for point in result.points
-            for score, value in point.scores.items()
-        )
+    points = (
+        (result.arm, result.seed, result.n_tiles, point.n_images, score, f"{value:.6g}")
+        for result in results
+        for point in result.points
+        for score, value in point.scores.items()
+    )
+    write_sheet(folder / CURVES, ("arm", "seed", "n_tiles", "n_images", "score", "value"), points)

@@ -1,6 +1,5 @@
 """What an evaluation leaves in its folder: figures, protocols, curves, samples and the training tiles they are near."""
 
-import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from rsprune_dagster.corpus.sheets import write_sheet
 from rsprune_dagster.evaluation.evaluate import Evaluation
 from rsprune_dagster.evaluation.features import FeatureNetwork, Images
 from rsprune_dagster.evaluation.memorization import Memorization, Pair
@@ -76,9 +76,11 @@ def write_evaluation(
     told = {"scores": evaluation.protocols(), "left_out": evaluation.left_out, "leaks": evaluation.leak_sentences}
     _write_json(folder / PROTOCOLS, told)
     pq.write_table(pa.Table.from_pylist(_rows(sampled), schema=SAMPLES_SCHEMA), folder / SAMPLES)
-    _write_csv(folder / SCENES, ("scene", "kernel_distance", "low", "high", "recognised"), _scenes(evaluation, network))
-    _write_csv(folder / RECOGNISED, ("asked_for", "recognised", "n_samples"), _recognised(evaluation, network))
-    _write_csv(folder / COPIES, ("share", "samples", "held_out"), _copies(evaluation.memorizations.get(PIXELS)))
+    write_sheet(
+        folder / SCENES, ("scene", "kernel_distance", "low", "high", "recognised"), _scenes(evaluation, network)
+    )
+    write_sheet(folder / RECOGNISED, ("asked_for", "recognised", "n_samples"), _recognised(evaluation, network))
+    write_sheet(folder / COPIES, ("share", "samples", "held_out"), _copies(evaluation.memorizations.get(PIXELS)))
     return metrics
 
 
@@ -147,10 +149,3 @@ def _copies(found: Memorization | None) -> Iterable[Sequence[object]]:
 
 def _write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)

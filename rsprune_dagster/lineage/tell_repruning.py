@@ -18,6 +18,8 @@ MOST_LETTERS = 60_000
 def write_summary(target: Path, done: Repruning, seen: Review, pictures: Mapping[str, Path], *, run_url: str) -> None:
     """Write `summary.md`, its pictures into `summary/` beside it, and `summary.comment.md` for a pull request.
 
+    `summary.commit.txt` is the message for a commit of dvc.lock.
+
     Args:
         target: `summary.md`.
         pictures: files by the name they get.
@@ -35,6 +37,8 @@ def write_summary(target: Path, done: Repruning, seen: Review, pictures: Mapping
         draft.write_text(f"{text}\n{_shown(pictures, folder.name)}", encoding="utf-8")
     with written_whole(comment_of(target)) as draft:
         draft.write_text(_comment(text, bool(pictures), run_url), encoding="utf-8")
+    with written_whole(target.with_suffix(".commit.txt")) as draft:
+        draft.write_text(commit_message(done, seen), encoding="utf-8")
 
 
 def comment_of(target: Path) -> Path:

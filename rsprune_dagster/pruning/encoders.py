@@ -131,8 +131,7 @@ def load_encoder(
     place = resolved_device(device)
     if backbone == descriptor.NAME:
         return descriptor_encoder(weights, place)
-    if backbone not in BACKBONES:
-        raise UsageError(unknown_backbone(backbone))
+    check_backbone(backbone)
     return network_encoder(
         BACKBONES[backbone],
         weights=weights,
@@ -141,6 +140,12 @@ def load_encoder(
         precision=precision,
         device=place,
     )
+
+
+def check_backbone(name: str) -> None:
+    """Raise UsageError where no network has this name."""
+    if name not in BACKBONES:
+        raise UsageError(unknown_backbone(name))
 
 
 def descriptor_encoder(weights: str, device: torch.device) -> Encoder:

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 from PIL import Image
 
+from rsprune_dagster.corpus.sheets import unshielded
 from rsprune_dagster.evaluation.seen import turn_of
 from rsprune_dagster.evaluation.written import COPIES, METRICS, PROTOCOLS, RECOGNISED, SAMPLES, SCENES
 from rsprune_dagster.report import evaluation
@@ -110,7 +111,7 @@ def _training_tiles(corpus: Path, tile_ids: Sequence[str]) -> list[np.ndarray]:
 
 def _charts(folder: Path, scores: evaluation.Scores) -> dict[str, bytes | str]:
     pictures: dict[str, bytes | str] = {}
-    scenes, seen, copies = (pd.read_csv(folder / name) for name in (SCENES, RECOGNISED, COPIES))
+    scenes, seen, copies = (_sheet(folder / name) for name in (SCENES, RECOGNISED, COPIES))
     if len(scenes):
         distances = scenes[["kernel_distance", "low", "high"]].to_numpy(np.float64)
         network = next(iter(scores.values()))["protocol"]["network"]
@@ -127,6 +128,12 @@ def _charts(folder: Path, scores: evaluation.Scores) -> dict[str, bytes | str]:
         columns = (copies[name].to_numpy(np.float64) for name in ("share", "samples", "held_out"))
         pictures["copies"] = evaluation.copies_curve(*columns)
     return pictures
+
+
+def _sheet(path: Path) -> pd.DataFrame:
+    """A CSV file; its texts as they were before they were shielded."""
+    frame = pd.read_csv(path)
+    return frame.map(lambda cell: unshielded(cell) if isinstance(cell, str) else cell)
 
 
 def _image(row: dict[str, Any]) -> np.ndarray:

@@ -1,13 +1,14 @@
 """Tiles side by side: what low entropy looks like, what was kept, what a cluster holds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from rsprune_dagster.report import style
+from rsprune_dagster.terminal import printable
 
 GAP_PX = 10
 MARGIN_PX = 10
@@ -45,7 +46,12 @@ def montage(tiles: Sequence[Tile], *, columns: int, captions: Sequence[str] = ()
 def gallery(rows: Sequence[Row], *, tile_px: int = 72, legend: str = "") -> bytes:
     """Rows of tiles under their headings, kept ones framed; `legend` explains the frame in a line on top. Returns
     JPEG bytes."""
-    return style.small_jpeg(_draw(rows, tile_px, legend))
+    return style.small_jpeg(_draw([_written(row) for row in rows], tile_px, legend))
+
+
+def _written(row: Row) -> Row:
+    """The row with names that a font can write: they come from a corpus, and may hold control characters."""
+    return replace(row, heading=printable(row.heading), captions=[printable(each) for each in row.captions])
 
 
 def _draw(rows: Sequence[Row], tile_px: int, legend: str) -> Image.Image:

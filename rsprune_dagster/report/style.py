@@ -5,6 +5,7 @@ Okabe and Ito's, which people with any colour vision can tell apart (jfly.uni-ko
 """
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -45,6 +46,7 @@ _RC: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 8.0,
     "text.color": INK,
+    "text.parse_math": False,  # a name from a corpus may hold dollars
     "axes.edgecolor": RULE,
     "axes.labelcolor": INK,
     "axes.labelsize": 8.0,
@@ -86,9 +88,11 @@ def figure(width_in: float, height_in: float) -> Figure:
 
 
 def png(drawing: Figure) -> bytes:
-    """The figure as the bytes of a palette PNG."""
+    """The figure as the bytes of a palette PNG. A character of a name that the font lacks is drawn as a box."""
     canvas: Any = drawing.canvas
-    canvas.draw()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+        canvas.draw()
     return small_png(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
 
 

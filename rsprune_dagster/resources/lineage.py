@@ -2,7 +2,6 @@
 
 import math
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from rsprune_dagster.resources.dvc_lock import ASSETS, DvcProject, outs, version
 from rsprune_dagster.resources.git import head
 from rsprune_dagster.resources.journal import Journal, Record, this_process
 from rsprune_dagster.resources.settling import adopt, settle
+from rsprune_dagster.terminal import warn
 
 NO_TRACKING = "none"
 _LINK_PATIENCE_S = 8.0
@@ -89,7 +89,7 @@ class Lineage(dg.ConfigurableResource):  # type: ignore[type-arg]
         """Tell the run's log, and a terminal that shows no log."""
         context.log.warning(told)
         if self.say_on == "terminal":
-            print(f"rsprune: {told}", file=sys.stderr)
+            warn(told)
 
     def _versions(self, store: AssetStore) -> bool:
         """Whether the assets of this run are those that dvc.yaml names."""

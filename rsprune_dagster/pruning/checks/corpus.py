@@ -57,6 +57,27 @@ def readable(corpus: Path, *, max_quarantined_fraction: float) -> Verdict:
     )
 
 
+def read_as_asked(corpus: Path) -> Verdict:
+    """`corpus.bands` and `corpus.value_range`, where given, changed how some tile was read."""
+    given = json.loads((corpus / "corpus.json").read_text())["read_options"]
+    found = row(
+        r"""SELECT count(*) FILTER (dtype <> 'uint8') AS n_deep,
+                   count(*) FILTER (dtype <> 'uint8' OR kind = 'window' OR crs IS NOT NULL
+                                    OR regexp_matches(lower(tile_id), '\.tiff?$')) AS n_with_bands
+            FROM manifest""",
+        _tables(corpus),
+    )
+    needs = {
+        "bands": (found["n_with_bands"], "GeoTIFF or 16-bit"),
+        "value_range": (found["n_deep"], "16-bit or float"),
+    }
+    idle = {name: what for name, (n, what) in needs.items() if given[name] and not n}
+    if not idle:
+        return Verdict(True, "the values given for reading tiles were used.", found)
+    told = "; ".join(f"corpus.{name} has no effect, as no tile is {what}" for name, what in idle.items())
+    return Verdict(False, f"{told}. Leave it out, or name the sources that it was meant for.", found)
+
+
 def not_shrunken(corpus: Path, n_before: int | None, *, max_shrink_fraction: float) -> Verdict:
     """The corpus has not lost more than this share of its `n_before` usable tiles. None: nothing to compare with."""
     n_now = int(row("SELECT count(*) AS n FROM manifest", _tables(corpus))["n"])

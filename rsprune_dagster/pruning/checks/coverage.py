@@ -1,11 +1,11 @@
 """Of pruned_subset against its last version: which scenes gained and which lost, and whether it is still fresh."""
 
-import csv
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from rsprune_dagster.corpus.sheets import read_sheet
 from rsprune_dagster.pruning.checks.verdict import Verdict, named
 
 SAMPLING_ERRORS: Final = 3.0
@@ -15,8 +15,7 @@ DAY_S: Final = 86_400.0
 
 def kept_by_scene(subset: Path) -> dict[str, int]:
     """Kept tiles of each scene."""
-    with (subset / "scenes.csv").open(newline="", encoding="utf-8") as file:
-        return {line["scene"]: int(line["n_kept"]) for line in csv.DictReader(file)}
+    return {line["scene"]: int(line["n_kept"]) for line in read_sheet(subset / "scenes.csv")}
 
 
 def scene_coverage(now: Mapping[str, int], before: Mapping[str, int], *, max_scene_shift: float) -> Verdict:

@@ -11,6 +11,7 @@ from rsprune_dagster.corpus.tables import query
 from rsprune_dagster.errors import UsageError
 from rsprune_dagster.params import suggest
 from rsprune_dagster.pruning.vectors import open_vectors
+from rsprune_dagster.terminal import printable
 
 _SHOWN_NEAR = 5
 
@@ -39,7 +40,7 @@ def explain_tile(assets: Path, tile_id: str) -> str:
         )
     if decision["scene"] is not None:
         lines += _in_its_cluster(assets, decision)
-    return "\n".join(lines)
+    return "\n".join(printable(line) for line in lines)
 
 
 def _in_its_cluster(assets: Path, decision: Mapping[str, Any]) -> list[str]:

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 from pyarrow.csv import write_csv
 
 from rsprune_dagster.corpus.tables import ROWS_PER_GROUP, rows_at, write_batches
+from rsprune_dagster.corpus.sheets import shielded
+from rsprune_dagster.corpus.tables import write_batches
 from rsprune_dagster.errors import UsageError
 from rsprune_dagster.params import SelectionParams, suggest
 from rsprune_dagster.progress import Progress, silent
@@ -198,7 +200,13 @@ def _write_ledger(folders: StageFolders, folder: Path, n_readable: int, n_wanted
         threshold_bits=threshold_bits,
     )
     write_decisions(inputs, n_kept, folder / "decisions.parquet")
-    write_csv(scene_table(folder / "decisions.parquet"), folder / "scenes.csv")
+    write_csv(_shielded(scene_table(folder / "decisions.parquet")), folder / "scenes.csv")
     n_written = write_subset(inputs, n_kept, folder / "pruned_subset.parquet")
     assert n_written == n_kept, "ranks are 1 to the number of candidates"
     return SelectReport(count_decisions(folder / "decisions.parquet"), n_readable, n_wanted, n_kept)
+
+
+def _shielded(scenes: pa.Table) -> pa.Table:
+    """The table with the names of its scenes, which are its first column, for a CSV file."""
+    names = [shielded(name) for name in scenes.column("scene").to_pylist()]
+    return scenes.set_column(0, "scene", pa.array(names, pa.string()))
