@@ -11,9 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.csv import write_csv
 
-from rsprune_dagster.corpus.tables import ROWS_PER_GROUP, rows_at, write_batches
 from rsprune_dagster.corpus.sheets import shielded
-from rsprune_dagster.corpus.tables import write_batches
+from rsprune_dagster.corpus.tables import ROWS_PER_GROUP, rows_at, write_batches
 from rsprune_dagster.errors import UsageError
 from rsprune_dagster.params import SelectionParams, suggest
 from rsprune_dagster.progress import Progress, silent
