@@ -284,6 +284,13 @@ def test_small_files_that_would_take_a_machine_are_one_refused_row(
     assert reason in reasons.get("s.tif", "")
 
 
+def test_a_scene_whose_large_blocks_would_be_decoded_for_each_window_is_refused(tmp_path: Path) -> None:
+    path = sparse(tmp_path / "s.tif", 9000, 9000, blockxsize=9008, blockysize=9008, **TILED)
+    assert read_all(path, SMALL)[1]["s.tif"].startswith(
+        "oversized: each of 79,524 windows would decode blocks of 9008 x 9008 px, 81,144,064 bytes, together "
+    )
+
+
 def test_a_window_of_too_many_bytes_is_refused(tmp_path: Path) -> None:
     options = ReadOptions(tile_size_px=256, max_tile_pixels=20_000)
     path = sparse(tmp_path / "s.tif", 256, 256, 3, "float64", interleave="band")

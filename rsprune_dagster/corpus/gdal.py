@@ -16,11 +16,14 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from rsprune_dagster.corpus import storage
 
+BLOCK_CACHE_MB = 64
+"""Else it is 5 % of memory."""
+
 _ALONE = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # a folder holds the opened file and no other
     "GDAL_PAM_ENABLED": False,  # no .aux.xml
     "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".no-url-ends-like-this",
-    "GDAL_CACHEMAX": 64,  # MB; else 5 % of memory
+    "GDAL_CACHEMAX": BLOCK_CACHE_MB,
 }
 
 

@@ -45,6 +45,9 @@ LISTING_PROBES = 4
 MOST_WINDOWS = 500_000
 """Of one scene: 181,000 px along an edge, in windows of 256 px."""
 
+MOST_SCENE_BYTES = 2**40
+"""Decoded for all windows of a scene whose blocks are so large that each window decodes them: a quarter of an hour."""
+
 MOST_BANDS = 10_000
 """Spectrometers have hundreds of bands, infrared sounders thousands."""
 
@@ -167,7 +170,9 @@ def damage(scene: Scene, options: ReadOptions) -> str | None:
     """Why a scene cannot be used, from a look at 16 places, or at all of a single tile; None when they can be read."""
     try:
         raster = Raster(scene, options)
-        _check_windows(raster)
+        if raster.is_scene:
+            _check_windows(raster)
+            _check_work(raster)
         width, height = raster.dataset.width, raster.dataset.height
         for box in probes(width, height, LISTING_PROBES, 1) if raster.is_scene else [(0, 0, width, height)]:
             raster.stored(box)
@@ -180,12 +185,24 @@ def damage(scene: Scene, options: ReadOptions) -> str | None:
 
 def _check_windows(raster: "Raster") -> None:
     """A file of some kB can claim a million windows."""
-    dataset, step = raster.dataset, raster.options.tile_size_px - raster.options.overlap_px
-    n_windows = math.ceil(dataset.width / step) * math.ceil(dataset.height / step)
+    dataset, n_windows = raster.dataset, raster.n_windows
     if n_windows > MOST_WINDOWS:
         raise TileError(
             f"oversized: {dataset.width} x {dataset.height} px make about {n_windows:,} windows, more than "
             f"{MOST_WINDOWS:,} (MOST_WINDOWS in rasters.py); cut the scene into several files or raise tile_size_px"
+        )
+
+
+def _check_work(raster: "Raster") -> None:
+    """Blocks that do not fit into GDAL's cache are decoded for each window anew."""
+    dataset = raster.dataset
+    n_bytes = _block_bytes(dataset) * (1 if dataset.interleaving == Interleaving.pixel else len(raster.bands))
+    if n_bytes > gdal.BLOCK_CACHE_MB * 2**20 and n_bytes * raster.n_windows > MOST_SCENE_BYTES:
+        height, width = dataset.block_shapes[0]
+        raise TileError(
+            f"oversized: each of {raster.n_windows:,} windows would decode blocks of {width} x {height} px, "
+            f"{n_bytes:,} bytes, together more than {MOST_SCENE_BYTES:,} (MOST_SCENE_BYTES in rasters.py); write the "
+            "scene anew in blocks of 512 x 512 px (gdal_translate -co TILED=YES)"
         )
 
 
@@ -311,6 +328,8 @@ class Raster:
         if "complex" in self.dtype:
             raise TileError(f"complex values ({self.dtype}) are no picture; save their amplitude instead")
         self.is_scene = dataset.width > options.tile_size_px or dataset.height > options.tile_size_px
+        step = options.tile_size_px - options.overlap_px
+        self.n_windows = math.ceil(dataset.width / step) * math.ceil(dataset.height / step)
         flags = [dataset.mask_flag_enums[band - 1] for band in self.bands]
         self.has_mask = any(MaskFlags.all_valid not in each for each in flags)
         is_palette = dataset.colorinterp[self.bands[0] - 1] == ColorInterp.palette and len(self.bands) == 1
