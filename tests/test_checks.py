@@ -66,6 +66,7 @@ def all_of(assets: Path) -> dict[str, Verdict]:
     return {
         "unique_ids": corpus.unique_ids(raw),
         "readable": corpus.readable(raw, max_quarantined_fraction=0.05),
+        "all_read": corpus.all_read(raw),
         "not_shrunken": corpus.not_shrunken(raw, 400, max_shrink_fraction=0.5),
         "entropy_in_range": corpus.entropy_in_range(raw, scores),
         "no_scene_erased": corpus.no_scene_erased(reference, scores, max_scene_loss=0.02),
@@ -112,6 +113,13 @@ def test_many_unusable_tiles_name_the_commonest_reason(assets: Path) -> None:
         "the commonest reason",
         "quarantine.parquet",
     )
+
+
+def test_files_that_may_hold_tiles_and_are_not_read_are_counted_by_suffix(assets: Path) -> None:
+    about = assets / "raw_corpus" / "corpus.json"
+    ignored = {"(housekeeping)": 9, ".txt": 5, ".jp2": 3, ".zip": 1, ".nc": 1}
+    about.write_text(json.dumps({**json.loads(about.read_text()), "ignored_files": ignored}))
+    fails(corpus.all_read(assets / "raw_corpus"), "5 files", "3 x .jp2, 1 x .nc, 1 x .zip;", "convert or unpack")
 
 
 def test_a_corpus_that_lost_most_of_its_tiles(assets: Path) -> None:

@@ -91,6 +91,7 @@ def _step(asset: str, checks: Sequence[Check], params: Params) -> dg.AssetChecks
 CHECKS: Final[Sequence[Check]] = (
     Check("raw_corpus", "unique_ids", "Every tile id is there once.", judges.unique_ids("raw_corpus"), blocking=True),
     Check("raw_corpus", "readable", "Few tiles are quarantined.", judges.readable),
+    Check("raw_corpus", "all_read", "No file was passed by that may hold tiles.", judges.all_read),
     Check(
         "raw_corpus",
         "not_shrunken",

@@ -57,6 +57,12 @@ def readable(case: Case) -> "Verdict":
     return corpus.readable(case["raw_corpus"], max_quarantined_fraction=case.params.max_quarantined_fraction)
 
 
+def all_read(case: Case) -> "Verdict":
+    from rsprune_dagster.pruning.checks import corpus
+
+    return corpus.all_read(case["raw_corpus"])
+
+
 def not_shrunken(case: Case) -> "Verdict":
     from rsprune_dagster.pruning.checks import corpus
 

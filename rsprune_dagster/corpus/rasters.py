@@ -76,7 +76,8 @@ def opened(uri: str) -> Iterator[Any]:
     warnings.simplefilter("ignore", NotGeoreferencedWarning)
     with ExitStack() as stack:
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=BLOCK_CACHE_MB))
-        source = stack.enter_context(storage.open_binary(uri)) if storage.is_remote(uri) else uri
+        as_text = not storage.is_remote(uri) and storage.spelled(uri) == uri  # rasterio takes no other names
+        source = uri if as_text else stack.enter_context(storage.open_binary(uri))
         yield stack.enter_context(rasterio.open(source))
 
 

@@ -20,7 +20,7 @@ from rsprune_dagster.corpus.tiles import FACTS, SCAN
 from rsprune_dagster.errors import TileError
 from rsprune_dagster.pruning.entropy import thumbnail, tile_entropy
 
-SCAN_VERSION = "1"
+SCAN_VERSION = "2"
 
 _ALL_VALID = np.zeros((0, 0), np.bool_)
 _measured = attrgetter(*(name for name in FACTS.names if name in Pixels._fields))
