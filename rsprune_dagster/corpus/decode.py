@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import pyarrow as pa
 from PIL import Image
 
 from rsprune_dagster.corpus import formats, parquets, storage

@@ -13,12 +13,11 @@ whose name is that of a shard, such as `train-000012.tar`, is refused. A Parquet
 `scene`, `class` or `category`.
 
 **What is no tile.** A pipe, socket or device with the name of a tile, tar or Parquet file gets a row, and reading says
-why it cannot be used. What desktops leave (`.DS_Store`, `Thumbs.db`, `._*`, ...) is counted as housekeeping, every other
-file by its suffix.
+why it cannot be used. What desktops leave (`.DS_Store`, `Thumbs.db`, `._*`, ...) is counted as housekeeping, every
+other file by its suffix.
 """
 
 import re
-
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,8 +37,8 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"}) | RASTER_
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 BATCH_ROWS = 8192
 LISTING_VERSION = 2
-"""Raised when the same files get other rows; known listings are then made anew. 2: spelled names, labels of WebDatasets,
-housekeeping."""
+"""Raised when the same files get other rows; known listings are then made anew. 2: spelled names, labels of
+WebDatasets, housekeeping."""
 
 Row = dict[str, Any]
 
@@ -80,7 +79,7 @@ def is_candidate(name: str) -> bool:
 
 
 def suffix_of(name: str) -> str:
-    """`.jpg` of `A.JPG`; HOUSEKEEPING, else `(hidden)` for what starts with a dot, `(no suffix)` where there is none."""
+    """`.jpg` of `A.JPG`; HOUSEKEEPING; `(hidden)` for what starts with a dot; `(no suffix)` where there is none."""
     if name.lower() in _HOUSEKEEPING_NAMES or name.startswith("._"):
         return HOUSEKEEPING
     if name.startswith("."):

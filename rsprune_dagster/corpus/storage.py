@@ -3,10 +3,10 @@
 A local uri is an absolute path; everything else is a URL (`s3://bucket/key`, `memory://name`). In the tables of a
 project a path inside the project is relative to it, so that a clone elsewhere has the same tables and finds its tiles.
 
-**Odd names.** A table holds text, and a name on disk or in a tar may be any bytes. So tables hold names *spelled*: a byte
-that is not UTF-8, and each byte of a control character or line separator, is written `\\xNN` (lower-case hexadecimal
-digits); a backslash that itself stands before `xNN` is written `\\x5c`. All other names are as they are. `spelled` and
-`unspelled` are each other's inverse, so a tile is found by what its table says.
+**Odd names.** A table holds text, and a name on disk or in a tar may be any bytes. So tables hold names *spelled*: a
+byte that is not UTF-8, and each byte of a control character or line separator, is written `\\xNN` (lower-case
+hexadecimal digits); a backslash that itself stands before `xNN` is written `\\x5c`. All other names are as they are.
+`unspelled` gives the name back, so a tile is found by what its table says.
 """
 
 import errno

@@ -57,17 +57,17 @@ def tar_members(uri: str) -> Iterator[Member]:
 def _headers(uri: str) -> Iterator[tarfile.TarInfo | None]:
     """The headers of a tar in their order; None at the end where it is damaged or cut off."""
     with open_binary(uri) as handle:
-        headers = _Headers(handle)
+        guard = _Headers(handle)
         try:
-            archive = tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape")  # type: ignore[call-overload]
-            while (info := archive.next()) is not None:
-                archive.members = []  # else tarfile keeps every header in memory
-                if not (0 <= info.offset_data <= archive.offset and 0 <= info.size < 2**63):
-                    raise tarfile.ReadError("a size that cannot be")
-                yield info
-            headers.seek(archive.offset)
-            if any(headers.read(tarfile.BLOCKSIZE)):
-                raise tarfile.ReadError("no header where one should be")
+            with tarfile.open(fileobj=guard, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:  # type: ignore[call-overload]
+                while (info := archive.next()) is not None:
+                    archive.members = []  # else tarfile keeps every header in memory
+                    if not (0 <= info.offset_data <= archive.offset and 0 <= info.size < 2**63):
+                        raise tarfile.ReadError("a size that cannot be")
+                    yield info
+                guard.seek(archive.offset)
+                if any(guard.read(tarfile.BLOCKSIZE)):
+                    raise tarfile.ReadError("no header where one should be")
         except OSError:
             raise
         except Exception:  # tarfile raises whatever its parser stumbles over: ValueError, RecursionError, ...
