@@ -50,6 +50,9 @@ class CorpusParams(Section):
         description="[low, high] for 16-bit and float; empty: measured per scene file"
     )
     max_tile_pixels: int = Field(ge=64, description="Larger tiles are refused before they are decoded")
+    image_columns: tuple[str, ...] = Field(
+        description="Parquet columns of image bytes; the first that a file has is read; empty: automatic"
+    )
     patch_grid: int = Field(ge=1, le=16, description="Patches along an edge for the mean patch entropy")
     shard_size: int = Field(ge=1, description="Tiles worked on together")
 

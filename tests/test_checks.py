@@ -67,6 +67,7 @@ def all_of(assets: Path) -> dict[str, Verdict]:
         "unique_ids": corpus.unique_ids(raw),
         "readable": corpus.readable(raw, max_quarantined_fraction=0.05),
         "read_as_asked": corpus.read_as_asked(raw),
+        "all_read": corpus.all_read(raw),
         "not_shrunken": corpus.not_shrunken(raw, 400, max_shrink_fraction=0.5),
         "entropy_in_range": corpus.entropy_in_range(raw, scores),
         "no_scene_erased": corpus.no_scene_erased(reference, scores, max_scene_loss=0.02),
@@ -136,6 +137,13 @@ def test_bands_and_a_value_range_that_no_tile_has_a_use_for(assets: Path) -> Non
 
     doctor(assets / "raw_corpus" / "manifest.parquet", as_jpegs)
     fails(corpus.read_as_asked(assets / "raw_corpus"), "corpus.bands has no effect", "corpus.value_range has no effect")
+
+
+def test_files_that_may_hold_tiles_and_are_not_read_are_counted_by_suffix(assets: Path) -> None:
+    about = assets / "raw_corpus" / "corpus.json"
+    ignored = {"(housekeeping)": 9, ".txt": 5, ".jp2": 3, ".zip": 1, ".nc": 1}
+    about.write_text(json.dumps({**json.loads(about.read_text()), "ignored_files": ignored}))
+    fails(corpus.all_read(assets / "raw_corpus"), "5 files", "3 x .jp2, 1 x .nc, 1 x .zip;", "convert or unpack")
 
 
 def test_a_corpus_that_lost_most_of_its_tiles(assets: Path) -> None:

@@ -1,6 +1,7 @@
 """The command line: one clear line and an exit code for what is off, and answers about a finished prune."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -146,6 +147,17 @@ def test_a_corpus_that_is_empty_or_missing_is_one_line(tmp_path: Path, pruned: P
     assert nothing.code == 2 and str(empty) in nothing.complaint
     unusable = rsprune("prune", broken, "--out", pruned)
     assert unusable.code == 1 and "zero bytes" in unusable.complaint
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("option", ["corpus", "--reference"])
+def test_a_server_that_is_not_there_is_one_line(option: str, synthetic: Path, pruned: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/pool.tar"  # free again when the command asks
+    sources = [url] if option == "corpus" else [synthetic / "corpus", option, url]
+    ended = rsprune("prune", *sources, "--out", pruned)
+    assert ended.code == 1
+    assert f"cannot reach {url}: Cannot connect" in ended.complaint and "check the URL" in ended.complaint
 
 
 @pytest.mark.usefixtures("untouched")

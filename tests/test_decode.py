@@ -2,8 +2,10 @@
 
 import hashlib
 import io
+import os
 import struct
 import tarfile
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from PIL import Image
 from rasterio.io import MemoryFile
 
 from rsprune_dagster.corpus import formats
-from rsprune_dagster.corpus.decode import Pixels, TileReader
+from rsprune_dagster.corpus.decode import MOST_TILE_BYTES, Pixels, TileReader
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.pixels import luma
 from rsprune_dagster.errors import TileError
@@ -288,6 +290,51 @@ def test_the_same_bytes_in_a_file_and_in_a_tar_are_the_same_tile(tmp_path: Path)
             assert np.array_equal(reader.read_rgb(row), np.asarray(Image.open(io.BytesIO(JPEG))))
             assert reader.read_bytes(row) == JPEG
             assert reader.read_md5(row) == hashlib.md5(JPEG).hexdigest()
+
+
+def test_a_large_file_or_member_is_read_in_one_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = bytes(range(256)) * (1 << 15)
+    (tmp_path / "a.jpg").write_bytes(data)
+    calls: list[int] = []
+    for name in ("read", "pread"):
+        monkeypatch.setattr(os, name, counted(getattr(os, name), calls))
+    row = {"tile_id": "a.jpg", "uri": str(tmp_path / "a.jpg"), "offset": 0, "length": len(data)}
+    for kind in ("file", "tar"):
+        calls.clear()
+        with TileReader(OPTIONS) as reader:
+            assert reader.read_bytes({**row, "kind": kind}) == data
+        assert calls == [len(data)]
+
+
+def counted(call: Any, lengths: list[int]) -> Any:
+    """The call, noting how many bytes each gave."""
+
+    def noting(*arguments: Any) -> bytes:
+        data: bytes = call(*arguments)
+        lengths.append(len(data))
+        return data
+
+    return noting
+
+
+def test_pieces_as_a_network_gives_them_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.jpg").write_bytes(JPEG)
+    whole = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, length, offset: whole(fd, min(length, 100), offset))
+    with TileReader(OPTIONS) as reader:
+        assert reader.read_bytes({"tile_id": "a.jpg", "uri": str(tmp_path / "a.jpg"), "kind": "file"}) == JPEG
+
+
+def test_a_file_of_many_gigabytes_is_refused_unread(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(JPEG)
+    os.truncate(tmp_path / "a.jpg", MOST_TILE_BYTES + 1)
+    row = {"tile_id": "a.jpg", "uri": str(tmp_path / "a.jpg"), "offset": 0, "length": MOST_TILE_BYTES + 1}
+    tracemalloc.start()
+    for kind in ("file", "tar"):
+        with TileReader(OPTIONS) as reader, pytest.raises(TileError, match="oversized: 1,073,741,825 bytes"):
+            reader.read_grey({**row, "kind": kind})
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
 
 
 def test_grey_tiles_come_in_three_equal_planes(tmp_path: Path) -> None:

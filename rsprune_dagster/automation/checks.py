@@ -92,6 +92,7 @@ CHECKS: Final[Sequence[Check]] = (
     Check("raw_corpus", "unique_ids", "Every tile id is there once.", judges.unique_ids("raw_corpus"), blocking=True),
     Check("raw_corpus", "readable", "Few tiles are quarantined.", judges.readable),
     Check("raw_corpus", "read_as_asked", "Bands and value range were of use for some tile.", judges.read_as_asked),
+    Check("raw_corpus", "all_read", "No file was passed by that may hold tiles.", judges.all_read),
     Check(
         "raw_corpus",
         "not_shrunken",

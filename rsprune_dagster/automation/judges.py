@@ -63,6 +63,12 @@ def read_as_asked(case: Case) -> "Verdict":
     return corpus.read_as_asked(case["raw_corpus"])
 
 
+def all_read(case: Case) -> "Verdict":
+    from rsprune_dagster.pruning.checks import corpus
+
+    return corpus.all_read(case["raw_corpus"])
+
+
 def not_shrunken(case: Case) -> "Verdict":
     from rsprune_dagster.pruning.checks import corpus
 

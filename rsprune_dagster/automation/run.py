@@ -72,7 +72,7 @@ def materialize(
                 run_config=_LOG_NOTHING,
                 tags=tags,
             )
-        except (dg.Failure, dg.DagsterExecutionStepExecutionError) as error:
+        except (dg.Failure, dg.RetryRequested, dg.DagsterExecutionStepExecutionError) as error:
             raise _cause(error) from error
         except dg.DagsterError:
             gate(findings(instance, _run_with(tags, instance)))

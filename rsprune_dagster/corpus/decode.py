@@ -9,27 +9,28 @@ import io
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import pyarrow as pa
 from PIL import Image
 
 from rsprune_dagster.corpus import formats, parquets, storage
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.pixels import Bytes, Pixels, shown
-from rsprune_dagster.errors import RunError, TileError
+from rsprune_dagster.errors import RunError, TileError, UserError
 
 __all__ = ["Pixels", "TileReader"]
 
 Row = Mapping[str, Any]
 
-MOST_AT_ONCE = 2**20
-_GONE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+MOST_TILE_BYTES = 2**30
+"""A tile of more encoded bytes is refused unread: max_tile_pixels of four bands and 16 bits are half of it."""
+_VANISHED = "vanished: the file is gone, or the link to it is broken"
+_NOT_REGULAR = "not a regular file: a pipe, socket or device"
+_TAR_NO_BYTES = "no bytes of its own in the tar: a link to what is not there, a symbolic link, a pipe or a device"
 _TAR_DAMAGED = "the tar is damaged or cut off behind its last readable member; copy it again"
-_PARQUET_DAMAGED = "the Parquet file is damaged: its footer cannot be read; copy it again"
+_PARQUET_DAMAGED = "the Parquet file is damaged: its footer or its names cannot be read; copy it again"
 _TAR_COMPRESSED = "a compressed tar cannot be read in place; decompress it first (gunzip, unxz, bunzip2, unzstd)"
 
 
@@ -45,7 +46,7 @@ class TileReader:
         self._options = options
         self._base = options.base
         self._uri = ""
-        self._fd = -1
+        self._fd, self._n_bytes = -1, 0
         self._handle: Any = None
         self._raster: Any = None
         self._dataset = ExitStack()
@@ -100,25 +101,25 @@ class TileReader:
             if kind == "tar":
                 return self._tar_bytes(uri, row["offset"], row["length"])
             return self._parquet_bytes(uri, row["offset"]) if kind == "parquet" else _file_bytes(uri, row.get("length"))
-        except _GONE as error:
-            raise TileError("vanished: the file is gone, or the link to it is broken") from error
-        except PermissionError as error:
-            raise TileError("not readable: permission denied") from error
-        except OSError as error:
-            if error.errno == errno.EIO:
-                raise TileError("not readable: the disk reports an input/output error") from error
-            raise RunError(f"cannot read {uri}: {error}; run again: finished work is kept") from error
+        except (TileError, UserError):
+            raise
+        except Exception as error:
+            if (told := _told(row["uri"], error)) is None:
+                raise
+            raise told from error
 
     def _tar_bytes(self, uri: str, offset: int | None, length: int | None) -> bytes:
         if offset is None or length is None:
-            raise TileError(_tar_problem(uri, length))
+            raise TileError(_tar_problem(uri, offset, length))
         if self._uri != uri:
             self._open_tar(uri)
+        _check_size(length)
+        held = min(max(self._n_bytes - offset, 0), length)
         if self._fd >= 0:
-            data = os.pread(self._fd, length, offset)
+            data = _bytes_at(self._fd, offset, held)
         else:
             self._handle.seek(offset)
-            data = self._handle.read(length)
+            data = self._handle.read(held)
         if len(data) < length:
             raise TileError(f"truncated: only {len(data):,} of {length:,} bytes are in the tar")
         return data
@@ -127,8 +128,9 @@ class TileReader:
         self.close()
         if storage.is_remote(uri):
             self._handle = storage.open_binary(uri)
+            self._n_bytes = self._handle.seek(0, io.SEEK_END)
         else:
-            self._fd = os.open(uri, os.O_RDONLY)
+            self._fd, self._n_bytes = storage.open_regular(uri)
         self._uri = uri
 
     def _parquet_bytes(self, uri: str, row: int | None) -> bytes:
@@ -137,12 +139,13 @@ class TileReader:
                 raise TileError(formats.LFS_REASON if _is_lfs_pointer(uri) else _PARQUET_DAMAGED)
             if self._uri != uri:
                 self.close()
-                self._handle, self._uri = parquets.ImageRows(uri), uri
+                self._handle, self._uri = parquets.ImageRows(uri, self._options.image_columns), uri
             data: bytes | None = self._handle.read(row)
-        except pa.ArrowException as error:
-            raise TileError(f"damaged Parquet: {' '.join(str(error).split())}") from error
+        except parquets.DamagedError as error:
+            raise TileError(f"damaged Parquet: {error}") from error
         if data is None:
             raise TileError("zero bytes: the row holds no image")
+        _check_size(len(data))
         return data
 
     def _window(self, row: Row) -> Pixels:
@@ -167,8 +170,8 @@ class TileReader:
         from rsprune_dagster.corpus.rasters import Raster, opened
 
         self.close()
-        if not storage.is_remote(uri) and not Path(uri).exists():
-            raise TileError("vanished: the file is gone, or the link to it is broken")
+        if not storage.is_remote(uri) and (stamp := storage.size_and_stamp(uri)[1]) in _NO_FILE:
+            raise TileError(_NO_FILE[stamp])
         self._raster, self._uri = Raster(self._dataset.enter_context(opened(uri)), self._options), uri
 
 
@@ -216,24 +219,60 @@ def _suffix(row: Row) -> str:
 
 
 def _file_bytes(uri: str, length: int | None) -> bytes:
-    """The whole file; `length` is what the listing saw, and spares asking for the end."""
+    """The whole file; `length` is what the listing saw of a file that is far away."""
     if storage.is_remote(uri):
+        _check_size(length or 0)
         fs, path = storage.filesystem(uri)
         data: bytes = fs.cat_file(path)
         return data
-    fd = os.open(uri, os.O_RDONLY | os.O_CLOEXEC)  # three system calls; a file object makes seven
+    fd, n_bytes = storage.open_regular(uri)  # four system calls; a file object makes seven
     try:
-        data = os.read(fd, MOST_AT_ONCE)
-        while (length is None or len(data) < length) and (more := os.read(fd, MOST_AT_ONCE)):
-            data += more
+        _check_size(n_bytes)
+        return _bytes_at(fd, 0, n_bytes)
     finally:
         os.close(fd)
-    return data
 
 
-def _tar_problem(uri: str, length: int | None) -> str:
+def _bytes_at(fd: int, offset: int, length: int) -> bytes:
+    """At most `length` bytes. A disk gives them in one piece, a network in many, which are joined once."""
+    pieces = [os.pread(fd, length, offset)]
+    done = len(pieces[0])
+    while done < length and (more := os.pread(fd, length - done, offset + done)):
+        pieces.append(more)
+        done += len(more)
+    return b"".join(pieces)
+
+
+def _check_size(n_bytes: int) -> None:
+    if n_bytes > MOST_TILE_BYTES:
+        raise TileError(f"oversized: {n_bytes:,} bytes, {MOST_TILE_BYTES:,} at most; refused before reading")
+
+
+def _told(uri: str, error: Exception) -> TileError | RunError | None:
+    """What an error of the storage means: a tile that cannot be used, or a run that has to end; None: it is ours."""
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError) or number in storage.GONE:
+        return TileError(_VANISHED)
+    if isinstance(error, storage.NotRegularError):
+        return TileError(_NOT_REGULAR)
+    if isinstance(error, PermissionError):
+        return TileError("not readable: permission denied")
+    if number == errno.EIO:
+        return TileError("not readable: the disk reports an input/output error")
+    if isinstance(error, OSError) or storage.is_remote(uri):  # filesystems behind fsspec have errors of their own
+        said = storage.spelled(" ".join(str(error).split()) or type(error).__name__)
+        return RunError(f"cannot read {uri}: {said}; run again: finished work is kept")
+    return None
+
+
+_NO_FILE = {storage.MISSING: _VANISHED, storage.SPECIAL: _NOT_REGULAR}
+
+
+def _tar_problem(uri: str, offset: int | None, length: int | None) -> str:
     from rsprune_dagster.corpus.sources import COMPRESSED_TARS
 
+    if offset is not None:
+        return _TAR_NO_BYTES
     if uri.lower().endswith(COMPRESSED_TARS):
         return _TAR_COMPRESSED
     if length is not None:

@@ -21,6 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from rsprune_dagster.corpus.storage import unspelled
 from rsprune_dagster.errors import RunError, TileError, UsageError
 from rsprune_dagster.progress import Progress, silent
 
@@ -119,10 +120,13 @@ def write_folder(job: Job) -> None:
 
 
 def write_list(job: Job) -> None:
-    """A line per tile, best first: the URI of a file of its own, else the tile id. Nothing is read."""
-    with open(job.folder / LIST, "x", encoding="utf-8", newline="\n") as file:
+    """A line per tile, best first: the URI of a file of its own, else the tile id. Nothing is read.
+
+    A path that is not UTF-8 is written as the bytes that it is, so that it can be opened.
+    """
+    with open(job.folder / LIST, "x", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         for row in job.rows():
-            line = row["uri"] if row["kind"] == "file" else row["tile_id"]
+            line = unspelled(row["uri"]) if row["kind"] == "file" else row["tile_id"]
             if line.splitlines() != [line]:
                 raise RunError(f"{line!r} does not fit on one line: rename the tile, or export as webdataset or folder")
             file.write(line + "\n")

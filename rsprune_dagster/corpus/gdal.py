@@ -41,7 +41,8 @@ def opened(source: str, driver: str = "GTiff") -> Iterator[Any]:
     warnings.simplefilter("ignore", NotGeoreferencedWarning)
     with ExitStack() as stack:
         stack.enter_context(rasterio.Env(**_ALONE))
-        file = stack.enter_context(storage.open_binary(source)) if storage.is_remote(source) else source
+        as_text = not storage.is_remote(source) and storage.spelled(source) == source  # rasterio takes no other names
+        file = source if as_text else stack.enter_context(storage.open_binary(source))
         yield stack.enter_context(rasterio.open(file, driver=driver))
 
 

@@ -36,4 +36,4 @@ def _files(container: Container) -> Iterator[tuple[str, str]]:
         return
     for name, stamp in storage.stamps(container.uri):
         if is_candidate(name) or sidecars.is_sidecar(name):
-            yield container.prefix + name, stamp
+            yield container.prefix + storage.spelled(name), stamp

@@ -17,6 +17,7 @@ class ReadOptions:
     bands: tuple[int, ...] = ()
     value_range: tuple[float, ...] = ()
     max_tile_pixels: int = 64_000_000
+    image_columns: tuple[str, ...] = ()
     base: str = field(default="", compare=False)
 
     @property

@@ -17,7 +17,6 @@ counted before anything is decoded.
 """
 
 import math
-import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -127,13 +126,13 @@ def _crs(wkt: str, uri: str) -> Any:
     try:
         return CRS.from_wkt(wkt)
     except CRSError as error:
-        name = os.path.basename(uri) + sidecars.GEOREFERENCE
+        name = sidecars.name_of(uri + sidecars.GEOREFERENCE)
         raise TileError(f"{name} holds no CRS as WKT in SRS; mend it: {gdal.said_by_gdal(error)}") from error
 
 
 @contextmanager
 def _opened_mask(path: str, dataset: Any) -> Iterator[Any]:
-    name = os.path.basename(path)
+    name = sidecars.name_of(path)
     with ExitStack() as stack:
         try:
             mask = stack.enter_context(gdal.opened(path))

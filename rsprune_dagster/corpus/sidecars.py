@@ -47,7 +47,12 @@ def stamp(uri: str, own: str) -> str:
     Args:
         own: the stamp of the raster alone.
     """
-    return "+".join([own, *(f"{os.path.basename(path)}:{storage.size_and_stamp(path)[1]}" for path in _beside(uri))])
+    return "+".join([own, *(f"{name_of(path)}:{storage.size_and_stamp(path)[1]}" for path in _beside(uri))])
+
+
+def name_of(path: str) -> str:
+    """The name of a file as a table holds it."""
+    return storage.spelled(os.path.basename(path))
 
 
 def mask_of(uri: str) -> str | None:
@@ -92,7 +97,7 @@ def _candidates(uri: str) -> list[str]:
 def _text(path: str) -> str:
     size = os.path.getsize(path)
     if size > MOST_SIDECAR_BYTES:
-        raise TileError(f"{os.path.basename(path)} has {size:,} bytes, more than {MOST_SIDECAR_BYTES:,}; remove it")
+        raise TileError(f"{name_of(path)} has {size:,} bytes, more than {MOST_SIDECAR_BYTES:,}; remove it")
     with open(path, encoding="utf-8", errors="replace") as file:
         return file.read()
 
@@ -106,5 +111,5 @@ def _six(words: list[str], path: str) -> Transform:
     try:
         a, b, c, d, e, f = (float(word) for word in words)
     except ValueError:
-        raise TileError(f"{os.path.basename(path)} does not hold the six numbers of a geotransform; mend it") from None
+        raise TileError(f"{name_of(path)} does not hold the six numbers of a geotransform; mend it") from None
     return a, b, c, d, e, f

@@ -2,14 +2,22 @@
 
 A **container** is a folder's loose images, a tar, a Parquet file or a raster given by itself. Ids are paths relative to
 the corpus, so that a corpus may move: `sub/a.jpg`, `name.tar/member.jpg`, `name.parquet/row`, `scene.tif#x,y,w,h`. With
-several sources every id starts with its source's name.
+several sources every id starts with its source's name. Names that are no text on one line are spelled as `storage`
+says.
 
 **Labels.** The label of a tile is the first folder below the reference. Folders that every image of the source shares
 are a wrapping and do not count: `labelled/Forest/1.jpg` is Forest. The same holds inside a tar; a flat tar is
-labelled by its own folder, else by its name. A Parquet row is labelled by its column `label`, `scene`, `class` or
-`category`.
+labelled by its own folder, else by its name. In a WebDataset the label stands beside the image, and goes before any
+folder: `key.cls`, or `label`, `scene`, `class` or `category` in `key.json` (`webdataset`). A flat tar without labels
+whose name is that of a shard, such as `train-000012.tar`, is refused. A Parquet row is labelled by its column `label`,
+`scene`, `class` or `category`.
+
+**What is no tile.** A pipe, socket or device with the name of a tile, tar or Parquet file gets a row, and reading says
+why it cannot be used. What desktops leave (`.DS_Store`, `Thumbs.db`, `._*`, ...) is counted as housekeeping, every
+other file by its suffix.
 """
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,15 +27,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from rsprune_dagster.corpus import parquets, sidecars, storage, tars
+from rsprune_dagster.corpus import parquets, sidecars, storage, tars, webdataset
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.tiles import LOCATION
-from rsprune_dagster.errors import RunError, UsageError
+from rsprune_dagster.errors import RunError, UsageError, UserError
 
 RASTER_SUFFIXES = frozenset({".tif", ".tiff"})
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"}) | RASTER_SUFFIXES
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 BATCH_ROWS = 8192
+LISTING_VERSION = 2
+"""Raised when the same files get other rows; known listings are then made anew. 2: spelled names, labels of
+WebDatasets, housekeeping."""
 
 Row = dict[str, Any]
 
@@ -56,17 +67,21 @@ class Listing:
     ignored: Mapping[str, int] = field(default_factory=dict)
 
 
-FINDER_NOTE = ".DS_Store"
-"""What macOS leaves in folders. It is shown in the quarantine, so that nobody wonders whether a tile is missing."""
+HOUSEKEEPING = "(housekeeping)"
+"""What files are counted as that desktops leave beside images: notes on folders, thumbnails, resource forks."""
+_HOUSEKEEPING_NAMES = frozenset({".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".directory"})
+_HOUSEKEEPING_FOLDER = "__MACOSX"
 
 
 def is_candidate(name: str) -> bool:
-    """Whether a file in a folder of images gets a row: images by their suffix, and Finder's notes beside them."""
-    return suffix_of(name) in IMAGE_SUFFIXES or name == FINDER_NOTE
+    """Whether a file in a folder of images gets a row."""
+    return suffix_of(name) in IMAGE_SUFFIXES
 
 
 def suffix_of(name: str) -> str:
-    """`.jpg` of `A.JPG`; `(hidden)` for what starts with a dot, `(no suffix)` where there is none."""
+    """`.jpg` of `A.JPG`; HOUSEKEEPING; `(hidden)` for what starts with a dot; `(no suffix)` where there is none."""
+    if name.lower() in _HOUSEKEEPING_NAMES or name.startswith("._"):
+        return HOUSEKEEPING
     if name.startswith("."):
         return "(hidden)"
     stem, dot, end = name.rpartition(".")
@@ -110,7 +125,7 @@ def members(
         ignored: counts, by suffix, the members of a tar that are no images.
 
     Raises:
-        UsageError: the container cannot be read.
+        UsageError: the container cannot be read, or does not tell what its images or labels are.
     """
     rows = _LISTERS[container.kind](container, options, labelled, Counter() if ignored is None else ignored)
     try:
@@ -119,27 +134,51 @@ def members(
     except PermissionError as error:
         raise UsageError(_not_readable(container.uri, error)) from error
     except FileNotFoundError as error:
-        raise RunError(f"{container.uri} vanished while it was listed; run again") from error
+        raise RunError(f"{storage.spelled(container.uri)} vanished while it was listed; run again") from error
+    except Exception as error:
+        if (told := _unreadable(container.uri, error)) is None:
+            raise
+        raise told from error
 
 
 def _source(uri: str, name: str, ignored: Counter[str]) -> list[Container]:
     try:
         if storage.is_folder(uri):
             return _folder(uri, f"{name}/" if name else "", ignored)
-    except FileNotFoundError:
-        raise UsageError(f"no such file or folder: {uri}; expected a folder, tar, Parquet, image or GeoTIFF") from None
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if error.__cause__ and (told := _unreadable(uri, error.__cause__)):
+            raise told from error
+        raise UsageError(
+            f"no such file or folder: {storage.spelled(uri)}; expected a folder, tar, Parquet, image or GeoTIFF"
+        ) from None
     except PermissionError as error:
         raise UsageError(_not_readable(uri, error)) from error
-    except Exception as error:  # each filesystem behind fsspec has errors of its own: no credentials, no such protocol
-        if isinstance(error, UsageError) or not storage.is_remote(uri):
+    except Exception as error:
+        if (told := _unreadable(uri, error)) is None:
             raise
-        said = " ".join(str(error).split())
-        raise UsageError(f"cannot read {uri}: {said}; check the URL and the credentials") from error
+        raise told from error
     return [_single(uri, name)]
 
 
+def _unreadable(uri: str, error: BaseException) -> UserError | None:
+    """What to tell where a source cannot be listed; None for an error that is told already, or is ours.
+
+    Each filesystem behind fsspec has errors of its own: no route, no credentials, no such protocol.
+    """
+    if isinstance(error, UserError) or not (storage.is_remote(uri) or isinstance(error, OSError)):
+        return None
+    said = storage.spelled(" ".join(str(error).split()) or type(error).__name__)
+    if storage.is_unreachable(error):
+        return RunError(f"cannot reach {uri}: {said}; check the URL, the server and the network, then run again")
+    if getattr(error, "status", None) == 404:
+        return None
+    if storage.is_remote(uri):
+        return UsageError(f"cannot read {uri}: {said}; check the URL and the credentials")
+    return RunError(f"cannot read {storage.spelled(uri)}: {said}; mend or leave out what is there, then run again")
+
+
 def _not_readable(uri: str, error: OSError) -> str:
-    return f"cannot read {uri}: {error.strerror or error}; give this user the right to read it"
+    return f"cannot read {storage.spelled(uri)}: {error.strerror or error}; give this user the right to read it"
 
 
 def _single(uri: str, name: str) -> Container:
@@ -147,13 +186,27 @@ def _single(uri: str, name: str) -> Container:
     if kind is None and suffix_of(PurePosixPath(uri).name) in IMAGE_SUFFIXES:
         kind = "scene"
     if kind is None:
-        raise UsageError(f"{uri} is no corpus: expected a folder, .tar, .parquet, .tif or another image")
-    if kind == "parquet" and not parquets.has_images(uri):
-        raise UsageError(f"{uri} has no image bytes: expected a binary column or a struct with the field `bytes`")
+        raise UsageError(
+            f"{storage.spelled(uri)} is no corpus: expected a folder, .tar, .parquet, .tif or another image"
+        )
+    made = _container(uri, kind, name)
+    if made.kind == "parquet" and not parquets.has_images(uri):
+        raise UsageError(
+            f"{storage.spelled(uri)} has no image bytes: expected a binary column or a struct with the field `bytes`"
+        )
+    return made
+
+
+def _container(uri: str, kind: str, tile_id: str) -> Container:
+    """A file that holds tiles, or is one. What is no regular file is listed as one tile, whose reading says so."""
     stamp = storage.size_and_stamp(uri)[1]
-    if kind == "scene":
-        return Container(uri, kind, name, sidecars.stamp(uri, stamp))
-    return Container(uri, kind, f"{name}/", stamp)
+    if stamp in (storage.SPECIAL, storage.MISSING):
+        return Container(uri, "scene", tile_id, stamp)
+    return (
+        Container(uri, kind, tile_id, sidecars.stamp(uri, stamp))
+        if kind == "scene"
+        else Container(uri, kind, f"{tile_id}/", stamp)
+    )
 
 
 def _container_kind(name: str) -> str | None:
@@ -167,32 +220,34 @@ def _folder(root: str, prefix: str, ignored: Counter[str]) -> list[Container]:
     found: list[tuple[tuple[str, ...], Container]] = []
     for parts, uri, children in _walk(root):
         names = Counter(_role(child.name) for child in children)
-        seen = {"image", "tar", "parquet", *([FINDER_NOTE] if names["image"] else [])}
-        ignored.update({role: n for role, n in names.items() if role not in seen})
-        path = prefix + "".join(f"{part}/" for part in parts)
+        ignored.update({role: n for role, n in names.items() if role not in ("image", "tar", "parquet")})
+        path = prefix + "".join(f"{storage.spelled(part)}/" for part in parts)
         if names["image"]:
             found.append((parts, Container(uri, "files", path, "")))
         for child in children:
             found += [(parts, each) for each in _archive(child, path, ignored)]
     wrapping = wrapping_folders({parts for parts, _ in found})
-    return [replace(each, label=parts[wrapping] if len(parts) > wrapping else "") for parts, each in found]
+    return [
+        replace(each, label=storage.spelled(parts[wrapping]) if len(parts) > wrapping else "") for parts, each in found
+    ]
 
 
 def _role(name: str) -> str:
     suffix = suffix_of(name)
     if suffix in IMAGE_SUFFIXES:
         return "image"
-    return name if name == FINDER_NOTE else suffix if suffix == "(hidden)" else _container_kind(name) or suffix
+    return suffix if suffix in ("(hidden)", HOUSEKEEPING) else _container_kind(name) or storage.spelled(suffix)
 
 
 def _archive(child: storage.Entry, path: str, ignored: Counter[str]) -> list[Container]:
     kind = _role(child.name)
-    if kind == "parquet" and not parquets.has_images(child.uri):
-        ignored[".parquet without image bytes"] += 1
-        return []
     if kind not in ("tar", "parquet"):
         return []
-    return [Container(child.uri, kind, f"{path}{child.name}/", storage.size_and_stamp(child.uri)[1])]
+    made = _container(child.uri, kind, path + storage.spelled(child.name))
+    if made.kind == "parquet" and not parquets.has_images(child.uri):
+        ignored[".parquet without image bytes"] += 1
+        return []
+    return [made]
 
 
 def _walk(root: str) -> Iterator[tuple[tuple[str, ...], str, list[storage.Entry]]]:
@@ -210,7 +265,7 @@ def _walk(root: str) -> Iterator[tuple[tuple[str, ...], str, list[storage.Entry]
 
 
 def _is_passed_by(folder: str) -> bool:
-    return folder.startswith(".") or folder == "__MACOSX"
+    return folder.startswith(".") or folder == _HOUSEKEEPING_FOLDER
 
 
 def wrapping_folders(folders: Collection[tuple[str, ...]]) -> int:
@@ -228,11 +283,11 @@ def _names(uris: Sequence[str]) -> list[str]:
         raise UsageError(f"a source is given twice: {', '.join(uris)}; give each once")
     parts = [uri.replace("://", "/").strip("/").split("/") for uri in uris]
     if len(uris) == 1:
-        return [""] if _is_plain_folder(uris[0]) else [parts[0][-1]]
+        return [""] if _is_plain_folder(uris[0]) else [storage.spelled(parts[0][-1])]
     depth = 1
     while len({tuple(each[-depth:]) for each in parts}) < len(parts):
         depth += 1
-    return ["/".join(each[-depth:]) for each in parts]
+    return [storage.spelled("/".join(each[-depth:])) for each in parts]
 
 
 def _is_plain_folder(uri: str) -> bool:
@@ -251,13 +306,7 @@ def _nothing_found(sources: Sequence[str], ignored: Mapping[str, int]) -> str:
 
 
 def _row(tile_id: str, uri: str, kind: str, stamp: str, label: str | None, **place: int | None) -> Row:
-    label = None if label is None else printable(label)
-    return {"tile_id": tile_id, "uri": uri, "kind": kind, "stamp": stamp, "label": label, **place}
-
-
-def printable(label: str) -> str:
-    """A scene's name as it can be drawn: one with a line break or another control character is escaped as in Python."""
-    return label if label.isprintable() else label.encode("unicode_escape").decode()
+    return {"tile_id": tile_id, "uri": storage.spelled(uri), "kind": kind, "stamp": stamp, "label": label, **place}
 
 
 def _file_rows(
@@ -266,7 +315,7 @@ def _file_rows(
     label = container.label or None if labelled else None
     for child in storage.entries(container.uri):
         if not child.is_folder and is_candidate(child.name):
-            yield from _one_file(child.uri, container.prefix + child.name, label, options)
+            yield from _one_file(child.uri, container.prefix + storage.spelled(child.name), label, options)
 
 
 def _scene_rows(
@@ -278,7 +327,7 @@ def _scene_rows(
 def _one_file(uri: str, tile_id: str, label: str | None, options: ReadOptions) -> Iterator[Row]:
     """One tile, or the windows of a scene. A damaged scene is one window without place: decoding says why."""
     length, stamp = storage.size_and_stamp(uri)
-    if suffix_of(tile_id) in RASTER_SUFFIXES:
+    if suffix_of(tile_id) in RASTER_SUFFIXES and stamp not in (storage.SPECIAL, storage.MISSING):
         from rsprune_dagster.corpus.rasters import layout
 
         stamp = sidecars.stamp(uri, stamp)  # before the look: a sidecar that comes during it is seen next time
@@ -300,38 +349,67 @@ def _tar_rows(
         return
     label_of = _tar_labels(container) if labelled else {}
     for own_id, member in tars.named_once(tars.tar_members(container.uri)):
-        folder, _, base = member.name.rpartition("/")
-        suffix = suffix_of(base)
-        if member.name and suffix not in IMAGE_SUFFIXES:
+        suffix = _member_suffix(member.name)
+        if member is not tars.DAMAGE and suffix not in IMAGE_SUFFIXES:
+            suffix = storage.spelled(suffix)
             ignored[suffix] = ignored.get(suffix, 0) + 1
             continue
-        tile_id = (container.prefix + own_id).rstrip("/")
+        tile_id = (container.prefix + storage.spelled(own_id)).rstrip("/")
         stamp = f"{member.length}-{member.mtime!r}-{member.offset}"
         place = {"offset": member.offset, "length": member.length}
-        yield _row(tile_id, container.uri, "tar", stamp, label_of.get(folder), **place)
+        yield _row(tile_id, container.uri, "tar", stamp, label_of.get(own_id), **place)
+
+
+def _member_suffix(name: str) -> str:
+    folder, _, base = name.rpartition("/")
+    return HOUSEKEEPING if _HOUSEKEEPING_FOLDER in folder.split("/") else suffix_of(base)
 
 
 def _tar_labels(container: Container) -> dict[str, str]:
-    """The label of each folder in a tar."""
-    names = (member.name for member in tars.tar_members(container.uri))
-    folders = {name.rpartition("/")[0] for name in names if suffix_of(name.rpartition("/")[2]) in IMAGE_SUFFIXES}
-    split = {folder: tuple(part for part in folder.split("/") if part) for folder in folders}
-    own = container.label or PurePosixPath(container.uri).name.partition(".")[0]
-    if container.label or not any(split.values()):
-        return dict.fromkeys(folders, own)
-    wrapping = wrapping_folders(set(split.values()))
-    return {folder: parts[wrapping] for folder, parts in split.items() if len(parts) > wrapping}
+    """The labels of the images in a tar, by their ids there; an image may have none.
+
+    Raises:
+        UsageError: it is the shard of a WebDataset, and no label is in it.
+    """
+    members = list(tars.named_once(tars.tar_members(container.uri)))
+    images = [own_id for own_id, member in members if _member_suffix(member.name) in IMAGE_SUFFIXES]
+    beside = webdataset.labels(container.uri, [member for _, member in members], images)
+    if beside:
+        return beside
+    folders = {image: tuple(part for part in image.split("/")[:-1] if part) for image in images}
+    own = container.label or storage.spelled(PurePosixPath(container.uri).name.partition(".")[0])
+    if container.label or not any(folders.values()):
+        if not container.label and _SHARD_NAME.search(own):
+            raise UsageError(_no_labels(container.uri))
+        return dict.fromkeys(images, own)
+    wrapping = wrapping_folders(set(folders.values()))
+    return {image: storage.spelled(parts[wrapping]) for image, parts in folders.items() if len(parts) > wrapping}
+
+
+_SHARD_NAME = re.compile(r"(^|[-_.])\d{3,}$")
+"""How WebDataset's shards are called."""
+
+
+def _no_labels(uri: str) -> str:
+    names = ", ".join(parquets.LABEL_NAMES)
+    return (
+        f"no labels in the reference {storage.spelled(uri)}: expected KEY.cls beside KEY.jpg, or one of {names} in "
+        "KEY.json, or a folder per scene in the tar, or a tar per scene that is named after it"
+    )
 
 
 def _parquet_rows(
-    container: Container, options: ReadOptions, labelled: bool, _: MutableMapping[str, int]
+    container: Container, options: ReadOptions, labelled: bool, ignored: MutableMapping[str, int]
 ) -> Iterator[Row]:
+    for column in parquets.other_columns(container.uri, options.image_columns):
+        unread = f".parquet column {storage.spelled(column)}"
+        ignored[unread] = ignored.get(unread, 0) + 1
     try:
-        for member in parquets.parquet_members(container.uri):
+        for member in parquets.parquet_members(container.uri, options.image_columns):
             label = (member.label or container.label or None) if labelled else None
             tile_id = f"{container.prefix}{member.name}"
             yield _row(tile_id, container.uri, "parquet", container.stamp, label, offset=member.row)
-    except pa.ArrowInvalid:
+    except parquets.DamagedError:
         yield _row(container.prefix.rstrip("/"), container.uri, "parquet", container.stamp, None)
 
 

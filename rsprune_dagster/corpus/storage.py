@@ -2,10 +2,18 @@
 
 A local uri is an absolute path; everything else is a URL (`s3://bucket/key`, `memory://name`). In the tables of a
 project a path inside the project is relative to it, so that a clone elsewhere has the same tables and finds its tiles.
+
+**Odd names.** A table holds text, and a name on disk or in a tar may be any bytes. So tables hold names *spelled*: a
+byte that is not UTF-8, and each byte of a control character or line separator, is written `\\xNN` (lower-case
+hexadecimal digits); a backslash that itself stands before `xNN` is written `\\x5c`. All other names are as they are.
+`unspelled` gives the name back, so a tile is found by what its table says.
 """
 
+import errno
 import os
+import re
 import stat
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -13,7 +21,27 @@ from typing import IO, Any, NamedTuple
 import fsspec
 
 MISSING = "missing"
-"""The stamp of a broken link, and of a file that vanished while it was listed."""
+"""The stamp of a broken link, of links in a circle, and of a file that vanished while it was listed."""
+
+SPECIAL = "special"
+"""The stamp of a pipe, socket or device: to read one may wait for ever."""
+
+GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP})
+"""What the system says of a file that is not there, or of a link that leads nowhere."""
+
+_ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
+_ESCAPED = re.compile(r"\\x(?=[0-9a-f]{2})")
+_ODD_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+
+_CONNECTION_ERRORS = frozenset(
+    {"ClientConnectionError", "ClientPayloadError", "EndpointConnectionError", "HTTPClientError"}
+)
+"""Of aiohttp and botocore: what stands behind the errors of fsspec's filesystems."""
+
+
+class NotRegularError(OSError):
+    """A pipe, socket or device stands where a file was expected."""
 
 
 class Entry(NamedTuple):
@@ -36,9 +64,41 @@ def absolute(source: str) -> str:
     return source.rstrip("/") if is_remote(source) else os.path.abspath(os.path.expanduser(source))
 
 
+def spelled(name: str) -> str:
+    """A name, path or uri as a table holds it: UTF-8 on one line. See the head of this module."""
+    if name.isascii() and name.isprintable() and "\\x" not in name:  # nearly all, and this runs once per tile
+        return name
+    safe = _ESCAPED.sub(r"\\x5cx", name)
+    return "".join(_hexadecimal(sign) if unicodedata.category(sign) in _ODD_CATEGORIES else sign for sign in safe)
+
+
+def _hexadecimal(sign: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in sign.encode("utf-8", "surrogateescape"))
+
+
+def unspelled(text: str) -> str:
+    """The name that `spelled` gave as `text`."""
+    if "\\x" not in text:
+        return text
+    true = _ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()), text.encode())
+    return true.decode("utf-8", "surrogateescape")
+
+
+def is_unreachable(error: BaseException | None) -> bool:
+    """Whether an error of a filesystem says that its server could not be reached or did not answer as it should."""
+    if error is None or isinstance(error, FileNotFoundError | PermissionError):
+        return False
+    status = getattr(error, "status", None)  # of an HTTP answer
+    if isinstance(status, int):
+        return status >= 500
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return isinstance(error, ConnectionError | TimeoutError) or bool(names & _CONNECTION_ERRORS)
+
+
 def located(uri: str, base: str) -> str:
-    """The uri where a table's one is relative to the folder `base`."""
-    return uri if is_remote(uri) else os.path.join(base, uri)
+    """Where a file truly is: a table's uri is spelled, and may be relative to the folder `base`."""
+    true = unspelled(uri)
+    return true if is_remote(true) else os.path.join(base, true)
 
 
 def filesystem(uri: str) -> tuple[Any, str]:
@@ -64,7 +124,7 @@ def entries(uri: str) -> list[Entry]:
     """The children of a folder, sorted by name. Links are followed; a broken one counts as a file."""
     if not is_remote(uri):
         with os.scandir(uri) as found:
-            return sorted(Entry(each.name, each.path, each.is_dir()) for each in found)
+            return sorted(Entry(each.name, each.path, _leads_to_folder(each)) for each in found)
     fs, path = filesystem(uri)
     fs.invalidate_cache(path)
     children = [(info["name"].rstrip("/"), info["type"] == "directory") for info in fs.ls(path, detail=True)]
@@ -78,11 +138,20 @@ def stamps(uri: str) -> list[tuple[str, str]]:
     """Name and stamp (as `size_and_stamp`) of the files in a folder, sorted; one request where it is far away."""
     if not is_remote(uri):
         with os.scandir(uri) as found:
-            return sorted((each.name, size_and_stamp(each.path)[1]) for each in found if not each.is_dir())
+            return sorted((each.name, size_and_stamp(each.path)[1]) for each in found if not _leads_to_folder(each))
     fs, path = filesystem(uri)
     fs.invalidate_cache(path)
     files = [info for info in fs.ls(path, detail=True) if info["type"] != "directory"]
     return sorted((info["name"].rsplit("/", 1)[-1], f"{info['size']}-{_version(info)}") for info in files)
+
+
+def _leads_to_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno in GONE:  # a link to itself
+            return False
+        raise
 
 
 def real_path(uri: str) -> str:
@@ -91,16 +160,22 @@ def real_path(uri: str) -> str:
 
 
 def size_and_stamp(uri: str) -> tuple[int | None, str]:
-    """Bytes of a file, and a text that changes when they do: size with modification time, or with etag."""
+    """Bytes of a file, and a text that changes when they do: size with modification time, or with etag.
+
+    MISSING and SPECIAL are the texts of what cannot be read.
+    """
     try:
         if not is_remote(uri):
             status = os.stat(uri)
-            return status.st_size, f"{status.st_size}-{status.st_mtime_ns}"
+            regular = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
+            return (status.st_size, f"{status.st_size}-{status.st_mtime_ns}") if regular else (None, SPECIAL)
         fs, path = filesystem(uri)
         info = fs.info(path)
         return info["size"], f"{info['size']}-{_version(info)}"
-    except FileNotFoundError:
-        return None, MISSING
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or error.errno in GONE:
+            return None, MISSING
+        raise
 
 
 def _version(info: Mapping[str, Any]) -> str:
@@ -111,7 +186,29 @@ def _version(info: Mapping[str, Any]) -> str:
 def open_binary(uri: str) -> IO[bytes]:
     """A seekable binary file, read from the start to the end in large pieces where it is far away."""
     if not is_remote(uri):
-        return Path(uri).open("rb")
+        return os.fdopen(open_regular(uri)[0], "rb")
     fs, path = filesystem(uri)
     handle: IO[bytes] = fs.open(path, "rb", cache_type="readahead", block_size=4 << 20)
     return handle
+
+
+def open_regular(path: str) -> tuple[int, int]:
+    """A descriptor of a local file, and its size in bytes. Nothing waits, whatever stands there.
+
+    Raises:
+        NotRegularError: it is a pipe, socket or device.
+        OSError: it cannot be opened.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.EOPNOTSUPP, errno.ENODEV):  # a socket, or a device without a driver
+            raise NotRegularError(error.errno, "not a regular file", path) from error
+        raise
+    status = os.fstat(fd)
+    if stat.S_ISREG(status.st_mode):
+        return fd, status.st_size
+    os.close(fd)
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    raise NotRegularError(errno.ENODEV, "not a regular file", path)

@@ -3,16 +3,26 @@
 Plain (USTAR), GNU (long names) and pax archives are understood by Python's own `tarfile`. Nothing is extracted.
 """
 
+import io
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from rsprune_dagster.corpus.storage import open_binary
 
+MOST_HEADER_BYTES = 1 << 20
+"""A longer extended header is damage: the attributes of a file are 64 KiB at most on Linux, a path 4 KiB."""
+MOST_DIGITS = 255
+"""A longer run of digits in an extended header is damage: patterns in Python's tarfile take its square."""
+
 
 class Member(NamedTuple):
-    """A file in a tar; without `offset` it cannot be read in place, without `name` the tar is damaged there."""
+    """A file in a tar. Without `offset` it cannot be read in place, without `length` it has no bytes of its own.
+
+    Without both, and without a name, the tar is damaged there.
+    """
 
     name: str
     offset: int | None
@@ -20,49 +30,107 @@ class Member(NamedTuple):
     mtime: float
 
 
+DAMAGE = Member("", None, None, 0.0)
+
+
 def tar_members(uri: str) -> Iterator[Member]:
     """The files of an uncompressed tar, in their order there; hard links last, as the files they lead to.
 
-    A tar that is damaged or cut off ends in a member without name and offset, so that the loss is seen.
+    Symbolic links, pipes and devices, and hard links to what is not there, have an offset and no length. A tar that is
+    damaged or cut off ends in a member without name and offset, so that the loss is seen.
     """
     links: list[tarfile.TarInfo] = []
-    with open_binary(uri) as handle:
-        try:
-            with tarfile.open(fileobj=handle, mode="r:") as archive:
-                for info in archive:
-                    archive.members = []  # type: ignore[attr-defined]  # else tarfile keeps every header in memory
-                    if info.islnk():
-                        links.append(info)
-                    elif info.isreg():
-                        yield _member(info)
-        except tarfile.TarError:
-            yield Member("", None, None, 0.0)
+    whole = True
+    for info in _headers(uri):
+        if info is None:
+            whole = False
+        elif info.islnk():
+            links.append(info)
+        elif not info.isdir():
+            yield _member(info)
     if links:
         yield from _linked(uri, links)
+    if not whole:
+        yield DAMAGE
+
+
+def _headers(uri: str) -> Iterator[tarfile.TarInfo | None]:
+    """The headers of a tar in their order; None at the end where it is damaged or cut off."""
+    with open_binary(uri) as handle:
+        guard = _Headers(handle)
+        try:
+            with tarfile.open(fileobj=guard, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:  # type: ignore[call-overload]
+                while (info := archive.next()) is not None:
+                    archive.members = []  # else tarfile keeps every header in memory
+                    if not (0 <= info.offset_data <= archive.offset and 0 <= info.size < 2**63):
+                        raise tarfile.ReadError("a size that cannot be")
+                    yield info
+                guard.seek(archive.offset)
+                if any(guard.read(tarfile.BLOCKSIZE)):
+                    raise tarfile.ReadError("no header where one should be")
+        except OSError:
+            raise
+        except Exception:  # tarfile raises whatever its parser stumbles over: ValueError, RecursionError, ...
+            yield None
+
+
+class _Headers:
+    """What tarfile reads through: it asks for headers alone, goes forward only, and stays inside the file.
+
+    tarfile trusts what a header says: 3 GB of names, or a size that leads back to where it was.
+    """
+
+    def __init__(self, handle: IO[bytes]) -> None:
+        self._handle = handle
+        self._size = handle.seek(0, io.SEEK_END)
+        self._furthest = handle.seek(0)
+
+    def tell(self) -> int:
+        return self._handle.tell()
+
+    def seek(self, position: int) -> int:
+        """Raises tarfile.ReadError where no tar leads."""
+        if not self._furthest - tarfile.BLOCKSIZE <= position <= self._size:
+            raise tarfile.ReadError(f"byte {position} of {self._size}")
+        self._furthest = max(self._furthest, position)
+        return self._handle.seek(position)
+
+    def read(self, n_bytes: int) -> bytes:
+        """Raises tarfile.ReadError for a header of an impossible length."""
+        if not 0 <= n_bytes <= MOST_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {n_bytes} bytes")
+        data = self._handle.read(n_bytes)
+        if n_bytes > tarfile.BLOCKSIZE and any(len(run) > MOST_DIGITS for run in re.findall(rb"\d+", data)):
+            raise tarfile.ReadError("a number too long")
+        return data
 
 
 def _member(info: tarfile.TarInfo) -> Member:
-    offset = None if info.issparse() else info.offset_data
-    return Member(info.name.removeprefix("./"), offset, info.size, info.mtime)
+    name = info.name.removeprefix("./")
+    if not info.isreg():
+        return Member(name, info.offset_data, None, info.mtime)
+    return Member(name, None if info.issparse() else info.offset_data, info.size, info.mtime)
 
 
 def _linked(uri: str, links: list[tarfile.TarInfo]) -> Iterator[Member]:
     wanted = {link.linkname.removeprefix("./") for link in links}
-    found = {}
-    with open_binary(uri) as handle, tarfile.open(fileobj=handle, mode="r:") as archive:
-        for info in archive:
-            archive.members = []  # type: ignore[attr-defined]
-            if info.isreg() and info.name.removeprefix("./") in wanted:
-                found[info.name.removeprefix("./")] = _member(info)
+    found = {
+        info.name.removeprefix("./"): _member(info)
+        for info in _headers(uri)
+        if info is not None and info.isreg() and info.name.removeprefix("./") in wanted
+    }
     for link in links:
-        target = found.get(link.linkname.removeprefix("./"), Member("", None, None, 0.0))
-        yield target._replace(name=link.name.removeprefix("./"))
+        nowhere = Member("", link.offset_data, None, link.mtime)
+        yield found.get(link.linkname.removeprefix("./"), nowhere)._replace(name=link.name.removeprefix("./"))
 
 
 def named_once(members: Iterator[Member]) -> Iterator[tuple[str, Member]]:
     """The members, each with an id of its own: tars may repeat names, whose second and third ids end in `~2`, `~3`."""
     seen: Counter[str] = Counter()
     for member in members:
-        seen[member.name] += 1
-        again = seen[member.name]
-        yield member.name if again == 1 else f"{member.name}~{again}", member
+        own_id = member.name
+        while own_id in seen:
+            seen[member.name] += 1
+            own_id = f"{member.name}~{seen[member.name]}"
+        seen[own_id] += 1
+        yield own_id, member

@@ -132,7 +132,7 @@ def complex_tif(picture: Pixels) -> bytes:
 
 
 def desktop_leftover(picture: Pixels) -> bytes:
-    """What a file manager leaves in a folder."""
+    """What a file manager leaves in a folder, which is no fault."""
     return b"\x00\x00\x00\x01Bud1" + bytes(120)
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Final
 
+from rsprune_dagster.corpus.sources import HOUSEKEEPING, IMAGE_SUFFIXES
 from rsprune_dagster.pruning.checks.verdict import N_EXAMPLES, Verdict, named, row, rows, within_bounds
 from rsprune_dagster.pruning.method import MIN_TARGET_TILES
 
@@ -11,6 +12,15 @@ MAX_ENTROPY_BITS: Final = 8
 """log2 of 256 grey levels."""
 SAMPLING_ERRORS: Final = 2.0
 """A small scene may lose this many standard errors more than its share before that says anything."""
+
+BESIDE_IMAGES: Final = frozenset(
+    {HOUSEKEEPING, "(hidden)", "(no suffix)", ".parquet without image bytes"}
+    | {".txt", ".md", ".rst", ".html", ".pdf", ".log", ".json", ".jsonl", ".geojson", ".xml", ".yaml", ".yml"}
+    | {".csv", ".tsv", ".cls", ".md5", ".sha256", ".crc", ".tfw", ".jgw", ".pgw", ".wld", ".prj", ".aux", ".ovr", ".py"}
+)
+"""What no tile is looked for in: notes, labels, tables, checksums, world files and overviews."""
+N_KINDS: Final = 6
+"""Suffixes that a sentence names."""
 
 
 def unique_ids(corpus: Path) -> Verdict:
@@ -76,6 +86,23 @@ def read_as_asked(corpus: Path) -> Verdict:
         return Verdict(True, "the values given for reading tiles were used.", found)
     told = "; ".join(f"corpus.{name} has no effect, as no tile is {what}" for name, what in idle.items())
     return Verdict(False, f"{told}. Leave it out, or name the sources that it was meant for.", found)
+
+
+def all_read(corpus: Path) -> Verdict:
+    """No file was passed by that may hold tiles: only those that customarily stand beside images."""
+    ignored: dict[str, int] = json.loads((corpus / "corpus.json").read_text())["ignored_files"]
+    unread = {kind: n for kind, n in ignored.items() if kind not in BESIDE_IMAGES}
+    figures = {"n_ignored": sum(ignored.values()), "n_unread": sum(unread.values())}
+    if not unread:
+        return Verdict(True, "no file was passed by that may hold tiles.", figures)
+    commonest = sorted(unread.items(), key=lambda item: (-item[1], item[0]))[:N_KINDS]
+    kinds = ", ".join(f"{n:,} x {kind}" for kind, n in commonest) + (", ..." if len(unread) > N_KINDS else "")
+    return Verdict(
+        False,
+        f"{sum(unread.values()):,} files or columns may hold tiles and are not read: {kinds}; read are "
+        f"{', '.join(sorted(IMAGE_SUFFIXES))}, .tar and .parquet: convert or unpack what belongs to the corpus.",
+        figures,
+    )
 
 
 def not_shrunken(corpus: Path, n_before: int | None, *, max_shrink_fraction: float) -> Verdict:

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from rsprune_dagster.corpus.decode import TileReader
 from rsprune_dagster.corpus.export import export_subset
-from rsprune_dagster.corpus.storage import located
+from rsprune_dagster.corpus.storage import located, spelled
 from rsprune_dagster.progress import Progress
 from rsprune_dagster.pruning.steps.scan import read_options
 
@@ -21,7 +21,7 @@ def export_kept(assets: Path, target: Path, *, form: str, progress: Progress) ->
     """
     options = read_options(assets / "raw_corpus")
     subset = pq.read_table(assets / "pruned_subset" / "pruned_subset.parquet")
-    uris = pa.array([located(uri, options.base) for uri in subset.column("uri").to_pylist()], pa.string())
+    uris = pa.array([spelled(located(uri, options.base)) for uri in subset.column("uri").to_pylist()], pa.string())
     subset = subset.set_column(subset.schema.get_field_index("uri"), subset.schema.field("uri"), uris)
     with TileReader(options) as reader:
         export_subset(subset, target, form=form, read_bytes=reader.read_bytes, progress=progress)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.shards import Shard, ShardCache, ShardListing
-from rsprune_dagster.corpus.sources import Container, Listing, list_corpus, members
+from rsprune_dagster.corpus.sources import LISTING_VERSION, Container, Listing, list_corpus, members
 from rsprune_dagster.corpus.tables import CONTENT_ORDER, scalar, write_batches, write_query
 from rsprune_dagster.corpus.tiles import LOCATION, SCAN
 from rsprune_dagster.errors import RunError, UsageError
@@ -64,7 +64,7 @@ class Scanner:
 
     def shards(self, listing: Listing, *, labelled: bool) -> tuple[list[Shard], Counter[str]]:
         """The shards of a corpus, old ones kept, and the files in it that are no tiles, counted by suffix."""
-        identity = (self.options.values(), self.shard_size, labelled)
+        identity = (LISTING_VERSION, self.options.values(), self.shard_size, labelled)
         rows = partial(_rows, options=self.options, labelled=labelled)
         shards, ignored = self.cache.plan(
             listing.containers, ShardListing(rows, self._unchanged, self.shard_size, identity)

@@ -1,0 +1,56 @@
+"""Labels in a WebDataset: a tar in which a sample's files share a key, the path up to the first dot of the file's name.
+
+github.com/webdataset/webdataset: the class of `forest/0001.jpg` stands in `forest/0001.cls`, as a number or a name, or
+in `forest/0001.json`, under `label`, `scene`, `class` or `category`. `.cls` goes before `.json`.
+"""
+
+import json
+from collections.abc import Collection, Sequence
+from typing import IO
+
+from rsprune_dagster.corpus.parquets import LABEL_NAMES
+from rsprune_dagster.corpus.storage import open_binary, spelled
+from rsprune_dagster.corpus.tars import Member
+
+MOST_LABEL_BYTES = 1 << 20
+"""A longer file is no label; it is not read."""
+
+
+def labels(uri: str, members: Sequence[Member], images: Collection[str]) -> dict[str, str]:
+    """The labels (spelled) of `images` (names in the tar) that have a file beside them that tells it."""
+    keys = {key_of(image) for image in images}
+    found: dict[str, str] = {}
+    with open_binary(uri) as tar:
+        for kind in ("json", "cls"):  # the later wins
+            for member in members:
+                if member.name.endswith(f".{kind}") and (key := key_of(member.name)) in keys:
+                    label = _label(_content(tar, member), kind)
+                    found.update({key: label} if label else {})
+    return {image: found[key_of(image)] for image in images if key_of(image) in found}
+
+
+def key_of(name: str) -> str:
+    """`forest/0001` of `forest/0001.seg.png`."""
+    folder, slash, base = name.rpartition("/")
+    return f"{folder}{slash}{base.partition('.')[0]}"
+
+
+def _content(tar: IO[bytes], member: Member) -> bytes:
+    if member.offset is None or member.length is None or member.length > MOST_LABEL_BYTES:
+        return b""
+    tar.seek(member.offset)
+    return tar.read(member.length)
+
+
+def _label(content: bytes, kind: str) -> str:
+    """The label, or nothing where there is none."""
+    text = content.decode("utf-8", "surrogateescape").strip()
+    if kind == "cls":
+        return spelled(text)
+    try:
+        facts = json.loads(text)
+    except (ValueError, RecursionError):
+        return ""
+    values = [facts.get(name) for name in LABEL_NAMES] if isinstance(facts, dict) else []
+    given = (str(value) for value in values if isinstance(value, str | int) and not isinstance(value, bool))
+    return spelled(next(given, "").strip())
