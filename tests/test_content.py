@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rsprune_dagster.errors import RunError
 from rsprune_dagster.resources.asset_store import AssetStore
+from rsprune_dagster.corpus.seal import KEY, UNSEALED, sealed
 from rsprune_dagster.resources.content import tree_of
 from rsprune_dagster.resources.dvc_cache import DvcCache
 
@@ -51,14 +52,17 @@ def test_any_change_changes_the_digest(tmp_path: Path, change: dict[str, bytes])
 def test_with_a_memory_only_changed_files_are_read(tmp_path: Path) -> None:
     folder, memory = filled(tmp_path / "data"), tmp_path / "memory.json"
     first = tree_of(folder, memory=memory)
-    doctored = dict.fromkeys(json.loads(memory.read_text()), "f" * 32)
-    memory.write_text(json.dumps(doctored))
+    doctored = {**dict.fromkeys(json.loads(memory.read_text()), "f" * 32), KEY: UNSEALED}
+    memory.write_bytes(sealed(json.dumps(doctored).encode()))
     assert {entry.md5 for entry in tree_of(folder, memory=memory).entries} == {"f" * 32}  # nothing was read
     (folder / "b.txt").write_bytes(b"changed")
     read = [entry.relpath for entry in tree_of(folder, memory=memory).entries if entry.md5 != "f" * 32]
     assert read == ["b.txt"]
-    memory.write_text("not JSON")
-    assert tree_of(filled(folder), memory=memory) == first
+    filled(folder)
+    flipped = memory.read_bytes().replace(b"f" * 32, b"f" * 31 + b"e", 1)
+    for damaged in (b"not JSON", b"", flipped):
+        memory.write_bytes(damaged)
+        assert tree_of(folder, memory=memory) == first
 
 
 def test_what_is_kept_can_be_placed_again(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """Vectors are kept by content, block by block."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,11 +53,22 @@ def test_an_empty_cache_knows_nothing(tmp_path: Path) -> None:
     assert list(cache.blocks()) == []
 
 
-def test_a_block_cut_short_is_forgotten_not_trusted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("read", [EmbeddingCache.known, lambda cache: list(cache.blocks())])
+def test_a_damaged_block_is_forgotten_not_trusted(
+    tmp_path: Path, read: Callable[[EmbeddingCache], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Cut off, emptied, or with a bit flipped: every 997th, so in the header, the digests and the signs of vectors."""
     cache = EmbeddingCache(tmp_path)
-    cache.add(some(5), np.ones((5, 4)))
+    cache.add(some(5), np.random.default_rng(0).normal(size=(5, 400)))
     cache.add(some(5, 100), np.ones((5, 4)))
     broken = sorted(tmp_path.iterdir())[0]
-    broken.write_bytes(broken.read_bytes()[:-10])
-    assert len(cache.known()) == 5
-    assert not broken.exists()
+    whole = broken.read_bytes()
+    flips = [whole[: bit // 8] + bytes([whole[bit // 8] ^ 1 << bit % 8]) + whole[bit // 8 + 1 :] for bit in range(0, 8 * len(whole), 997)]
+    for damaged in (whole[:-10], b"", bytes(len(whole)), *flips):
+        broken.write_bytes(damaged)
+        caplog.clear()
+        read(cache)
+        assert not broken.exists()
+        assert [record.getMessage() for record in caplog.records] == [f"{broken} is damaged: its work is done again"]
+        assert len(cache.known()) == 5
+

@@ -17,7 +17,9 @@ import yaml
 from servers import free_port, mlflow_server, s3_environment, s3_server
 from tiny_project import ASSETS, SENTENCE, Tiny, tiny_project
 
+from rsprune_dagster.errors import RunError
 from rsprune_dagster.resources.content import tree_of
+from rsprune_dagster.resources.journal import DAMAGED, RECORD
 from rsprune_dagster.resources.lineage import Materialization
 from rsprune_dagster.resources.mlflow_courier import courier_trouble, deliver
 from rsprune_dagster.resources.mlflow_store import connect
@@ -208,6 +210,40 @@ def test_params_changed_while_an_asset_was_made_are_not_said_to_have_made_it(
     assert tiny.run().success
     locked = {name: tiny.dvc.lock()[name]["params"]["params.yaml"]["compute.seed"] for name in ASSETS}
     assert locked == {"first": 0, "second": 0, "third": 7}
+
+
+def test_the_marks_of_a_merge_in_dvc_lock_are_one_line_and_nothing_is_written(made: Tiny) -> None:
+    lock, before = made.root / "dvc.lock", tree_of(made.root / "assets" / "first").digest
+    conflict = f"<<<<<<< HEAD\n{lock.read_text()}=======\n>>>>>>> other\n"
+    lock.write_text(conflict)
+    sentence = r"dvc.lock holds the marks of a merge \(<<<<<<<\): resolve it, or take one side with `git checkout --ours`"
+    with pytest.raises(RunError, match=sentence) as raised:
+        made.dvc.lock()
+    assert "\n" not in str(raised.value)
+    made.plan(salt="other")
+    assert not made.run().success
+    assert (lock.read_text(), tree_of(made.root / "assets" / "first").digest) == (conflict, before)
+    lock.write_text("stages: [")
+    with pytest.raises(RunError, match="dvc.lock is damaged: bring it back with `git checkout`"):
+        made.dvc.lock()
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 100, b'{"run_id', b"null"])
+def test_a_damaged_record_is_set_aside_and_said_once(
+    made: Tiny, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = made.journal.records()
+    path = made.journal.folder(records[0]) / RECORD
+    path.write_bytes(damage)
+    caplog.clear()
+    assert made.journal.records() == made.journal.records() == records[1:]
+    aside = path.with_name(RECORD + DAMAGED)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path} was damaged and is set aside as {aside.name}: what it said of one materialization is lost"
+    ]
+    assert aside.read_bytes() == damage
+    if not damage:
+        assert made.run().success
 
 
 def _set_seed(tiny: Tiny, seed: int) -> None:

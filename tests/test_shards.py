@@ -12,6 +12,7 @@ from PIL import Image
 
 from rsprune_dagster.corpus import shards as shards_module
 from rsprune_dagster.corpus.options import ReadOptions
+from rsprune_dagster.corpus.seal import is_sealed
 from rsprune_dagster.corpus.shards import Shard, ShardCache, remove_drafts, written_whole
 from rsprune_dagster.corpus.sources import list_corpus
 from rsprune_dagster.errors import RunError
@@ -149,6 +150,25 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [path.name for path in target.parent.iterdir()] == ["file"]
 
 
+def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, str]] = []
+    replace, fsync = os.replace, os.fsync
+
+    def replaced(draft: Path, target: Path) -> None:
+        calls.append(("replace", target.name))
+        replace(draft, target)
+
+    def synced(descriptor: int) -> None:
+        calls.append(("fsync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.partition(".draft")[1]))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "replace", replaced)
+    monkeypatch.setattr(os, "fsync", synced)
+    with written_whole(tmp_path / "file") as draft:
+        draft.write_text("new")
+    assert calls == [("fsync", ".draft"), ("replace", "file"), ("fsync", "")]
+
+
 def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="No space left on device; free some space"), written_whole(tmp_path / "file"):
         raise OSError(28, "No space left on device")
@@ -163,11 +183,43 @@ def test_drafts_of_the_dead_are_removed_and_of_the_living_kept(tmp_path: Path) -
     assert living.exists()
 
 
-def test_a_damaged_layout_is_made_anew(tmp_path: Path, corpus: Path) -> None:
-    before = keys(tmp_path, corpus)
-    for layout in (tmp_path / "cache" / "layout").iterdir():
-        layout.write_text("{half")
-    assert keys(tmp_path, corpus) == before
+@pytest.mark.parametrize("sources", ["folder", "tar"])
+@pytest.mark.parametrize("kept", ["layout", "shards", "work/scan"])
+def test_damaged_work_is_done_again_to_the_same_bytes(
+    tmp_path: Path, corpus: Path, sources: str, kept: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Cut off, emptied, overwritten with zeros, or with a single bit flipped."""
+    if sources == "tar":
+        write_tar(tmp_path / "tiles.tar", list(range(20)))
+    source = str(corpus if sources == "folder" else tmp_path / "tiles.tar")
+    run([source], tmp_path / "before", scanner(tmp_path))
+    path = next(path for path in sorted((tmp_path / "cache" / kept).rglob("*")) if path.is_file())
+    whole = path.read_bytes()
+    middle, last = len(whole) // 2, len(whole) - 1
+    for number, damaged in enumerate(
+        (whole[:middle], b"", bytes(len(whole)), flipped(whole, 0), flipped(whole, middle), flipped(whole, last))
+    ):
+        path.write_bytes(damaged)
+        caplog.clear()
+        report = run([source], tmp_path / f"after-{number}", scanner(tmp_path))
+        assert report.n_shards_computed == (kept == "work/scan")
+        assert [record.getMessage() for record in caplog.records] == [f"{path} is damaged: its work is done again"]
+        assert path.read_bytes() == whole
+        for name in ("manifest.parquet", "quarantine.parquet", "corpus.json"):
+            assert (tmp_path / "before" / name).read_bytes() == (tmp_path / f"after-{number}" / name).read_bytes()
+
+
+def test_a_flipped_bit_is_noticed_wherever_it_is(tmp_path: Path, corpus: Path) -> None:
+    run([str(corpus)], tmp_path / "one", scanner(tmp_path))
+    for kept in ("layout", "shards", "work/scan"):
+        path = next(path for path in (tmp_path / "cache" / kept).rglob("*") if path.is_file())
+        whole = path.read_bytes()
+        assert is_sealed(whole)
+        assert not [bit for bit in range(0, 8 * len(whole), 61) if is_sealed(flipped(whole, bit // 8, bit % 8))]
+
+
+def flipped(data: bytes, byte: int, bit: int = 0) -> bytes:
+    return data[:byte] + bytes([data[byte] ^ 1 << bit]) + data[byte + 1 :]
 
 
 def test_a_shard_is_its_rows(tmp_path: Path, corpus: Path) -> None:

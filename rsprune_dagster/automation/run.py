@@ -4,7 +4,7 @@ import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from rsprune_dagster.automation.checks import build_checks
 from rsprune_dagster.automation.gate import findings, gate, warnings
 from rsprune_dagster.errors import RunError, UsageError, UserError
 from rsprune_dagster.params import Params, suggest
+from rsprune_dagster.resources.file_lock import held
 from rsprune_dagster.resources.journal import is_alive, this_process
 from rsprune_dagster.resources.lineage import Lineage
 from rsprune_dagster.resources.settings import Compute, Store
@@ -40,7 +41,8 @@ def materialize(
         assets: none named: all that have no partitions.
         partition: of the assets that have some, by dimension.
         home: the folder of the Dagster instance that records the run (a DAGSTER_HOME); none: nothing is recorded.
-        warn: told the sentence of each check that did not pass and lets the run go on.
+        warn: told the sentence of each check that did not pass and lets the run go on, and whether another command
+            is waited for.
 
     Raises:
         GateError: a blocking check did not pass; what follows its asset was not made.
@@ -60,7 +62,7 @@ def materialize(
         "lineage": lineage,
     }
     tags = {COMMAND: uuid.uuid4().hex, PROCESS: this_process()}
-    with _instance(home) as instance, _quiet():
+    with _alone(cache_root.parent, partition, warn), _instance(home) as instance, _quiet():
         end_killed_runs(instance)
         try:
             run = dg.materialize(
@@ -123,6 +125,16 @@ def _known(names: Sequence[str], definitions: Sequence[dg.AssetsDefinition]) -> 
         if name not in known:
             raise UsageError(f"no asset is called {name}{suggest(name, known)}; there are {', '.join(known)}")
     return names
+
+
+def _alone(
+    work: Path, partition: Mapping[str, str] | None, say: Callable[[str], object]
+) -> AbstractContextManager[None]:
+    """One command at a time makes assets in a place: else one reads what the other replaces.
+
+    Partitions stand beside each other, so they may be made by several commands.
+    """
+    return nullcontext() if partition else held(work / "lock", f"{work / 'lock'}, as it makes assets there", say)
 
 
 @contextmanager

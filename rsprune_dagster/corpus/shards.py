@@ -18,11 +18,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rsprune_dagster.corpus.seal import KEY, UNSEALED, is_whole, read_whole, sealed, sealed_table
 from rsprune_dagster.corpus.sources import Container
 from rsprune_dagster.corpus.tiles import LOCATION
 from rsprune_dagster.errors import RunError
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 _FIELD, _ROW = "\x1f", "\x1e"
 
 
@@ -48,6 +49,8 @@ def digest(*parts: object) -> str:
 def written_whole(target: Path) -> Iterator[Path]:
     """A path to write to; it becomes `target` by rename when the block ends well, and vanishes when it does not.
 
+    The file and its name are on the disk when the block has ended: a crash of the machine leaves no empty file.
+
     Raises:
         RunError: the disk is full or not writable; the old file, if any, is untouched.
     """
@@ -55,7 +58,9 @@ def written_whole(target: Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield draft
+        _flush(draft)
         os.replace(draft, target)
+        _flush(target.parent)
     except OSError as error:
         raise RunError(
             f"cannot write {target}: {error.strerror or error}; free some space or choose another place, "
@@ -64,6 +69,14 @@ def written_whole(target: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove_drafts(root: Path) -> int:
@@ -97,7 +110,7 @@ class ShardCache:
     """Layouts and finished work below one folder.
 
     `layout/` holds, for each container, the list of its shards; `shards/` their rows; `work/<step>/` the results, each
-    under the hash of its input, code and parameters.
+    under the hash of its input, code and parameters. Each file is sealed (`corpus.seal`): a damaged one is made again.
     """
 
     root: Path
@@ -126,7 +139,7 @@ class ShardCache:
         known = _read_layout(index)
         shards = [self._shard(key, n_tiles) for key, n_tiles in known.get("shards", [])]
         same_stamp = known.get("stamp") == container.stamp
-        if shards and container.stamp and same_stamp and all(shard.path.exists() for shard in shards):
+        if shards and container.stamp and same_stamp and all(is_whole(shard.path) for shard in shards):
             return shards, known["ignored"]
         rows, ignored = listing.rows(container)
         # loose files are stamped one by one, a container's members only by the container
@@ -138,8 +151,9 @@ class ShardCache:
             for start in range(0, fresh.num_rows, listing.shard_size)
         ]
         shard_list = [(shard.key, shard.n_tiles) for shard in kept + made]
+        layout = {"stamp": container.stamp, "shards": shard_list, "ignored": ignored, KEY: UNSEALED}
         with written_whole(index) as draft:
-            draft.write_text(json.dumps({"stamp": container.stamp, "shards": shard_list, "ignored": ignored}))
+            draft.write_bytes(sealed(json.dumps(layout).encode()))
         return kept + made, ignored
 
     def _shard(self, key: str, n_tiles: int) -> Shard:
@@ -147,20 +161,18 @@ class ShardCache:
 
     def _write(self, rows: pa.Table, stamp: str) -> Shard:
         """A new shard. The container's stamp is in its key: equal rows of a rewritten tar are not the same tiles."""
-        key = hashlib.sha256(_ROW.join([stamp, *_identities(rows)]).encode()).hexdigest()
+        key = hashlib.sha256(_ROW.join([str(LAYOUT_VERSION), stamp, *_identities(rows)]).encode()).hexdigest()
         shard = self._shard(key, rows.num_rows)
-        if not shard.path.exists():
+        if not is_whole(shard.path):
             with written_whole(shard.path) as draft:
-                pq.write_table(rows, draft)
+                draft.write_bytes(sealed_table(rows))
         return shard
 
 
 def _read_layout(index: Path) -> Mapping[str, Any]:
-    try:
-        layout: Mapping[str, Any] = json.loads(index.read_text())
-        return layout
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
+    data = read_whole(index)
+    layout: Mapping[str, Any] = json.loads(data) if data else {}
+    return layout
 
 
 def _identities(rows: pa.Table) -> list[str]:
@@ -173,7 +185,7 @@ def _still_there(shards: Sequence[Shard], rows: pa.Table, unchanged: Callable[[S
     return [
         shard
         for shard in shards
-        if shard.path.exists()
+        if is_whole(shard.path)
         and present.issuperset(_identities(shard.rows()))
         and (unchanged is None or unchanged(shard))
     ]

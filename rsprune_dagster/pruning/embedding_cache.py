@@ -1,6 +1,6 @@
 """Vectors already computed, by the content they are of: a moved file or a new threshold costs only what is new.
 
-A block is a safetensors file with one chunk of work: `md5` (n, 16) uint8, rising, and `vectors` (n, d) float16.
+A block is a sealed safetensors file with one chunk of work: `md5` (n, 16) uint8, rising, `vectors` (n, d) float16.
 """
 
 import hashlib
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
+from rsprune_dagster.corpus.seal import KEY, UNSEALED, read_whole, sealed
 from rsprune_dagster.corpus.shards import written_whole
 
 DIGEST = np.dtype("S16")
@@ -46,7 +46,7 @@ class EmbeddingCache:
             "vectors": np.ascontiguousarray(vectors[order], dtype=np.float16),
         }
         with written_whole(self.folder / f"{hashlib.sha256(raw.tobytes()).hexdigest()}.safetensors") as draft:
-            draft.write_bytes(save(tensors))  # not save_file, which hides that the disk is full
+            draft.write_bytes(sealed(save(tensors, {KEY: UNSEALED})))  # save_file hides that the disk is full
 
     def known(self) -> np.ndarray:
         """(m,) S16, rising and distinct: what there are vectors of."""
@@ -62,11 +62,8 @@ class EmbeddingCache:
             yield md5.reshape(-1).view(DIGEST), vectors
 
     def _read(self, *names: str) -> Iterator[list[np.ndarray]]:
+        """Block by block. A damaged block is removed, with a warning: its tiles have no vectors any more."""
         for block in sorted(self.folder.glob("*.safetensors")):
-            try:
-                with safe_open(block, framework="numpy") as file:
-                    tensors = [np.ascontiguousarray(file.get_tensor(name)) for name in names]
-            except SafetensorError:
-                block.unlink(missing_ok=True)  # cut short by a crash of the machine: its tiles are computed again
-            else:
-                yield tensors
+            if (data := read_whole(block)) is not None:
+                tensors = load(data)
+                yield [tensors[name] for name in names]

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from rsprune_dagster.corpus.decode import TileReader
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.pixels import Pixels
+from rsprune_dagster.corpus.seal import is_whole, sealed_table
 from rsprune_dagster.corpus.shards import Shard, ShardCache, written_whole
 from rsprune_dagster.corpus.tiles import FACTS, SCAN
 from rsprune_dagster.errors import TileError
@@ -35,10 +36,10 @@ def scan_identity(options: ReadOptions, patch_grid: int) -> tuple[object, ...]:
 def scan_shard(shard: Shard, cache: ShardCache, options: ReadOptions, patch_grid: int) -> Path:
     """Scan a shard, unless that is done already; returns the Parquet file of its SCAN rows."""
     target = cache.result("scan", shard, *scan_identity(options, patch_grid))
-    if not target.exists():
+    if not is_whole(target):
         table = scan_tiles(shard.rows(), options, patch_grid)
         with written_whole(target) as draft:
-            pq.write_table(table, draft)
+            draft.write_bytes(sealed_table(table))
     return target
 
 
@@ -53,7 +54,7 @@ def scan_tiles(rows: pa.Table, options: ReadOptions, patch_grid: int) -> pa.Tabl
 
 def same_bytes(shard: Shard, scan: Path, options: ReadOptions) -> bool:
     """Whether the tiles of a shard still have the bytes that its scan saw: read and hashed, not decoded."""
-    if not scan.exists():
+    if not is_whole(scan):
         return True  # it will be scanned anyway
     seen = pq.read_table(scan, columns=["content_md5"]).column(0).to_pylist()
     with TileReader(options) as reader:

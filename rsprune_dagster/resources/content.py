@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rsprune_dagster.corpus.seal import KEY, UNSEALED, is_sealed, sealed
 from rsprune_dagster.corpus.shards import written_whole
 
 
@@ -59,7 +60,7 @@ def tree_of(folder: Path, *, memory: Path | None = None) -> Tree:
     tree = Tree(tuple(_entry(relpath, path, known, seen) for relpath, path in _files(folder)))
     if memory is not None and seen != known:
         with written_whole(memory) as draft:
-            draft.write_text(json.dumps(seen))
+            draft.write_bytes(sealed(json.dumps({**seen, KEY: UNSEALED}).encode()))
     return tree
 
 
@@ -82,6 +83,9 @@ def _md5(path: Path) -> str:
 def _recall(memory: Path | None) -> dict[str, str]:
     """What an earlier reading left; nothing where the file is missing or damaged."""
     try:
-        return dict(json.loads(memory.read_text())) if memory else {}
-    except (OSError, ValueError, TypeError):
+        data = memory.read_bytes() if memory else b""
+    except OSError:
         return {}
+    known: dict[str, str] = json.loads(data) if is_sealed(data) else {}
+    known.pop(KEY, None)
+    return known

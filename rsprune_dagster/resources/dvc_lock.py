@@ -1,9 +1,7 @@
 """dvc.lock, written as `dvc commit` would: what each stage was made from, and the hash of what it made."""
 
-import fcntl
 import hashlib
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ import yaml
 from rsprune_dagster.corpus.shards import written_whole
 from rsprune_dagster.errors import RunError
 from rsprune_dagster.resources.content import Tree
+from rsprune_dagster.resources.file_lock import held
 
 Stage = dict[str, Any]
 """A stage's entry in dvc.lock: cmd, deps, params, outs."""
@@ -23,7 +22,6 @@ ASSETS = "assets"
 """The folder, beside dvc.yaml, that holds a folder per asset."""
 
 PATIENCE_S = 600
-_SAID_AFTER_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -40,9 +38,13 @@ class DvcProject:
         return dict(yaml.safe_load((self.root / "dvc.yaml").read_text())["stages"])
 
     def lock(self) -> dict[str, Stage]:
-        """What dvc.lock says of each asset; empty where there is none yet."""
+        """What dvc.lock says of each asset; empty where there is none yet.
+
+        Raises:
+            RunError: it is damaged, or holds the marks of a merge.
+        """
         try:
-            return _stages((self.root / "dvc.lock").read_text())
+            return _stages((self.root / "dvc.lock").read_bytes(), str(self.root / "dvc.lock"))
         except FileNotFoundError:
             return {}
 
@@ -50,14 +52,14 @@ class DvcProject:
         """dvc.lock as a git commit holds it; empty where it holds none.
 
         Raises:
-            RunError: git does not know the revision.
+            RunError: git does not know the revision, or what it holds is no dvc.lock.
         """
         shown = subprocess.run(
             ["git", "-C", str(self.root), "show", f"{revision}:./dvc.lock"], capture_output=True, text=True, check=False
         )
         if shown.returncode and "does not exist" not in shown.stderr and "exists on disk" not in shown.stderr:
             raise RunError(f"git cannot show dvc.lock at {revision}: {shown.stderr.strip()}")
-        return _stages(shown.stdout) if shown.returncode == 0 else {}
+        return _stages(shown.stdout.encode(), f"dvc.lock at {revision}") if shown.returncode == 0 else {}
 
     def lock_md5(self) -> str:
         """The md5 of dvc.lock; empty where there is none yet."""
@@ -115,9 +117,7 @@ class DvcProject:
             RunError: it was held for longer than `patience_s`.
         """
         path = self.root / ".dvc" / "tmp" / "lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+") as file:
-            _acquire(file.fileno(), path, say, patience_s)
+        with held(path, f"DVC's lock {path}", say, patience_s=patience_s):
             yield
 
     def _dependency(self, path: str, inputs: Mapping[str, Tree]) -> Stage:
@@ -139,27 +139,6 @@ def version_in(stages: Mapping[str, Stage], asset: str) -> str:
     return next((out["md5"] for out in outs if out["path"] == f"{ASSETS}/{asset}"), "")
 
 
-def _acquire(descriptor: int, path: Path, say: Callable[[str], object], patience_s: float) -> None:
-    began = time.monotonic()
-    said = False
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waited_s = time.monotonic() - began
-            if waited_s > patience_s:
-                raise RunError(
-                    f"DVC's lock {path} has been held by another process for {waited_s:.0f} s: "
-                    "let that `dvc` command end, or stop it, then run again"
-                ) from None
-            if waited_s > _SAID_AFTER_S and not said:
-                said = True
-                say(f"another process holds DVC's lock {path}: waiting for it")
-            time.sleep(0.05)
-        else:
-            return
-
-
 def _folder(path: str, tree: Tree) -> Stage:
     return {"path": path, "hash": "md5", "md5": tree.digest, "size": tree.size_bytes, "nfiles": tree.n_files}
 
@@ -170,5 +149,12 @@ def _value(values: Any, name: str) -> Any:
     return values
 
 
-def _stages(text: str) -> dict[str, Stage]:
-    return dict((yaml.safe_load(text) or {}).get("stages") or {})
+def _stages(text: bytes, source: str) -> dict[str, Stage]:
+    try:
+        return dict((yaml.safe_load(text) or {}).get("stages") or {})
+    except (yaml.YAMLError, ValueError, AttributeError) as error:
+        if b"<<<<<<<" in text:
+            wrong = "holds the marks of a merge (<<<<<<<): resolve it, or take one side with `git checkout --ours`"
+        else:
+            wrong = "is damaged: bring it back with `git checkout`"
+        raise RunError(f"{source} {wrong}, then run again") from error

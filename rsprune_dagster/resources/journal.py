@@ -6,8 +6,10 @@ leaves a record that tells what it was about to do.
 
 import dataclasses
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +19,10 @@ from rsprune_dagster.corpus.shards import written_whole
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 RECORD = "record.json"
 PICTURES = "pictures"
+DAMAGED = ".damaged"
+"""Behind the name of a record that cannot be read."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,20 @@ def _signalled(pid: int) -> bool:
 
 def _load(path: Path) -> Record | None:
     try:
-        return Record(**json.loads(path.read_text()))
+        values = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
+    except ValueError:
+        values = None
+    if isinstance(values, dict):
+        return Record(**values)
+    _set_aside(path)
+    return None
+
+
+def _set_aside(path: Path) -> None:
+    """Rename a damaged record, so that the journal goes on without it and says so once."""
+    aside = path.with_name(path.name + DAMAGED)
+    with suppress(OSError):
+        os.replace(path, aside)
+    _log.warning("%s was damaged and is set aside as %s: what it said of one materialization is lost", path, aside.name)

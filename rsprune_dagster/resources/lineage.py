@@ -171,8 +171,10 @@ class Materialization:
         """Record what the asset is made from, as it lies here now: what changes later has not made it.
 
         Raises:
-            RunError: an upstream asset has not been materialized.
+            RunError: an upstream asset has not been materialized, or dvc.lock cannot be read.
         """
+        if self.project:
+            self.project.lock()  # one that cannot be read is told of before the work, not after it
         trees = self.inputs()
         inputs = {name: tree.digest for name, tree in trees.items()}
         adopt(inputs, self.context.instance, self.journal)

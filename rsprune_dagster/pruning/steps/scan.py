@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rsprune_dagster.corpus.options import ReadOptions
+from rsprune_dagster.corpus.seal import is_whole
 from rsprune_dagster.corpus.shards import Shard, ShardCache, ShardListing
 from rsprune_dagster.corpus.sources import LISTING_VERSION, Container, Listing, list_corpus, members
 from rsprune_dagster.corpus.tables import CONTENT_ORDER, scalar, write_batches, write_query
@@ -90,9 +91,11 @@ def scan(sources: Sequence[str], folder: Path, scanner: Scanner, *, labelled: bo
     shards, ignored = scanner.shards(listing, labelled=labelled)
     if not shards:
         raise UsageError(f"no image in {', '.join(sources)}: give a folder, tar, Parquet file or GeoTIFF with images")
-    todo = [shard for shard in shards if not scanner.result(shard).exists()]
-    _scan_all(todo, scanner, label)
     scans = [scanner.result(shard) for shard in shards]
+    with _pool(scanner.workers) as pool:
+        done = list(pool.map(is_whole, scans))
+    todo = [shard for shard, is_done in zip(shards, done, strict=True) if not is_done]
+    _scan_all(todo, scanner, label)
     report = _write_tables(scans, folder, scanner.home, ignored, len(shards), len(todo))
     write_options(scanner.options, ignored, folder)
     if report.n_tiles == 0:

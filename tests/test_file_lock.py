@@ -1,0 +1,62 @@
+"""Two commands that make assets in one place: the second says so and waits; a killed one leaves no lock."""
+
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import Mock
+
+import dagster as dg
+import pytest
+from prune_runs import settings
+
+from rsprune_dagster.automation.run import materialize
+from rsprune_dagster.errors import RunError
+from rsprune_dagster.resources.file_lock import held
+from rsprune_dagster.resources.lineage import folder_lineage
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from rsprune_dagster.resources.file_lock import held
+with held(Path(sys.argv[1]), "the lock", print):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def holder(lock: Path) -> "subprocess.Popen[bytes]":
+    """A process that holds the lock, and does not let go of it by itself."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"held\n"
+    return process
+
+
+def test_a_second_command_says_that_it_waits_and_goes_on_when_the_first_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached = Mock(side_effect=RunError("reached"))
+    monkeypatch.setattr(dg, "materialize", reached)
+    said: list[str] = []
+    with holder(tmp_path / "lock") as first:
+
+        def say(sentence: str) -> None:
+            said.append(sentence)
+            reached.assert_not_called()
+            first.kill()
+
+        with pytest.raises(RunError, match="reached"):
+            params = settings(tmp_path, None)
+            places = {"root": tmp_path / "assets", "cache_root": tmp_path / "cache"}
+            materialize([], params, **places, lineage=folder_lineage(tmp_path, params.tracking), warn=say)
+    assert said == [f"another process holds {tmp_path / 'lock'}, as it makes assets there: waiting for it"]
+
+
+def test_a_lock_is_free_after_its_block_and_not_before(tmp_path: Path) -> None:
+    for _ in range(2):
+        with (
+            held(tmp_path / "lock", "the lock", print),
+            pytest.raises(RunError, match="the lock has been held by another process"),
+            held(tmp_path / "lock", "the lock", print, patience_s=0),
+        ):
+            pass
