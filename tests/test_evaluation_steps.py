@@ -156,6 +156,18 @@ def test_held_out_tiles_that_were_trained_on_stop_it_or_are_reported(
     assert len(report.leaks) == 1 and "leak.png" in report.leaks[0]
 
 
+def test_content_that_was_trained_on_is_found_among_tiles_that_were_not_drawn(world: World, tmp_path: Path) -> None:
+    leaking = tmp_path / "leaking"
+    shutil.copytree(world.held_out, leaking)
+    for name in ("003.png", "011.png"):
+        shutil.copy(world.root / "tiles" / name, leaking / "sea" / f"leak-{name}")
+    few = {"max_tiles": 20, "copy_neighbours": 2, "n_neighbours": 1}
+    with pytest.raises(RunError, match=r"2 held-out tiles have the content of training tiles: .*leak-003\.png"):
+        world.evaluate(tmp_path / "refused", sources=(leaking,), **few)
+    report = world.evaluate(tmp_path / "told", sources=(leaking,), on_leak="report", **few)
+    assert report.metrics["n_leaked_contents"] == 2 and "leak-011.png" in report.leaks[0]
+
+
 def test_without_held_out_tiles_nothing_is_said_of_quality(world: World, tmp_path: Path) -> None:
     report = world.evaluate(tmp_path / "alone", sources=())
     assert report.scores == () and "evaluation.sources" in report.left_out["kernel_descriptor"]

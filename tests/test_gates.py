@@ -205,6 +205,18 @@ def test_a_leaked_tile_fails() -> None:
     assert not verdict.passed and "flatter the model" in verdict.sentence
 
 
+def test_the_leak_gate_says_what_was_compared() -> None:
+    def said(**counts: float) -> str:
+        everything = {"n_held_out_all": 500.0, "n_training_tiles_all": 9000.0}
+        return no_leakage(Told({"n_leaked_held_out": 0.0, **everything, **counts}, {}, ())).sentence
+
+    whole = said(n_held_out=500, n_training_tiles=9000)
+    assert "trained on: all 500 held-out tiles were compared with all 9,000 training tiles." in whole
+    part = said(n_held_out=500, n_training_tiles=2000)
+    assert "trained on, by content: all 500 held-out tiles" in part
+    assert "Nearly equal tiles were sought among 500 and 2,000 of them (evaluation.max_tiles)." in part
+
+
 def test_the_gates_read_what_an_evaluation_writes(tmp_path: Path) -> None:
     score, leaked = scored(40).scores["fid"], Leak(evaluation=0, training=3, exact=True)
     evaluation = Evaluation((score,), {}, {}, {}, {"held_out": (leaked,)}, ("1 tile of the held_out set is kept.",))

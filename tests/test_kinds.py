@@ -22,12 +22,12 @@ from rsprune_dagster.diffusion.denoiser import build_denoiser
 from rsprune_dagster.diffusion.model import Model, in_pixels
 from rsprune_dagster.diffusion.objective import OBJECTIVES, logit_normal_timesteps, with_flow
 from rsprune_dagster.diffusion.sampling import ANY_SCENE, sample
-from rsprune_dagster.diffusion.schedule import SAMPLERS, flow_schedule
+from rsprune_dagster.diffusion.schedule import SAMPLERS, flow_schedule, noise_schedule, trailing_timesteps
 from rsprune_dagster.diffusion.spaces import Space, latents, passed_through, pixels, read_autoencoder
 from rsprune_dagster.diffusion.training import Trained, TrainingOptions
 
 SIZE_PX = 16
-N_STEPS = 3
+N_STEPS = 4  # divides 1000: diffusers' own DDIM is right only then
 PROJECT = Path(__file__).parents[1]
 
 # what a machine with diffusers and without this package does with a folder
@@ -177,8 +177,7 @@ def test_pixels_pass_through_unchanged() -> None:
 def test_the_flow_s_first_order_step_is_that_of_the_flow_match_scheduler() -> None:
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    ours = SAMPLERS["ddim"](flow_schedule())
-    ours.set_timesteps(5)
+    ours = SAMPLERS["ddim"](flow_schedule(), 5, "cpu")
     theirs = FlowMatchEulerDiscreteScheduler()
     theirs.set_timesteps(sigmas=ours.sigmas[:-1].tolist())
     one = two = torch.randn((1, 3, 4, 4), generator=torch.Generator().manual_seed(0))
@@ -202,9 +201,54 @@ def test_flow_timesteps_are_those_that_the_sampler_asks_for() -> None:
     assert drawn.min() >= 1 and drawn.max() <= 999
     # the median of a logit-normal distribution is a half; of 10,000 draws it is within .02
     assert abs(float(drawn.float().median()) - 500) < 20
-    sampler = SAMPLERS["dpm_solver"](flow_schedule())
-    sampler.set_timesteps(20)
-    assert sampler.timesteps.min() >= 1 and sampler.timesteps.max() == 999
+    for sampler in SAMPLERS.values():
+        for n_steps in (1, 12, 20, 999, 1000):
+            asked = sampler(flow_schedule(), n_steps, "cpu").timesteps
+            assert len(asked) == n_steps and asked.min() >= 1 and asked.max() == 999
+
+
+def test_v_prediction_is_sampled_at_timesteps_that_it_was_trained_with() -> None:
+    for n_steps in range(1, 1001):
+        timesteps = trailing_timesteps(n_steps)
+        assert len(timesteps) == n_steps and timesteps[0] == 999 and timesteps[-1] >= 0
+        assert n_steps == 1 or (timesteps.diff() < 0).all()
+
+
+def optimal(objective: str, schedule: Any, timestep: torch.Tensor, state: torch.Tensor, std: float) -> torch.Tensor:
+    """What a perfect denoiser says of images that are normal with mean 0 and a standard deviation, in closed form."""
+    if objective == "flow_matching":
+        sigma = timestep / 1000
+        return (sigma - (1 - sigma) * std**2) / ((1 - sigma) ** 2 * std**2 + sigma**2) * state
+    alpha, sigma = schedule.alphas_cumprod[timestep] ** 0.5, (1 - schedule.alphas_cumprod[timestep]) ** 0.5
+    return alpha * sigma * (1 - std**2) / (alpha**2 * std**2 + sigma**2) * state
+
+
+@pytest.mark.parametrize("n_steps", [7, 12, 50, 61, 333, 400, 999, 1000])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_perfect_denoiser_s_samples_have_the_spread_of_the_images_at_any_number_of_steps(
+    objective: str, sampler: str, n_steps: int
+) -> None:
+    schedule, std = OBJECTIVES[objective].schedule(pixels(8)), 0.25
+    stepper = SAMPLERS[sampler](schedule, n_steps, "cpu")
+    state = torch.ones(1, 1, 1, 1)  # every step is linear: noise of deviation 1 ends as this 1 does
+    for timestep in stepper.timesteps:
+        said = optimal(objective, schedule, timestep, state, std)
+        state = stepper.step(said, timestep, state).prev_sample
+    assert abs(float(state) - std) < 1.2 / n_steps  # what steps of first order leave out
+
+
+@pytest.mark.parametrize("n_steps", [1, 10, 50])
+def test_where_the_steps_divide_1000_ddim_is_that_of_diffusers(n_steps: int) -> None:
+    schedule = noise_schedule()
+    own, theirs = SAMPLERS["ddim"](schedule, n_steps, "cpu"), noise_schedule()
+    theirs.set_timesteps(n_steps)
+    assert torch.equal(own.timesteps, theirs.timesteps)
+    generator = torch.Generator().manual_seed(0)
+    state, said = (torch.randn((1, 3, 8, 8), generator=generator) for _ in range(2))
+    for timestep in own.timesteps:
+        one, two = (each.step(said, timestep, state).prev_sample for each in (own, theirs))
+        assert torch.equal(one, two)
 
 
 def test_any_scene_is_the_class_that_trains_without_scenes(folders: dict[Kind, Path]) -> None:

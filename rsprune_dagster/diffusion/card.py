@@ -51,7 +51,7 @@ from diffusers import DiffusionPipeline
 pipeline = DiffusionPipeline.from_pretrained("this/folder")
 images = pipeline({_call(trained, scene_names)}num_inference_steps=20).images
 ```
-{_note(trained)}
+{_note(trained, options)}
 It repeats what its tiles show and may copy them: see the memorization figures of evaluation_metrics before using it.
 
 ## Training
@@ -84,9 +84,20 @@ def _call(trained: Trained, scene_names: Sequence[str]) -> str:
     return f"batch_size=4, {labels}"
 
 
-def _note(trained: Trained) -> str:
-    if not in_dit_pipeline(trained):
-        return ""
+def _note(trained: Trained, options: TrainingOptions) -> str:
+    return (_note_on_steps() if options.objective == "v_prediction" else "") + (
+        _note_on_labels() if in_dit_pipeline(trained) else ""
+    )
+
+
+def _note_on_steps() -> str:
+    return (
+        "\nGive a number of steps that divides 1000: diffusers' DDIM leaves noise in the images with others, such as 400. "
+        "`rsprune sample` takes any number.\n"
+    )
+
+
+def _note_on_labels() -> str:
     return (
         "\nLabels are the places of the scenes in `scenes.json`, or `pipeline.get_label_ids([...])`; 1000: any scene.\n"
         "diffusers remarks on components that are not of the published DiT's classes; they work all the same.\n"

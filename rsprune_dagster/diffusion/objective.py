@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from rsprune_dagster.diffusion.denoiser import Denoiser, any_scene
-from rsprune_dagster.diffusion.schedule import N_TIMESTEPS, Schedule, flow_schedule, noise_schedule
+from rsprune_dagster.diffusion.schedule import FIRST_FLOW_TIMESTEP, N_TIMESTEPS, Schedule, flow_schedule, noise_schedule
 from rsprune_dagster.diffusion.spaces import Space
 from rsprune_dagster.diffusion.tiles import Batch
 
@@ -85,7 +85,7 @@ def uniform_timesteps(n: int, generator: torch.Generator) -> torch.Tensor:
 def logit_normal_timesteps(n: int, generator: torch.Generator) -> torch.Tensor:
     """(n,) from 1 to 999, mostly from the middle, where there is most to learn (Esser et al. 2024)."""
     sigma = torch.randn(n, generator=generator).sigmoid()
-    return (sigma * N_TIMESTEPS).round().long().clamp(1, N_TIMESTEPS - 1)
+    return (sigma * N_TIMESTEPS).round().long().clamp(FIRST_FLOW_TIMESTEP, N_TIMESTEPS - 1)
 
 
 def with_velocity(

@@ -79,8 +79,7 @@ def _sample_batch(
     sampler: str,
 ) -> np.ndarray:
     device = model.denoiser.device
-    stepper = SAMPLERS[sampler](model.schedule)
-    stepper.set_timesteps(n_steps, device=device)
+    stepper = SAMPLERS[sampler](model.schedule, n_steps, device)
     state = _noise(model, numbers, seed)
     labels = torch.from_numpy(scenes).to(device)
     for timestep in stepper.timesteps:

@@ -78,10 +78,26 @@ def no_leakage(evaluation: Told) -> Verdict:
     if not counts:
         return Verdict(True, "not measured: there are no held-out tiles, or it is not known what was trained on.", {})
     if not sum(counts.values()):
-        return Verdict(True, "no tile of the evaluation was trained on.", counts)
+        return Verdict(True, f"no tile of the evaluation was trained on{_compared(evaluation.metrics)}.", counts)
     what = " ".join(evaluation.leaks) or "evaluation tiles were trained on."
     todo = "Such scores flatter the model: take these tiles out of the corpus or of the evaluation, then train again."
     return Verdict(False, f"{what} {todo}", counts)
+
+
+def _compared(metrics: Mapping[str, float]) -> str:
+    """What was compared, as far as the evaluation says so."""
+    try:
+        drawn = int(metrics["n_held_out"]), int(metrics["n_training_tiles"])
+        everything = int(metrics["n_held_out_all"]), int(metrics["n_training_tiles_all"])
+    except KeyError:
+        return ", of those that were compared"
+    held_out, training = (f"{n:,}" for n in everything)
+    if drawn == everything:
+        return f": all {held_out} held-out tiles were compared with all {training} training tiles"
+    return (
+        f", by content: all {held_out} held-out tiles were compared with all {training} training tiles. Nearly equal "
+        f"tiles were sought among {drawn[0]:,} and {drawn[1]:,} of them (evaluation.max_tiles)"
+    )
 
 
 def not_worse_than_champion(evaluation: Told, champion: Told | None, *, max_fid_loss: float) -> Verdict:

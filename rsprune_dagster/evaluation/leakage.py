@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from rsprune_dagster.errors import RunError
@@ -19,6 +21,9 @@ from rsprune_dagster.pruning.thumbnail_index import candidate_pairs
 N_CANDIDATES = 32
 """Look-alikes compared for each tile: the nearest in the index, of either set."""
 N_EXAMPLES = 3
+FLATTERED = (
+    "Scores on tiles that were trained on flatter the model: take these out of one of the two sets and run again"
+)
 
 
 @dataclass(frozen=True)
@@ -44,13 +49,19 @@ def leaks(evaluation: Identities, training: Identities, *, correlation: float, w
     return tuple(sorted(found, key=lambda leak: leak.evaluation))
 
 
+def shared_contents(evaluation: pa.Table, training: pa.Table) -> list[str]:
+    """Ids of the evaluation tiles whose content hash a training tile has, sorted; of tables of any length.
+
+    Both have the columns `tile_id` and `content_md5`.
+    """
+    trained_on = pc.is_in(evaluation.column("content_md5"), value_set=pc.unique(training.column("content_md5")))
+    return sorted(evaluation.column("tile_id").filter(trained_on).to_pylist())
+
+
 def refuse_leaks(found: Sequence[Leak], evaluation: Identities, training: Identities, *, what: str) -> None:
     """Raise RunError, with counts and examples, where there are leaks. `what` the evaluation tiles are: "reference"."""
     if found:
-        raise RunError(
-            f"{leaks_sentence(found, evaluation, training, what=what)} Scores on tiles that were trained on "
-            "flatter the model: take these out of one of the two sets and run again"
-        )
+        raise RunError(f"{leaks_sentence(found, evaluation, training, what=what)} {FLATTERED}")
 
 
 def leaks_sentence(found: Sequence[Leak], evaluation: Identities, training: Identities, *, what: str) -> str:

@@ -20,6 +20,7 @@ from rsprune_dagster.errors import RunError
 from rsprune_dagster.evaluation.evaluate import Evaluation, Settings, evaluate
 from rsprune_dagster.evaluation.features import FeatureNetwork, Images
 from rsprune_dagster.evaluation.intervals import Resampling
+from rsprune_dagster.evaluation.leakage import FLATTERED, N_EXAMPLES, shared_contents
 from rsprune_dagster.evaluation.memorization import Pair, nearest, pairs_of
 from rsprune_dagster.evaluation.networks import copy_network, measures_of, named_networks
 from rsprune_dagster.evaluation.protocol import Score
@@ -89,8 +90,13 @@ def evaluate_checkpoint(
     size_px = model.space.image_size_px
     networks, missing = named_networks(params.networks, image_size_px=params.network_size_px, device=device)
     turned_in = copy_network(params.copies_in, networks)
-    kept = _kept_tiles(upstream, size_px, params, seed)
-    others = _held_out_tiles(sources, folder / HELD_OUT, scanner, size_px, params, seed)
+    kept_table = pq.read_table(upstream.subset / "pruned_subset.parquet")
+    others_table = _held_out(sources, folder / HELD_OUT, scanner)
+    kept = _drawn(kept_table, read_options(upstream.corpus), size_px, params, seed, scene_column="scene")
+    others = None
+    if others_table is not None:
+        others = _drawn(others_table, read_options(folder / HELD_OUT), size_px, params, seed, scene_column="label")
+    shared = _shared(others_table, kept_table, params) if others_table is not None else []
     asked_for = scenes_to_sample(params, scene_names, upstream.subset)
     images = _samples(model.to(resolved(device)), asked_for, params, seed, progress)
 
@@ -112,6 +118,7 @@ def evaluate_checkpoint(
         _check_measured(evaluation, networks, len(others))
     evaluation = replace(
         evaluation,
+        leak_sentences=(*([_shared_sentence(shared)] if shared else []), *evaluation.leak_sentences),
         scores=tuple(_with_sampling(score, params) for score in evaluation.scores),
         left_out={**missing, **evaluation.left_out},
     )
@@ -122,8 +129,12 @@ def evaluate_checkpoint(
         "n_samples": len(images),
         "n_training_tiles": len(kept),
         "n_held_out": len(others) if others else 0,
+        "n_training_tiles_all": kept_table.num_rows,
+        "n_held_out_all": others_table.num_rows if others_table is not None else 0,
         "image_size_px": size_px,
     }
+    if shared:
+        counts["n_leaked_contents"] = len(shared)
     metrics = write_evaluation(folder, evaluation, sampled, counts, network=networks[0])
     return EvaluationReport(metrics, evaluation.scores, evaluation.left_out, evaluation.leak_sentences)
 
@@ -164,25 +175,34 @@ def _checkpoint(upstream: Upstream) -> tuple[Model, tuple[str, ...]]:
     return model, scene_names
 
 
-def _kept_tiles(upstream: Upstream, size_px: int, params: EvaluationParams, seed: int) -> TileSet:
-    table = pq.read_table(upstream.subset / "pruned_subset.parquet")
-    options = read_options(upstream.corpus)
-    return _tile_set(table, options, size_px, params, seed, scene_column="scene")
-
-
-def _held_out_tiles(
-    sources: Sequence[str], folder: Path, scanner: Scanner, size_px: int, params: EvaluationParams, seed: int
-) -> TileSet | None:
-    """The tiles in `sources`, their manifest written into `folder`; None without sources."""
+def _held_out(sources: Sequence[str], folder: Path, scanner: Scanner) -> pa.Table | None:
+    """The manifest of the tiles in `sources`, written into `folder`; None without sources."""
     if not sources:
         return None
     folder.mkdir()
     scan(sources, folder, scanner, labelled=True, label="held-out tiles")
-    table = pq.read_table(folder / "manifest.parquet")
-    return _tile_set(table, read_options(folder), size_px, params, seed, scene_column="label")
+    return pq.read_table(folder / "manifest.parquet")
 
 
-def _tile_set(
+def _shared(others: pa.Table, kept: pa.Table, params: EvaluationParams) -> list[str]:
+    """Held-out tiles with the content of a training tile, where pixels are compared of a part of the tiles alone.
+
+    Raises RunError where there are any, unless `on_leak` is `report`.
+    """
+    if max(others.num_rows, kept.num_rows) <= params.max_tiles:
+        return []
+    shared = shared_contents(others, kept)
+    if shared and params.on_leak == "refuse":
+        raise RunError(f"{_shared_sentence(shared)} {FLATTERED}")
+    return shared
+
+
+def _shared_sentence(shared: Sequence[str]) -> str:
+    more = ", ..." if len(shared) > N_EXAMPLES else ""
+    return f"{len(shared):,} held-out tiles have the content of training tiles: {', '.join(shared[:N_EXAMPLES])}{more}."
+
+
+def _drawn(
     table: pa.Table, options: ReadOptions, size_px: int, params: EvaluationParams, seed: int, *, scene_column: str
 ) -> TileSet:
     """Of many tiles max_tiles, drawn evenly. They are read once, so none is kept in memory."""
