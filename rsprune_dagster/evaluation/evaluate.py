@@ -210,6 +210,9 @@ def _measure_scenes(
         who = "samples" if generated.scenes is None else "reference images"
         sheet.left_out.update(dict.fromkeys([f"{name}/{MEAN}", recognised], f"the {who} have no scenes"))
         return None
+    if not set(generated.scenes.tolist()) & set(reference.scenes.tolist()):
+        sheet.left_out.update(dict.fromkeys([f"{name}/{MEAN}", recognised], _unlike_names(generated, reference)))
+        return None
     labelled = generated.spaces[network.name], generated.scenes, reference.spaces[network.name], reference.scenes
     scores, left_out = scene_distances(
         *labelled,
@@ -225,6 +228,17 @@ def _measure_scenes(
     seen = sheet.attempt([recognised], lambda: recognition(*labelled, name=recognised, protocol=protocol, level=level))
     sheet.scores.extend(seen.scores if seen else ())
     return seen
+
+
+def _unlike_names(generated: Seen, reference: Seen) -> str:
+    """Why nothing is measured scene by scene: a pool foreign to its reference has clusters for scenes."""
+    assert generated.scenes is not None and reference.scenes is not None
+    ours, theirs = (sorted(set(seen.scenes.tolist())) for seen in (generated, reference))
+    return (
+        f"the samples have {len(ours)} scenes ({ours[0]} and so on) and the reference images {len(theirs)} "
+        f"({theirs[0]} and so on), and no scene is in both: clusters stand for the scenes of a pool that is foreign "
+        "to its reference"
+    )
 
 
 def _measure_copying(
