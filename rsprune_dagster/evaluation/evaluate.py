@@ -23,7 +23,7 @@ from rsprune_dagster.evaluation.intervals import Resampling
 from rsprune_dagster.evaluation.leakage import Leak, leaks, leaks_sentence, refuse_leaks
 from rsprune_dagster.evaluation.memorization import Memorization, memorization
 from rsprune_dagster.evaluation.protocol import Protocol, Score
-from rsprune_dagster.evaluation.scenes import MEAN, Recognition, recognition, scene_distances
+from rsprune_dagster.evaluation.scenes import MEAN, Labels, Recognition, recognition, scene_distances
 from rsprune_dagster.evaluation.seen import PIXELS, Seen
 
 T = TypeVar("T")
@@ -211,7 +211,9 @@ def _measure_scenes(
         sheet.left_out.update(dict.fromkeys([f"{name}/{MEAN}", recognised], f"the {who} have no scenes"))
         return None
     if not set(generated.scenes.tolist()) & set(reference.scenes.tolist()):
-        sheet.left_out.update(dict.fromkeys([f"{name}/{MEAN}", recognised], _unlike_names(generated, reference)))
+        sheet.left_out.update(
+            dict.fromkeys([f"{name}/{MEAN}", recognised], _unlike(generated.scenes, reference.scenes))
+        )
         return None
     labelled = generated.spaces[network.name], generated.scenes, reference.spaces[network.name], reference.scenes
     scores, left_out = scene_distances(
@@ -230,10 +232,9 @@ def _measure_scenes(
     return seen
 
 
-def _unlike_names(generated: Seen, reference: Seen) -> str:
+def _unlike(asked_for: Labels, labels: Labels) -> str:
     """Why nothing is measured scene by scene: a pool foreign to its reference has clusters for scenes."""
-    assert generated.scenes is not None and reference.scenes is not None
-    ours, theirs = (sorted(set(seen.scenes.tolist())) for seen in (generated, reference))
+    ours, theirs = (sorted(set(names.tolist())) for names in (asked_for, labels))
     return (
         f"the samples have {len(ours)} scenes ({ours[0]} and so on) and the reference images {len(theirs)} "
         f"({theirs[0]} and so on), and no scene is in both: clusters stand for the scenes of a pool that is foreign "
