@@ -20,6 +20,7 @@ SETTINGS: dict[str, list[str]] = {
     "clustering": [],
     "selection_speed": [],
     "memory": [],
+    "prune": [],
     "training": [],
     "sampling": [],
     "report": [],
@@ -27,14 +28,15 @@ SETTINGS: dict[str, list[str]] = {
     "study": [],
 }
 """What each is run with here; by itself it takes its own, longer defaults."""
-WRITES_ITSELF = ("selection_quality", "study")
+BY_NAME = ("selection_quality", "study")
+WRITES_ITSELF = ("prune", *BY_NAME)
 
 
 def main() -> None:
     """Run those that are named, or all; exit code 1 when one fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SETTINGS))
-    names = parser.parse_args().names or [name for name in SETTINGS if name not in WRITES_ITSELF]
+    names = parser.parse_args().names or [name for name in SETTINGS if name not in BY_NAME]
     if unknown := set(names) - set(SETTINGS):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(SETTINGS)}")
     RESULTS.mkdir(exist_ok=True)

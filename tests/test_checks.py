@@ -18,6 +18,9 @@ from rsprune_dagster.corpus.synthetic import write_corpus
 from rsprune_dagster.pruning.checks import clusters, corpus, coverage, subset, vectors
 from rsprune_dagster.pruning.checks.verdict import Verdict
 from rsprune_dagster.pruning.vectors import HALF, open_vectors
+from rsprune_dagster.resources.asset_store import AssetStore
+from rsprune_dagster.resources.journal import Journal, Record
+from rsprune_dagster.resources.past import KEPT_BY_SCENE, STRATA, Past
 
 TOLERANCE = 0.002
 LOOSELY = {"promote_options": "permissive"}
@@ -377,6 +380,24 @@ def test_a_handful_of_tiles_may_vary_by_chance() -> None:
 
 def test_the_first_version_has_nothing_to_compare_with() -> None:
     assert coverage.scene_coverage(BEFORE, {}, max_scene_shift=0.25).passed
+
+
+@pytest.mark.parametrize(("strata", "before"), [("abc", {"cluster 0": 9}), ("def", {}), ("scenes", {})])
+def test_the_last_subset_is_compared_where_its_scenes_are_the_same_ones(
+    strata: str, before: dict[str, int], tmp_path: Path
+) -> None:
+    facts = {KEPT_BY_SCENE: {"cluster 0": 9}, STRATA: "abc"}
+    past = Past(Journal(tmp_path / "journal"), AssetStore(tmp_path / "assets", tmp_path / "cache"), None)
+    past.journal.write(Record("run", "pruned_subset", "FINISHED", 1.0, "", data_version="old", facts=facts))
+    assert past.scenes_of_last_subset(strata) == before
+
+
+def test_a_record_that_does_not_say_what_its_scenes_are_has_those_of_the_reference(tmp_path: Path) -> None:
+    past = Past(Journal(tmp_path / "journal"), AssetStore(tmp_path / "assets", tmp_path / "cache"), None)
+    record = Record("run", "pruned_subset", "FINISHED", 1.0, "", data_version="old", facts={KEPT_BY_SCENE: BEFORE})
+    past.journal.write(record)
+    assert past.scenes_of_last_subset("scenes") == BEFORE
+    assert past.scenes_of_last_subset("abc") == {}
 
 
 def test_an_old_subset_and_one_made_from_other_versions_are_stale() -> None:

@@ -135,6 +135,12 @@ def test_what_cannot_be_measured_is_left_out_with_the_reason(reference: Seen, he
     assert without.left_out["memorization"] == "there is no held-out set"
     unturned = evaluate(few, reference, training, held_out, [NETWORK], settings=SETTINGS)
     assert unturned.left_out["memorization"] == "there is no turn of the samples"
+    of_clusters = [f"cluster {row % 3}" for row in range(60)]
+    clustered = see([tiles(60, seed=4)[0]], [NETWORK], pixel_edge_px=8, turned_in=NETWORK, scenes=of_clusters)
+    apart = evaluate(clustered, reference, training, held_out, [NETWORK], settings=SETTINGS).left_out
+    assert not any(name.startswith("kernel_averages/") and not name.endswith(MEAN) for name in apart)
+    assert apart[f"kernel_averages/{MEAN}"] == apart["recognised_averages"]
+    assert "the samples have 3 scenes (cluster 0 and so on) and the reference images 2" in apart["recognised_averages"]
     barely = evaluate(samples(60, seed=4), reference, training, samples(50, seed=2), [NETWORK], settings=SETTINGS)
     assert "needs 99 held-out tiles" in barely.left_out["closer_pixels"]
 

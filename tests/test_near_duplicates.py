@@ -1,6 +1,7 @@
 """Copies are found in every turn and through re-encoding; tiles that are only alike, and smooth ones, stay."""
 
 import io
+import tracemalloc
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -10,7 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter, shift
 
+from rsprune_dagster.pruning import thumbnail_index
 from rsprune_dagster.pruning.near_duplicates import near_duplicates
+from rsprune_dagster.pruning.steps.forecast import RESIDENT_BYTES_PER_TILE
 from rsprune_dagster.pruning.thumbnail_detail import detail_levels
 from rsprune_dagster.pruning.thumbnail_index import turn_free
 
@@ -147,3 +150,18 @@ def test_workers_do_not_show() -> None:
     pictures = textured(60, seed=15)
     tiles = thumbnails(np.concatenate([pictures, np.stack([jpeg(p, 60) for p in pictures])]))
     np.testing.assert_array_equal(near_duplicates(tiles), near_duplicates(tiles, workers=3))
+
+
+def test_the_forecast_of_memory_is_what_the_search_holds_of_a_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but what compiled code allocates is traced: that is the index, a description a tile."""
+    monkeypatch.setattr(thumbnail_index, "BLOCK", 64)  # so that what a block holds is little beside the tiles
+    coarse = np.random.default_rng(0).integers(60, 190, (3000, 4, 4))
+    pictures = np.kron(coarse, np.ones((1, 4, 4))).astype(np.uint8).reshape(-1, 256)
+    near_duplicates(pictures[:300])
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    near_duplicates(pictures)
+    traced = tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+    held = (pictures.nbytes + turn_free(pictures).nbytes + traced) / len(pictures)
+    assert 0.7 * RESIDENT_BYTES_PER_TILE < held <= RESIDENT_BYTES_PER_TILE

@@ -31,13 +31,39 @@ def test_the_temperature_is_the_variance_of_gaussian_scenes(variance: float) -> 
     assert -np.log(3) < likelihood < 0
 
 
-def test_em_finds_how_common_scenes_are() -> None:
+def test_em_finds_how_common_scenes_are_with_a_quarter_of_equal_scenes_added() -> None:
     squared, _ = tiles([9000, 900, 100], variance=1.0, seed=2)
-    assert fit_priors(squared, 1.0) == pytest.approx([0.9, 0.09, 0.01], abs=0.015)
+    expected = (np.array([0.9, 0.09, 0.01]) + 0.25 / 3) / 1.25
+    assert fit_priors(squared, 1.0) == pytest.approx(expected, abs=0.04)  # doubtful tiles follow
 
 
-def test_no_scene_dies_out() -> None:
-    squared, _ = tiles([500, 0, 0], variance=0.1, seed=3)
+def test_priors_of_tiles_that_are_certain_by_hand() -> None:
+    """Eight tiles, six at the first prototype and two at the second, infinitely far from the others: a = 8 / 4 / 4."""
+    far = np.full((8, 4), 1e6)
+    far[:6, 0] = far[6:, 1] = 0.0
+    assert fit_priors(far, 1.0) == pytest.approx([6.5 / 10, 2.5 / 10, 0.5 / 10, 0.5 / 10])
+
+
+@pytest.mark.parametrize("n_tiles", [10, 1000, 20_000])
+def test_a_scene_s_prior_never_falls_below_what_is_added_however_large_the_pool(n_tiles: int) -> None:
+    squared, _ = tiles([n_tiles, 0, 0], variance=0.1, seed=3)
     priors = fit_priors(squared, 1.0)
-    assert priors.min() > 0
+    least = 0.25 / 1.25 / 3
+    assert priors == pytest.approx([1 - 2 * least, least, least], rel=0.05)
+    assert priors.min() >= least
     assert priors.sum() == pytest.approx(1)
+
+
+def test_a_common_scene_does_not_claim_a_rare_one_that_a_poor_reference_hardly_tells_apart() -> None:
+    """Prototypes half a deviation apart: EM without what is added gives nearly all to the common scene."""
+    scene = np.repeat([0, 1], [3600, 400])
+    centres = np.array([[0.0], [1.0]])
+    points = centres[scene] + np.random.default_rng(4).normal(size=(4000, 1))
+    squared = squared_distances(points, centres)
+    claimed = posteriors(squared, 4.0, fit_priors(squared, 4.0)).argmax(axis=1)
+    assert np.sum(claimed == 0) < 1.2 * 3600
+    assert np.sum((claimed == 1) & (scene == 1)) > 40
+
+
+def test_without_tiles_priors_are_equal() -> None:
+    assert fit_priors(np.zeros((0, 3)), 1.0) == pytest.approx(np.full(3, 1 / 3))

@@ -10,12 +10,18 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from prune_runs import PLAN, Outcome, finished_work, prune, settings
+from prune_runs import PLAN, PROJECT, Outcome, finished_work, prune, settings
 
+from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.synthetic import SyntheticPlan, write_corpus
+from rsprune_dagster.diffusion.tiles import tile_set
 from rsprune_dagster.errors import UsageError
+from rsprune_dagster.params import load
 from rsprune_dagster.pruning.baselines import BASELINES
+from rsprune_dagster.pruning.checks import coverage, subset
+from rsprune_dagster.pruning.steps.explain import explain_tile
 from rsprune_dagster.pruning.steps.select import StageFolders, select
+from rsprune_dagster.report.page.render import make_report
 
 NEAR_DUPLICATE_RECALL = 0.75
 """Share of planted near-duplicates that must go, in tiles of 64 px. The rest are told apart or too plain to tell."""
@@ -248,6 +254,51 @@ def test_a_foreign_reference_still_keeps_the_share(synthetic: Path, pruned: Outc
         (tmp_path / "foreign" / scene.name).symlink_to(scene)
     foreign = prune(settings(synthetic / "corpus", tmp_path / "foreign"), _seeded(pruned, tmp_path))
     assert len(foreign.rows("pruned_subset")) == len(pruned.rows("pruned_subset"))
+    _names_clusters_and_no_scene_of_the_reference(foreign)
+
+
+def _names_clusters_and_no_scene_of_the_reference(foreign: Outcome) -> None:
+    guesses = {row["reference_scene"] for row in foreign.rows("assignment", "scene_clusters")}
+    assert guesses == {"city", "forest"}
+    rows = foreign.rows("pruned_subset")
+    assert all(row["scene"] == f"cluster {row['cluster_id']:02d}" for row in rows)
+    kept = Counter(row["scene"] for row in rows)
+    for row in foreign.rows("decisions"):
+        assert not any(guess in row["reason"] for guess in guesses), row
+        assert row["decision"] != "kept" or f"its scene {row['scene']} keeps {kept[row['scene']]} of" in row["reason"]
+    trained = tile_set(
+        pq.read_table(foreign.assets / "pruned_subset" / "pruned_subset.parquet"), ReadOptions(), image_size_px=8
+    )
+    assert set(trained.scene_names) == set(kept)
+    assert "a guess, as the pool is foreign" in explain_tile(foreign.assets, rows[0]["tile_id"])
+    assert "Quotas by scene" in page_of(foreign)
+
+
+def page_of(outcome: Outcome) -> str:
+    params = load(PROJECT / "params.yaml")
+    return make_report(outcome.assets, [], params.report, clustering=params.clustering, seed=0).html
+
+
+def test_a_share_that_rounds_to_no_tile_leaves_an_empty_subset_and_says_so(
+    synthetic: Path, pruned: Outcome, tmp_path: Path
+) -> None:
+    params = settings(synthetic / "corpus", synthetic / "reference", selection={"keep_fraction": 1e-6})
+    outcome = prune(params, _seeded(pruned, tmp_path))
+    corpus, kept = outcome.assets / "raw_corpus", outcome.assets / "pruned_subset"
+    decisions = Counter(row["decision"] for row in outcome.rows("decisions"))
+    assert decisions.total() == len(pruned.rows("decisions")) and not decisions["kept"]
+    verdicts = [
+        subset.conservation(corpus, kept),
+        subset.exact_count(corpus, kept),
+        subset.no_copies(kept),
+        subset.near_duplicates_left(corpus, kept, max_near_duplicate_fraction=0.0),
+        subset.apart_from_reference(outcome.assets / "reference_scenes", kept),
+        coverage.scene_coverage(coverage.kept_by_scene(kept), {}, max_scene_shift=0.25),
+    ]
+    assert [verdict.sentence for verdict in verdicts if not verdict.passed] == []
+    said = "no tile is kept: the keep fraction of 304 readable tiles rounds to 0"
+    assert json.loads((kept / "summary.json").read_text())["shortfall"] == said
+    assert said in page_of(outcome)
 
 
 def test_fewer_tiles_than_clusters_are_clusters_of_their_own(synthetic: Path, tmp_path: Path) -> None:

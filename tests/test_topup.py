@@ -14,9 +14,11 @@ from prune_runs import settings
 
 from rsprune_dagster.assets.scene_clusters import last_version
 from rsprune_dagster.params import ClusteringParams
-from rsprune_dagster.pruning.checks.clusters import no_drift
+from rsprune_dagster.pruning.checks.clusters import assigned_once, no_drift
+from rsprune_dagster.pruning.checks.coverage import strata_of
 from rsprune_dagster.pruning.frozen import stability_index
-from rsprune_dagster.pruning.steps.cluster import Outcome, cluster
+from rsprune_dagster.pruning.method import cluster_names
+from rsprune_dagster.pruning.steps.cluster import Outcome, cluster, read_clusters
 from rsprune_dagster.pruning.steps.embed import INDEX
 from rsprune_dagster.pruning.vectors import create_vectors
 from rsprune_dagster.resources.asset_store import AssetStore
@@ -173,6 +175,39 @@ def test_centroids_are_kept_only_where_someone_asked_for_it(
     (tmp_path / "scene_clusters").mkdir()
     found = last_version(made_now, wanted.clustering, wanted.automation)
     assert (found is not None) is kept
+
+
+def test_a_pool_of_the_reference_s_kind_has_its_scenes(first: Path) -> None:
+    rows = pq.read_table(first / "assignment.parquet").to_pylist()
+    assert {row["scene"] for row in rows} == set(SCENES)
+    assert [row["scene"] for row in rows] == [row["reference_scene"] for row in rows]
+    assert strata_of(first) == "scenes"
+
+
+def test_a_foreign_pool_has_its_clusters_for_scenes_and_keeps_their_names_when_tiles_come(tmp_path: Path) -> None:
+    made(embedded(tmp_path / "e1", STRANGE), tmp_path / "first")
+    made(embedded(tmp_path / "e2", STRANGE, drawn(9, [len(SCENES)], 5)), tmp_path / "more", last=tmp_path / "first")
+    before, after = (pq.read_table(tmp_path / name / "assignment.parquet").to_pylist() for name in ("first", "more"))
+    assert all(row["scene"] == f"cluster {row['cluster_id']}" for row in after)
+    assert {row["reference_scene"] for row in after} <= set(SCENES)
+    assert [row for row in after if row in before] == before
+    found = read_clusters(tmp_path / "more")
+    assert found.is_foreign and [found.strata[1][number] for number in found.strata[0]] == [
+        row["scene"] for row in after
+    ]
+    assert "guess" in found.note and assigned_once(tmp_path / "e2", tmp_path / "more").passed
+
+
+def test_clusters_can_be_compared_with_those_of_the_same_centroids_only(first: Path, tmp_path: Path) -> None:
+    for name, pool, seed in (("a", STRANGE, 0), ("same", STRANGE, 0), ("other", drawn(60, [len(SCENES)], 6), 0)):
+        made(embedded(tmp_path / f"{name}_e", pool), tmp_path / name, seed=seed)
+    assert strata_of(tmp_path / "a") == strata_of(tmp_path / "same")
+    assert len({strata_of(folder) for folder in (first, tmp_path / "a", tmp_path / "other")}) == 3
+
+
+def test_names_of_clusters_sort_as_their_numbers() -> None:
+    assert cluster_names(1) == ("cluster 0",)
+    assert cluster_names(11)[0] == "cluster 00" and list(cluster_names(101)) == sorted(cluster_names(101))
 
 
 def test_the_stability_index_is_zero_for_equal_shares_symmetric_and_grows_with_the_shift() -> None:

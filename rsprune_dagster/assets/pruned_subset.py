@@ -7,10 +7,10 @@ from rsprune_dagster.assets.failures import said_plainly
 from rsprune_dagster.assets.wiring import result
 from rsprune_dagster.params import Params, SelectionParams
 from rsprune_dagster.resources.lineage import Lineage
-from rsprune_dagster.resources.past import KEPT_BY_SCENE
+from rsprune_dagster.resources.past import KEPT_BY_SCENE, STRATA
 from rsprune_dagster.resources.settings import Compute, Store
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 
 def _check(params: SelectionParams) -> None:
@@ -41,7 +41,7 @@ def pruned_subset_asset(defaults: Params) -> dg.AssetsDefinition:
         `decisions.parquet` has a row for every tile seen. `ranking.parquet` orders all candidates: a smaller keep
         fraction is a prefix of a greater one.
         """
-        from rsprune_dagster.pruning.checks.coverage import kept_by_scene
+        from rsprune_dagster.pruning.checks.coverage import kept_by_scene, strata_of
         from rsprune_dagster.pruning.steps.select import StageFolders, select
         from rsprune_dagster.report.galleries import subset_pictures
 
@@ -57,10 +57,13 @@ def pruned_subset_asset(defaults: Params) -> dg.AssetsDefinition:
             with made.replace() as folder:
                 report = select(folders, folder, params, seed=compute.seed, workers=workers, progress=progress)
                 pictures = subset_pictures(folders.corpus, folders.embeddings, folder)
-            if report.n_missing:
+            if report.shortfall():
                 context.log.warning("%s", report.shortfall())
             tables = ("pruned_subset.parquet", "decisions.parquet", "ranking.parquet")
-            facts = {KEPT_BY_SCENE: kept_by_scene(assets.folder("pruned_subset"))}
+            facts = {
+                KEPT_BY_SCENE: kept_by_scene(assets.folder("pruned_subset")),
+                STRATA: strata_of(folders.clusters),
+            }
             return result(made, report.metadata(), pictures, tables=tables, facts=facts)
 
     return pruned_subset

@@ -13,7 +13,7 @@ from rsprune_dagster.resources.lineage import Lineage, Materialization
 from rsprune_dagster.resources.past import CENTROIDS_FROM
 from rsprune_dagster.resources.settings import Compute, Store
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 
 
 def scene_clusters_asset(defaults: Params) -> dg.AssetsDefinition:

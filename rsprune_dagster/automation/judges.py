@@ -171,7 +171,8 @@ def apart_from_reference(case: Case) -> "Verdict":
 def scene_coverage(case: Case) -> "Verdict":
     from rsprune_dagster.pruning.checks import coverage
 
-    now, before = coverage.kept_by_scene(case["pruned_subset"]), case.past.scenes_of_last_subset()
+    now = coverage.kept_by_scene(case["pruned_subset"])
+    before = case.past.scenes_of_last_subset(coverage.strata_of(case["scene_clusters"]))
     return coverage.scene_coverage(now, before, max_scene_shift=case.params.max_scene_shift)
 
 

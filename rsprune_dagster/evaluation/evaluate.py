@@ -23,7 +23,7 @@ from rsprune_dagster.evaluation.intervals import Resampling
 from rsprune_dagster.evaluation.leakage import Leak, leaks, leaks_sentence, refuse_leaks
 from rsprune_dagster.evaluation.memorization import Memorization, memorization
 from rsprune_dagster.evaluation.protocol import Protocol, Score
-from rsprune_dagster.evaluation.scenes import MEAN, Recognition, recognition, scene_distances
+from rsprune_dagster.evaluation.scenes import MEAN, Labels, Recognition, recognition, scene_distances
 from rsprune_dagster.evaluation.seen import PIXELS, Seen
 
 T = TypeVar("T")
@@ -210,6 +210,11 @@ def _measure_scenes(
         who = "samples" if generated.scenes is None else "reference images"
         sheet.left_out.update(dict.fromkeys([f"{name}/{MEAN}", recognised], f"the {who} have no scenes"))
         return None
+    if not set(generated.scenes.tolist()) & set(reference.scenes.tolist()):
+        sheet.left_out.update(
+            dict.fromkeys([f"{name}/{MEAN}", recognised], _unlike(generated.scenes, reference.scenes))
+        )
+        return None
     labelled = generated.spaces[network.name], generated.scenes, reference.spaces[network.name], reference.scenes
     scores, left_out = scene_distances(
         *labelled,
@@ -225,6 +230,16 @@ def _measure_scenes(
     seen = sheet.attempt([recognised], lambda: recognition(*labelled, name=recognised, protocol=protocol, level=level))
     sheet.scores.extend(seen.scores if seen else ())
     return seen
+
+
+def _unlike(asked_for: Labels, labels: Labels) -> str:
+    """Why nothing is measured scene by scene: a pool foreign to its reference has clusters for scenes."""
+    ours, theirs = (sorted(set(names.tolist())) for names in (asked_for, labels))
+    return (
+        f"the samples have {len(ours)} scenes ({ours[0]} and so on) and the reference images {len(theirs)} "
+        f"({theirs[0]} and so on), and no scene is in both: clusters stand for the scenes of a pool that is foreign "
+        "to its reference"
+    )
 
 
 def _measure_copying(

@@ -86,7 +86,7 @@ def topped_up(read: Reader, n_tiles: int, kept: Frozen, progress: Progress = sil
         quality=kept.quality,
         foreignness=apart,
         balance_over=kept.balance_over,
-        note=scene_note(apart if model else None, kept.centroids),
+        note=scene_note(apart if model else None, kept.balance_over, kept.centroids),
         fitted=kept.fitted,
     )
 

@@ -60,7 +60,7 @@ UNNAMED_SCENE: Final = "pool"
 class SceneClusters:
     """Stage 2: scene, cluster and distance of each of N tiles, and how the clustering came about."""
 
-    scene: NDArray[np.int32]  # (N,) index into scene_names
+    scene: NDArray[np.int32]  # (N,) index into scene_names: the likeliest scene of the reference
     scene_names: tuple[str, ...]
     cluster: NDArray[np.int32]  # (N,)
     distance: NDArray[np.float64]  # (N,) to the centroid, in the clustering space
@@ -71,6 +71,18 @@ class SceneClusters:
     balance_over: str  # "scenes" or "clusters"
     note: str
     fitted: "Fitted | None" = None  # what assigned them, where it is at hand
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether there is a reference that does not know the pool: its scenes are guesses then."""
+        return len(self.scene_names) > 1 and self.balance_over == "clusters"
+
+    @property
+    def strata(self) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+        """The stratum (N,) of each tile, and the strata's names: the scenes, or the clusters of a foreign pool."""
+        if self.is_foreign:
+            return self.cluster, cluster_names(self.centroids.n_clusters)
+        return self.scene, self.scene_names
 
     def of(self, rows: NDArray[np.int64]) -> "SceneClusters":
         """The same, of some tiles (n,)."""
@@ -183,6 +195,7 @@ def cluster_pool(
     )
     cluster, distance = assign(points, centroids)
     apart = foreignness(novelty) if model else 0.0
+    balance_over = "scenes" if model and apart < FOREIGN_FROM else "clusters"
     return SceneClusters(
         scene=scene,
         scene_names=model.names if model else (UNNAMED_SCENE,),
@@ -192,15 +205,21 @@ def cluster_pool(
         centroids=centroids,
         quality=quality,
         foreignness=apart,
-        balance_over="scenes" if model and apart < FOREIGN_FROM else "clusters",
-        note=scene_note(apart if model else None, centroids),
+        balance_over=balance_over,
+        note=scene_note(apart if model else None, balance_over, centroids),
         fitted=Fitted(model, space),
     )
 
 
-def scene_note(apart: float | None, centroids: Centroids) -> str:
+def cluster_names(n_clusters: int) -> tuple[str, ...]:
+    """What the scenes of a foreign pool are called, by cluster: `cluster 07`. Sorted by name they are in order."""
+    n_digits = len(str(n_clusters - 1))
+    return tuple(f"cluster {number:0{n_digits}d}" for number in range(n_clusters))
+
+
+def scene_note(apart: float | None, balance_over: str, centroids: Centroids) -> str:
     """What a person should know of a clustering; `apart`: its foreignness, None without a reference."""
-    return " ".join(filter(None, [foreignness_sentence(apart, FOREIGN_FROM), centroids.note()]))
+    return " ".join(filter(None, [foreignness_sentence(apart, balance_over), centroids.note()]))
 
 
 @dataclass(frozen=True)

@@ -270,13 +270,13 @@ def foreignness(pool_novelty: np.ndarray) -> float:
     return float(np.clip(2 * np.mean(pool_novelty) - 1, 0, 1)) if len(pool_novelty) else 0.0
 
 
-def foreignness_sentence(value: float | None, foreign_from: float) -> str:
+def foreignness_sentence(value: float | None, balance_over: str) -> str:
     """What the number means for the person who reads the report; None: there is no reference."""
     if value is None:
         return "There is no reference of two scenes or more: clusters carry the balance."
-    if value < foreign_from:
+    if balance_over == "scenes":
         return f"The pool looks like the reference (foreignness {value:.2f} of 1): its scenes carry the balance."
     return (
-        f"The pool is foreign to the reference (foreignness {value:.2f} of 1): clusters, not its scenes, "
-        "carry the balance."
+        f"The pool is foreign to the reference (foreignness {value:.2f} of 1): clusters carry the balance and are its "
+        "scenes; a scene of the reference is a guess."
     )

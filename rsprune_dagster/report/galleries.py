@@ -110,16 +110,17 @@ def cluster_pictures(corpus: Path, clusters: Path) -> Pictures:
     """The tiles nearest to each centroid, cluster by cluster."""
     sql = f"""
         WITH parts AS (
-            SELECT cluster_id, scene, count(*) AS n FROM assignment WHERE cluster_id < {MAX_CLUSTERS} GROUP BY ALL
+            SELECT cluster_id, reference_scene, bool_or(scene <> reference_scene) AS guessed, count(*) AS n
+            FROM assignment WHERE cluster_id < {MAX_CLUSTERS} GROUP BY ALL
         ), sizes AS (
-            SELECT cluster_id, sum(n)::BIGINT AS n_tiles, max(n) AS n_top,
-                   first(scene ORDER BY n DESC, scene) AS top_scene
+            SELECT cluster_id, sum(n)::BIGINT AS n_tiles, max(n) AS n_top, bool_or(guessed) AS guessed,
+                   first(reference_scene ORDER BY n DESC, reference_scene) AS top_scene
             FROM parts GROUP BY cluster_id
         ), nearest AS (
             SELECT *, row_number() OVER (PARTITION BY cluster_id ORDER BY distance, content_md5) AS place
             FROM assignment JOIN sizes USING (cluster_id)
         )
-        SELECT manifest.* EXCLUDE (thumbnail), cluster_id, n_tiles, n_top, top_scene
+        SELECT manifest.* EXCLUDE (thumbnail), cluster_id, n_tiles, n_top, top_scene, guessed
         FROM nearest JOIN manifest USING (tile_id) WHERE place <= 8 ORDER BY cluster_id, place
     """
     rows = _rows(sql, {"assignment": clusters / "assignment.parquet", "manifest": corpus / "manifest.parquet"})
@@ -149,7 +150,10 @@ def _cluster_sheets(corpus: Path, rows: Rows) -> Pictures:
 
 
 def _cluster_heading(row: dict[str, Any]) -> str:
-    return f"cluster {row['cluster_id']}: {row['n_tiles']:,} tiles, {row['n_top']:,} of them {row['top_scene']}"
+    guessed = "nearest to " if row["guessed"] else ""
+    return (
+        f"cluster {row['cluster_id']}: {row['n_tiles']:,} tiles, {row['n_top']:,} of them {guessed}{row['top_scene']}"
+    )
 
 
 def subset_pictures(corpus: Path, embeddings: Path, subset: Path) -> Pictures:

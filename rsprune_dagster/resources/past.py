@@ -17,6 +17,8 @@ from rsprune_dagster.resources.lineage import Lineage
 SOURCES = "corpus.sources"
 KEPT_BY_SCENE = "kept_by_scene"
 """The fact that pruned_subset leaves in its record."""
+STRATA = "strata"
+"""The fact that pruned_subset leaves of what its scenes are; a record without it has scenes of the reference."""
 CENTROIDS_FROM = "centroids_from"
 """The fact that scene_clusters leaves where it was topped up: the version whose centroids it kept."""
 LISTING = "listing"
@@ -64,11 +66,12 @@ class Past:
         corpora = self.finished("raw_corpus")
         return dict(corpora[0].facts.get(LISTING, {})) if corpora else {}
 
-    def scenes_of_last_subset(self) -> Mapping[str, int]:
-        """Kept tiles of each scene in the version before the present one; empty where there is none."""
+    def scenes_of_last_subset(self, strata: str) -> Mapping[str, int]:
+        """Kept tiles of each scene in the version before the present one; empty where that had other `strata`."""
         present = self.present("pruned_subset")
         earlier = (each for each in self.finished("pruned_subset") if each.data_version != present)
-        return dict(next((each.facts.get(KEPT_BY_SCENE, {}) for each in earlier), {}))
+        facts = next((each.facts for each in earlier), {})
+        return dict(facts.get(KEPT_BY_SCENE, {})) if facts.get(STRATA, "scenes") == strata else {}
 
     def age_s(self, asset: str) -> float | None:
         """Seconds since what lies there was made; None where the journal does not know it."""

@@ -1,5 +1,7 @@
 """Of pruned_subset against its last version: which scenes gained and which lost, and whether it is still fresh."""
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +12,7 @@ from rsprune_dagster.pruning.checks.verdict import Verdict, named
 
 SAMPLING_ERRORS: Final = 3.0
 """A scene's count must also move by so many square roots of what was expected: a handful of tiles vary by chance."""
+NAMED_SCENES: Final = "scenes"
 DAY_S: Final = 86_400.0
 
 
@@ -18,16 +21,26 @@ def kept_by_scene(subset: Path) -> dict[str, int]:
     return {line["scene"]: int(line["n_kept"]) for line in read_sheet(subset / "scenes.csv")}
 
 
+def strata_of(clusters: Path) -> str:
+    """What the scenes of a version are: `scenes` that the reference names, or the hash of a foreign pool's centroids.
+
+    Counts of two versions can be compared where this is the same. A cluster's number says nothing beyond its centroids.
+    """
+    quality = json.loads((clusters / "quality.json").read_text())
+    if quality["balance_over"] == "scenes" or len(quality["scene_names"]) < 2:
+        return NAMED_SCENES
+    return hashlib.md5((clusters / "centroids.safetensors").read_bytes(), usedforsecurity=False).hexdigest()
+
+
 def scene_coverage(now: Mapping[str, int], before: Mapping[str, int], *, max_scene_shift: float) -> Verdict:
     """No scene's share of the kept tiles moved by more than `max_scene_shift` of what it was, and none vanished.
 
     Args:
-        now, before: kept tiles of each scene; `before` is empty where there is no last version.
+        now, before: kept tiles of each scene; `before` is empty where there is no last version with the same strata.
     """
     if not before:
-        return Verdict(
-            True, f"the first version: {_n_scenes(now)} scenes, nothing to compare with.", {"n_scenes": _n_scenes(now)}
-        )
+        sentence = f"{_n_scenes(now)} scenes, and no last version with the same scenes or clusters to compare with."
+        return Verdict(True, sentence, {"n_scenes": _n_scenes(now)})
     scale = sum(now.values()) / max(sum(before.values()), 1)
     expected = {scene: n * scale for scene, n in before.items()}
     names = sorted({*now, *before})

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from rsprune_dagster.corpus.tables import query
 from rsprune_dagster.pruning.checks.verdict import N_EXAMPLES, Verdict, named, row, within_bounds
+from rsprune_dagster.pruning.entropy import THUMBNAIL_PX
 from rsprune_dagster.pruning.near_duplicates import near_duplicates
 from rsprune_dagster.pruning.steps.ledger import n_to_keep
 
@@ -89,8 +90,8 @@ def near_duplicates_left(
     correlation = float(json.loads((subset / "summary.json").read_text())["near_duplicate_correlation"])
     kept = _thumbnails_of_kept(corpus, subset)
     names = kept.column("tile_id").to_pylist()
-    pixels = np.frombuffer(b"".join(kept.column("thumbnail").to_pylist()), np.uint8).reshape(len(names), -1)
-    leader = near_duplicates(pixels, correlation=correlation, workers=workers) if names else np.zeros(0, np.int64)
+    pixels = np.frombuffer(b"".join(kept.column("thumbnail").to_pylist()), np.uint8).reshape(-1, THUMBNAIL_PX**2)
+    leader = near_duplicates(pixels, correlation=correlation, workers=workers)
     copies = np.flatnonzero(leader != np.arange(len(leader)))
     share = len(copies) / max(len(names), 1)
     figures = {"n_kept": len(names), "n_near_duplicates": len(copies), "near_duplicate_fraction": share}

@@ -25,7 +25,13 @@ ASSIGNMENT = pa.schema(
     [
         pa.field("content_md5", pa.string(), nullable=False),
         pa.field("tile_id", pa.string(), nullable=False),
-        pa.field("scene", pa.string(), nullable=False, metadata={"doc": "nearest scene of the reference"}),
+        pa.field("scene", pa.string(), nullable=False, metadata={"doc": "stratum; see SceneClusters.strata"}),
+        pa.field(
+            "reference_scene",
+            pa.string(),
+            nullable=False,
+            metadata={"doc": "likeliest scene of the reference; a guess where the pool is foreign to it"},
+        ),
         pa.field(
             "novelty", pa.float32(), nullable=False, metadata={"doc": "share of known tiles that lie nearer, 0 to 1"}
         ),
@@ -154,8 +160,12 @@ def read_reference(embeddings: Path) -> ReferenceSet:
 
 def write_clusters(clusters: SceneClusters, index: pa.Table, folder: Path) -> None:
     """Write what `read_clusters` reads."""
-    names = np.asarray(clusters.scene_names, dtype=object)
-    table = index.append_column("scene", pa.array(names[clusters.scene], pa.string()))
+    table = index
+    for column, (number, names) in (
+        ("scene", clusters.strata),
+        ("reference_scene", (clusters.scene, clusters.scene_names)),
+    ):
+        table = table.append_column(column, pa.array(np.asarray(names, dtype=object)[number], pa.string()))
     for name, values in (
         ("novelty", clusters.novelty),
         ("cluster_id", clusters.cluster),
@@ -174,9 +184,11 @@ def write_clusters(clusters: SceneClusters, index: pa.Table, folder: Path) -> No
 def read_clusters(folder: Path) -> SceneClusters:
     """The clusters of the asset scene_clusters."""
     content: dict[str, Any] = json.loads((folder / "quality.json").read_text())
-    table = pq.read_table(folder / "assignment.parquet", columns=["scene", "novelty", "cluster_id", "distance"])
+    table = pq.read_table(
+        folder / "assignment.parquet", columns=["reference_scene", "novelty", "cluster_id", "distance"]
+    )
     names = tuple(content["scene_names"])
-    scene = pc.index_in(table.column("scene"), pa.array(names))
+    scene = pc.index_in(table.column("reference_scene"), pa.array(names))
     return SceneClusters(
         scene=scene.to_numpy().astype(np.int32),
         scene_names=names,
@@ -201,7 +213,7 @@ def figures(clusters: SceneClusters) -> dict[str, Any]:
     }
     return {
         "n_tiles": len(clusters.scene),
-        "n_scenes": len(clusters.scene_names),
+        "n_scenes": len(clusters.strata[1]),
         "n_clusters": clusters.centroids.n_clusters,
         "foreignness": float(clusters.foreignness),
         "balance_over": clusters.balance_over,

@@ -39,8 +39,19 @@ def explain_tile(assets: Path, tile_id: str) -> str:
             f"  entropy {score['entropy_bits']:.2f} bits, {score['patch_entropy_bits']:.2f} on average over its patches"
         )
     if decision["scene"] is not None:
+        lines += _guess(assets, decision)
         lines += _in_its_cluster(assets, decision)
     return "\n".join(printable(line) for line in lines)
+
+
+def _guess(assets: Path, decision: Mapping[str, Any]) -> list[str]:
+    """What the reference says of a tile that is foreign to it; nothing where the tile's scene is the reference's."""
+    assignment = assets / "scene_clusters" / "assignment.parquet"
+    found = pq.read_table(assignment, filters=[("content_md5", "=", decision["content_md5"])]).to_pylist()
+    guess = found[0]["reference_scene"]
+    if guess == decision["scene"]:
+        return []
+    return [f"  likeliest scene of the reference: {guess}, a guess, as the pool is foreign to the reference"]
 
 
 def _in_its_cluster(assets: Path, decision: Mapping[str, Any]) -> list[str]:

@@ -22,8 +22,9 @@ N_SCANNED = 1024
 N_EMBEDDED = 192
 TABLE_BYTES_PER_TILE = 1500
 """Measured: rows of the scan, manifest, scores, index, ranking and decisions, compressed, thumbnails included."""
-RESIDENT_BYTES_PER_TILE = 120
-"""Content hash, scene, cluster, distance, rank: what the selection holds of every tile."""
+RESIDENT_BYTES_PER_TILE = 800
+"""The search for near-duplicates, which holds more of every tile than any other step: 256 of its thumbnail, 2 x 80 of
+its description in the index, the rest of candidates, tones and leaders. A test measures them."""
 BASE_MEMORY_BYTES = 1.5e9
 """torch, faiss and DuckDB with their buffers."""
 SELECTION_TILES_PER_S = 15_000

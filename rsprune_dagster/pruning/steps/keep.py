@@ -21,7 +21,7 @@ from rsprune_dagster.pruning.frozen import Frozen, Limits
 from rsprune_dagster.pruning.method import ClusteringSpace, Fitted
 from rsprune_dagster.pruning.scenes import Discriminant, HeldOut, Projection, SceneModel
 
-KEEP_VERSION: Final = 1
+KEEP_VERSION: Final = 2
 TRAINING_PARAMS: Final = ("n_clusters", "candidates", "sample_per_scene", "n_iterations")
 """The parameters that decide how centroids are trained; the others decide when."""
 _NO_WHITENING: Final = np.zeros((0, 0))

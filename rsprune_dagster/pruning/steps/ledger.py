@@ -3,11 +3,16 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import pyarrow as pa
 
 from rsprune_dagster.corpus.tables import query, write_query
 from rsprune_dagster.corpus.tiles import FACTS, LOCATION
+
+SCENE_DOC: Final = (
+    "stratum: a scene of the reference; a cluster where the pool is foreign to it; pool where there is none"
+)
 
 DECISIONS = pa.schema(
     [
@@ -32,7 +37,7 @@ RANKING = pa.schema(
     [
         pa.field("content_md5", pa.string(), nullable=False),
         pa.field("tile_id", pa.string(), nullable=False),
-        pa.field("scene", pa.string(), nullable=False, metadata={"doc": "nearest scene of the reference"}),
+        pa.field("scene", pa.string(), nullable=False, metadata={"doc": SCENE_DOC}),
         pa.field("cluster_id", pa.int32(), nullable=False, metadata={"doc": "nearest centroid of scene_clusters"}),
         pa.field("rank", pa.int64(), metadata={"doc": "1 is best; null: a near-duplicate, or not ordered"}),
         pa.field("near_copy_of", pa.string(), metadata={"doc": "the tile that stands for this near-duplicate"}),
@@ -47,7 +52,7 @@ SUBSET = pa.schema(
         pa.field("rank", pa.int64(), nullable=False, metadata={"doc": "1 is best; the rows are in this order"}),
         *(LOCATION.field(name) for name in ("tile_id", "uri", "kind", "offset", "length", "x", "y", "w", "h")),
         FACTS.field("content_md5").with_nullable(False),
-        pa.field("scene", pa.string(), nullable=False, metadata={"doc": "nearest scene of the reference"}),
+        pa.field("scene", pa.string(), nullable=False, metadata={"doc": SCENE_DOC}),
         pa.field("cluster_id", pa.int32(), nullable=False, metadata={"doc": "nearest centroid of scene_clusters"}),
         FACTS.field("entropy_bits").with_nullable(False),
         *(FACTS.field(name) for name in _SCANNED),

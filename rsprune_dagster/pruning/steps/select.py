@@ -60,7 +60,9 @@ class SelectReport:
         return self.n_wanted - self.n_kept
 
     def shortfall(self) -> str:
-        """The sentence on a subset that is smaller than asked; empty where it is not."""
+        """The sentence on a subset that is smaller than asked, or has no tile at all; else empty."""
+        if not self.n_wanted:
+            return f"no tile is kept: the keep fraction of {self.n_readable:,} readable tiles rounds to 0"
         if not self.n_missing:
             return ""
         return (

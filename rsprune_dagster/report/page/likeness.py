@@ -118,7 +118,8 @@ def _clusters(folders: Folders, tally: Tally) -> Gallery:
 
 
 def _note(row: dict[str, Any], tally: Tally) -> str:
-    top = f", {share(row['n_top'], row['n_tiles'])} {name(row['top_scene'])}" if tally.has_scenes else ""
+    guessed = "nearest to " if tally.is_foreign else ""
+    top = f", {share(row['n_top'], row['n_tiles'])} {guessed}{name(row['top_scene'])}" if tally.has_scenes else ""
     return f"{counted(row['n_tiles'], 'tile')}, {count(row['n_kept'])} kept{top}"
 
 

@@ -79,10 +79,10 @@ def by_cluster(folders: Folders, n_clusters: int, limit: int) -> Rows:
     """For the largest clusters the tiles nearest to the centroid, with the cluster's counts."""
     sql = f"""
         WITH parts AS (
-            SELECT cluster_id, scene, count(*) AS n FROM assignment GROUP BY ALL
+            SELECT cluster_id, reference_scene, count(*) AS n FROM assignment GROUP BY ALL
         ), largest AS (
             SELECT cluster_id, sum(n)::BIGINT AS n_tiles, max(n) AS n_top,
-                   first(scene ORDER BY n DESC, scene) AS top_scene
+                   first(reference_scene ORDER BY n DESC, reference_scene) AS top_scene
             FROM parts GROUP BY cluster_id ORDER BY n_tiles DESC, cluster_id LIMIT {n_clusters}
         ), kept AS (
             SELECT cluster_id, count(*) AS n_kept FROM decisions WHERE decision = 'kept' GROUP BY cluster_id

@@ -18,8 +18,11 @@ N_TILES = 6
 def stayed_section(folders: Folders, tally: Tally) -> Section:
     """Quotas as a table, and the largest scenes as tiles."""
     over_clusters = tally.quality["balance_over"] == "clusters"
-    blocks: list[Block] = [quota_table(tally)] if tally.has_scenes else []
-    blocks += [cluster_table(folders, tally)] if over_clusters else []
+    blocks: list[Block] = []
+    if tally.has_scenes:
+        blocks.append(quota_table(tally))
+    elif over_clusters:
+        blocks.append(cluster_table(folders, tally))
     blocks.append(_gallery(folders, tally))
     balanced = "clusters" if over_clusters else "scenes"
     lead = (
@@ -69,7 +72,7 @@ def quota_table(tally: Tally) -> Table:
 
 
 def cluster_table(folders: Folders, tally: Tally) -> Table:
-    """A row per cluster, the largest first: where clusters carry the balance, the quotas are theirs."""
+    """A row per cluster, the largest first: without a reference the quotas are theirs."""
     clusters = cluster_counts(folders, MAX_SCENES)
     most = max((row["n_tiles"] for row in clusters), default=1)
     rows = [

@@ -65,8 +65,13 @@ class Tally:
 
     @property
     def has_scenes(self) -> bool:
-        """Whether a reference named any."""
+        """Whether a reference named any, or clusters stand for them."""
         return len(self.scenes) > 1
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether clusters stand for the scenes, as the reference does not know the pool."""
+        return len(self.quality["scene_names"]) > 1 and self.quality["balance_over"] == "clusters"
 
 
 def tally(folders: Folders) -> Tally:
