@@ -3,25 +3,27 @@
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import click
 import typer
 
+from rsprune_dagster.cli_help import GroupedCommands, show_version
 from rsprune_dagster.cli_lineage import app as lineage_app
+from rsprune_dagster.cli_out import RESULTS, WORK, check_writable, publish
 from rsprune_dagster.cli_report import app as report_app
 from rsprune_dagster.cli_reprune import app as reprune_app
 from rsprune_dagster.cli_study import STUDY, materialize_study
 from rsprune_dagster.cli_study import app as study_app
 from rsprune_dagster.cli_training import app as training_app
+from rsprune_dagster.effects import without_effect
 from rsprune_dagster.errors import RunError, UsageError, UserError
-from rsprune_dagster.params import Params, load, parse_yaml, project_root
-from rsprune_dagster.terminal import say, warn
+from rsprune_dagster.params import Params, flat, load, parse_yaml, project_root
+from rsprune_dagster.terminal import note, say, warn
 
 app = typer.Typer(
-    help="Cut a remote-sensing corpus to the tiles worth training on.",
+    cls=GroupedCommands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -29,8 +31,8 @@ app = typer.Typer(
     suggest_commands=False,  # click suggests them already
 )
 
-WORK = ".rsprune"
-"""Below --out: the assets of the run and the cache that later runs start from."""
+INTERRUPTED = 130
+"""The exit code of a command that Ctrl-C ended."""
 
 DELIVERY_S = 20.0
 """So long a command waits at its end for MLflow to take the records of its run."""
@@ -38,7 +40,11 @@ DELIVERY_S = 20.0
 LONGEST_SHOWN = 120
 """Characters of a parameter's value in a message."""
 
-RESULTS = ("pruned_subset.parquet", "decisions.parquet")
+PRUNING = (
+    *("corpus", "reference", "entropy", "embedding", "clustering", "selection"),
+    *("compute", "tracking", "checks"),
+)
+"""The sections of params.yaml that a prune reads."""
 
 CorpusArgument = Annotated[
     list[str], typer.Argument(help="Folders, tars, Parquet files or GeoTIFF scenes; local paths or fsspec URLs")
@@ -48,7 +54,7 @@ ResultOption = Annotated[
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Any parameter, e.g. --set entropy.threshold_bits=2", metavar="SECTION.KEY=VALUE"),
+    typer.Option("--set", help="Any parameter, e.g. --set clustering.n_clusters=60", metavar="SECTION.KEY=VALUE"),
 ]
 
 
@@ -58,13 +64,27 @@ def main() -> None:
         result = app(standalone_mode=False)
     except UserError as error:
         _end(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        note(error.format_message())
+        sys.exit(UsageError.exit_code)
     except click.UsageError as error:
         _end(f"{error.format_message()} See `rsprune {_command(error)}--help`.", UsageError.exit_code)
     except (KeyboardInterrupt, click.exceptions.Abort):
-        _end("interrupted; finished work is kept, run again to go on", 130)
+        result = INTERRUPTED
     except BrokenPipeError:
         sys.exit(RunError.exit_code)
+    if result == INTERRUPTED:  # typer turns a KeyboardInterrupt into this
+        _end("interrupted: finished work is kept, and the same command goes on from there", INTERRUPTED)
     sys.exit(result if isinstance(result, int) else 0)
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=show_version, help="Print the version and end")
+    ] = False,
+) -> None:
+    """Cut a remote-sensing corpus to the tiles worth training on."""
 
 
 @app.command()
@@ -86,19 +106,22 @@ def prune(
     """Prune CORPUS: write DIR/pruned_subset.parquet (kept tiles, best first) and DIR/decisions.parquet (every tile)."""
     from rsprune_dagster.assets import build_pruning_assets
     from rsprune_dagster.automation.run import materialize as run
-    from rsprune_dagster.pruning.steps.ledger import count_decisions
+    from rsprune_dagster.cli_told import in_effect, next_steps, outcome
+    from rsprune_dagster.pruning.steps.ledger import count_decisions, scene_table
     from rsprune_dagster.resources.lineage import folder_lineage
 
-    params = _params(
+    params, given = _params(
         changes,
+        PRUNING,
         corpus={"sources": corpus},
         reference={"sources": reference or []},
         embedding={"backbone": backbone, "weights": weights},
-        clustering={"recluster": "always"},  # a prune by itself has no history: the same bytes each time
         selection={"keep_fraction": keep, "strategy": strategy},
         compute={"seed": seed, "workers": workers, "device": device},
     )
-    _check_writable(out)
+    params = params.with_values({"clustering": {"recluster": "always"}})  # no history: the same bytes each time
+    check_writable(out)
+    note(in_effect(params, project_root() / "params.yaml", given))
     work = out / WORK
     lineage = folder_lineage(work, params.tracking)
     run_id = run(
@@ -111,8 +134,11 @@ def prune(
         warn=warn,
     )
     subset = work / "assets" / "pruned_subset"
-    _publish(subset, out)
-    _say_counts(count_decisions(out / "decisions.parquet"), out)
+    for name in publish(subset, out):
+        warn(f"{out / name} told of the earlier subset and was removed")
+    ledger = out / "decisions.parquet"
+    say(outcome(count_decisions(ledger), scene_table(ledger), out))
+    say(f"\n{next_steps(out, out / RESULTS[0])}")
     warn(json.loads((subset / "summary.json").read_text())["shortfall"])
     warn(lineage.undelivered(run_id, timeout_s=DELIVERY_S))
 
@@ -129,7 +155,7 @@ def materialize(
     With --set the run departs from params.yaml: its result is kept, but dvc.lock does not record it.
     """
     named = list(assets or ())
-    params = _params(changes)
+    params, _ = _params(changes, tuple(Params.model_fields))
     if STUDY in named:
         named.remove(STUDY)
         if named:
@@ -142,14 +168,16 @@ def materialize(
 @app.command()
 def demo() -> None:
     """Run the whole pipeline on the corpus of params.yaml: a synthetic one, unless you changed it."""
-    from rsprune_dagster.pruning.steps.ledger import count_decisions
+    from rsprune_dagster.cli_told import outcome
+    from rsprune_dagster.pruning.steps.ledger import count_decisions, scene_table
     from rsprune_dagster.report.evaluation_pictures import headline
     from rsprune_dagster.report.galleries import save_pictures
 
     project = project_root()
     assets = project / "assets"
     _materialize_project(load(project / "params.yaml"), ())
-    _say_counts(count_decisions(assets / "pruned_subset" / "decisions.parquet"), assets / "pruned_subset")
+    ledger = assets / "pruned_subset" / "decisions.parquet"
+    say(outcome(count_decisions(ledger), scene_table(ledger), ledger.parent))
     pictures = save_pictures(assets, project / ".state" / "pictures")
     say(
         f"\nThe trained model, {assets / 'diffusion_checkpoint'}, against held-out tiles (interval):\n"
@@ -182,8 +210,9 @@ def plan(
     from rsprune_dagster.progress import terminal
     from rsprune_dagster.pruning.steps.forecast import forecast
 
-    params = _params(
+    params, _ = _params(
         changes,
+        PRUNING,
         corpus={"sources": corpus},
         embedding={"backbone": backbone, "weights": weights},
         compute={"workers": workers, "device": device},
@@ -220,15 +249,30 @@ def synth(
     say(f"{folder}/corpus, {folder}/reference, {folder}/held_out, {folder}/truth.parquet")
 
 
-def _params(changes: list[str] | None, **sections: dict[str, Any]) -> Params:
-    """params.yaml with the options that were given; `--set` comes last."""
+def _params(
+    changes: list[str] | None, reads: Sequence[str], **sections: dict[str, Any]
+) -> tuple[Params, tuple[str, ...]]:
+    """params.yaml with the options that were given, of which `--set` comes last; and what was given, as section.key.
+
+    Args:
+        reads: the sections that the command reads.
+
+    Raises:
+        UsageError: a value is out of its range, or changes nothing.
+    """
     given = {
         name: {key: value for key, value in values.items() if value is not None} for name, values in sections.items()
     }
     for change in changes or []:
         section, key, value = _setting(change)
+        if section not in reads:
+            raise UsageError(f"--set {change} has no effect here: the command does not read `{section}:`")
         given.setdefault(section, {})[key] = value
-    return load(project_root() / "params.yaml").with_values(given)
+    params = load(project_root() / "params.yaml").with_values(given)
+    keys = tuple(flat(given))
+    if idle := without_effect(params, keys):
+        raise UsageError("; ".join(idle))
+    return params, keys
 
 
 def _materialize_project(params: Params, assets: Sequence[str]) -> None:
@@ -272,40 +316,11 @@ def _setting(change: str) -> tuple[str, str, Any]:
         raise UsageError(f"--set {name}: {shown} is no YAML value; quote it, or close its brackets") from None
 
 
-def _check_writable(out: Path) -> None:
-    try:
-        work = out / WORK
-        work.mkdir(parents=True, exist_ok=True)
-        probe = work / ".probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(
-            f"--out {out} cannot be written: {error.strerror}; give a folder this user may write to"
-        ) from None
-
-
-def _publish(subset: Path, out: Path) -> None:
-    """Copy the results; both are complete before the first takes its place."""
-    import shutil
-
-    from rsprune_dagster.corpus.shards import written_whole
-
-    with ExitStack() as stack:
-        for name in RESULTS:
-            shutil.copyfile(subset / name, stack.enter_context(written_whole(out / name)))
-
-
 def _assets(out: Path | None) -> Path:
     assets = project_root() / "assets" if out is None else out / WORK / "assets"
     if not (assets / "pruned_subset").is_dir():
         raise UsageError(f"no pruned subset in {out or assets}: give --out DIR of a `rsprune prune`, or run it first")
     return assets
-
-
-def _say_counts(counts: dict[str, int], folder: Path) -> None:
-    say("\n".join(f"{n:>12,}  {decision}" for decision, n in sorted(counts.items(), key=lambda item: -item[1])))
-    say(f"{sum(counts.values()):>12,}  tiles seen\n{folder / RESULTS[0]}\n{folder / RESULTS[1]}")
 
 
 def _command(error: click.UsageError) -> str:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from rsprune_dagster.cli_out import note_beside
 from rsprune_dagster.errors import UsageError
 from rsprune_dagster.params import load, project_root
 from rsprune_dagster.terminal import say
@@ -18,7 +19,8 @@ def report(
         Path | None, typer.Option("--out", help="The folder a prune wrote; default: the project", metavar="DIR")
     ] = None,
     html: Annotated[
-        Path | None, typer.Option("--html", help="Default: report.html in DIR, or here", metavar="FILE")
+        Path | None,
+        typer.Option("--html", help="Default: report.html in DIR, or in the project's .state", metavar="FILE"),
     ] = None,
 ) -> None:
     """Write one HTML page: what went in, what stayed, why the rest went. Nothing needs to have been trained."""
@@ -41,7 +43,9 @@ def report(
         clustering=params.clustering,
         seed=params.compute.seed,
     )
-    target = html or (out or Path()) / "report.html"
+    target = html or (out or project / ".state") / "report.html"
     with written_whole(target) as draft:
         draft.write_text(made.html, encoding="utf-8")
+    if out is not None:
+        note_beside(out, target)
     say(str(target))

@@ -1,9 +1,12 @@
 """Progress with an estimate, for a terminal, a Dagster run log, or nobody."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
+
+from rsprune_dagster.terminal import note
 
 
 class Progress(Protocol):
@@ -51,12 +54,22 @@ def estimate(label: str, done: int, total: int, wall_s: float) -> str:
 
 @contextmanager
 def terminal(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A tqdm bar on standard error; none where there is nothing to do."""
-    from tqdm import tqdm
-
+    """A tqdm bar on standard error, lines where that is a file; none where there is nothing to do."""
     if total == 0:
-        yield lambda n: None
-        return
+        with silent(label, total) as advance:
+            yield advance
+    elif sys.stderr.isatty():
+        with _bar(label, total) as advance:
+            yield advance
+    else:
+        note(f"{label}: {total:,} to do")
+        with lines(note)(label, total) as advance:
+            yield advance
+
+
+@contextmanager
+def _bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    from tqdm import tqdm
 
     with tqdm(total=total, desc=label, unit="", unit_scale=True, mininterval=0.5, dynamic_ncols=True) as bar:
 

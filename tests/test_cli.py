@@ -1,23 +1,33 @@
 """The command line: one clear line and an exit code for what is off, and answers about a finished prune."""
 
 import os
+import re
+import shlex
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import click
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import typer
 from PIL import Image
-from prune_runs import PLAN, RESULTS
+from prune_runs import PLAN, PROJECT, RESULTS
 
 from rsprune_dagster import cli
+from rsprune_dagster.cli_help import GROUPS
 from rsprune_dagster.corpus.synthetic import write_corpus
+from rsprune_dagster.effects import NEEDS
 from rsprune_dagster.errors import RunError
+from rsprune_dagster.params import load
+from rsprune_dagster.progress import lines
 from rsprune_dagster.pruning.embedding_cache import DIGEST, EmbeddingCache
 
 
@@ -124,6 +134,9 @@ def test_the_results_are_the_two_tables_and_nothing_half_written(pruned: Path) -
             "entropy threshold of 8.00 bits",
         ),
         (["--fast"], 2, "--fast"),
+        (["--set", "entropy.threshold_quantile=0.1"], 2, "it needs entropy.threshold_from=quantile"),
+        (["--strategy", "random", "--set", "selection.cluster_exponent=1"], 2, "it needs selection.strategy=rsprune"),
+        (["--set", "training.n_images=64"], 2, "the command does not read `training:`"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -133,6 +146,43 @@ def test_a_bad_option_is_one_line_and_the_old_results_stay(
     ended = rsprune("prune", synthetic / "corpus", "--out", pruned, *options)
     assert ended.code == code
     assert words in ended.complaint
+
+
+def test_a_threshold_that_the_reference_overrules_is_refused(synthetic: Path, tmp_path: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
+    command = ("prune", synthetic / "corpus", "--out", tmp_path, "--set", "entropy.threshold_bits=2")
+    ended = rsprune(*command, "--reference", synthetic / "reference")
+    assert ended.code == 2
+    assert "entropy.threshold_bits has no effect here: it needs entropy.threshold_from=bits" in ended.complaint
+    assert not list(tmp_path.iterdir())
+
+
+def test_each_parameter_that_needs_another_is_one_and_is_of_use_with_some_other() -> None:
+    """What the table says is met by a change of parameters, and by no other key than it names."""
+    params = load(PROJECT / "params.yaml")
+    others = {
+        "entropy.threshold_from": ("bits", "quantile", "reference"),
+        "embedding.weights": ("file.pth",),
+        "embedding.backbone": ("mobilenet_v2",),
+        "clustering.n_clusters": (0, 5),
+        "clustering.recluster": ("never",),
+        "selection.strategy": ("random", "rsprune"),
+        "automation.enabled": (True,),
+        "evaluation.champion_score": ("", "kid"),
+        "report.n_other_seeds": (0, 1),
+        "tracking.uri": ("none", ""),
+        "reference.sources": ((), ("scenes",)),
+    }
+    for key, needs in NEEDS.items():
+        section, _, name = key.partition(".")
+        assert name in type(getattr(params, section)).model_fields
+        met = {}
+        for other, values in others.items():
+            where, _, what = other.partition(".")
+            found = {needs.met(params.with_values({where: {what: value}})) for value in values}
+            met[other] = found | {needs.met(params)}
+        decide = [other for other, found in met.items() if len(found) == 2]
+        assert decide, key
+        assert all(other in needs.what or other == "reference.sources" for other in decide), (key, decide)
 
 
 @pytest.mark.usefixtures("untouched")
@@ -220,6 +270,97 @@ def test_what_is_short_is_said(tmp_path: Path, rsprune) -> None:  # type: ignore
     ended = rsprune("prune", tmp_path / "corpus", "--keep", "1", "--out", tmp_path / "out", "--device", "cpu")
     assert ended.code == 0
     assert "1 tiles are kept, not the 2 asked" in ended.complaint
+
+
+def test_a_prune_says_what_is_in_effect_and_then_what_came_and_what_next(
+    synthetic: Path, tmp_path: Path, rsprune
+) -> None:  # type: ignore[no-untyped-def]
+    out = tmp_path / "a folder"
+    command = ("prune", synthetic / "corpus", "--reference", synthetic / "reference", "--out", out, "--device", "cpu")
+    ended = rsprune(*command, "--keep", "0.2", "--set", "selection.near_duplicate_correlation=0.9")
+    told = ended.err.splitlines()
+    assert told[0] == f"keeping 0.2 of {synthetic / 'corpus'}"
+    assert told[1] == f"encoder descriptor, reference {synthetic / 'reference'}"
+    assert str(PROJECT / "params.yaml") in told[2] and "selection.near_duplicate_correlation" in told[2]
+    assert "\r" not in ended.err  # no terminal: lines, and no bar
+    assert f"raw_corpus: {len(pq.read_table(out / RESULTS[1]))} to do" in told
+
+    kept = pq.read_table(out / RESULTS[0]).column("scene").to_pylist()
+    header, *rows = [line.split() for line in ended.out.partition("\n\n")[0].splitlines()]
+    assert header == ["scene", "tiles", "of", "all", "kept", "of", "kept"]
+    assert {row[0]: int(row[3]) for row in rows} == {scene: kept.count(scene) for scene in {row[0] for row in rows}}
+    for before, after in ((1, 2), (3, 4)):
+        total = sum(int(row[before]) for row in rows)
+        assert all(row[after] == f"{int(row[before]) / total:.1%}" for row in rows)
+
+    for line in ended.out.partition("next:\n")[2].splitlines():
+        name, *arguments = shlex.split(line, comments=True)
+        assert name == "rsprune"
+        answer = rsprune(*[str(tmp_path / "target") if word == "FOLDER" else word for word in arguments])
+        assert answer.code == 0, answer.err
+
+
+def test_a_report_on_an_earlier_subset_goes_and_what_is_not_ours_stays(
+    synthetic: Path, tmp_path: Path, rsprune
+) -> None:  # type: ignore[no-untyped-def]
+    def prune(seed: int) -> Ended:
+        return rsprune("prune", synthetic / "corpus", "--out", tmp_path, "--device", "cpu", "--seed", seed)
+
+    assert prune(0).code == 0
+    (tmp_path / "notes.html").write_text("mine")
+    page = tmp_path / "report.html"
+    assert rsprune("report", "--out", tmp_path).code == 0
+    assert "removed" not in prune(0).err and page.is_file()  # the same subset
+    assert f"{page} told of the earlier subset and was removed" in prune(1).complaint
+    assert not page.exists() and (tmp_path / "notes.html").read_text() == "mine"
+
+    assert rsprune("report", "--out", tmp_path).code == 0
+    page.write_text("changed by hand")
+    assert "removed" not in prune(0).err and page.read_text() == "changed by hand"
+
+
+@pytest.mark.parametrize("label", ["raw_corpus", "selection"])
+def test_an_interrupt_is_one_sentence_and_the_same_command_goes_on(label: str, synthetic: Path, tmp_path: Path) -> None:
+    """SIGINT to the installed command, when it says that it has begun a step."""
+    command = [Path(sys.executable).with_name("rsprune"), "prune", synthetic / "corpus", "--out", tmp_path / "out"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": "none"}
+    options: dict[str, Any] = {"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*command, "--device", "cpu"], **options) as process:
+        for line in process.stderr:
+            if line.startswith(f"{label}: "):
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stderr.read()
+    assert process.returncode == 130, rest
+    assert rest.splitlines()[-1].startswith("rsprune: interrupted: finished work is kept, and the same command goes on")
+    assert "Traceback" not in rest and len(rest.splitlines()) < 5
+    assert not (tmp_path / "out" / RESULTS[0]).exists()
+
+
+def test_progress_that_goes_into_a_file_is_lines_with_a_share_and_an_estimate() -> None:
+    said: list[str] = []
+    with lines(said.append, every_s=0.0)("embeddings", 4) as advance:
+        for _ in range(4):
+            advance(1)
+    assert len(said) == 4 and all(
+        re.search(rf"embeddings: {n} of 4 \({n * 25}%\), .* left", said[n - 1]) for n in (1, 2, 3)
+    )
+    assert said[3].startswith("embeddings: 4 done")
+
+
+def test_help_groups_every_command_and_cuts_no_sentence(rsprune) -> None:  # type: ignore[no-untyped-def]
+    group = typer.main.get_command(cli.app)
+    assert isinstance(group, click.Group)
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(group.commands)
+    told = " ".join(rsprune("--help").out.split())
+    for name, command in group.commands.items():
+        assert f" {name} {' '.join((command.help or '').partition(chr(10) * 2)[0].split())}" in told
+        arguments = rsprune(name, "--help").out
+        for parameter in command.params:
+            assert parameter.human_readable_name.upper() not in ("CORPUS",) or "fsspec URLs" in arguments
+    assert rsprune("--version").out == f"rsprune {version('rsprune_dagster')}\n"
+    alone = rsprune()
+    assert alone.code == 2 and alone.err.startswith("Usage: ") and "rsprune: " not in alone.err
 
 
 def test_explain_says_why_for_every_decision(pruned: Path, rsprune) -> None:  # type: ignore[no-untyped-def]

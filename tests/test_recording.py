@@ -216,7 +216,9 @@ def test_the_marks_of_a_merge_in_dvc_lock_are_one_line_and_nothing_is_written(ma
     lock, before = made.root / "dvc.lock", tree_of(made.root / "assets" / "first").digest
     conflict = f"<<<<<<< HEAD\n{lock.read_text()}=======\n>>>>>>> other\n"
     lock.write_text(conflict)
-    sentence = r"dvc.lock holds the marks of a merge \(<<<<<<<\): resolve it, or take one side with `git checkout --ours`"
+    sentence = (
+        r"dvc.lock holds the marks of a merge \(<<<<<<<\): resolve it, or take one side with `git checkout --ours`"
+    )
     with pytest.raises(RunError, match=sentence) as raised:
         made.dvc.lock()
     assert "\n" not in str(raised.value)

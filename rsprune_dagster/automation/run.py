@@ -47,6 +47,7 @@ def materialize(
     Raises:
         GateError: a blocking check did not pass; what follows its asset was not made.
         UserError: as the assets raise it; folders of assets that failed keep their last version.
+        KeyboardInterrupt: the run was interrupted.
     """
     from rsprune_dagster.pruning.steps.preflight import check
 
@@ -74,6 +75,8 @@ def materialize(
                 run_config=_LOG_NOTHING,
                 tags=tags,
             )
+        except dg.DagsterExecutionInterruptedError:
+            raise KeyboardInterrupt from None
         except (dg.Failure, dg.RetryRequested, dg.DagsterExecutionStepExecutionError) as error:
             raise _cause(error) from error
         except dg.DagsterError:

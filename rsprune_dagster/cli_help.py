@@ -1,0 +1,60 @@
+"""The help of `rsprune`: its commands by what one wants to do, each with its whole sentence."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+
+import click
+import typer
+from typer.core import TyperArgument, TyperGroup
+from typer.utils import get_params_from_function
+
+from rsprune_dagster.terminal import say
+
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "A corpus": ("plan", "prune", "explain", "export", "report"),
+    "The project": ("materialize", "study", "sample", "reprune"),
+    "Versions": ("lineage", "diff", "restore"),
+    "To try it": ("demo", "synth"),
+}
+
+
+class GroupedCommands(TyperGroup):
+    """`rsprune` itself: lists its commands by GROUPS."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a section for each group; click would cut sentences to the width of a line."""
+        for title, names in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, _sentence(self.commands[name])) for name in names])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command, whose arguments say what they are."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None and command.callback is not None:
+            _describe_arguments(command, inspect.unwrap(command.callback))
+        return command
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and end; what `--version` calls."""
+    if wanted:
+        say(f"rsprune {version('rsprune_dagster')}")
+        raise typer.Exit
+
+
+def _describe_arguments(command: click.Command, function: Callable[..., object]) -> None:
+    """Give arguments the help that they were declared with.
+
+    click 8.5 takes it from typer 0.25, and with it would list them a second time.
+    """
+    declared = get_params_from_function(function)
+    for parameter in command.params:
+        if isinstance(parameter, TyperArgument) and parameter.name in declared:
+            parameter.help = declared[parameter.name].default.help
+    command.format_arguments = lambda ctx, formatter: None  # type: ignore[method-assign]
+
+
+def _sentence(command: click.Command) -> str:
+    """The first paragraph of a command's help."""
+    return " ".join((command.help or "").split("\n\n")[0].split())

@@ -1,0 +1,81 @@
+"""The folder that `rsprune prune --out` writes: its results, and what other commands left beside them."""
+
+import hashlib
+import json
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+
+from rsprune_dagster.errors import UsageError
+
+WORK = ".rsprune"
+"""Below --out: the assets of the run and the cache that later runs start from."""
+
+RESULTS = ("pruned_subset.parquet", "decisions.parquet")
+
+_BESIDE = "beside.json"
+"""In WORK: the sha256 of each file that was written beside the results and tells of them."""
+
+
+def check_writable(out: Path) -> None:
+    """Raise UsageError where `out` cannot be written."""
+    try:
+        work = out / WORK
+        work.mkdir(parents=True, exist_ok=True)
+        probe = work / ".probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"--out {out} cannot be written: {error.strerror}; give a folder this user may write to"
+        ) from None
+
+
+def publish(subset: Path, out: Path) -> list[str]:
+    """Copy the results; both are complete before the first takes its place.
+
+    Returns:
+        The names of the files that told of an earlier subset, and were removed. What was changed since it was written
+        is not ours, and stays.
+    """
+    from rsprune_dagster.corpus.shards import written_whole
+
+    before = [_sha256(out / name) for name in RESULTS]
+    with ExitStack() as stack:
+        for name in RESULTS:
+            shutil.copyfile(subset / name, stack.enter_context(written_whole(out / name)))
+    return _remove_stale(out) if before != [_sha256(out / name) for name in RESULTS] else []
+
+
+def note_beside(out: Path, target: Path) -> None:
+    """Remember that we wrote `target`, which tells of the results in `out`; what lies elsewhere is not remembered."""
+    if target.resolve().parent == out.resolve():
+        _write(out, {**_read(out), target.name: _sha256(target)})
+
+
+def _remove_stale(out: Path) -> list[str]:
+    ours = [name for name, sha256 in _read(out).items() if sha256 and _sha256(out / name) == sha256]
+    for name in ours:
+        (out / name).unlink()
+    _write(out, {})
+    return ours
+
+
+def _read(out: Path) -> dict[str, str]:
+    path = out / WORK / _BESIDE
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def _write(out: Path, beside: dict[str, str]) -> None:
+    from rsprune_dagster.corpus.shards import written_whole
+
+    with written_whole(out / WORK / _BESIDE) as draft:
+        draft.write_text(json.dumps(beside))
+
+
+def _sha256(path: Path) -> str:
+    """The hash of a file; empty where there is none."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,79 @@
+"""What `rsprune prune` tells before its work and after it."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rsprune_dagster.cli_out import RESULTS
+from rsprune_dagster.params import Params
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MOST_SCENES = 40
+
+
+def in_effect(params: Params, parameters: Path, given: Sequence[str]) -> str:
+    """Three lines: what is kept of what, how it is compared, and where the numbers come from.
+
+    Args:
+        given: the parameters of the command line, as section.key.
+    """
+    reference = ", ".join(params.reference.sources)
+    strategy = "" if params.selection.strategy == "rsprune" else f" by {params.selection.strategy}"
+    compared = f"reference {reference}" if reference else "no reference: one stratum"
+    here = f"; of the command line: {', '.join(sorted(given))}" if given else ""
+    return "\n".join(
+        [
+            f"keeping {params.selection.keep_fraction:.4g} of {', '.join(params.corpus.sources)}{strategy}",
+            f"encoder {params.embedding.backbone}, {compared}",
+            f"parameters of {parameters}{here}",
+        ]
+    )
+
+
+def outcome(counts: dict[str, int], scenes: "pa.Table", folder: Path) -> str:
+    """Tiles by decision, by scene before and after, and the files that hold them."""
+    decisions = [f"{n:>12,}  {decision}" for decision, n in sorted(counts.items(), key=lambda item: -item[1])]
+    total = f"{sum(counts.values()):>12,}  tiles seen"
+    files = [str(folder / name) for name in RESULTS]
+    return "\n".join([*_by_scene(scenes), "", *decisions, total, "", *files])
+
+
+def next_steps(out: Path, subset: Path) -> str:
+    """Commands that go on from a finished prune, as a shell takes them."""
+    where = f"--out {shlex.quote(str(out))}"
+    tile = shlex.quote(_first_kept(subset))
+    steps = {
+        f"rsprune explain {tile} {where}": "why a tile was kept or dropped",
+        f"rsprune export FOLDER {where}": "the kept tiles as WebDataset tars; --form folder or list",
+        f"rsprune report {where}": "a page on what went in, what stayed, why the rest went",
+    }
+    width = max(map(len, steps))
+    return "\n".join(["next:", *(f"  {command:<{width}}  # {what}" for command, what in steps.items())])
+
+
+def _by_scene(scenes: "pa.Table") -> list[str]:
+    """A line for each scene, the largest first: tiles that were compared, those kept, and the shares of both."""
+    from rsprune_dagster.lineage.text import table
+
+    rows = scenes.to_pylist()
+    n_seen, n_kept = (sum(row[name] for row in rows) for name in ("n_tiles", "n_kept"))
+    cells = [
+        (row["scene"], row["n_tiles"], _share(row["n_tiles"], n_seen), row["n_kept"], _share(row["n_kept"], n_kept))
+        for row in rows[:MOST_SCENES]
+    ]
+    more = [f"and {len(rows) - MOST_SCENES} smaller scenes"] if len(rows) > MOST_SCENES else []
+    return [table(("scene", "tiles", "of all", "kept", "of kept"), cells), *more]
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:6.1%}" if whole else ""
+
+
+def _first_kept(subset: Path) -> str:
+    import pyarrow.parquet as pq
+
+    kept = pq.ParquetFile(subset).iter_batches(batch_size=1, columns=["tile_id"])
+    return next((str(batch.column(0)[0].as_py()) for batch in kept), "TILE_ID")
