@@ -63,7 +63,10 @@ def test_a_damaged_block_is_forgotten_not_trusted(
     cache.add(some(5, 100), np.ones((5, 4)))
     broken = sorted(tmp_path.iterdir())[0]
     whole = broken.read_bytes()
-    flips = [whole[: bit // 8] + bytes([whole[bit // 8] ^ 1 << bit % 8]) + whole[bit // 8 + 1 :] for bit in range(0, 8 * len(whole), 997)]
+    flips = [
+        whole[: bit // 8] + bytes([whole[bit // 8] ^ 1 << bit % 8]) + whole[bit // 8 + 1 :]
+        for bit in range(0, 8 * len(whole), 997)
+    ]
     for damaged in (whole[:-10], b"", bytes(len(whole)), *flips):
         broken.write_bytes(damaged)
         caplog.clear()
@@ -71,4 +74,3 @@ def test_a_damaged_block_is_forgotten_not_trusted(
         assert not broken.exists()
         assert [record.getMessage() for record in caplog.records] == [f"{broken} is damaged: its work is done again"]
         assert len(cache.known()) == 5
-
