@@ -3,6 +3,7 @@
 The ledger is the real one; scenes, ranks, coordinates and vectors are drawn. All tiles are members of one small tar.
 """
 
+import hashlib
 import io
 import json
 import tarfile
@@ -10,6 +11,8 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from benchmarks.memory import jpeg, pictures
 from rsprune_dagster.corpus.options import ReadOptions
@@ -45,11 +48,11 @@ def write_assets(assets: Path, n_tiles: int, *, prefix: str = "tile", hostile: s
     Args:
         prefix, hostile: of tile ids, and what every one of them holds.
     """
-    members = _write_tar(assets / "tiles.tar")
+    contents = _write_tar(assets / "tiles.tar", n_tiles)
     corpus, scores, subset = assets / "raw_corpus", assets / "entropy_scores", assets / "pruned_subset"
     for folder in (corpus, scores, subset, assets / "scene_clusters", assets / "embeddings" / "reference"):
         folder.mkdir(parents=True)
-    _write_manifest(assets, n_tiles, members, f"{prefix}{hostile}".replace("'", "''"))
+    _write_manifest(assets, n_tiles, contents, f"{prefix}{hostile}".replace("'", "''"))
     n_readable = _write_scores(corpus, scores)
     _write_candidates(assets)
     _write_subset(assets, n_readable)
@@ -57,37 +60,52 @@ def write_assets(assets: Path, n_tiles: int, *, prefix: str = "tile", hostile: s
     return assets
 
 
-def _write_tar(path: Path) -> list[tuple[int, int]]:
-    """Pictures, and where each begins and how long it is."""
+def _write_tar(path: Path, n_tiles: int) -> Path:
+    """Few pictures for many tiles: each tile takes one byte more of the zeros behind its picture, so none is a copy.
+
+    Returns:
+        A Parquet file: for the i-th tile where its bytes begin, how many they are, and their hash.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    encoded = [jpeg(picture) for picture in pictures(N_PICTURES, 64, seed=0)]
+    n_zeros = -(-n_tiles // N_PICTURES)
     with tarfile.open(path, "w") as tar:
-        for number, picture in enumerate(pictures(N_PICTURES, 64, seed=0)):
-            content = jpeg(picture)
+        for number, content in enumerate(encoded):
             member = tarfile.TarInfo(f"{number:04d}.jpg")
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
+            member.size = len(content) + n_zeros
+            tar.addfile(member, io.BytesIO(content + bytes(n_zeros)))
     with tarfile.open(path) as tar:
-        return [(member.offset_data, member.size) for member in tar]
+        offsets = [member.offset_data for member in tar]
+    hashes = [hashlib.md5(content) for content in encoded]
+    rows = []
+    for i in range(n_tiles):
+        n, number = divmod(i, N_PICTURES)
+        rows.append((i, hashes[number].hexdigest(), offsets[number], len(encoded[number]) + n))
+        hashes[number].update(b"\0")
+    contents = path.with_name("contents.parquet")
+    names = ("i", "content_md5", "offset", "length")
+    pq.write_table(pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))), contents)
+    return contents
 
 
-def _write_manifest(assets: Path, n_tiles: int, members: list[tuple[int, int]], prefix: str) -> None:
-    offsets, lengths = ([str(value) for value in values] for values in zip(*members, strict=True))
+def _write_manifest(assets: Path, n_tiles: int, contents: Path, prefix: str) -> None:
     uri = str(assets / "tiles.tar").replace("'", "''")
     tile_id = f"'{prefix}' || printf('%09d', i) || '.jpg'"
     write_query(
         f"""
-        SELECT md5('c' || if(i % 20 = 7, i - 1, i)) AS content_md5, {tile_id} AS tile_id, '{uri}' AS uri, 'tar' AS kind,
-               ([{", ".join(offsets)}])[1 + i % {N_PICTURES}] AS "offset",
-               ([{", ".join(lengths)}])[1 + i % {N_PICTURES}] AS length,
+        SELECT content_md5, {tile_id} AS tile_id, '{uri}' AS uri, 'tar' AS kind, "offset", length,
                NULL AS x, NULL AS y, NULL AS w, NULL AS h, NULL AS label, 64 AS width_px, 64 AS height_px, 3 AS n_bands,
                'uint8' AS dtype, 'EPSG:32631' AS crs, -120 + 37.0 * (i % 7) + 5 * u * u AS lon,
                -40 + 21.0 * (i % 5) + 4 * v AS lat, 10.0 AS gsd_m, NULL AS scale_low, NULL AS scale_high,
                1.0 AS valid_fraction, if(i % 25 = 3, u, 2 + 5 * v) AS entropy_bits, 4.0 AS patch_entropy_bits,
                unhex(repeat(md5('t' || i), 16)) AS thumbnail
-        FROM (SELECT i, (hash(i) % 9973) / 9973 AS u, (hash(-i) % 9967) / 9967 AS v FROM range({n_tiles}) AS r(i))
+        FROM (
+            SELECT i, if(i % 20 = 7, i - 1, i) AS content, (hash(i) % 9973) / 9973 AS u, (hash(-i) % 9967) / 9967 AS v
+            FROM range({n_tiles}) AS r(i)
+        ) JOIN (SELECT * RENAME (i AS content) FROM contents) USING (content)
         WHERE i % 500 <> 499 ORDER BY content_md5, tile_id
         """,
-        {},
+        {"contents": contents},
         assets / "raw_corpus" / "manifest.parquet",
         MANIFEST,
     )

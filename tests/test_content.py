@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rsprune_dagster.corpus.seal import KEY, UNSEALED, sealed
 from rsprune_dagster.errors import RunError
 from rsprune_dagster.resources.asset_store import AssetStore
-from rsprune_dagster.corpus.seal import KEY, UNSEALED, sealed
 from rsprune_dagster.resources.content import tree_of
 from rsprune_dagster.resources.dvc_cache import DvcCache
 

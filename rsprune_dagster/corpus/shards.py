@@ -60,7 +60,8 @@ def written_whole(target: Path) -> Iterator[Path]:
         yield draft
         _flush(draft)
         os.replace(draft, target)
-        _flush(target.parent)
+        with suppress(OSError):  # the file is in its place; some file systems cannot flush a folder
+            _flush(target.parent)
     except OSError as error:
         raise RunError(
             f"cannot write {target}: {error.strerror or error}; free some space or choose another place, "
