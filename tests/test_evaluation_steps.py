@@ -55,7 +55,13 @@ class World:
         return load(PROJECT / "params.yaml").evaluation.model_copy(update={**values, **changes})
 
     def evaluate(
-        self, folder: Path, *, sources: tuple[Path, ...] | None = None, seed: int = 0, **changes: Any
+        self,
+        folder: Path,
+        *,
+        sources: tuple[Path, ...] | None = None,
+        seed: int = 0,
+        work: Path | None = None,
+        **changes: Any,
     ) -> EvaluationReport:
         folder.mkdir()
         named = (self.held_out,) if sources is None else sources
@@ -65,6 +71,7 @@ class World:
             folder,
             self.params(**changes),
             Scanner(OPTIONS, 4, 64, ShardCache(self.root / "cache"), 1, silent),
+            work=work or self.root / "work",
             seed=seed,
             device="cpu",
         )
@@ -135,11 +142,39 @@ def test_a_planted_copy_is_found_though_it_is_turned(
         return np.stack([copied] * 60)
 
     monkeypatch.setattr(steps, "_samples", copies)
-    report = world.evaluate(tmp_path / "copies")
+    report = world.evaluate(tmp_path / "copies", work=tmp_path / "work")
     rows = pq.read_table(tmp_path / "copies" / "samples.parquet").to_pylist()
     assert {row["nearest_tile_id"] for row in rows} == {"011.png"}
     assert all(row["distance"] == pytest.approx(0, abs=1e-6) and row["turn"] != 0 for row in rows)
     assert report.metrics["singled_out_pixels"] == 1.0
+
+
+def test_samples_and_their_features_are_made_once(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, draw = tmp_path / "work", steps._samples
+    drawn: list[str] = []
+
+    def counted(*arguments: Any) -> np.ndarray:
+        drawn.append("samples")
+        return draw(*arguments)
+
+    monkeypatch.setattr(steps, "_samples", counted)
+    world.evaluate(tmp_path / "first", work=work)
+    assert len(drawn) == 1
+
+    def redrawn(name: str, **changes: Any) -> int:
+        before = len(drawn)
+        world.evaluate(tmp_path / name, work=work, **changes)
+        return len(drawn) - before
+
+    assert redrawn("same") == redrawn("other-measure", n_neighbours=4, champion_margin=0.5) == 0
+    assert tree_of(tmp_path / "same").digest == tree_of(tmp_path / "first").digest
+    assert redrawn("seed", seed=1) == redrawn("steps", sample_steps=3) == redrawn("guidance", guidance=1.5) == 1
+    for file in work.rglob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[:100])
+    assert redrawn("damaged") == 1
+    assert tree_of(tmp_path / "damaged").digest == tree_of(tmp_path / "first").digest
 
 
 @pytest.mark.parametrize("turned", [False, True])
