@@ -36,6 +36,8 @@ HELD_OUT = "held_out"
 """Below the asset's folder: the manifest of the tiles that samples were held against."""
 SAMPLES_VERSION = "1"
 """Of how samples are drawn; raised when the same model and options give others."""
+TOLD_SAMPLERS = {"ddim": "ddim to each next timestep"}
+"""How protocols call a sampler that drew otherwise under its own name: DDIM, where the steps did not divide 1000."""
 READ_TILES = 256
 """Tiles read at a time."""
 NOTHING_HELD_OUT = (
@@ -300,7 +302,8 @@ def _check_measured(evaluation: Evaluation, networks: Sequence[FeatureNetwork], 
 
 def _with_sampling(score: Score, params: EvaluationParams) -> Score:
     """The score, its protocol with how the samples were drawn: a sampler's settings are no merit of the checkpoint."""
-    drawn = f"{params.scenes} scenes, {params.sampler}, {params.sample_steps} steps, guidance {params.guidance:g}"
+    sampler = TOLD_SAMPLERS.get(params.sampler, params.sampler)
+    drawn = f"{params.scenes} scenes, {sampler}, {params.sample_steps} steps, guidance {params.guidance:g}"
     protocol = replace(score.protocol, parameters=(*score.protocol.parameters, ("samples", drawn)))
     return replace(score, protocol=protocol)
 
