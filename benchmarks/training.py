@@ -93,7 +93,7 @@ def bare_rate(tiles: TileSet, options: TrainingOptions, device: str) -> float:
 def run_steps(state: TrainingState, share: Noised, options: TrainingOptions, device: str, n_steps: int) -> None:
     """Steps on the same batch, with the averaging that belongs to each."""
     for _ in range(n_steps):
-        loss = step(state.denoiser, state, share, options, device, ALONE)
+        loss = step(state.denoiser, state, share, options.batch_size, options, device, ALONE)
         state.after(loss, n=options.batch_size, half_life_images=options.ema_half_life_images)
 
 

@@ -80,7 +80,7 @@ def test_what_is_loaded_is_what_was_written(trained: Trained, checkpoint: Path) 
 
 def test_the_card_tells_data_licence_and_options(checkpoint: Path) -> None:
     card = (checkpoint / "README.md").read_text()
-    for said in ("24 tiles", "abc.dir", "CC-BY-4.0", "field, sea", "`learning_rate`: 0.001"):
+    for said in ("24 tiles", "abc.dir", "CC-BY-4.0", "field, sea", "Computed on: ", "`learning_rate`: 0.001"):
         assert said in card
 
 

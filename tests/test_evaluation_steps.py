@@ -21,6 +21,7 @@ from rsprune_dagster.diffusion.tiles import TileSet
 from rsprune_dagster.diffusion.training import train
 from rsprune_dagster.errors import RunError, UsageError
 from rsprune_dagster.evaluation import steps
+from rsprune_dagster.evaluation.remembered import key_of
 from rsprune_dagster.evaluation.steps import EvaluationReport, Upstream, evaluate_checkpoint
 from rsprune_dagster.params import EvaluationParams, load
 from rsprune_dagster.progress import silent
@@ -28,6 +29,7 @@ from rsprune_dagster.pruning.steps.scan import Scanner
 from rsprune_dagster.resources.content import tree_of
 
 VERSION = "0" * 32 + ".dir"
+SAMPLED_OTHERWISE = {"sampler": "ddim", "sample_steps": 3, "guidance": 1.5, "batch_size": 7}
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,13 @@ class World:
         return load(PROJECT / "params.yaml").evaluation.model_copy(update={**values, **changes})
 
     def evaluate(
-        self, folder: Path, *, sources: tuple[Path, ...] | None = None, seed: int = 0, **changes: Any
+        self,
+        folder: Path,
+        *,
+        sources: tuple[Path, ...] | None = None,
+        seed: int = 0,
+        work: Path | None = None,
+        **changes: Any,
     ) -> EvaluationReport:
         folder.mkdir()
         named = (self.held_out,) if sources is None else sources
@@ -65,6 +73,7 @@ class World:
             folder,
             self.params(**changes),
             Scanner(OPTIONS, 4, 64, ShardCache(self.root / "cache"), 1, silent),
+            work=work or self.root / "work",
             seed=seed,
             device="cpu",
         )
@@ -101,6 +110,23 @@ def test_every_score_has_its_interval_and_its_protocol(evaluated: tuple[Path, Ev
         assert metrics[name] == score["value"]
 
 
+def test_samples_are_kept_apart_by_all_that_they_depend_on(world: World) -> None:
+    scenes = np.array([0, 1])
+
+    def key(*, seed: int = 0, asked_for: np.ndarray = scenes, **changes: Any) -> str:
+        return key_of(*steps._drawn_alike(world.params(**changes), asked_for, seed, "cpu"))
+
+    others = [key(**{name: value}) for name, value in SAMPLED_OTHERWISE.items()]
+    assert len({key(), key(seed=1), key(asked_for=scenes[::-1]), *others}) == 3 + len(SAMPLED_OTHERWISE)
+    assert key(n_neighbours=4, champion_margin=0.5, network_size_px=64) == key()
+
+
+def test_scores_of_ddim_are_not_compared_with_those_of_its_uneven_steps(world: World, tmp_path: Path) -> None:
+    report = world.evaluate(tmp_path / "out", sampler="ddim")
+    drawn = {dict(score.protocol.parameters)["samples"] for score in report.scores}
+    assert drawn == {"balanced scenes, ddim to each next timestep, 2 steps, guidance 1"}
+
+
 def test_nothing_is_called_fid_without_the_inception_network(evaluated: tuple[Path, EvaluationReport]) -> None:
     folder, report = evaluated
     assert not {"fid", "kid"} & {name.partition("/")[0] for name in (*report.metrics, *report.left_out)}
@@ -135,11 +161,39 @@ def test_a_planted_copy_is_found_though_it_is_turned(
         return np.stack([copied] * 60)
 
     monkeypatch.setattr(steps, "_samples", copies)
-    report = world.evaluate(tmp_path / "copies")
+    report = world.evaluate(tmp_path / "copies", work=tmp_path / "work")
     rows = pq.read_table(tmp_path / "copies" / "samples.parquet").to_pylist()
     assert {row["nearest_tile_id"] for row in rows} == {"011.png"}
     assert all(row["distance"] == pytest.approx(0, abs=1e-6) and row["turn"] != 0 for row in rows)
     assert report.metrics["singled_out_pixels"] == 1.0
+
+
+def test_samples_and_their_features_are_made_once(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, draw = tmp_path / "work", steps._samples
+    drawn: list[str] = []
+
+    def counted(*arguments: Any) -> np.ndarray:
+        drawn.append("samples")
+        return draw(*arguments)
+
+    monkeypatch.setattr(steps, "_samples", counted)
+    world.evaluate(tmp_path / "first", work=work)
+    assert len(drawn) == 1
+
+    def redrawn(name: str, **changes: Any) -> int:
+        before = len(drawn)
+        world.evaluate(tmp_path / name, work=work, **changes)
+        return len(drawn) - before
+
+    assert redrawn("same") == redrawn("other-measure", n_neighbours=4, champion_margin=0.5) == 0
+    assert tree_of(tmp_path / "same").digest == tree_of(tmp_path / "first").digest
+    assert redrawn("steps", sample_steps=3) == 1
+    for file in work.rglob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[:100])
+    assert redrawn("damaged") == 1
+    assert tree_of(tmp_path / "damaged").digest == tree_of(tmp_path / "first").digest
 
 
 @pytest.mark.parametrize("turned", [False, True])

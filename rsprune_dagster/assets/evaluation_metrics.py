@@ -58,6 +58,7 @@ def evaluation_metrics_asset(defaults: Params) -> dg.AssetsDefinition:
                     folder,
                     params,
                     scanner(context, assets, compute, defaults.corpus, made.home),
+                    work=assets.cache_root / "evaluation",
                     seed=compute.seed,
                     device=compute.device,
                     progress=progress,

@@ -92,8 +92,8 @@ def _note(trained: Trained, options: TrainingOptions) -> str:
 
 def _note_on_steps() -> str:
     return (
-        "\nGive a number of steps that divides 1000: diffusers' DDIM leaves noise in the images with others, such as 400. "
-        "`rsprune sample` takes any number.\n"
+        "\nGive a number of steps that divides 1000: with others, such as 400, diffusers' DDIM leaves noise in the "
+        "images. `rsprune sample` takes any number.\n"
     )
 
 

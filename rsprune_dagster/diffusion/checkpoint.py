@@ -1,5 +1,6 @@
 """The trained model as a folder that diffusers loads by itself, with what it was trained on and how that went."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ SCENES = "scenes.json"
 LOSS = "loss.csv"
 CARD = "README.md"
 ORIGIN = "origin.json"
+MODEL_FOLDERS = ("unet", "transformer", "vae", "scheduler")
 N_LOSS_POINTS = 400
 
 
@@ -115,6 +117,16 @@ def trained_on(folder: Path) -> str:
         return str(json.loads((folder / ORIGIN).read_text())["subset_version"])
     except (OSError, ValueError, KeyError):
         return ""
+
+
+def model_digest(folder: Path) -> str:
+    """sha256 of all that samples of a checkpoint depend on: its denoiser, schedule, autoencoder and scenes."""
+    digest = hashlib.sha256()
+    parts = [path for name in MODEL_FOLDERS for path in (folder / name).rglob("*") if path.is_file()]
+    for path in sorted([*parts, folder / SCENES]):
+        with path.open("rb") as file:
+            digest.update(f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def sample_grid(

@@ -44,7 +44,7 @@ class Ranks:
 
         So processes may take unequal numbers of passes.
         """
-        return nullcontext() if self.n == 1 or last else model.no_sync()  # type: ignore[no-any-return, operator]
+        return nullcontext() if self.n == 1 or last else model.no_sync()  # type: ignore[operator]
 
     def mean(self, value: torch.Tensor) -> float:
         """The mean of a scalar over the processes."""

@@ -2,8 +2,10 @@
 
 Each image carries an open ball: it reaches to its k-th nearest neighbour in its own set and does not contain it, as in
 Naeem et al.'s published code (prdc), so a set of distinct images has density 1 against itself. The balls together are
-the set's region. An image with k copies in its own set has an empty ball. Precision: share of samples within the reference's region; recall: share of reference images within the samples'
-region (Kynkäänniemi et al. 2019, arXiv 1904.06991). Density counts how many balls a sample lies in, coverage the share
+the set's region. An image with k copies in its own set has an empty ball.
+
+Precision: share of samples within the reference's region; recall: share of reference images within the samples' region
+(Kynkäänniemi et al. 2019, arXiv 1904.06991). Density counts how many balls a sample lies in, coverage the share
 of reference balls with a sample in them: outliers of either set move these two less (Naeem et al. 2020, arXiv
 2002.09797). Recall and coverage rise with the number of samples: compare at equal counts.
 """

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rsprune_dagster.corpus.options import ReadOptions
-from rsprune_dagster.diffusion.checkpoint import load_checkpoint, trained_on
+from rsprune_dagster.diffusion.checkpoint import load_checkpoint, model_digest, trained_on
 from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.sampling import sample
 from rsprune_dagster.diffusion.steps import resolved
@@ -24,6 +24,7 @@ from rsprune_dagster.evaluation.leakage import FLATTERED, N_EXAMPLES, shared_con
 from rsprune_dagster.evaluation.memorization import Pair, nearest, pairs_of
 from rsprune_dagster.evaluation.networks import copy_network, measures_of, named_networks
 from rsprune_dagster.evaluation.protocol import Score
+from rsprune_dagster.evaluation.remembered import key_of, remembered, remembering
 from rsprune_dagster.evaluation.scenes import MEAN
 from rsprune_dagster.evaluation.seen import PIXELS, Seen, see
 from rsprune_dagster.evaluation.written import Sampled, write_evaluation
@@ -33,6 +34,10 @@ from rsprune_dagster.pruning.steps.scan import Scanner, read_options, scan
 
 HELD_OUT = "held_out"
 """Below the asset's folder: the manifest of the tiles that samples were held against."""
+SAMPLES_VERSION = "1"
+"""Of how samples are drawn; raised when the same model and options give others."""
+TOLD_SAMPLERS = {"ddim": "ddim to each next timestep"}
+"""How protocols call a sampler that drew otherwise under its own name: DDIM, where the steps did not divide 1000."""
 READ_TILES = 256
 """Tiles read at a time."""
 NOTHING_HELD_OUT = (
@@ -72,6 +77,7 @@ def evaluate_checkpoint(
     params: EvaluationParams,
     scanner: Scanner,
     *,
+    work: Path,
     seed: int,
     device: str,
     progress: Progress = silent,
@@ -81,6 +87,9 @@ def evaluate_checkpoint(
     All tiles are seen as in training: cut square, at the checkpoint's own size. Without sources only the training tile
     nearest to each sample is found; the rest is left out with that reason.
 
+    Args:
+        work: keeps samples and features. Those of the same model and the same way of sampling are not made again.
+
     Raises:
         UsageError: sources without images or scenes, an unknown network, an empty subset.
         RunError: the checkpoint cannot be loaded or was trained on another subset; too few held-out tiles for any
@@ -89,6 +98,8 @@ def evaluate_checkpoint(
     model, scene_names = _checkpoint(upstream)
     size_px = model.space.image_size_px
     networks, missing = named_networks(params.networks, image_size_px=params.network_size_px, device=device)
+    features = work / "features" / _kind_of(device)
+    networks = [remembering(network, features) for network in networks]
     turned_in = copy_network(params.copies_in, networks)
     kept_table = pq.read_table(upstream.subset / "pruned_subset.parquet")
     others_table = _held_out(sources, folder / HELD_OUT, scanner)
@@ -98,7 +109,13 @@ def evaluate_checkpoint(
         others = _drawn(others_table, read_options(folder / HELD_OUT), size_px, params, seed, scene_column="label")
     shared = _shared(others_table, kept_table, params) if others_table is not None else []
     asked_for = scenes_to_sample(params, scene_names, upstream.subset)
-    images = _samples(model.to(resolved(device)), asked_for, params, seed, progress)
+    drawn = key_of(SAMPLES_VERSION, model_digest(upstream.checkpoint), *_drawn_alike(params, asked_for, seed, device))
+    images = remembered(
+        work / "samples" / f"{drawn}.safetensors",
+        (len(asked_for), size_px, size_px, 3),
+        np.uint8,
+        lambda: _samples(model.to(resolved(device)), asked_for, params, seed, progress),
+    )
 
     scenes = tuple(scene_names[number] for number in asked_for)
     generated = see(
@@ -213,6 +230,17 @@ def _drawn(
     return replace(tiles, memory_limit_bytes=0)
 
 
+def _drawn_alike(params: EvaluationParams, scenes: NDArray[np.int64], seed: int, device: str) -> list[object]:
+    """What samples depend on beside the model. The batch and the kind of device change last bits."""
+    how = params.model_dump(include={"sampler", "sample_steps", "guidance", "batch_size"})
+    return [how, scenes.tolist(), seed, _kind_of(device)]
+
+
+def _kind_of(device: str) -> str:
+    """cpu or cuda: kinds of device differ in last bits."""
+    return resolved(device).partition(":")[0]
+
+
 def _samples(
     model: Model, scenes: NDArray[np.int64], params: EvaluationParams, seed: int, progress: Progress
 ) -> Images:
@@ -274,7 +302,8 @@ def _check_measured(evaluation: Evaluation, networks: Sequence[FeatureNetwork], 
 
 def _with_sampling(score: Score, params: EvaluationParams) -> Score:
     """The score, its protocol with how the samples were drawn: a sampler's settings are no merit of the checkpoint."""
-    drawn = f"{params.scenes} scenes, {params.sampler}, {params.sample_steps} steps, guidance {params.guidance:g}"
+    sampler = TOLD_SAMPLERS.get(params.sampler, params.sampler)
+    drawn = f"{params.scenes} scenes, {sampler}, {params.sample_steps} steps, guidance {params.guidance:g}"
     protocol = replace(score.protocol, parameters=(*score.protocol.parameters, ("samples", drawn)))
     return replace(score, protocol=protocol)
 

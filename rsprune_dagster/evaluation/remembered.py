@@ -1,0 +1,67 @@
+"""Arrays that took long to make, in files named by the hash of all that they depend on.
+
+A file that is damaged, or holds another array than is expected, is made anew.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from rsprune_dagster.corpus.shards import written_whole
+from rsprune_dagster.evaluation.features import FeatureNetwork, Images
+
+NAME, SHA256 = "array", "sha256"
+FEATURES_VERSION = "1"
+"""Raised when a network gives other features with the same weights; the descriptor has none that tell."""
+
+
+def key_of(*depends_on: object) -> str:
+    """A file name for what depends on these values, which JSON can hold."""
+    return hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()
+
+
+def remembered(
+    file: Path, shape: tuple[int, ...], dtype: type[np.generic], make: Callable[[], NDArray[Any]]
+) -> NDArray[Any]:
+    """The array in `file`; where there is none of that shape and dtype, what `make` gives, which is then kept there."""
+    kept = _read(file)
+    if kept is not None and kept.shape == shape and kept.dtype == dtype:
+        return kept
+    made = make()
+    with written_whole(file) as draft:
+        # not save_file, which hides that the disk is full
+        draft.write_bytes(save({NAME: np.ascontiguousarray(made)}, {SHA256: _sha256(made)}))
+    return made
+
+
+def remembering(network: FeatureNetwork, folder: Path) -> FeatureNetwork:
+    """The network, its features kept in `folder` by the images they are of."""
+    return replace(network, forward=partial(_features, network, folder))
+
+
+def _features(network: FeatureNetwork, folder: Path, images: Images) -> NDArray[np.float32]:
+    key = key_of(FEATURES_VERSION, network.name, network.sha256, network.resize, images.shape, _sha256(images))
+    shape = len(images), network.dimension
+    return remembered(folder / f"{key}.safetensors", shape, np.float32, partial(network.forward, images))
+
+
+def _read(file: Path) -> NDArray[Any] | None:
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            kept = np.ascontiguousarray(tensors.get_tensor(NAME))
+            return kept if (tensors.metadata() or {}).get(SHA256) == _sha256(kept) else None
+    except (FileNotFoundError, SafetensorError):
+        return None
+
+
+def _sha256(array: NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
