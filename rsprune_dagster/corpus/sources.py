@@ -400,8 +400,8 @@ def _tar_labels(container: Container) -> dict[str, str]:
     return {image: storage.spelled(parts[wrapping]) for image, parts in folders.items() if len(parts) > wrapping}
 
 
-_SHARD_NAME = re.compile(r"(^|[-_.])\d{3,}$")
-"""How WebDataset's shards are called."""
+_SHARD_NAME = re.compile(r"(^|[-_])\d{5,}$")
+"""How WebDataset's shards are called; a year is no number of a shard."""
 
 
 def _no_labels(uri: str) -> str:
