@@ -8,13 +8,19 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from rsprune_dagster.corpus.decode import TileReader
 from rsprune_dagster.corpus.export import FORMS, Names, export_subset
+from rsprune_dagster.corpus.options import ReadOptions
+from rsprune_dagster.corpus.storage import spelled
 from rsprune_dagster.corpus.tiles import LOCATION
+from rsprune_dagster.diffusion.tiles import tile_set
 from rsprune_dagster.errors import RunError, TileError, UsageError
 
 SCHEMA = pa.schema(
@@ -103,6 +109,21 @@ def test_list_has_a_line_per_tile_in_the_order_of_rank_and_reads_nothing(tmp_pat
 
     export_subset(table(TILES).take(list(range(len(TILES)))[::-1]), tmp_path / "out", form="list", read_bytes=refuse)
     assert (tmp_path / "out" / "subset.txt").read_text().splitlines() == [f"/corpus/{name}" for name in TILES]
+
+
+def test_an_odd_name_is_read_listed_as_it_is_on_disk_and_trained_on(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.png")
+    Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").rename(path).read_bytes()
+    subset = table({"caf\\xe9.png": data}).set_column(1, "uri", pa.array([spelled(str(path))]))
+    with TileReader(ReadOptions()) as tiles:
+        for form in ("list", "folder", "webdataset"):
+            export_subset(subset, tmp_path / form, form=form, read_bytes=tiles.read_bytes)
+    assert (tmp_path / "list" / "subset.txt").read_bytes() == os.fsencode(path) + b"\n"
+    assert contents(tmp_path / "folder")["caf_xe9.png"] == data
+    assert tar_samples(tmp_path / "webdataset")["caf\\xe9.png"] == data
+    images = tile_set(subset, ReadOptions(), image_size_px=8).images([0])
+    assert np.array_equal(images[0].ravel(), np.arange(192))
 
 
 def test_list_refuses_a_name_of_two_lines(tmp_path: Path) -> None:

@@ -77,10 +77,12 @@ def materialize(
             )
         except dg.DagsterExecutionInterruptedError:
             raise KeyboardInterrupt from None
-        except (dg.Failure, dg.RetryRequested, dg.DagsterExecutionStepExecutionError) as error:
+        except (dg.Failure, dg.DagsterExecutionStepExecutionError) as error:
             raise _cause(error) from error
-        except dg.DagsterError:
+        except dg.DagsterError as error:
             gate(findings(instance, _run_with(tags, instance)))
+            if said := _said_after_retries(error):
+                raise RunError(said) from error
             raise
         for sentence in warnings(findings(instance, run.run_id)):
             warn(sentence)
@@ -165,6 +167,13 @@ def _quiet() -> Iterator[None]:
 def _run_with(tags: Mapping[str, str], instance: dg.DagsterInstance) -> str:
     [record] = instance.get_run_records(dg.RunsFilter(tags=dict(tags)))
     return str(record.dagster_run.run_id)
+
+
+def _said_after_retries(error: dg.DagsterError) -> str:
+    """What was wrong at the last try, where a step was tried again in vain; Dagster keeps but its text."""
+    infos = getattr(error, "user_code_process_error_infos", [])
+    said = infos[0].cause.message.partition(": ")[2] if infos and infos[0].cause else ""
+    return " ".join(said.split())
 
 
 def _cause(error: BaseException) -> BaseException:

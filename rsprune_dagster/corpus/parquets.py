@@ -249,9 +249,10 @@ class ImageRows:
 
     def __init__(self, uri: str, wanted: Sequence[str] = ()) -> None:
         """Raises DamagedError, and UsageError as `image_column`."""
-        self._open = ExitStack()
-        self._file = self._open.enter_context(opened(uri))
-        self._column = image_column(self._file.schema_arrow, wanted, uri=uri)
+        with ExitStack() as stack:
+            self._file = stack.enter_context(opened(uri))
+            self._column = image_column(self._file.schema_arrow, wanted, uri=uri)
+            self._open = stack.pop_all()
         self._starts = [0, *accumulate(_row_counts(self._file))]
         self._group = -1
         self._batches: Iterator[pa.RecordBatch] = iter(())

@@ -20,6 +20,7 @@ other file by its suffix.
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice, takewhile
 from pathlib import PurePosixPath
@@ -141,10 +142,30 @@ def members(
         raise told from error
 
 
+def check_reachable(sources: Sequence[str]) -> None:
+    """Ask for each source that is far away, before work is begun that waits for it.
+
+    Raises:
+        UsageError: it is not there, or its URL or the credentials are off.
+        RunError: its server cannot be reached.
+    """
+    for uri in map(storage.absolute, sources):
+        if storage.is_remote(uri):
+            with _told_plainly(uri):
+                storage.is_folder(uri)
+
+
 def _source(uri: str, name: str, ignored: Counter[str]) -> list[Container]:
-    try:
+    with _told_plainly(uri):
         if storage.is_folder(uri):
             return _folder(uri, f"{name}/" if name else "", ignored)
+    return [_single(uri, name)]
+
+
+@contextmanager
+def _told_plainly(uri: str) -> Iterator[None]:
+    try:
+        yield
     except (FileNotFoundError, NotADirectoryError) as error:
         if error.__cause__ and (told := _unreadable(uri, error.__cause__)):
             raise told from error
@@ -157,7 +178,6 @@ def _source(uri: str, name: str, ignored: Counter[str]) -> list[Container]:
         if (told := _unreadable(uri, error)) is None:
             raise
         raise told from error
-    return [_single(uri, name)]
 
 
 def _unreadable(uri: str, error: BaseException) -> UserError | None:
@@ -386,8 +406,8 @@ def _tar_labels(container: Container) -> dict[str, str]:
     return {image: storage.spelled(parts[wrapping]) for image, parts in folders.items() if len(parts) > wrapping}
 
 
-_SHARD_NAME = re.compile(r"(^|[-_.])\d{3,}$")
-"""How WebDataset's shards are called."""
+_SHARD_NAME = re.compile(r"(^|[-_])\d{5,}$")
+"""How WebDataset's shards are called; a year is no number of a shard."""
 
 
 def _no_labels(uri: str) -> str:

@@ -1,22 +1,24 @@
 """What can be known to be wrong before a corpus is read, which may take hours."""
 
-from rsprune_dagster.corpus.sources import list_corpus
+from rsprune_dagster.corpus.sources import check_reachable, list_corpus
 from rsprune_dagster.params import Params
 from rsprune_dagster.pruning.steps.select import check_strategy
 from rsprune_dagster.pruning.tile_encoder import load_tile_encoder
 
 
 def check(params: Params, *, made_later: str) -> None:
-    """Check the strategy, the encoder with its weights, the device and the reference's folders.
+    """Check the strategy, the encoder with its weights, the device, far-away sources and the reference's folders.
 
     Args:
         made_later: the source that stands for a corpus which is not there yet.
 
     Raises:
         UsageError: says what is off.
+        RunError: a server cannot be reached.
     """
     check_strategy(params.selection.strategy)
     load_tile_encoder(params.embedding, params.compute.device)
+    check_reachable(params.corpus.sources)
     sources = [source for source in params.reference.sources if source != made_later]
     if sources:
         list_corpus(sources, labelled=True)
