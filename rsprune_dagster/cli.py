@@ -268,6 +268,11 @@ def _params(
         if section not in reads:
             raise UsageError(f"--set {change} has no effect here: the command does not read `{section}:`")
         given.setdefault(section, {})[key] = value
+    for name in ("corpus", "reference"):
+        if "" in (given.get(name, {}).get("sources") or ()):
+            raise UsageError(
+                f"a source of the {name} is empty: name a folder, `.` for this one; is a variable not set?"
+            )
     params = load(project_root() / "params.yaml").with_values(given)
     keys = tuple(flat(given))
     if idle := without_effect(params, keys):

@@ -130,6 +130,7 @@ def test_the_results_are_the_two_tables_and_nothing_half_written(pruned: Path) -
         (["--weights", "nowhere.pth", "--backbone", "mobilenet_v2"], 2, "nowhere.pth"),
         (["--weights", "nowhere.pth"], 2, "takes no weights"),
         (["--reference", "nowhere"], 2, "nowhere"),
+        (["--reference", ""], 2, "is a variable not set?"),
         (
             ["--set", "entropy.threshold_from=bits", "--set", "entropy.threshold_bits=8"],
             1,
