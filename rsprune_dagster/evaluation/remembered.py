@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
+from rsprune_dagster.corpus.seal import KEY, UNSEALED, read_whole, sealed
 from rsprune_dagster.corpus.shards import written_whole
 from rsprune_dagster.evaluation.features import FeatureNetwork, Images
 
-NAME, SHA256 = "array", "sha256"
+NAME = "array"
 FEATURES_VERSION = "1"
 """Raised when a network gives other features with the same weights; the descriptor has none that tell."""
 
@@ -33,13 +33,14 @@ def remembered(
     file: Path, shape: tuple[int, ...], dtype: type[np.generic], make: Callable[[], NDArray[Any]]
 ) -> NDArray[Any]:
     """The array in `file`; where there is none of that shape and dtype, what `make` gives, which is then kept there."""
-    kept = _read(file)
+    data = read_whole(file)
+    kept = None if data is None else load(data)[NAME]
     if kept is not None and kept.shape == shape and kept.dtype == dtype:
         return kept
     made = make()
     with written_whole(file) as draft:
         # not save_file, which hides that the disk is full
-        draft.write_bytes(save({NAME: np.ascontiguousarray(made)}, {SHA256: _sha256(made)}))
+        draft.write_bytes(sealed(save({NAME: np.ascontiguousarray(made)}, {KEY: UNSEALED})))
     return made
 
 
@@ -52,15 +53,6 @@ def _features(network: FeatureNetwork, folder: Path, images: Images) -> NDArray[
     key = key_of(FEATURES_VERSION, network.name, network.sha256, network.resize, images.shape, _sha256(images))
     shape = len(images), network.dimension
     return remembered(folder / f"{key}.safetensors", shape, np.float32, partial(network.forward, images))
-
-
-def _read(file: Path) -> NDArray[Any] | None:
-    try:
-        with safe_open(file, framework="numpy") as tensors:
-            kept = np.ascontiguousarray(tensors.get_tensor(NAME))
-            return kept if (tensors.metadata() or {}).get(SHA256) == _sha256(kept) else None
-    except (FileNotFoundError, SafetensorError):
-        return None
 
 
 def _sha256(array: NDArray[Any]) -> str:
