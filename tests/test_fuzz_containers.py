@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from fuzz_containers import KINDS, fuzz, mutated
 
-N_INPUTS = 300
+N_INPUTS = 200
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
