@@ -149,8 +149,9 @@ def _write_candidates(assets: Path) -> None:
         INDEX,
     )
     write_query(
-        f"""SELECT content_md5, tile_id, scene, 0.5 AS novelty, hash(tile_id) % {N_CLUSTERS} AS cluster_id,
-                   u AS distance FROM ({drawn}) ORDER BY content_md5, tile_id""",
+        f"""SELECT content_md5, tile_id, scene, scene AS reference_scene, 0.5 AS novelty,
+                   hash(tile_id) % {N_CLUSTERS} AS cluster_id, u AS distance
+            FROM ({drawn}) ORDER BY content_md5, tile_id""",
         tables,
         assets / "scene_clusters" / "assignment.parquet",
         ASSIGNMENT,
@@ -167,7 +168,13 @@ def _write_candidates(assets: Path) -> None:
         RANKING,
     )
     _write_vectors(assets / "embeddings" / "vectors", n_rows)
-    quality = {"note": "Drawn, not clustered.", "n_clusters_asked": N_CLUSTERS, "quality": [], "balance_over": "scenes"}
+    quality = {
+        "note": "Drawn, not clustered.",
+        "n_clusters_asked": N_CLUSTERS,
+        "quality": [],
+        "balance_over": "scenes",
+        "scene_names": SCENES,
+    }
     (assets / "scene_clusters" / "quality.json").write_text(json.dumps(quality))
 
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -118,8 +118,8 @@ def prune(
         embedding={"backbone": backbone, "weights": weights},
         selection={"keep_fraction": keep, "strategy": strategy},
         compute={"seed": seed, "workers": workers, "device": device},
+        forced={"clustering": {"recluster": "always"}},  # no history: the same bytes each time
     )
-    params = params.with_values({"clustering": {"recluster": "always"}})  # no history: the same bytes each time
     check_writable(out)
     note(in_effect(params, project_root() / "params.yaml", given))
     work = out / WORK
@@ -136,6 +136,8 @@ def prune(
     subset = work / "assets" / "pruned_subset"
     for name in publish(subset, out):
         warn(f"{out / name} told of the earlier subset and was removed")
+    if params.reference.sources:
+        note(json.loads((work / "assets" / "scene_clusters" / "quality.json").read_text())["note"])
     ledger = out / "decisions.parquet"
     say(outcome(count_decisions(ledger), scene_table(ledger), out))
     say(f"\n{next_steps(out, out / RESULTS[0])}")
@@ -250,12 +252,17 @@ def synth(
 
 
 def _params(
-    changes: list[str] | None, reads: Sequence[str], **sections: dict[str, Any]
+    changes: list[str] | None,
+    reads: Sequence[str],
+    *,
+    forced: Mapping[str, dict[str, Any]] | None = None,
+    **sections: dict[str, Any],
 ) -> tuple[Params, tuple[str, ...]]:
     """params.yaml with the options that were given, of which `--set` comes last; and what was given, as section.key.
 
     Args:
         reads: the sections that the command reads.
+        forced: values that the command has whatever is given.
 
     Raises:
         UsageError: a value is out of its range, or changes nothing.
@@ -273,8 +280,11 @@ def _params(
             raise UsageError(
                 f"a source of the {name} is empty: name a folder, `.` for this one; is a variable not set?"
             )
-    params = load(project_root() / "params.yaml").with_values(given)
     keys = tuple(flat(given))
+    for key, value in flat(forced or {}).items():
+        if key in keys:
+            raise UsageError(f"--set {key} has no effect here: this command has {key}={value} always")
+    params = load(project_root() / "params.yaml").with_values(given).with_values(forced or {})
     if idle := without_effect(params, keys):
         raise UsageError("; ".join(idle))
     return params, keys

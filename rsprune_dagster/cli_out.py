@@ -24,7 +24,7 @@ def check_writable(out: Path) -> None:
         work.mkdir(parents=True, exist_ok=True)
         probe = work / ".probe"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another prune may have taken its own away
     except OSError as error:
         raise UsageError(
             f"--out {out} cannot be written: {error.strerror}; give a folder this user may write to"
@@ -62,8 +62,13 @@ def _remove_stale(out: Path) -> list[str]:
 
 
 def _read(out: Path) -> dict[str, str]:
+    """What is remembered; nothing where the note is damaged, so that what it named stays."""
     path = out / WORK / _BESIDE
-    return dict(json.loads(path.read_text())) if path.is_file() else {}
+    try:
+        beside = dict(json.loads(path.read_text())) if path.is_file() else {}
+    except (ValueError, TypeError):
+        return {}
+    return {name: sha256 for name, sha256 in beside.items() if Path(name).name == name}
 
 
 def _write(out: Path, beside: dict[str, str]) -> None:

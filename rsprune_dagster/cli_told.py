@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rsprune_dagster.cli_out import RESULTS
 from rsprune_dagster.params import Params
+from rsprune_dagster.terminal import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,7 +26,8 @@ def in_effect(params: Params, parameters: Path, given: Sequence[str]) -> str:
     compared = f"reference {reference}" if reference else "no reference: one stratum"
     here = f"; of the command line: {', '.join(sorted(given))}" if given else ""
     return "\n".join(
-        [
+        printable(line)
+        for line in [
             f"keeping {params.selection.keep_fraction:.4g} of {', '.join(params.corpus.sources)}{strategy}",
             f"encoder {params.embedding.backbone}, {compared}",
             f"parameters of {parameters}{here}",

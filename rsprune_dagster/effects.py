@@ -1,5 +1,6 @@
 """Parameters that count only beside others: the table, and the sentence for one that was given and changes nothing."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -63,7 +64,10 @@ NEEDS: Mapping[str, Needs] = {
     "automation.schedule": _AUTOMATION,
     "automation.timezone": _AUTOMATION,
     "automation.look_every_s": _AUTOMATION,
-    "tracking.experiment": Needs(lambda params: params.tracking.uri != "none", "a tracking.uri other than none"),
+    "tracking.experiment": Needs(
+        lambda params: (os.environ.get("MLFLOW_TRACKING_URI") or params.tracking.uri) != "none",
+        "an MLFLOW_TRACKING_URI or tracking.uri other than none",
+    ),
 }
 """By section.key. What depends on the tiles themselves, as `corpus.bands`, is a check of raw_corpus."""
 

@@ -73,8 +73,9 @@ def test_the_same_training_gives_the_same_folder(trained: Trained, checkpoint: P
 def test_what_is_loaded_is_what_was_written(trained: Trained, checkpoint: Path) -> None:
     model, names = load_checkpoint(checkpoint)
     assert names == ("field", "sea")
-    written = sample_grid(trained.model, names, n_per_scene=2, options=SAMPLING)
-    read = sample_grid(model, names, n_per_scene=2, options=SAMPLING)
+    numbered = dict(enumerate(names))
+    written = sample_grid(trained.model, numbered, n_per_scene=2, options=SAMPLING)
+    read = sample_grid(model, numbered, n_per_scene=2, options=SAMPLING)
     assert all(np.array_equal(written[name], read[name]) for name in names)
 
 

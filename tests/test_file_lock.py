@@ -1,5 +1,6 @@
 """Two commands that make assets in one place: the second says so and waits; a killed one leaves no lock."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from prune_runs import settings
 
 from rsprune_dagster.automation.run import materialize
 from rsprune_dagster.errors import RunError
+from rsprune_dagster.resources import file_lock
 from rsprune_dagster.resources.file_lock import held
 from rsprune_dagster.resources.lineage import folder_lineage
 
@@ -60,3 +62,18 @@ def test_a_lock_is_free_after_its_block_and_not_before(tmp_path: Path) -> None:
             held(tmp_path / "lock", "the lock", print, patience_s=0),
         ):
             pass
+
+
+def test_a_file_system_without_locks_is_said_once_and_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_lock.fcntl, "flock", Mock(side_effect=OSError(errno.ENOSYS, "not implemented")))
+    said: list[str] = []
+    with held(tmp_path / "lock", "the lock", said.append):
+        assert said == [f"the file system of {tmp_path / 'lock'} has no locks: start no second command there meanwhile"]
+
+
+def test_a_lock_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be written"), held(tmp_path / "file" / "lock", "the lock", print):
+        pass

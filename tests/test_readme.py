@@ -109,5 +109,5 @@ def in_this_process(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> tu
 
 def in_a_shell(words: list[str]) -> tuple[int, str]:
     """The exit code of a command, and what it said."""
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=900)
     return done.returncode, done.stdout + done.stderr

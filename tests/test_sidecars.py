@@ -221,3 +221,23 @@ def test_a_sidecar_that_comes_or_goes_is_seen_by_the_next_scan(
     sidecar.unlink()
     assert facts(3) == before
     assert glimpse(sources) == seen
+
+
+def test_a_georeference_of_megabytes_of_beginnings_is_read_in_one_pass(scene: Path) -> None:
+    """Each beginning was once followed to the end of the text: this took a day."""
+    Path(f"{scene}.aux.xml").write_text("<SRS " * 1_000_000 + PAM)
+    tiles, reasons = read_all(scene, SMALL)
+    assert not reasons and {each.crs for each in tiles.values()} == {"EPSG:32633"}
+
+
+@pytest.mark.parametrize("name", ["s.tif.aux.xml", "s.tfw"])
+def test_a_sidecar_that_may_not_be_read_is_a_reason(scene: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sidecar = scene.with_name(name)
+    sidecar.write_text(PAM)
+
+    def refused(path: str) -> int:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("os.path.getsize", refused)
+    tiles, reasons = read_all(scene, SMALL)
+    assert not tiles and set(reasons.values()) == {f"{name} cannot be read: Permission denied; mend or remove it"}

@@ -20,6 +20,7 @@ from rsprune_dagster.diffusion.interruption import deferred
 from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.spaces import Space, latents, read_autoencoder
 from rsprune_dagster.diffusion.state import states
+from rsprune_dagster.diffusion.steps import commonest_scenes
 from rsprune_dagster.diffusion.threads import on_threads, threads_for
 from rsprune_dagster.diffusion.training import Trained, is_due, train
 from rsprune_dagster.errors import UsageError
@@ -133,6 +134,7 @@ def test_more_threads_than_cores_are_not_taken_over(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     with on_threads(2):
         assert [threads_for(n) for n in (0, 1, 2, 8, 9, 64)] == [2, 1, 2, 8, 2, 2]
+        assert [threads_for(n, n_processes=2) for n in (1, 4, 5)] == [1, 4, 2]
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
     with on_threads(4):  # as OMP_NUM_THREADS may ask
         assert [threads_for(n) for n in (1, 4, 5)] == [1, 4, 4]
@@ -214,3 +216,14 @@ def test_killed_at_five_random_moments_it_ends_with_the_same_losses(tmp_path: Pa
     assert start(tmp_path / "killed", **rest).wait() == 0
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
     assert len(losses(tmp_path / "whole")) == 50
+
+
+def test_samples_along_the_way_are_of_the_scenes_with_most_tiles(tmp_path: Path) -> None:
+    tiles = small_tiles(tmp_path)
+    many = replace(
+        tiles, scene_ids=np.repeat(np.arange(20), np.arange(20) % 7 + 1), scene_names=tuple("abcdefghijklmnopqrst")
+    )
+    rare = {0, 7, 14}  # one tile each; of those with two, the last goes
+    assert list(commonest_scenes(many)) == [n for n in range(20) if n not in rare | {15}]
+    few = replace(tiles, scene_ids=np.array([1, 1, 0]), scene_names=("sea", "field"))
+    assert commonest_scenes(few) == {0: "sea", 1: "field"}

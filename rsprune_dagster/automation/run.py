@@ -137,7 +137,8 @@ def _alone(
 ) -> AbstractContextManager[None]:
     """One command at a time makes assets in a place: else one reads what the other replaces.
 
-    Partitions stand beside each other, so they may be made by several commands.
+    Partitions stand beside each other, so they may be made by several commands; these and runs of the web UI hold no
+    lock.
     """
     return nullcontext() if partition else held(work / "lock", f"{work / 'lock'}, as it makes assets there", say)
 

@@ -18,7 +18,7 @@ from rsprune_dagster.errors import TileError
 
 MASK = ".msk"
 GEOREFERENCE = ".aux.xml"
-_ENDINGS = (MASK, GEOREFERENCE, ".tfw", ".tifw", ".tiffw", ".wld")
+ENDINGS = (MASK, GEOREFERENCE, ".tfw", ".tifw", ".tiffw", ".wld")
 
 MOST_SIDECAR_BYTES = 2**24
 """GDAL keeps statistics and attribute tables in the XML too, which may be some megabytes."""
@@ -38,7 +38,7 @@ class Georeference(NamedTuple):
 
 def is_sidecar(name: str) -> bool:
     """Whether a file of this name may lie beside a scene."""
-    return name.lower().endswith(_ENDINGS)
+    return name.lower().endswith(ENDINGS)
 
 
 def stamp(uri: str, own: str) -> str:
@@ -64,7 +64,7 @@ def georeference(uri: str) -> Georeference:
     """What the sidecars say of a scene's place.
 
     Raises:
-        TileError: a sidecar is too large or holds no numbers where they belong.
+        TileError: a sidecar is too large, cannot be read, or holds no numbers where they belong.
     """
     wkt, transform, world = None, None, None
     for path in _beside(uri):
@@ -95,15 +95,18 @@ def _candidates(uri: str) -> list[str]:
 
 
 def _text(path: str) -> str:
-    size = os.path.getsize(path)
-    if size > MOST_SIDECAR_BYTES:
-        raise TileError(f"{name_of(path)} has {size:,} bytes, more than {MOST_SIDECAR_BYTES:,}; remove it")
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read()
+    try:
+        size = os.path.getsize(path)
+        if size > MOST_SIDECAR_BYTES:
+            raise TileError(f"{name_of(path)} has {size:,} bytes, more than {MOST_SIDECAR_BYTES:,}; remove it")
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError as error:
+        raise TileError(f"{name_of(path)} cannot be read: {error.strerror}; mend or remove it") from error
 
 
 def _element(name: str, xml: str) -> str:
-    found = re.search(rf"<{name}\b[^>]*>([^<]*)</{name}>", xml)
+    found = re.search(rf"<{name}\b[^<>]*>([^<]*)</{name}>", xml)
     return found[1] if found else ""
 
 

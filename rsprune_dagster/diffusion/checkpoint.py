@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -130,10 +130,10 @@ def model_digest(folder: Path) -> str:
 
 
 def sample_grid(
-    model: Model, scene_names: Sequence[str], *, n_per_scene: int, options: SamplingOptions
+    model: Model, scene_names: Mapping[int, str], *, n_per_scene: int, options: SamplingOptions
 ) -> dict[str, np.ndarray]:
-    """For each scene (n, s, s, 3) uint8 samples."""
-    scenes = np.repeat(np.arange(len(scene_names)), n_per_scene)
+    """For each scene, given by its number and name, (n, s, s, 3) uint8 samples."""
+    scenes = np.repeat(list(scene_names), n_per_scene)
     images = sample(
         model,
         scenes,
@@ -143,7 +143,7 @@ def sample_grid(
         batch_size=options.batch_size,
         sampler=options.sampler,
     )
-    return {name: images[scenes == number] for number, name in enumerate(scene_names)}
+    return {name: images[scenes == number] for number, name in scene_names.items()}
 
 
 def _write_losses(path: Path, losses: Sequence[float], n_images: int) -> None:

@@ -23,6 +23,8 @@ from rsprune_dagster.pruning.steps.scan import read_options
 
 SAMPLES = "samples"
 """A picture per saved state, named by the images seen: one sample of each scene, always from the same noise."""
+MOST_SCENES_SHOWN = 16
+"""In these pictures. A foreign pool has a scene for each of its clusters, which may be more than a hundred."""
 HARMLESS = tuple(name for name in MAY_CHANGE if name != "n_images")
 """Options without which a training is the same."""
 
@@ -70,9 +72,10 @@ def train_checkpoint(
     space = space_of(params)
     options, sampling = training_options(params, seed, space), sampling_options(params, seed)
     states = work / _key(options, tiles)
+    shown = commonest_scenes(tiles)
 
     def show(averaged: Model, n_images: int) -> None:
-        samples = sample_grid(averaged, tiles.scene_names, n_per_scene=1, options=sampling)
+        samples = sample_grid(averaged, shown, n_per_scene=1, options=sampling)
         row = grid(np.concatenate(list(samples.values())), columns=len(samples))
         with written_whole(states / SAMPLES / f"{n_images:012d}.png") as draft:
             row.save(draft, "PNG")
@@ -119,6 +122,13 @@ def space_of(params: TrainingParams) -> Space | None:
     if not params.autoencoder:
         return None
     return latents(*read_autoencoder(Path(params.autoencoder)), params.image_size_px)
+
+
+def commonest_scenes(tiles: TileSet) -> dict[int, str]:
+    """Number and name of the scenes with most tiles, at most MOST_SCENES_SHOWN, in the order of their numbers."""
+    counts = np.bincount(tiles.scene_ids, minlength=len(tiles.scene_names))
+    most = np.argsort(-counts, kind="stable")[:MOST_SCENES_SHOWN]
+    return {int(number): tiles.scene_names[number] for number in sorted(most)}
 
 
 def training_options(params: TrainingParams, seed: int, space: Space | None = None) -> TrainingOptions:

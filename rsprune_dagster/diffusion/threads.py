@@ -7,14 +7,14 @@ from contextlib import contextmanager
 import torch
 
 
-def threads_for(n_recorded: int) -> int:
+def threads_for(n_recorded: int, n_processes: int = 1) -> int:
     """The threads that a training begun on `n_recorded` goes on with; 0: one that begins, or did not record them.
 
-    As many as recorded where there are so many cores, so that it goes on to the same bits. With fewer cores it takes
-    what torch takes there: more threads than cores wait for each other.
+    As many as recorded where each process has so many cores, so that it goes on to the same bits. With fewer cores it
+    takes what torch takes there: more threads than cores wait for each other.
     """
     own = torch.get_num_threads()
-    return n_recorded if 0 < n_recorded <= max(own, len(os.sched_getaffinity(0))) else own
+    return n_recorded if 0 < n_recorded <= max(own, len(os.sched_getaffinity(0)) // n_processes) else own
 
 
 @contextmanager

@@ -112,7 +112,7 @@ def train(
     schedule = objective.schedule(space)
     state = latest_state(folder, options, tiles) or new_state(tiles, options, space)
     state = state.on(device)
-    state.n_threads = threads_for(state.n_threads)
+    state.n_threads = threads_for(state.n_threads, ranks.n)
     averaged = Model(state.averaged, schedule, space)
     if options.gradient_checkpointing:
         state.denoiser.enable_gradient_checkpointing()

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ FEATURES_VERSION = "1"
 
 
 def key_of(*depends_on: object) -> str:
-    """A file name for what depends on these values, which JSON can hold."""
-    return hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()
+    """A file name for what depends on these values, which JSON can hold, and on the libraries that compute."""
+    versions = {name: version(name) for name in ("torch", "torchvision", "diffusers", "numpy")}
+    return hashlib.sha256(json.dumps([versions, *depends_on], sort_keys=True).encode()).hexdigest()
 
 
 def remembered(

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from rsprune_dagster.corpus.tables import rows_at
-from rsprune_dagster.pruning.steps.ledger import scene_table
+from rsprune_dagster.pruning.steps.ledger import reference_column, scene_table
 from rsprune_dagster.pruning.vectors import open_vectors
 from rsprune_dagster.report import entropy, map, markdown, montage, quotas, reasons, scenes, training
 from rsprune_dagster.report.evaluation_pictures import evaluation_pictures
@@ -108,9 +108,11 @@ def _entropy_end(corpus: Path, order: str) -> bytes:
 
 def cluster_pictures(corpus: Path, clusters: Path) -> Pictures:
     """The tiles nearest to each centroid, cluster by cluster."""
+    assignment = clusters / "assignment.parquet"
+    guess = reference_column(assignment)
     sql = f"""
         WITH parts AS (
-            SELECT cluster_id, reference_scene, bool_or(scene <> reference_scene) AS guessed, count(*) AS n
+            SELECT cluster_id, {guess} AS reference_scene, bool_or(scene <> {guess}) AS guessed, count(*) AS n
             FROM assignment WHERE cluster_id < {MAX_CLUSTERS} GROUP BY ALL
         ), sizes AS (
             SELECT cluster_id, sum(n)::BIGINT AS n_tiles, max(n) AS n_top, bool_or(guessed) AS guessed,
@@ -123,7 +125,7 @@ def cluster_pictures(corpus: Path, clusters: Path) -> Pictures:
         SELECT manifest.* EXCLUDE (thumbnail), cluster_id, n_tiles, n_top, top_scene, guessed
         FROM nearest JOIN manifest USING (tile_id) WHERE place <= 8 ORDER BY cluster_id, place
     """
-    rows = _rows(sql, {"assignment": clusters / "assignment.parquet", "manifest": corpus / "manifest.parquet"})
+    rows = _rows(sql, {"assignment": assignment, "manifest": corpus / "manifest.parquet"})
     return {**_clusterings_tried(clusters), **_cluster_sheets(corpus, rows)}
 
 

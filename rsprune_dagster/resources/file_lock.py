@@ -1,5 +1,6 @@
 """A lock on a file, which the system takes back when its process ends, however that ends."""
 
+import errno
 import fcntl
 import math
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from rsprune_dagster.errors import RunError
 
+_NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
 _SAID_AFTER_S = 1.0
 _LOOK_EVERY_S = 0.05
 
@@ -17,12 +19,23 @@ _LOOK_EVERY_S = 0.05
 def held(path: Path, name: str, say: Callable[[str], object], *, patience_s: float = math.inf) -> Iterator[None]:
     """Hold an flock on the file `path`, which `name` is the name of; what holds it is waited for, with a message.
 
+    A file system without locks holds nobody up: `say` tells that nothing is locked there.
+
     Raises:
-        RunError: it was held for longer than `patience_s`.
+        RunError: it was held for longer than `patience_s`, or the file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        _acquire(file.fileno(), name, say, patience_s)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror}; give this user the right to write it") from error
+    with file:
+        try:
+            _acquire(file.fileno(), name, say, patience_s)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            say(f"the file system of {path} has no locks: start no second command there meanwhile")
         yield
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Final
 
+from rsprune_dagster.corpus import sidecars
 from rsprune_dagster.corpus.sources import HOUSEKEEPING, IMAGE_SUFFIXES
 from rsprune_dagster.pruning.checks.verdict import N_EXAMPLES, Verdict, named, row, rows, within_bounds
 from rsprune_dagster.pruning.method import MIN_TARGET_TILES
@@ -16,7 +17,8 @@ SAMPLING_ERRORS: Final = 2.0
 BESIDE_IMAGES: Final = frozenset(
     {HOUSEKEEPING, "(hidden)", "(no suffix)", ".parquet without image bytes"}
     | {".txt", ".md", ".rst", ".html", ".pdf", ".log", ".json", ".jsonl", ".geojson", ".xml", ".yaml", ".yml"}
-    | {".csv", ".tsv", ".cls", ".md5", ".sha256", ".crc", ".tfw", ".jgw", ".pgw", ".wld", ".prj", ".aux", ".ovr", ".py"}
+    | {".csv", ".tsv", ".cls", ".md5", ".sha256", ".crc", ".jgw", ".pgw", ".prj", ".aux", ".ovr", ".py"}
+    | {f".{ending.rpartition('.')[2]}" for ending in sidecars.ENDINGS}
 )
 """What no tile is looked for in: notes, labels, tables, checksums, world files and overviews."""
 N_KINDS: Final = 6
@@ -61,7 +63,7 @@ def readable(corpus: Path, *, max_quarantined_fraction: float) -> Verdict:
     return Verdict(
         False,
         f"{sentence}, more than {max_quarantined_fraction:.1%}; the commonest reason: {found['reason']}. Look at "
-        "quarantine.parquet and at the source, then materialize raw_corpus again; if it is as it should be, raise "
+        "quarantine.parquet and at the source, then run again; if it is as it should be, raise "
         "checks.max_quarantined_fraction.",
         figures,
     )

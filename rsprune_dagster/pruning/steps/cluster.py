@@ -19,6 +19,7 @@ from rsprune_dagster.pruning.clustering import Centroids, ClusterQuality
 from rsprune_dagster.pruning.frozen import Drift, Frozen, drift, frozen, topped_up
 from rsprune_dagster.pruning.method import SceneClusters, cluster_pool
 from rsprune_dagster.pruning.steps.keep import contents_of, identity_of, limits_of, read_kept, write_kept
+from rsprune_dagster.pruning.steps.ledger import reference_column
 from rsprune_dagster.pruning.vectors import open_vectors
 
 ASSIGNMENT = pa.schema(
@@ -184,11 +185,11 @@ def write_clusters(clusters: SceneClusters, index: pa.Table, folder: Path) -> No
 def read_clusters(folder: Path) -> SceneClusters:
     """The clusters of the asset scene_clusters."""
     content: dict[str, Any] = json.loads((folder / "quality.json").read_text())
-    table = pq.read_table(
-        folder / "assignment.parquet", columns=["reference_scene", "novelty", "cluster_id", "distance"]
-    )
+    path = folder / "assignment.parquet"
+    guesses = reference_column(path)
+    table = pq.read_table(path, columns=[guesses, "novelty", "cluster_id", "distance"])
     names = tuple(content["scene_names"])
-    scene = pc.index_in(table.column("reference_scene"), pa.array(names))
+    scene = pc.index_in(table.column(guesses), pa.array(names))
     return SceneClusters(
         scene=scene.to_numpy().astype(np.int32),
         scene_names=names,

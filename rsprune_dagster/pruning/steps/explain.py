@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from rsprune_dagster.corpus.tables import query
 from rsprune_dagster.errors import UsageError
 from rsprune_dagster.params import suggest
+from rsprune_dagster.pruning.steps.ledger import reference_column
 from rsprune_dagster.pruning.vectors import open_vectors
 from rsprune_dagster.terminal import printable
 
@@ -48,7 +49,7 @@ def _guess(assets: Path, decision: Mapping[str, Any]) -> list[str]:
     """What the reference says of a tile that is foreign to it; nothing where the tile's scene is the reference's."""
     assignment = assets / "scene_clusters" / "assignment.parquet"
     found = pq.read_table(assignment, filters=[("content_md5", "=", decision["content_md5"])]).to_pylist()
-    guess = found[0]["reference_scene"]
+    guess = found[0][reference_column(assignment)]
     if guess == decision["scene"]:
         return []
     return [f"  likeliest scene of the reference: {guess}, a guess, as the pool is foreign to the reference"]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from rsprune_dagster.corpus.tables import query, write_query
 from rsprune_dagster.corpus.tiles import FACTS, LOCATION
@@ -160,3 +161,8 @@ UNION ALL
 SELECT tile_id, uri, NULL, NULL, NULL, NULL, NULL, 'quarantined', reason FROM quarantine
 ORDER BY tile_id
 """
+
+
+def reference_column(assignment: Path) -> str:
+    """The column with the likeliest scene of the reference; versions before 2026-11-29 have it as the scene."""
+    return "reference_scene" if "reference_scene" in pq.read_schema(assignment).names else "scene"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from rsprune_dagster.pruning.steps.ledger import reference_column
 from rsprune_dagster.report.page.album import Rows, fetch
 from rsprune_dagster.report.page.folders import Folders
 
@@ -77,9 +78,11 @@ def by_scene(folders: Folders, n_scenes: int, limit: int) -> Rows:
 
 def by_cluster(folders: Folders, n_clusters: int, limit: int) -> Rows:
     """For the largest clusters the tiles nearest to the centroid, with the cluster's counts."""
+    tables = _tables(folders, "decisions", "assignment")
     sql = f"""
         WITH parts AS (
-            SELECT cluster_id, reference_scene, count(*) AS n FROM assignment GROUP BY ALL
+            SELECT cluster_id, {reference_column(tables["assignment"])} AS reference_scene, count(*) AS n
+            FROM assignment GROUP BY ALL
         ), largest AS (
             SELECT cluster_id, sum(n)::BIGINT AS n_tiles, max(n) AS n_top,
                    first(reference_scene ORDER BY n DESC, reference_scene) AS top_scene
@@ -97,7 +100,7 @@ def by_cluster(folders: Folders, n_clusters: int, limit: int) -> Rows:
             USING (tile_id)
         ORDER BY n_tiles DESC, cluster_id, distance, content_md5
     """
-    return fetch(sql, _tables(folders, "decisions", "assignment"))
+    return fetch(sql, tables)
 
 
 def _tables(folders: Folders, *names: str) -> dict[str, Path]:
