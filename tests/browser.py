@@ -71,6 +71,13 @@ def materialize_all(page: Any, address: str) -> str:
 
 def materialize_with(page: Any, address: str, *, keep_fraction: float) -> str:
     """Materialize pruned_subset alone from its launchpad; returns the run's id."""
+    press_materialize(page, address, keep_fraction=keep_fraction)
+    page.wait_for_url("**/runs/**")
+    return _run_id(page)
+
+
+def press_materialize(page: Any, address: str, *, keep_fraction: float) -> None:
+    """Ask for pruned_subset alone from its launchpad, and wait for nothing."""
     page.goto(f"{address}/assets/pruned_subset?view=overview")
     button = page.locator("button").filter(has_text="Materialize")
     button.locator("xpath=following::button[1]").first.click()
@@ -87,8 +94,6 @@ def materialize_with(page: Any, address: str, *, keep_fraction: float) -> str:
     )
     page.get_by_text("No errors").first.wait_for()
     button.last.click()
-    page.wait_for_url("**/runs/**")
-    return _run_id(page)
 
 
 def launch(page: Any, address: str, job: str, config: str = "") -> str:
