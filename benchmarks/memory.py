@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def bytes_a_tile(n_tiles: list[int], peaks_mb: list[float]) -> float:
-    """What each tile of the last peak adds to the first one; 0 for one peak."""
+    """Bytes that a further tile adds, from the first to the last peak; 0 for a single peak."""
     further = n_tiles[len(peaks_mb) - 1] - n_tiles[0]
     return (peaks_mb[-1] - peaks_mb[0]) * 1e6 / further if further else 0.0
 

@@ -62,7 +62,7 @@ def _remove_stale(out: Path) -> list[str]:
 
 
 def _read(out: Path) -> dict[str, str]:
-    """What is remembered; nothing where the note is damaged, so that what it named stays."""
+    """The remembered files with their sha256. A damaged note counts as empty, so no file is removed by it."""
     path = out / WORK / _BESIDE
     try:
         beside = dict(json.loads(path.read_text())) if path.is_file() else {}

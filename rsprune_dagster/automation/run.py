@@ -171,7 +171,7 @@ def _run_with(tags: Mapping[str, str], instance: dg.DagsterInstance) -> str:
 
 
 def _said_after_retries(error: dg.DagsterError) -> str:
-    """What was wrong at the last try, where a step was tried again in vain; Dagster keeps but its text."""
+    """The error of the last retry of a step that failed. Dagster keeps only its text."""
     infos = getattr(error, "user_code_process_error_infos", [])
     said = infos[0].cause.message.partition(": ")[2] if infos and infos[0].cause else ""
     return " ".join(said.split())
