@@ -19,7 +19,7 @@ from rsprune_dagster.errors import TileError
 
 LEAST_EDGE_PX = 8
 MOST_JPEG_SCANS = 50
-"""Limit for a progressive JPEG. Each scan costs a pass over all pixels; encoders write about 10, some files thousands."""
+"""Limit for a progressive JPEG. Each scan costs a pass over all pixels. Encoders write about 10 of them."""
 LFS_POINTER = "a git-LFS pointer"
 LFS_REASON = f"{LFS_POINTER}, not the data: fetch it with `git lfs pull`"
 _SUFFIX_FORMATS = {
