@@ -124,6 +124,8 @@ def prune(
     note(in_effect(params, project_root() / "params.yaml", given))
     work = out / WORK
     lineage = folder_lineage(work, params.tracking)
+    subset = work / "assets" / "pruned_subset"
+    removed: list[str] = []
     run_id = run(
         build_pruning_assets(params),
         params,
@@ -132,9 +134,9 @@ def prune(
         lineage=lineage,
         progress_on="terminal",
         warn=warn,
+        finish=lambda: removed.extend(publish(subset, out)),
     )
-    subset = work / "assets" / "pruned_subset"
-    for name in publish(subset, out):
+    for name in removed:
         warn(f"{out / name} told of the earlier subset and was removed")
     if params.reference.sources:
         note(json.loads((work / "assets" / "scene_clusters" / "quality.json").read_text())["note"])

@@ -1,5 +1,6 @@
 """The command line: one clear line and an exit code for what is off, and answers about a finished prune."""
 
+import fcntl
 import json
 import os
 import re
@@ -344,6 +345,22 @@ def test_a_report_on_an_earlier_subset_goes_and_what_is_not_ours_stays(
     assert rsprune("report", "--out", tmp_path).code == 0
     page.write_text("changed by hand")
     assert "removed" not in prune(0).err and page.read_text() == "changed by hand"
+
+
+def test_results_are_copied_while_other_commands_wait(
+    synthetic: Path, tmp_path: Path, rsprune, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    busy = []
+
+    def publish(subset: Path, out: Path) -> list[str]:
+        with (out / cli_out.WORK / "lock").open("a") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        busy.append(out)
+        return cli_out.publish(subset, out)
+
+    monkeypatch.setattr(cli, "publish", publish)
+    assert rsprune("prune", synthetic / "corpus", "--out", tmp_path, "--device", "cpu").code == 0
+    assert busy == [tmp_path] and all((tmp_path / name).is_file() for name in RESULTS)
 
 
 def test_an_interrupt_is_one_sentence_and_the_same_command_goes_on(synthetic: Path, tmp_path: Path) -> None:

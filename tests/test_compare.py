@@ -152,13 +152,41 @@ def test_a_smaller_keep_fraction_only_leaves(one: Rows, share: float, folder: Pa
     ],
 )
 def test_each_reason_has_its_kind(later: dict[str, Any] | None, kind: str, tmp_path: Path) -> None:
-    a = write([{**row("t", "kept"), "rank": 1}], tmp_path / "a")
-    b = write([later] if later else [], tmp_path / "b")
+    others = [{**row(f"u{number}", "kept"), "rank": 2 + number} for number in range(9)]
+    a = write([{**row("t", "kept"), "rank": 1}, *others], tmp_path / "a")
+    b = write([*([later] if later else []), *others], tmp_path / "b")
     assert compare_ledgers(a, b).reasons_left == {kind: 1}
     assert compare_ledgers(b, a).reasons_entered == {kind: 1}
     [told] = changed_tiles(a, b, LEFT, 5)
     assert told["reason_b"] == (later["reason"] if later else None)
     assert kind in REASONS_LEFT and kind in REASONS_ENTERED
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_clusters_that_were_trained_anew_are_not_compared_by_their_numbers(foreign: bool, tmp_path: Path) -> None:
+    def ledger(n_kept: int, shift: int) -> Rows:
+        """Twenty tiles of four clusters, which are numbered anew by `shift`."""
+        clusters = [(number + shift) % 4 for number in range(20)]
+        rows = [
+            row(
+                f"t{number:02}",
+                "kept" if number < n_kept else "unselected",
+                scene=f"cluster {cluster}" if foreign else "sea",
+                cluster_id=cluster,
+            )
+            for number, cluster in enumerate(clusters)
+        ]
+        return [{**each, "rank": number + 1 if number < n_kept else None} for number, each in enumerate(rows)]
+
+    a, b, anew = (write(ledger(*how), tmp_path / name) for name, how in (("a", (8, 0)), ("b", (6, 0)), ("c", (6, 1))))
+    same, other = compare_ledgers(a, b), compare_ledgers(a, anew)
+    assert same.same_clusters and same.same_scenes and {scene.n_left for scene in same.scenes} >= {2 - foreign}
+    assert not other.same_clusters and other.same_scenes is not foreign
+    assert bool(other.scenes) is not foreign and (other.n_stayed, other.n_left) == (6, 2)
+    assert other.reasons_left == {"unselected": 2}
+    assert {each["kind"] for each in changed_tiles(a, anew, LEFT, 5)} == {"unselected"}
+    write_changes(a, anew, tmp_path / "changes")
+    assert set(pq.read_table(tmp_path / "changes").column("kind").to_pylist()) == {"unselected"}
 
 
 def test_it_streams_where_the_ledgers_do_not_fit_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

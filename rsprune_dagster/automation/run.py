@@ -33,6 +33,7 @@ def materialize(
     home: Path | None = None,
     progress_on: str = "log",
     warn: Callable[[str], object] = lambda _: None,
+    finish: Callable[[], object] = lambda: None,
 ) -> str:
     """Materialize and check assets below `root`, as one Dagster run, whose id is returned.
 
@@ -43,6 +44,7 @@ def materialize(
         home: the folder of the Dagster instance that records the run (a DAGSTER_HOME); none: nothing is recorded.
         warn: told the sentence of each check that did not pass and lets the run go on, and whether another command
             is waited for.
+        finish: called after a run that succeeded, while other commands still wait for this one.
 
     Raises:
         GateError: a blocking check did not pass; what follows its asset was not made.
@@ -86,8 +88,9 @@ def materialize(
             raise
         for sentence in warnings(findings(instance, run.run_id)):
             warn(sentence)
-    if not run.success:
-        raise RunError(f"the run {run.run_id} failed: see its log in the web UI")
+        if not run.success:
+            raise RunError(f"the run {run.run_id} failed: see its log in the web UI")
+        finish()
     return run.run_id
 
 

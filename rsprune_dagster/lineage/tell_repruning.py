@@ -88,13 +88,17 @@ def _warnings(done: Repruning) -> str:
 
 
 def _scenes(found: Difference) -> str:
-    """Kept and dropped tiles of each scene on both sides. Tiles that were in no scene's running are in none."""
+    """Kept and dropped tiles of each scene on both sides. Tiles that were in no scene's running are in none.
+
+    Scenes of one name that are other clusters on the other side are left out: only the total is told then.
+    """
     before, after = _by_scene(found.a.ledger), _by_scene(found.b.ledger)
     names = [*after, *(name for name in before if name not in after)]
     rows = [(name, *before.get(name, (0, 0)), *after.get(name, (0, 0))) for name in names]
     total = tuple(sum(column) for column in zip(*(row[1:] for row in rows), strict=True)) if rows else ()
     header = ("scene", "kept before", "dropped before", "kept now", "dropped now")
-    return markdown.table(header, [*rows, ("all scenes", *total)] if rows else [])
+    shown = rows if found.comparison.same_scenes else []
+    return markdown.table(header, [*shown, ("all scenes", *total)] if rows else [])
 
 
 def _by_scene(ledger: Path) -> dict[str, tuple[int, int]]:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +12,9 @@ import pyarrow.parquet as pq
 from rsprune_dagster.corpus.tables import query, write_query
 
 ENTERED, LEFT, STAYED = "entered", "left", "stayed"
+
+SAME_CLUSTERS_FROM = 0.9
+"""Clusters of two ledgers with one number are one cluster where at least this share of the tiles is in both."""
 
 REASONS_LEFT = {
     "absent": "not in the corpus any more",
@@ -82,8 +85,12 @@ class Comparison:
     n_stayed: int
     n_entered: int
     n_left: int
+    same_clusters: bool
+    """Whether a cluster's number means the same in both; it does not where the centroids were trained anew."""
+    same_scenes: bool
+    """Whether a scene's name means the same in both. Scenes of a foreign pool are clusters, and follow them."""
     scenes: tuple[SceneChange, ...]
-    """The greatest first, by what B keeps."""
+    """The greatest first, by what B keeps; empty where names do not mean the same."""
     reasons_entered: dict[str, int]
     reasons_left: dict[str, int]
 
@@ -106,7 +113,9 @@ def compare_ledgers(a: Path, b: Path) -> Comparison:
     Raises:
         RunError: a file cannot be read, or the temporary folder is full.
     """
-    with query(_GROUPS_SQL, {"a": a, "b": b}) as batches:
+    clusters = _clusters(a, b)
+    sql = f"SELECT change, kind, scene_a, scene_b, count(*) AS n FROM ({_joined('a', 'b', clusters)}) GROUP BY ALL"
+    with query(sql, {"a": a, "b": b}) as batches:
         groups = batches.read_all().to_pylist()
     changes = _counted(groups, "change")
     return Comparison(
@@ -115,7 +124,9 @@ def compare_ledgers(a: Path, b: Path) -> Comparison:
         n_stayed=changes[STAYED],
         n_entered=changes[ENTERED],
         n_left=changes[LEFT],
-        scenes=_scene_changes(groups),
+        same_clusters=clusters.are_same,
+        same_scenes=clusters.scenes_are_same,
+        scenes=_scene_changes(groups) if clusters.scenes_are_same else (),
         reasons_entered=_reasons(groups, ENTERED),
         reasons_left=_reasons(groups, LEFT),
     )
@@ -128,14 +139,16 @@ def changed_tiles(a: Path, b: Path, change: str, limit: int) -> list[dict[str, A
         change: ENTERED or LEFT.
     """
     ledger = "b" if change == ENTERED else "a"
-    first = f"SELECT tile_id FROM ({_KEPT_SQL}) WHERE change = '{change}' ORDER BY rank_{ledger}, tile_id LIMIT {limit}"
+    clusters = _clusters(a, b)
+    kept = _joined("a", "b", clusters)
+    first = f"SELECT tile_id FROM ({kept}) WHERE change = '{change}' ORDER BY rank_{ledger}, tile_id LIMIT {limit}"
     with query(first, {"a": a, "b": b}) as batches:
         ids = batches.read_all().column(0).to_pylist()
     if not ids:
         return []
     chosen = ", ".join("'" + tile_id.replace("'", "''") + "'" for tile_id in ids)
     few = {name: f"(SELECT * FROM {name} WHERE tile_id IN ({chosen}))" for name in ("a", "b")}
-    sql = f"SELECT * FROM ({_changes_sql(few['a'], few['b'])}) ORDER BY rank_{ledger}, tile_id"
+    sql = f"SELECT * FROM ({_changes_sql(few['a'], few['b'], clusters)}) ORDER BY rank_{ledger}, tile_id"
     with query(sql, {"a": a, "b": b}) as batches:
         rows: list[dict[str, Any]] = batches.read_all().to_pylist()
     return rows
@@ -143,7 +156,34 @@ def changed_tiles(a: Path, b: Path, change: str, limit: int) -> list[dict[str, A
 
 def write_changes(a: Path, b: Path, target: Path) -> int:
     """Write every tile that entered or left as a Parquet file of CHANGES, by tile id; returns the number of rows."""
-    return write_query(f"{_changes_sql('a', 'b')} ORDER BY tile_id", {"a": a, "b": b}, target, CHANGES)
+    sql = f"{_changes_sql('a', 'b', _clusters(a, b))} ORDER BY tile_id"
+    return write_query(sql, {"a": a, "b": b}, target, CHANGES)
+
+
+class _Clusters(NamedTuple):
+    """What the clusters of two ledgers have to do with each other."""
+
+    are_same: bool
+    are_scenes: bool
+    """On both sides, as in a pool that is foreign to its reference."""
+
+    @property
+    def scenes_are_same(self) -> bool:
+        return self.are_same or not self.are_scenes
+
+
+def _clusters(a: Path, b: Path) -> _Clusters:
+    """Judged by the tiles that one of the ledgers keeps and both have in a cluster; by no tiles, they are the same."""
+    named = " AND ".join(f"regexp_full_match({x}.scene, 'cluster 0*' || {x}.cluster_id)" for x in "ab")
+    sql = f"""
+        SELECT avg(CAST(a.cluster_id = b.cluster_id AS DOUBLE)) AS shared, bool_and({named}) AS are_scenes
+        FROM {_side("a")} AS a JOIN {_side("b")} AS b USING (tile_id)
+        WHERE (a.decision = 'kept' OR b.decision = 'kept') AND a.content = b.content
+          AND a.cluster_id IS NOT NULL AND b.cluster_id IS NOT NULL
+    """
+    with query(sql, {"a": a, "b": b}) as batches:
+        [row] = batches.read_all().to_pylist()
+    return _Clusters(row["shared"] is None or row["shared"] >= SAME_CLUSTERS_FROM, bool(row["are_scenes"]))
 
 
 def _scene_changes(groups: Sequence[dict[str, Any]]) -> tuple[SceneChange, ...]:
@@ -180,14 +220,15 @@ def _counted(groups: Sequence[dict[str, Any]], column: str) -> Counter[str]:
     return counts
 
 
-def _kind(other: str) -> str:
+def _kind(other: str, clusters: _Clusters) -> str:
     """Why the ledger `other` does not keep a tile: a key of REASONS_LEFT, as SQL over the joined ledgers."""
+    by_scene = "WHEN a.scene <> b.scene THEN 'other_scene'" if clusters.scenes_are_same else ""
+    by_cluster = "WHEN a.cluster_id <> b.cluster_id THEN 'other_cluster'" if clusters.are_same else ""
     return f"""CASE WHEN {other}.decision IS NULL THEN 'absent'
                     WHEN {other}.decision = 'quarantined' THEN 'quarantined'
                     WHEN a.content <> b.content THEN 'other_image'
                     WHEN {other}.decision <> 'unselected' THEN {other}.decision
-                    WHEN a.scene <> b.scene THEN 'other_scene'
-                    WHEN a.cluster_id <> b.cluster_id THEN 'other_cluster'
+                    {by_scene} {by_cluster}
                     ELSE 'unselected' END"""
 
 
@@ -196,29 +237,24 @@ def _side(name: str, columns: str = "") -> str:
     return f"(SELECT tile_id, hash(content_md5) AS content, scene, cluster_id, rank, decision{columns} FROM {name})"
 
 
-def _joined(a: str, b: str, more: str = "", columns: str = "") -> str:
+def _joined(a: str, b: str, clusters: _Clusters, more: str = "", columns: str = "") -> str:
     """Every tile that one of the ledgers keeps, with what both say of it."""
     return f"""
         SELECT coalesce(a.tile_id, b.tile_id) AS tile_id,
                CASE WHEN b.decision IS DISTINCT FROM 'kept' THEN '{LEFT}'
                     WHEN a.decision IS DISTINCT FROM 'kept' THEN '{ENTERED}' ELSE '{STAYED}' END AS change,
-               CASE WHEN b.decision IS DISTINCT FROM 'kept' THEN {_kind("b")}
-                    WHEN a.decision IS DISTINCT FROM 'kept' THEN {_kind("a")} ELSE '' END AS kind,
+               CASE WHEN b.decision IS DISTINCT FROM 'kept' THEN {_kind("b", clusters)}
+                    WHEN a.decision IS DISTINCT FROM 'kept' THEN {_kind("a", clusters)} ELSE '' END AS kind,
                a.scene AS scene_a, b.scene AS scene_b, a.rank AS rank_a, b.rank AS rank_b{more}
         FROM {_side(a, columns)} AS a FULL JOIN {_side(b, columns)} AS b USING (tile_id)
         WHERE a.decision = 'kept' OR b.decision = 'kept'
     """
 
 
-def _changes_sql(a: str, b: str) -> str:
+def _changes_sql(a: str, b: str, clusters: _Clusters) -> str:
     """The rows of CHANGES, unordered."""
     told = "".join(
         f", {side}.{name} AS {name}_{side}" for side in "ab" for name in ("decision", "reason", "cluster_id")
     )
     columns = ", ".join(CHANGES.names)
-    return f"SELECT {columns} FROM ({_joined(a, b, told, ', reason')}) WHERE change <> '{STAYED}'"
-
-
-_KEPT_SQL = _joined("a", "b")
-
-_GROUPS_SQL = f"SELECT change, kind, scene_a, scene_b, count(*) AS n FROM ({_KEPT_SQL}) GROUP BY ALL"
+    return f"SELECT {columns} FROM ({_joined(a, b, clusters, told, ', reason')}) WHERE change <> '{STAYED}'"
