@@ -1,10 +1,9 @@
 """Parameters that count only beside others: the table, and the sentence for one that was given and changes nothing."""
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from rsprune_dagster.params import Params
+from rsprune_dagster.params import NO_TRACKING, Params
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ NEEDS: Mapping[str, Needs] = {
     "automation.timezone": _AUTOMATION,
     "automation.look_every_s": _AUTOMATION,
     "tracking.experiment": Needs(
-        lambda params: (os.environ.get("MLFLOW_TRACKING_URI") or params.tracking.uri) != "none",
+        lambda params: params.tracking.uri_in_effect != NO_TRACKING,
         "an MLFLOW_TRACKING_URI or tracking.uri other than none",
     ),
 }

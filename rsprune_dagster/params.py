@@ -15,6 +15,8 @@ from rsprune_dagster.errors import UsageError
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 
+NO_TRACKING = "none"
+"""In place of MLflow's address."""
 NUMBERS_BELOW = 2**63
 """What the libraries that take a parameter keep integers in."""
 
@@ -208,6 +210,11 @@ class ComputeParams(Section):
 class TrackingParams(Section):
     uri: str = Field(description="MLflow's server or store; empty: SQLite in .state/mlflow; none: nothing is tracked")
     experiment: str = Field(min_length=1, description="The MLflow experiment that holds the runs")
+
+    @property
+    def uri_in_effect(self) -> str:
+        """MLFLOW_TRACKING_URI, else `uri`; NO_TRACKING: nothing is tracked."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or self.uri
 
 
 class CheckParams(Section):

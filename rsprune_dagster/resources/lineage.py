@@ -1,7 +1,6 @@
 """What each materialization was made from: into the journal first, then into dvc.lock, then by courier to MLflow."""
 
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import dagster as dg
 from pydantic import Field
 
 from rsprune_dagster.errors import RunError
-from rsprune_dagster.params import Section, TrackingParams, flat, load
+from rsprune_dagster.params import NO_TRACKING, Section, TrackingParams, flat, load
 from rsprune_dagster.resources.asset_store import AssetStore
 from rsprune_dagster.resources.content import Tree, tree_of
 from rsprune_dagster.resources.dvc_cache import DvcCache
@@ -23,7 +22,6 @@ from rsprune_dagster.resources.journal import Journal, Record, this_process
 from rsprune_dagster.resources.settling import adopt, settle
 from rsprune_dagster.terminal import warn
 
-NO_TRACKING = "none"
 _LINK_PATIENCE_S = 8.0
 
 
@@ -99,9 +97,7 @@ class Lineage(dg.ConfigurableResource):  # type: ignore[type-arg]
 
 def project_lineage(project: Path, tracking: TrackingParams, *, say_on: str = "log") -> Lineage:
     """The journal of a project, its versions, and MLflow: MLFLOW_TRACKING_URI, else params.yaml, else SQLite."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or tracking.uri
-    if not uri:
-        uri = f"sqlite:///{project / '.state' / 'mlflow' / 'mlflow.db'}"
+    uri = tracking.uri_in_effect or f"sqlite:///{project / '.state' / 'mlflow' / 'mlflow.db'}"
     return Lineage(
         journal=str(project / ".state" / "lineage"),
         project=str(project),
@@ -113,7 +109,7 @@ def project_lineage(project: Path, tracking: TrackingParams, *, say_on: str = "l
 
 def folder_lineage(work: Path, tracking: TrackingParams) -> Lineage:
     """The journal beside a prune's results; MLflow only where one was named."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or tracking.uri
+    uri = tracking.uri_in_effect
     return Lineage(
         journal=str(work / "lineage"),
         tracking_uri="" if uri == NO_TRACKING else uri,
