@@ -125,7 +125,11 @@ def prune(
     work = out / WORK
     lineage = folder_lineage(work, params.tracking)
     subset = work / "assets" / "pruned_subset"
-    removed: list[str] = []
+
+    def copy_results() -> None:
+        for name in publish(subset, out):
+            warn(f"{out / name} told of the earlier subset and was removed")
+
     run_id = run(
         build_pruning_assets(params),
         params,
@@ -134,10 +138,8 @@ def prune(
         lineage=lineage,
         progress_on="terminal",
         warn=warn,
-        finish=lambda: removed.extend(publish(subset, out)),
+        finish=copy_results,
     )
-    for name in removed:
-        warn(f"{out / name} told of the earlier subset and was removed")
     if params.reference.sources:
         note(json.loads((work / "assets" / "scene_clusters" / "quality.json").read_text())["note"])
     ledger = out / "decisions.parquet"

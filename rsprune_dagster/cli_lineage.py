@@ -99,7 +99,7 @@ def diff(
     say(as_markdown(found) if markdown else as_text(found))
     if save is not None:
         with written_whole(save) as draft:
-            n_tiles = write_changes(before.ledger, after.ledger, draft)
+            n_tiles = write_changes(before.ledger, after.ledger, found.comparison.clusters, draft)
         warn(f"{n_tiles:,} tiles in {save}")
 
 

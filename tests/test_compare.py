@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rsprune_dagster.corpus import tables
 from rsprune_dagster.errors import RunError
+from rsprune_dagster.pruning.method import cluster_names
 from rsprune_dagster.pruning.steps.compare import (
     CHANGES,
     ENTERED,
@@ -98,7 +99,8 @@ def test_every_tile_is_counted_once_and_the_way_back_is_the_mirror(one: Rows, ot
 @given(one=ledgers(), other=ledgers())
 def test_the_changed_tiles_are_those_that_only_one_keeps(one: Rows, other: Rows, folder: Path) -> None:
     a, b = write(one, folder / "a"), write(other, folder / "b")
-    n = write_changes(a, b, folder / "changes")
+    clusters = compare_ledgers(a, b).clusters
+    n = write_changes(a, b, clusters, folder / "changes")
     rows = pq.read_table(folder / "changes", schema=CHANGES).to_pylist()
     assert n == len(rows)
     for change, expected, words in (
@@ -108,7 +110,7 @@ def test_the_changed_tiles_are_those_that_only_one_keeps(one: Rows, other: Rows,
         told = [each for each in rows if each["change"] == change]
         assert [each["tile_id"] for each in told] == sorted(expected)
         assert {each["kind"] for each in told} <= set(words)
-        examples = changed_tiles(a, b, change, 3)
+        examples = changed_tiles(a, b, clusters, change, 3)
         ranks = [each["rank_b" if change == ENTERED else "rank_a"] for each in examples]
         assert ranks == sorted(ranks) and len(examples) == min(3, len(expected))
         assert all(example in told for example in examples)
@@ -122,7 +124,7 @@ def test_nothing_differs_from_itself(one: Rows, folder: Path) -> None:
     assert same.is_empty
     assert not same.reasons_entered and not same.reasons_left
     assert all(scene.n_kept_a == scene.n_kept_b and not scene.n_moved for scene in same.scenes)
-    assert write_changes(a, a, folder / "changes") == 0
+    assert write_changes(a, a, same.clusters, folder / "changes") == 0
 
 
 @settings(max_examples=8)
@@ -155,9 +157,10 @@ def test_each_reason_has_its_kind(later: dict[str, Any] | None, kind: str, tmp_p
     others = [{**row(f"u{number}", "kept"), "rank": 2 + number} for number in range(9)]
     a = write([{**row("t", "kept"), "rank": 1}, *others], tmp_path / "a")
     b = write([*([later] if later else []), *others], tmp_path / "b")
-    assert compare_ledgers(a, b).reasons_left == {kind: 1}
+    found = compare_ledgers(a, b)
+    assert found.reasons_left == {kind: 1}
     assert compare_ledgers(b, a).reasons_entered == {kind: 1}
-    [told] = changed_tiles(a, b, LEFT, 5)
+    [told] = changed_tiles(a, b, found.clusters, LEFT, 5)
     assert told["reason_b"] == (later["reason"] if later else None)
     assert kind in REASONS_LEFT and kind in REASONS_ENTERED
 
@@ -171,7 +174,7 @@ def test_clusters_that_were_trained_anew_are_not_compared_by_their_numbers(forei
             row(
                 f"t{number:02}",
                 "kept" if number < n_kept else "unselected",
-                scene=f"cluster {cluster}" if foreign else "sea",
+                scene=cluster_names(12)[cluster] if foreign else "sea",
                 cluster_id=cluster,
             )
             for number, cluster in enumerate(clusters)
@@ -180,12 +183,13 @@ def test_clusters_that_were_trained_anew_are_not_compared_by_their_numbers(forei
 
     a, b, anew = (write(ledger(*how), tmp_path / name) for name, how in (("a", (8, 0)), ("b", (6, 0)), ("c", (6, 1))))
     same, other = compare_ledgers(a, b), compare_ledgers(a, anew)
-    assert same.same_clusters and same.same_scenes and {scene.n_left for scene in same.scenes} >= {2 - foreign}
-    assert not other.same_clusters and other.same_scenes is not foreign
+    assert same.clusters.are_same and same.clusters.scenes_are_same
+    assert {scene.n_left for scene in same.scenes} >= {1 if foreign else 2}
+    assert not other.clusters.are_same and other.clusters.scenes_are_same is not foreign
     assert bool(other.scenes) is not foreign and (other.n_stayed, other.n_left) == (6, 2)
     assert other.reasons_left == {"unselected": 2}
-    assert {each["kind"] for each in changed_tiles(a, anew, LEFT, 5)} == {"unselected"}
-    write_changes(a, anew, tmp_path / "changes")
+    assert {each["kind"] for each in changed_tiles(a, anew, other.clusters, LEFT, 5)} == {"unselected"}
+    write_changes(a, anew, other.clusters, tmp_path / "changes")
     assert set(pq.read_table(tmp_path / "changes").column("kind").to_pylist()) == {"unselected"}
 
 

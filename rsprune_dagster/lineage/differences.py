@@ -88,15 +88,19 @@ def difference(a: Side, b: Side, *, n_examples: int) -> Difference:
     Raises:
         RunError: a ledger cannot be read, or the temporary folder is full.
     """
+    comparison = compare_ledgers(a.ledger, b.ledger)
+    entered, left = (
+        changed_tiles(a.ledger, b.ledger, comparison.clusters, change, n_examples) for change in (ENTERED, LEFT)
+    )
     return Difference(
         a,
         b,
         params=_differing(a.params(), b.params()),
         upstream=_differing(a.upstream(), b.upstream()),
         code=_differing(a.code(), b.code()),
-        comparison=compare_ledgers(a.ledger, b.ledger),
-        entered=tuple(changed_tiles(a.ledger, b.ledger, ENTERED, n_examples)),
-        left=tuple(changed_tiles(a.ledger, b.ledger, LEFT, n_examples)),
+        comparison=comparison,
+        entered=tuple(entered),
+        left=tuple(left),
     )
 
 

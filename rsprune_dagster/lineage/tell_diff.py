@@ -22,7 +22,7 @@ def as_text(difference: Difference) -> str:
             ("", "A", "B"), [("tiles seen", found.n_tiles_a, found.n_tiles_b), ("kept", found.n_kept_a, found.n_kept_b)]
         ),
         counts(difference),
-        other_clusters(difference),
+        _other_clusters(difference),
         table(*_scene_rows(difference)) if _scenes_changed(difference) else "",
         _reasons("Why tiles left", found.reasons_left, REASONS_LEFT, difference.left, "b"),
         _reasons("Why tiles entered", found.reasons_entered, REASONS_ENTERED, difference.entered, "a"),
@@ -37,7 +37,7 @@ def as_markdown(difference: Difference) -> str:
     parts = [
         f"### {counts(difference)}\n\nA: {_named(difference.a)}  \nB: {_named(difference.b)}",
         markdown.table(("made with", "A", "B"), changes) if changes else "",
-        other_clusters(difference),
+        _other_clusters(difference),
         markdown.table(*_scene_rows(difference)) if _scenes_changed(difference) else "",
         _reason_table("why tiles left", found.reasons_left, REASONS_LEFT),
         _reason_table("why tiles entered", found.reasons_entered, REASONS_ENTERED),
@@ -79,18 +79,18 @@ def counts(difference: Difference) -> str:
     return f"{found.n_stayed:,} tiles stayed, {found.n_entered:,} entered, {found.n_left:,} left"
 
 
-def other_clusters(difference: Difference) -> str:
+def _other_clusters(difference: Difference) -> str:
     """A sentence where the numbers of clusters cannot be compared."""
     found = difference.comparison
-    if found.same_clusters:
+    if found.clusters.are_same:
         return ""
-    what = "clusters" if found.same_scenes else "clusters, which are the scenes here,"
+    what = "clusters" if found.clusters.scenes_are_same else "clusters, which are the scenes here,"
     return f"The centroids were trained anew: a number means another cluster in A than in B, so {what} are not compared"
 
 
 def _scenes_changed(difference: Difference) -> bool:
     found = difference.comparison
-    return found.same_scenes and (not found.is_empty or any(scene.n_moved for scene in found.scenes))
+    return found.clusters.scenes_are_same and (not found.is_empty or any(scene.n_moved for scene in found.scenes))
 
 
 def _scene_rows(difference: Difference) -> tuple[Sequence[str], list[Sequence[object]]]:

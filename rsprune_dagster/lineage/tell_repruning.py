@@ -97,7 +97,7 @@ def _scenes(found: Difference) -> str:
     rows = [(name, *before.get(name, (0, 0)), *after.get(name, (0, 0))) for name in names]
     total = tuple(sum(column) for column in zip(*(row[1:] for row in rows), strict=True)) if rows else ()
     header = ("scene", "kept before", "dropped before", "kept now", "dropped now")
-    shown = rows if found.comparison.same_scenes else []
+    shown = rows if found.comparison.clusters.scenes_are_same else []
     return markdown.table(header, [*shown, ("all scenes", *total)] if rows else [])
 
 

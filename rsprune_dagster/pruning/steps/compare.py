@@ -76,6 +76,19 @@ class SceneChange:
     n_moved: int
 
 
+class Clusters(NamedTuple):
+    """Whether cluster numbers and scene names mean the same in two ledgers."""
+
+    are_same: bool
+    """Not so where the centroids were trained anew: a number is then given to another cluster."""
+    are_scenes: bool
+    """Whether the scenes of both ledgers are clusters, as in a pool that is foreign to its reference."""
+
+    @property
+    def scenes_are_same(self) -> bool:
+        return self.are_same or not self.are_scenes
+
+
 @dataclass(frozen=True)
 class Comparison:
     """What changed from ledger A to ledger B. Counts are tiles; the reasons are counted by kind, greatest first."""
@@ -85,10 +98,7 @@ class Comparison:
     n_stayed: int
     n_entered: int
     n_left: int
-    same_clusters: bool
-    """Whether a cluster's number means the same in both; it does not where the centroids were trained anew."""
-    same_scenes: bool
-    """Whether a scene's name means the same in both. Scenes of a foreign pool are clusters, and follow them."""
+    clusters: Clusters
     scenes: tuple[SceneChange, ...]
     """The greatest first, by what B keeps; empty where names do not mean the same."""
     reasons_entered: dict[str, int]
@@ -124,22 +134,21 @@ def compare_ledgers(a: Path, b: Path) -> Comparison:
         n_stayed=changes[STAYED],
         n_entered=changes[ENTERED],
         n_left=changes[LEFT],
-        same_clusters=clusters.are_same,
-        same_scenes=clusters.scenes_are_same,
+        clusters=clusters,
         scenes=_scene_changes(groups) if clusters.scenes_are_same else (),
         reasons_entered=_reasons(groups, ENTERED),
         reasons_left=_reasons(groups, LEFT),
     )
 
 
-def changed_tiles(a: Path, b: Path, change: str, limit: int) -> list[dict[str, Any]]:
+def changed_tiles(a: Path, b: Path, clusters: Clusters, change: str, limit: int) -> list[dict[str, Any]]:
     """The first tiles (rows of CHANGES) that entered or left, best rank first.
 
     Args:
+        clusters: of the comparison of `a` and `b`.
         change: ENTERED or LEFT.
     """
     ledger = "b" if change == ENTERED else "a"
-    clusters = _clusters(a, b)
     kept = _joined("a", "b", clusters)
     first = f"SELECT tile_id FROM ({kept}) WHERE change = '{change}' ORDER BY rank_{ledger}, tile_id LIMIT {limit}"
     with query(first, {"a": a, "b": b}) as batches:
@@ -154,25 +163,12 @@ def changed_tiles(a: Path, b: Path, change: str, limit: int) -> list[dict[str, A
     return rows
 
 
-def write_changes(a: Path, b: Path, target: Path) -> int:
+def write_changes(a: Path, b: Path, clusters: Clusters, target: Path) -> int:
     """Write every tile that entered or left as a Parquet file of CHANGES, by tile id; returns the number of rows."""
-    sql = f"{_changes_sql('a', 'b', _clusters(a, b))} ORDER BY tile_id"
-    return write_query(sql, {"a": a, "b": b}, target, CHANGES)
+    return write_query(f"{_changes_sql('a', 'b', clusters)} ORDER BY tile_id", {"a": a, "b": b}, target, CHANGES)
 
 
-class _Clusters(NamedTuple):
-    """What the clusters of two ledgers have to do with each other."""
-
-    are_same: bool
-    are_scenes: bool
-    """On both sides, as in a pool that is foreign to its reference."""
-
-    @property
-    def scenes_are_same(self) -> bool:
-        return self.are_same or not self.are_scenes
-
-
-def _clusters(a: Path, b: Path) -> _Clusters:
+def _clusters(a: Path, b: Path) -> Clusters:
     """Judged by the tiles that one of the ledgers keeps and both have in a cluster; by no tiles, they are the same."""
     named = " AND ".join(f"regexp_full_match({x}.scene, 'cluster 0*' || {x}.cluster_id)" for x in "ab")
     sql = f"""
@@ -183,7 +179,7 @@ def _clusters(a: Path, b: Path) -> _Clusters:
     """
     with query(sql, {"a": a, "b": b}) as batches:
         [row] = batches.read_all().to_pylist()
-    return _Clusters(row["shared"] is None or row["shared"] >= SAME_CLUSTERS_FROM, bool(row["are_scenes"]))
+    return Clusters(row["shared"] is None or row["shared"] >= SAME_CLUSTERS_FROM, bool(row["are_scenes"]))
 
 
 def _scene_changes(groups: Sequence[dict[str, Any]]) -> tuple[SceneChange, ...]:
@@ -220,7 +216,7 @@ def _counted(groups: Sequence[dict[str, Any]], column: str) -> Counter[str]:
     return counts
 
 
-def _kind(other: str, clusters: _Clusters) -> str:
+def _kind(other: str, clusters: Clusters) -> str:
     """Why the ledger `other` does not keep a tile: a key of REASONS_LEFT, as SQL over the joined ledgers."""
     by_scene = "WHEN a.scene <> b.scene THEN 'other_scene'" if clusters.scenes_are_same else ""
     by_cluster = "WHEN a.cluster_id <> b.cluster_id THEN 'other_cluster'" if clusters.are_same else ""
@@ -237,7 +233,7 @@ def _side(name: str, columns: str = "") -> str:
     return f"(SELECT tile_id, hash(content_md5) AS content, scene, cluster_id, rank, decision{columns} FROM {name})"
 
 
-def _joined(a: str, b: str, clusters: _Clusters, more: str = "", columns: str = "") -> str:
+def _joined(a: str, b: str, clusters: Clusters, more: str = "", columns: str = "") -> str:
     """Every tile that one of the ledgers keeps, with what both say of it."""
     return f"""
         SELECT coalesce(a.tile_id, b.tile_id) AS tile_id,
@@ -251,7 +247,7 @@ def _joined(a: str, b: str, clusters: _Clusters, more: str = "", columns: str = 
     """
 
 
-def _changes_sql(a: str, b: str, clusters: _Clusters) -> str:
+def _changes_sql(a: str, b: str, clusters: Clusters) -> str:
     """The rows of CHANGES, unordered."""
     told = "".join(
         f", {side}.{name} AS {name}_{side}" for side in "ab" for name in ("decision", "reason", "cluster_id")
