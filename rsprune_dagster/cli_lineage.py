@@ -63,7 +63,6 @@ def restore(
     from rsprune_dagster.lineage.places import Places
     from rsprune_dagster.lineage.restore import restore as bring_back
     from rsprune_dagster.lineage.restore import restore_to
-    from rsprune_dagster.lineage.tell import restored
 
     places = Places.of_project(project_root())
     history = History.load(places)
@@ -72,7 +71,7 @@ def restore(
         restore_to(places, found, to, warn)
         say(f"{found.asset} {found.data_version} is in {to}")
     else:
-        say(restored(found, bring_back(history, found, only=only, say=warn)))
+        say("\n".join(bring_back(history, found, only=only, say=warn)))
 
 
 @app.command()
@@ -88,9 +87,9 @@ def diff(
     """Which tiles entered and left the pruned subset between two versions, and why."""
     from rsprune_dagster.corpus.shards import written_whole
     from rsprune_dagster.lineage.differences import difference, side
+    from rsprune_dagster.lineage.format_diff import as_markdown, as_text
     from rsprune_dagster.lineage.history import History
     from rsprune_dagster.lineage.places import Places
-    from rsprune_dagster.lineage.tell_diff import as_markdown, as_text
     from rsprune_dagster.pruning.steps.compare import write_changes
 
     history = History.load(Places.of_project(project_root()))
@@ -105,12 +104,11 @@ def diff(
 
 def _chain(history: "History", what: list[str], dagster_url: str, *, as_json: bool) -> None:
     from rsprune_dagster.lineage.find import find
-    from rsprune_dagster.lineage.tell import Links, plain, tell
+    from rsprune_dagster.lineage.format import chain_values, format_chain
 
-    links = Links(dagster_url, history.places.journal)
-    found = [version for name in what for version in find(history, name)]
-    chain = history.chain(*found)
-    say(json.dumps(plain(chain, links), indent=1) if as_json else tell(chain, links))
+    chain = history.chain(*(version for name in what for version in find(history, name)))
+    where = (history.places.journal, dagster_url)
+    say(json.dumps(chain_values(chain, *where), indent=1) if as_json else format_chain(chain, *where))
 
 
 def _verify(history: "History", assets: list[str], *, as_json: bool) -> None:

@@ -16,7 +16,7 @@ from rsprune_dagster.pruning.steps.ledger import DECISIONS
 from rsprune_dagster.resources.asset_store import AssetStore
 from rsprune_dagster.resources.content import Tree, tree_of
 from rsprune_dagster.resources.dvc_cache import DvcCache
-from rsprune_dagster.resources.dvc_lock import DvcProject
+from rsprune_dagster.resources.dvc_lock import DvcProject, outs
 from rsprune_dagster.resources.journal import Journal, Record, this_process
 
 PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
@@ -75,6 +75,10 @@ class World:
             )
         return {asset: tree.digest for asset, tree in trees.items()}
 
+    def stage(self, asset: str, tree: Tree, inputs: dict[str, Tree]) -> dict[str, Any]:
+        """The asset's entry for dvc.lock."""
+        return {**self.dvc.made_from(asset, inputs), "outs": outs(asset, tree)}
+
     def commit(self, message: str) -> str:
         self.git("add", "--all")
         self.git("-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "--quiet", "--message", message)
@@ -107,7 +111,7 @@ class World:
         trees[asset] = tree = tree_of(self.assets / asset)
         inputs = {name: trees[name] for name in UPSTREAM[asset]}
         self.cache.keep(self.assets / asset, tree)
-        stage = self.dvc.entry(asset, tree, inputs)
+        stage = self.stage(asset, tree, inputs)
         departs = departs and asset == "pruned_subset"
         if not departs:
             self.dvc.record({asset: stage}, print)

@@ -8,10 +8,9 @@ from rsprune_dagster.assets import build_assets
 from rsprune_dagster.automation.run import materialize, project_home
 from rsprune_dagster.errors import GateError, RunError
 from rsprune_dagster.lineage.history import History
-from rsprune_dagster.lineage.kept import Say, make_whole
 from rsprune_dagster.lineage.places import Places
 from rsprune_dagster.lineage.repruning import Remade, Repruning
-from rsprune_dagster.lineage.restore import place
+from rsprune_dagster.lineage.restore import Say, make_whole, place
 from rsprune_dagster.lineage.staleness import wanted, why_stale
 from rsprune_dagster.params import Params
 from rsprune_dagster.resources.dvc_lock import DvcProject, Stage, version_in

@@ -9,8 +9,8 @@ from rsprune_dagster.automation.publish import Publisher
 from rsprune_dagster.automation.remaking import Make, Remaking, made_here
 from rsprune_dagster.errors import GateError, RunError, UsageError
 from rsprune_dagster.lineage.differences import SUBSET
+from rsprune_dagster.lineage.format_repruning import commit_message, write_summary
 from rsprune_dagster.lineage.history import History
-from rsprune_dagster.lineage.kept import Say
 from rsprune_dagster.lineage.places import Places
 from rsprune_dagster.lineage.repruning import (
     Repruning,
@@ -20,13 +20,13 @@ from rsprune_dagster.lineage.repruning import (
     pictures_of,
     review,
 )
+from rsprune_dagster.lineage.restore import Say
 from rsprune_dagster.lineage.staleness import wanted
-from rsprune_dagster.lineage.tell_repruning import commit_message, write_summary
 from rsprune_dagster.params import Params, load, suggest
-from rsprune_dagster.resources.checkout import Checkout
 from rsprune_dagster.resources.dvc_cache import DvcCache
 from rsprune_dagster.resources.dvc_command import DvcCommand
 from rsprune_dagster.resources.dvc_lock import DvcProject, Stage, version_in
+from rsprune_dagster.resources.git import Checkout
 
 
 @dataclass(frozen=True)

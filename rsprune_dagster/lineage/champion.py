@@ -56,19 +56,13 @@ def training_tiles(history: History) -> TrainingTiles:
         UsageError: there is no champion yet.
         RunError: it is not known what it was trained on, or that is not at hand.
     """
-    best = champion(history)
+    best, places = champion(history), history.places
     subset = best.inputs.get(SUBSET, "")
     if not subset:
         raise RunError(f"what the champion {best.data_version} was trained on is not known here")
-    return TrainingTiles(best.data_version, subset, _path(history, subset))
-
-
-def _path(history: History, subset: str) -> Path:
     if history.present(SUBSET) == subset:
-        return history.places.assets / SUBSET / TILES
-    cache = history.places.cache
-    tree = cache.tree(subset) if cache else None
-    kept = [cache.path(entry.md5) for entry in tree.entries if entry.relpath == TILES] if cache and tree else []
-    if not kept:
+        return TrainingTiles(best.data_version, subset, places.assets / SUBSET / TILES)
+    path = places.cache.file(subset, TILES) if places.cache else None
+    if path is None:
         raise RunError(f"{SUBSET} {subset} is not at hand: `rsprune restore {subset} --to DIR` brings it from a remote")
-    return kept[0]
+    return TrainingTiles(best.data_version, subset, path)

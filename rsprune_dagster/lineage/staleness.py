@@ -1,4 +1,4 @@
-"""Why an asset has to be made anew: what `dvc status` would say, against the dvc.lock of a commit."""
+"""Why an asset has to be made anew: what `dvc status` would report, against the dvc.lock of a commit."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 import yaml
 
 from rsprune_dagster.errors import UsageError
+from rsprune_dagster.lineage.format import format_list
 from rsprune_dagster.lineage.locks import params_of
 from rsprune_dagster.resources.dvc_lock import ASSETS, DvcProject, Stage, version_in
-
-_MOST_NAMED = 3
 
 
 def wanted(project: DvcProject, assets: Sequence[str]) -> list[str]:
@@ -18,18 +17,14 @@ def wanted(project: DvcProject, assets: Sequence[str]) -> list[str]:
     order: dict[str, None] = {}
 
     def visit(asset: str) -> None:
-        for name in upstream(stages[asset]):
-            visit(name)
+        for path in stages[asset].get("deps", []):
+            if path.startswith(f"{ASSETS}/"):
+                visit(path.partition("/")[2])
         order.setdefault(asset)
 
     for asset in assets:
         visit(asset)
     return list(order)
-
-
-def upstream(stage: Stage) -> list[str]:
-    """The assets that a stage of dvc.yaml names among its dependencies."""
-    return [path.partition("/")[2] for path in stage.get("deps", []) if path.startswith(f"{ASSETS}/")]
 
 
 def why_stale(project: DvcProject, asset: str, locked: Mapping[str, Stage]) -> str:
@@ -44,26 +39,20 @@ def why_stale(project: DvcProject, asset: str, locked: Mapping[str, Stage]) -> s
     if not version_in(locked, asset):
         return "never recorded"
     stage, entry = project.stages()[asset], locked[asset]
-    reasons = [
-        *(["its command"] if stage["cmd"] != entry.get("cmd") else []),
-        *_changed_params(project, stage, entry),
-        *_changed_deps(project, stage, entry, locked),
-    ]
-    more = len(reasons) - _MOST_NAMED
-    return ", ".join(reasons[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _changed_params(project: DvcProject, stage: Stage, entry: Stage) -> list[str]:
     values = yaml.safe_load((project.root / "params.yaml").read_text())
     asked = params_of({"params": {"params.yaml": {name: _value(values, name) for name in stage.get("params", [])}}})
-    made = params_of(entry)
+    deps = {path: _md5(project, path, locked) for path in stage.get("deps", [])}
+    return format_list(
+        [
+            *(["its command"] if stage["cmd"] != entry.get("cmd") else []),
+            *_differing(asked, params_of(entry)),
+            *_differing(deps, {dep["path"]: dep.get("md5", "") for dep in entry.get("deps", [])}),
+        ]
+    )
+
+
+def _differing(asked: Mapping[str, object], made: Mapping[str, object]) -> list[str]:
     return [name for name in sorted(asked.keys() | made.keys()) if asked.get(name) != made.get(name)]
-
-
-def _changed_deps(project: DvcProject, stage: Stage, entry: Stage, locked: Mapping[str, Stage]) -> list[str]:
-    made = {dep["path"]: dep.get("md5", "") for dep in entry.get("deps", [])}
-    asked = {path: _md5(project, path, locked) for path in stage.get("deps", [])}
-    return [path for path in sorted(asked.keys() | made.keys()) if asked.get(path) != made.get(path)]
 
 
 def _md5(project: DvcProject, path: str, locked: Mapping[str, Stage]) -> str:

@@ -72,15 +72,6 @@ class DvcProject:
         """The hash that dvc.lock holds for an asset; empty where it holds none."""
         return version_in(self.lock(), asset)
 
-    def entry(self, asset: str, tree: Tree, inputs: Mapping[str, Tree]) -> Stage:
-        """The stage's entry for a version: its code and parameters as they lie in the project now.
-
-        Args:
-            tree: what was made.
-            inputs: what it was made from, by upstream asset.
-        """
-        return {**self.made_from(asset, inputs), "outs": outs(asset, tree)}
-
     def made_from(self, asset: str, inputs: Mapping[str, Tree]) -> Stage:
         """The entry but for what was made: to be asked before it is made, as code and parameters may change meanwhile.
 
