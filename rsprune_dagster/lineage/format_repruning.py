@@ -55,7 +55,7 @@ def summary(done: Repruning, seen: Review) -> str:
     found = seen.difference
     verdict = "refused" if done.refusal else "done" if done.changed else "nothing changed"
     warnings = "\n".join(f"* {sentence}" for sentence in done.warnings)
-    metrics = [(each.name, each.before, each.after, each.change) for each in seen.metrics]
+    metrics = markdown.table(("metric", "before", "now", "change"), seen.metrics) if seen.metrics else ""
     parts = [
         f"## Re-pruning: {verdict}",
         f"> {done.refusal}" if done.refusal else "",
@@ -63,8 +63,7 @@ def summary(done: Repruning, seen: Review) -> str:
         f"Checks that warn, and let it go on:\n\n{warnings}" if warnings else "",
         f"### Kept and dropped by scene, {seen.base} and now\n\n{_scenes(found)}" if found else "",
         as_markdown(found) if found else "",
-        f"### Metrics, {seen.base} and now" if metrics else "",
-        markdown.table(("metric", "before", "now", "change"), metrics) if metrics else "",
+        f"### Metrics, {seen.base} and now\n\n{metrics}" if metrics else "",
         f"Not compared with {seen.base}: {seen.why_not}" if seen.why_not else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -17,17 +17,8 @@ from rsprune_dagster.resources.journal import Record
 _N_EXAMPLES = 5
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A figure of an asset at the base and now; None where one has none."""
-
-    name: str
-    before: float | None
-    after: float | None
-
-    @property
-    def change(self) -> float | None:
-        return None if self.before is None or self.after is None else self.after - self.before
+Metric = tuple[str, float | None, float | None, float | None]
+"""A figure of an asset: its name, what it was at the base, what it is now, and the change; None where one has none."""
 
 
 @dataclass(frozen=True)
@@ -151,13 +142,17 @@ def _metrics(command: DvcCommand, base: str, assets: Sequence[str]) -> list[Metr
     """
     files = json.loads(command.run("metrics", "diff", "--json", base) or "{}")
     ours = {Path(path).parts[1]: values for path, values in sorted(files.items()) if path.startswith(f"{ASSETS}/")}
-    metrics = [
-        Metric(f"{asset}: {name}", _number(pair.get("old")), _number(pair.get("new")))
+    pairs = {
+        f"{asset}: {name}": (_number(pair.get("old")), _number(pair.get("new")))
         for asset, values in ours.items()
         if asset in assets
         for name, pair in sorted(values.items())
+    }
+    return [
+        (name, old, new, None if old is None or new is None else new - old)
+        for name, (old, new) in pairs.items()
+        if old != new
     ]
-    return [metric for metric in metrics if metric.before != metric.after]
 
 
 def _n_usable(ledger: Path) -> int:

@@ -12,6 +12,9 @@ from pathlib import Path
 from rsprune_dagster.corpus.seal import KEY, UNSEALED, is_sealed, sealed
 from rsprune_dagster.corpus.shards import written_whole
 
+IGNORED = "__pycache__"
+"""A folder that `.dvcignore` has DVC pass over."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -50,7 +53,7 @@ class Tree:
 def tree_of(folder: Path, *, memory: Path | None = None) -> Tree:
     """Read `folder`; with a `memory`, only the files that changed since it was written.
 
-    Hidden files count; the order in which files are listed does not.
+    Hidden files count, IGNORED does not; nor does the order in which files are listed.
 
     Args:
         memory: a JSON file of md5s by device, inode, size and modification time, written anew where it changes.
@@ -62,7 +65,7 @@ def tree_of(folder: Path, *, memory: Path | None = None) -> Tree:
     seen: dict[str, str] = {}
     entries = []
     for relpath, path in sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*")):
-        if path.is_file():
+        if path.is_file() and IGNORED not in path.parts:
             stat = path.stat()
             signature = f"{stat.st_dev}-{stat.st_ino}-{stat.st_size}-{stat.st_mtime_ns}"
             seen[signature] = known.get(signature) or md5_of(path)
