@@ -140,9 +140,9 @@ class World:
         )
 
     def _write_params(self, keep: float) -> None:
-        params = yaml.safe_load(PARAMS.read_text())
+        params = yaml.load(PARAMS.read_bytes(), yaml.CSafeLoader)
         params["selection"]["keep_fraction"] = keep
-        (self.root / "params.yaml").write_text(yaml.safe_dump(params))
+        (self.root / "params.yaml").write_text(yaml.dump(params, Dumper=yaml.CSafeDumper))
 
 
 _TIMES = {"run-first": 1_700_000_000.0, "run-second": 1_700_001_000.0, "run-third": 1_700_002_000.0}

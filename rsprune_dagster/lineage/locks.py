@@ -10,8 +10,6 @@ import yaml
 from rsprune_dagster.resources.dvc_lock import ASSETS, Stage
 from rsprune_dagster.resources.git import output_of
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C: a history of a thousand commits is read in a second
-
 
 @dataclass(frozen=True)
 class LockedAt:
@@ -67,6 +65,7 @@ def _blobs(answer: bytes) -> Iterator[bytes]:
 
 def _stages(text: bytes) -> Mapping[str, Stage]:
     try:
-        return dict((yaml.load(text, Loader=_LOADER) or {}).get("stages") or {})
+        # the loader in C reads a history of a thousand commits in a second
+        return dict((yaml.load(text, yaml.CSafeLoader) or {}).get("stages") or {})
     except (yaml.YAMLError, AttributeError):
         return {}  # a merge that was committed with its conflict

@@ -192,7 +192,9 @@ def _report(places: Places, versions: Sequence[Version]) -> list[str]:
 def _departures(places: Places, versions: Sequence[Version]) -> str:
     """Parameters that params.yaml says otherwise: what the versions were made with, and what it says."""
     path = places.assets.parent / "params.yaml"
-    asked = params_of({"params": {"params.yaml": yaml.safe_load(path.read_text())}}) if path.is_file() else {}
+    asked = (
+        params_of({"params": {"params.yaml": yaml.load(path.read_bytes(), yaml.CSafeLoader)}}) if path.is_file() else {}
+    )
     made = {name: value for version in versions for name, value in version.params.items()}
     return ", ".join(
         f"{name} {format_value(made[name])} (there {format_value(asked[name])})"

@@ -35,7 +35,7 @@ class DvcProject:
 
     def stages(self) -> dict[str, Stage]:
         """What dvc.yaml says of each asset that it has a stage of: what partitions fill over hours has none."""
-        return dict(yaml.safe_load((self.root / "dvc.yaml").read_text())["stages"])
+        return dict(yaml.load((self.root / "dvc.yaml").read_bytes(), yaml.CSafeLoader)["stages"])
 
     def lock(self) -> dict[str, Stage]:
         """What dvc.lock says of each asset; empty where there is none yet.
@@ -95,7 +95,7 @@ class DvcProject:
             known = {out["path"]: out for out in inputs.values()}
             entry["deps"] = [known.get(path) or self._dependency(path) for path in paths]
         if names := sorted(stage.get("params", [])):
-            values = yaml.safe_load((self.root / "params.yaml").read_text())
+            values = yaml.load((self.root / "params.yaml").read_bytes(), yaml.CSafeLoader)
             entry["params"] = {"params.yaml": {name: _value(values, name) for name in names}}
         return entry
 
@@ -158,7 +158,7 @@ def _value(values: Any, name: str) -> Any:
 
 def _stages(text: bytes, source: str) -> dict[str, Stage]:
     try:
-        return dict((yaml.safe_load(text) or {}).get("stages") or {})
+        return dict((yaml.load(text, yaml.CSafeLoader) or {}).get("stages") or {})
     except (yaml.YAMLError, ValueError, AttributeError) as error:
         if b"<<<<<<<" in text:
             wrong = "holds the marks of a merge (<<<<<<<): resolve it, or take one side with `git checkout --ours`"
