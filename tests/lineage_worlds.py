@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from rsprune_dagster.lineage.history import History
 from rsprune_dagster.lineage.places import Places
+from rsprune_dagster.lineage.version_history import VersionHistory
 from rsprune_dagster.pruning.steps.ledger import DECISIONS
 from rsprune_dagster.resources.asset_store import AssetStore
 from rsprune_dagster.resources.content import Tree, tree_of
@@ -52,8 +52,8 @@ class World:
     def dvc(self) -> DvcProject:
         return DvcProject(self.root)
 
-    def history(self) -> History:
-        return History.load(Places.of_project(self.root))
+    def history(self) -> VersionHistory:
+        return VersionHistory.load(Places.of_project(self.root))
 
     def present(self) -> dict[str, str]:
         """The hash of each asset on disk."""

@@ -19,11 +19,11 @@ from rsprune_dagster import cli
 from rsprune_dagster.errors import RunError, UsageError
 from rsprune_dagster.lineage import restore as restoring
 from rsprune_dagster.lineage.find import find, find_one
-from rsprune_dagster.lineage.history import History, Version
 from rsprune_dagster.lineage.locks import locks_in_history
 from rsprune_dagster.lineage.places import Elsewhere, Places
 from rsprune_dagster.lineage.restore import restore
 from rsprune_dagster.lineage.verify import verify
+from rsprune_dagster.lineage.version_history import Version, VersionHistory
 from rsprune_dagster.resources.asset_store import AssetStore
 from rsprune_dagster.resources.content import tree_of
 from rsprune_dagster.resources.journal import Journal, Record, this_process
@@ -200,9 +200,9 @@ def test_commits_hold_what_they_held(world: World) -> None:
 # --- MLflow
 
 
-def told_elsewhere(world: World, ask: object) -> History:
+def told_elsewhere(world: World, ask: object) -> VersionHistory:
     places = Places.of_project(world.root)
-    return History.load(
+    return VersionHistory.load(
         Places(places.assets, places.journal, places.project, places.cache, elsewhere=Elsewhere(ask))  # type: ignore[arg-type]
     )
 

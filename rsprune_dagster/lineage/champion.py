@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from rsprune_dagster.errors import RunError, UsageError
-from rsprune_dagster.lineage.history import History, Version
+from rsprune_dagster.lineage.version_history import Version, VersionHistory
 from rsprune_dagster.resources.champion import CHECKPOINT, standing_in
 
 SUBSET, TILES = "pruned_subset", "pruned_subset.parquet"
@@ -37,7 +37,7 @@ class TrainingTiles:
         )
 
 
-def champion(history: History) -> Version:
+def champion(history: VersionHistory) -> Version:
     """The checkpoint that is the champion.
 
     Raises:
@@ -49,7 +49,7 @@ def champion(history: History) -> Version:
     return history.version(CHECKPOINT, standing.checkpoint)
 
 
-def training_tiles(history: History) -> TrainingTiles:
+def training_tiles(history: VersionHistory) -> TrainingTiles:
     """The tiles that the champion was trained on.
 
     Raises:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rsprune_dagster.lineage.history import Version
+from rsprune_dagster.lineage.version_history import Version
 
 _DATA_VERSION = "dagster/data_version"
 

@@ -8,9 +8,9 @@ from typing import Any
 from rsprune_dagster.errors import RunError, UsageError
 from rsprune_dagster.lineage.find import SHORTEST, find_one
 from rsprune_dagster.lineage.format import SHORT
-from rsprune_dagster.lineage.history import History, Version
 from rsprune_dagster.lineage.places import WORK, Places
 from rsprune_dagster.lineage.restore import Say, make_whole
+from rsprune_dagster.lineage.version_history import Version, VersionHistory
 from rsprune_dagster.pruning.steps.compare import ENTERED, LEFT, Comparison, changed_tiles, compare_ledgers
 from rsprune_dagster.resources.content import tree_of
 from rsprune_dagster.resources.dvc_lock import ASSETS, Stage, version_in
@@ -62,7 +62,7 @@ class Difference:
     left: list[dict[str, Any]]
 
 
-def side(history: History, what: str, say: Say) -> Side:
+def side(history: VersionHistory, what: str, say: Say) -> Side:
     """What `diff` was given.
 
     Args:
@@ -74,7 +74,7 @@ def side(history: History, what: str, say: Say) -> Side:
     """
     folder = history.places.assets / SUBSET if what == NOW else Path(what)
     if (folder / WORK / ASSETS / SUBSET).is_dir():
-        history = History.load(Places.of_out(folder))
+        history = VersionHistory.load(Places.of_out(folder))
         folder = history.places.assets / SUBSET
     if (folder / LEDGER).is_file():
         version = history.version(SUBSET, tree_of(folder).digest)
@@ -101,7 +101,7 @@ def difference(a: Side, b: Side, *, n_examples: int) -> Difference:
     return Difference(a, b, differing, comparison, entered, left)
 
 
-def _version(history: History, what: str) -> tuple[History, Version]:
+def _version(history: VersionHistory, what: str) -> tuple[VersionHistory, Version]:
     """The version, and the history that tells its chain as `what` means it."""
     is_hash = len(what) >= SHORTEST and any(v.data_version.startswith(what.lower()) for v in history.of(SUBSET))
     stages = None if is_hash else _lock_at(history, what)
@@ -117,7 +117,7 @@ def _version(history: History, what: str) -> tuple[History, Version]:
     return history, version
 
 
-def _lock_at(history: History, revision: str) -> dict[str, Stage] | None:
+def _lock_at(history: VersionHistory, revision: str) -> dict[str, Stage] | None:
     """dvc.lock at a git revision; None where git knows no such revision."""
     try:
         return history.places.project.lock_at(revision) if history.places.project else None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rsprune_dagster.errors import UsageError
 from rsprune_dagster.lineage.champion import champion
-from rsprune_dagster.lineage.history import History, Version
+from rsprune_dagster.lineage.version_history import Version, VersionHistory
 from rsprune_dagster.resources.content import md5_of, tree_of
 from rsprune_dagster.resources.dvc_lock import version_in
 
@@ -15,7 +15,7 @@ SHORTEST = 6
 """Letters of a hash or run id that are taken for one."""
 
 
-def find(history: History, what: str) -> list[Version]:
+def find(history: VersionHistory, what: str) -> list[Version]:
     """The versions meant: several for a run, else one.
 
     Args:
@@ -31,7 +31,7 @@ def find(history: History, what: str) -> list[Version]:
     raise UsageError(f"nothing is called {what}: {_looked_through(history)}{_near(history, what)}")
 
 
-def find_one(history: History, what: str) -> Version:
+def find_one(history: VersionHistory, what: str) -> Version:
     """The one version meant.
 
     Raises:
@@ -44,7 +44,7 @@ def find_one(history: History, what: str) -> Version:
     return found[0]
 
 
-def _by_name(history: History, what: str) -> list[Version]:
+def _by_name(history: VersionHistory, what: str) -> list[Version]:
     """The champion, or an asset's present version: on disk, else in dvc.lock, else the newest in the journal."""
     if what == "champion":
         return [champion(history)]
@@ -55,7 +55,7 @@ def _by_name(history: History, what: str) -> list[Version]:
     return sorted(history.of(what), key=_when)[-1:]
 
 
-def _by_revision(history: History, what: str) -> list[Version]:
+def _by_revision(history: VersionHistory, what: str) -> list[Version]:
     asset, at, revision = what.partition("@")
     if not (at and history.places.project and asset in history.assets()):
         return []
@@ -65,7 +65,7 @@ def _by_revision(history: History, what: str) -> list[Version]:
     raise UsageError(f"dvc.lock at {revision} holds no {asset}; it holds {', '.join(stages) or 'nothing'}")
 
 
-def _by_path(history: History, what: str) -> list[Version]:
+def _by_path(history: VersionHistory, what: str) -> list[Version]:
     """A folder by its content; a file, or a folder within a version, by the first version that holds it."""
     path = Path(what)
     if not path.exists():
@@ -86,13 +86,13 @@ def _by_path(history: History, what: str) -> list[Version]:
     raise UsageError(f"{what} has the content {content}, which is no known version: {_looked_through(history)}{near}")
 
 
-def _by_hash(history: History, what: str) -> list[Version]:
+def _by_hash(history: VersionHistory, what: str) -> list[Version]:
     prefix = what.lower().removesuffix(".dir")
     is_hash = re.fullmatch(rf"[0-9a-f]{{{SHORTEST},32}}", prefix)
     return _only_one(what, _with_hash(history, prefix)) if is_hash else []
 
 
-def _by_run(history: History, what: str) -> list[Version]:
+def _by_run(history: VersionHistory, what: str) -> list[Version]:
     if not re.fullmatch(rf"[\w.-]{{{SHORTEST},}}", what):
         return []
     records = [record for record in history.records() if record.run_id.startswith(what)]
@@ -104,7 +104,7 @@ def _by_run(history: History, what: str) -> list[Version]:
     return [history.versions.get(key, Version(*key).made_by([record])) for key, record in keys.items()]
 
 
-def _with_hash(history: History, prefix: str) -> list[Version]:
+def _with_hash(history: VersionHistory, prefix: str) -> list[Version]:
     if found := [version for key, version in history.versions.items() if key[1].startswith(prefix)]:
         return found
     records = history.places.elsewhere.records(data_version=prefix) or []
@@ -118,7 +118,7 @@ def _only_one(what: str, found: list[Version]) -> list[Version]:
     return found
 
 
-def _contents(history: History, version: Version) -> Set[str]:
+def _contents(history: VersionHistory, version: Version) -> Set[str]:
     """The md5s of a version's files; none where it is not in DVC's cache."""
     cache = history.places.cache
     return set(cache.files(version.data_version).values()) if cache else set()
@@ -128,7 +128,7 @@ def _when(version: Version) -> float:
     return version.maker.started_at if version.maker else 0.0
 
 
-def _looked_through(history: History) -> str:
+def _looked_through(history: VersionHistory) -> str:
     hashes = {data_version for _, data_version in history.versions}
     runs = {record.run_id for record in history.records()}
     places = f"looked through {len(history.assets())} assets, {len(hashes)} hashes, {len(runs)} runs"
@@ -138,7 +138,7 @@ def _looked_through(history: History) -> str:
     return f"{places} and the paths here" + (f" (MLflow does not answer: {trouble[0]})" if trouble else "")
 
 
-def _near(history: History, what: str) -> str:
+def _near(history: VersionHistory, what: str) -> str:
     ids = {data_version for _, data_version in history.versions} | {record.run_id for record in history.records()}
     known = [*history.assets(), *{each[: max(len(what), SHORTEST)] for each in ids}]
     near = difflib.get_close_matches(what, known, n=3, cutoff=0.7)

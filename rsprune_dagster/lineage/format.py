@@ -5,8 +5,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rsprune_dagster.lineage.history import Version
 from rsprune_dagster.lineage.locks import utc
+from rsprune_dagster.lineage.version_history import Version
 from rsprune_dagster.resources.journal import Journal, Record, is_alive
 
 WIDTH = 100

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rsprune_dagster.lineage.history import History
 from rsprune_dagster.lineage.places import Places
+from rsprune_dagster.lineage.version_history import VersionHistory
 from rsprune_dagster.report.page.origins import Origin
 from rsprune_dagster.resources.content import tree_of
 from rsprune_dagster.resources.journal import Journal
@@ -12,7 +12,7 @@ from rsprune_dagster.resources.journal import Journal
 
 def origins_of(assets: Path, journal: Journal, names: Sequence[str]) -> list[Origin]:
     """The assets `names` below `assets` as they lie there now, with what the journal knows of their making."""
-    history = History.load(Places(assets, journal))
+    history = VersionHistory.load(Places(assets, journal))
     origins = []
     for name in names:
         tree = tree_of(assets / name, memory=journal.root / "content" / f"{name}.json")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rsprune_dagster.errors import RunError, UserError
 from rsprune_dagster.lineage.differences import NOW, SUBSET, Difference, difference, side
-from rsprune_dagster.lineage.history import History
 from rsprune_dagster.lineage.restore import Say
+from rsprune_dagster.lineage.version_history import VersionHistory
 from rsprune_dagster.pruning.steps.ledger import count_decisions
 from rsprune_dagster.resources.dvc_command import DvcCommand
 from rsprune_dagster.resources.dvc_lock import ASSETS, version_in
@@ -75,7 +75,7 @@ class Review:
     why_not: str = ""
 
 
-def review(history: History, base: str, command: DvcCommand, assets: Sequence[str], say: Say) -> Review:
+def review(history: VersionHistory, base: str, command: DvcCommand, assets: Sequence[str], say: Say) -> Review:
     """Compare the subset that dvc.lock names with that of a commit. Ledgers that are not at hand are fetched.
 
     Args:
@@ -128,7 +128,7 @@ def lost_too_many(found: Difference, most: float) -> str:
     )
 
 
-def pictures_of(history: History, made: Sequence[Remade]) -> dict[str, Path]:
+def pictures_of(history: VersionHistory, made: Sequence[Remade]) -> dict[str, Path]:
     """The pictures that the runs recorded, as `asset.title.png`."""
     pictures = ((each.asset, path) for each in made for path in history.places.journal.pictures(each.record))
     return {f"{asset}.{path.name}": path for asset, path in pictures if path.suffix != ".md"}

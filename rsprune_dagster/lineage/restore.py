@@ -16,9 +16,9 @@ import yaml
 from rsprune_dagster.errors import RunError, UsageError
 from rsprune_dagster.lineage.dagster_events import known_versions, report_restored
 from rsprune_dagster.lineage.format import format_value
-from rsprune_dagster.lineage.history import History, Version
 from rsprune_dagster.lineage.locks import params_of
 from rsprune_dagster.lineage.places import Places
+from rsprune_dagster.lineage.version_history import Version, VersionHistory
 from rsprune_dagster.resources.asset_store import AssetStore
 from rsprune_dagster.resources.content import md5_of, tree_of
 from rsprune_dagster.resources.dvc_cache import DvcCache
@@ -49,7 +49,7 @@ def restore_to(places: Places, version: Version, target: Path, say: Say) -> None
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def restore(history: History, version: Version, *, only: bool, say: Say) -> list[str]:
+def restore(history: VersionHistory, version: Version, *, only: bool, say: Say) -> list[str]:
     """Put a version, and unless `only` all that it was made from, into its place; sentences on what was changed.
 
     What stood there is kept in the cache first.
@@ -109,7 +109,7 @@ def place(places: Places, cache: DvcCache, version: Version, say: Say) -> bool:
     return True
 
 
-def _check_idle(history: History) -> None:
+def _check_idle(history: VersionHistory) -> None:
     for record in history.records():
         if record.status == "RUNNING" and is_alive(record.process):
             raise RunError(f"run {record.run_id} is making {record.asset} now: let it end, or cancel it, then restore")

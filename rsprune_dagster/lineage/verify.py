@@ -7,7 +7,7 @@ from typing import NamedTuple
 from rsprune_dagster.errors import UsageError
 from rsprune_dagster.lineage.dagster_events import known_versions
 from rsprune_dagster.lineage.format import SHORT, format_list, format_table
-from rsprune_dagster.lineage.history import History, Version
+from rsprune_dagster.lineage.version_history import Version, VersionHistory
 from rsprune_dagster.params import suggest
 from rsprune_dagster.resources.content import tree_of
 from rsprune_dagster.resources.journal import is_alive
@@ -39,7 +39,7 @@ class Verdict:
         return [f"{self.asset}: {cell.problem}" for cell in self.cells.values() if cell.problem]
 
 
-def verify(history: History, assets: Sequence[str] = ()) -> list[Verdict]:
+def verify(history: VersionHistory, assets: Sequence[str] = ()) -> list[Verdict]:
     """Compare every place, asset by asset; of all assets where none are named.
 
     Raises:
@@ -68,13 +68,13 @@ def verdict_values(verdicts: Sequence[Verdict]) -> list[dict[str, object]]:
     ]
 
 
-def _in_flow(history: History, present: Mapping[str, str]) -> list[str]:
+def _in_flow(history: VersionHistory, present: Mapping[str, str]) -> list[str]:
     """The assets, each after what it was made from."""
     chain = history.chain(*(history.version(asset, digest) for asset, digest in present.items()))
     return list(dict.fromkeys(version.asset for version in reversed(chain) if version.asset in present))
 
 
-def _verdict(history: History, asset: str, present: Mapping[str, str], in_dagster: Mapping[str, str]) -> Verdict:
+def _verdict(history: VersionHistory, asset: str, present: Mapping[str, str], in_dagster: Mapping[str, str]) -> Verdict:
     if not present[asset]:
         return Verdict(asset, {**dict.fromkeys(PLACES, UNKNOWN), "disk": _nothing_on_disk(history.locked(asset))})
     version = history.version(asset, present[asset])
@@ -95,7 +95,7 @@ def _nothing_on_disk(locked: str) -> Cell:
     return Cell("nothing", way) if locked else UNKNOWN
 
 
-def _in_lock(history: History, version: Version) -> Cell:
+def _in_lock(history: VersionHistory, version: Version) -> Cell:
     if history.places.project is None:
         return UNKNOWN
     if version.locked is not None:
@@ -111,7 +111,7 @@ def _in_lock(history: History, version: Version) -> Cell:
     return Cell(locked[:SHORT] or "none", f"{holds}, on disk is {version.data_version[:SHORT]}: {why}. {way}")
 
 
-def _in_journal(history: History, version: Version) -> Cell:
+def _in_journal(history: VersionHistory, version: Version) -> Cell:
     """The newest record, or an older one where an older version was brought back."""
     written = [record for record in history.records() if record.asset == version.asset and record.data_version]
     if not written:
@@ -137,7 +137,7 @@ def _in_dagster(version: Version, digest: str) -> Cell:
     return Cell(digest[:SHORT], f"Dagster knows {digest[:SHORT]}, on disk is {version.data_version[:SHORT]}: {way}")
 
 
-def _in_mlflow(history: History, version: Version) -> Cell:
+def _in_mlflow(history: VersionHistory, version: Version) -> Cell:
     records = history.places.elsewhere.records(data_version=version.data_version, asset=version.asset)
     if records:
         return SAME
@@ -146,7 +146,7 @@ def _in_mlflow(history: History, version: Version) -> Cell:
     return Cell("none", "MLflow has no record of it: the next run delivers what the journal holds")
 
 
-def _in_cache(history: History, version: Version) -> Cell:
+def _in_cache(history: VersionHistory, version: Version) -> Cell:
     """The version on disk, and where nothing is known of that, the one that dvc.lock holds."""
     cache = history.places.cache
     if cache is None:
@@ -173,7 +173,7 @@ def _inputs(version: Version, present: Mapping[str, str]) -> Cell:
     return Cell("stale", f"it was made from {names}: materialize it anew, or `rsprune restore {version.data_version}`")
 
 
-def _changed(history: History, digest: str, asset: str) -> str:
+def _changed(history: VersionHistory, digest: str, asset: str) -> str:
     """Which files on disk differ from a kept version."""
     kept = history.places.cache.files(digest) if history.places.cache and digest else {}
     if not kept:

@@ -63,7 +63,7 @@ class Version:
 
 
 @dataclass(frozen=True)
-class History:
+class VersionHistory:
     """The versions that the disk knows of; `version` asks MLflow for others."""
 
     places: Places
@@ -73,7 +73,7 @@ class History:
     n_commits: int = 0
 
     @classmethod
-    def load(cls, places: Places) -> "History":
+    def load(cls, places: Places) -> "VersionHistory":
         """Read the journal, dvc.lock and its history in git."""
         locks = locks_in_history(places.project.root) if places.project else []
         now = places.project.lock() if places.project else {}
@@ -116,7 +116,7 @@ class History:
             visit(version)
         return list(reversed(seen.values()))
 
-    def at(self, stages: Mapping[str, Stage]) -> "History":
+    def at(self, stages: Mapping[str, Stage]) -> "VersionHistory":
         """The history as the dvc.lock `stages` has it: its versions came from what it names beside them."""
         changed = dict(self.versions)
         for asset, stage in stages.items():
