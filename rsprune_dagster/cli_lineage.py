@@ -37,10 +37,7 @@ def lineage(
 
     With --verify: whether disk, dvc.lock, journal, Dagster, MLflow and DVC's cache agree on each asset; exit 1 if not.
     """
-    from rsprune_dagster.lineage.places import Places
-    from rsprune_dagster.lineage.version_history import VersionHistory
-
-    history = VersionHistory.load(Places.of_project(project_root()) if out is None else Places.of_out(out))
+    history = _history(out)
     if verify:
         _verify(history, what or [], as_json=as_json)
     elif what:
@@ -59,16 +56,13 @@ def restore(
 ) -> None:
     """Bring a version back, with all it was made from: from DVC's cache, else from the DVC remote."""
     from rsprune_dagster.lineage.find import find_one
-    from rsprune_dagster.lineage.places import Places
     from rsprune_dagster.lineage.restore import restore as bring_back
     from rsprune_dagster.lineage.restore import restore_to
-    from rsprune_dagster.lineage.version_history import VersionHistory
 
-    places = Places.of_project(project_root())
-    history = VersionHistory.load(places)
+    history = _history()
     found = find_one(history, version)
     if to is not None:
-        restore_to(places, found, to, warn)
+        restore_to(history.places, found, to, warn)
         say(f"{found.asset} {found.data_version} is in {to}")
     else:
         say("\n".join(bring_back(history, found, only=only, say=warn)))
@@ -88,11 +82,9 @@ def diff(
     from rsprune_dagster.corpus.shards import written_whole
     from rsprune_dagster.lineage.differences import difference, side
     from rsprune_dagster.lineage.format_diff import as_markdown, as_text
-    from rsprune_dagster.lineage.places import Places
-    from rsprune_dagster.lineage.version_history import VersionHistory
     from rsprune_dagster.pruning.steps.compare import write_changes
 
-    history = VersionHistory.load(Places.of_project(project_root()))
+    history = _history()
     before, after = side(history, a, warn), side(history, b, warn)
     found = difference(before, after, n_examples=limit)
     say(as_markdown(found) if markdown else as_text(found))
@@ -100,6 +92,14 @@ def diff(
         with written_whole(save) as draft:
             n_tiles = write_changes(before.ledger, after.ledger, found.comparison.clusters, draft)
         warn(f"{n_tiles:,} tiles in {save}")
+
+
+def _history(out: Path | None = None) -> "VersionHistory":
+    """The versions of the project, or of the folder that a prune wrote."""
+    from rsprune_dagster.lineage.places import Places
+    from rsprune_dagster.lineage.version_history import VersionHistory
+
+    return VersionHistory.load(Places.of_project(project_root()) if out is None else Places.of_out(out))
 
 
 def _chain(history: "VersionHistory", what: list[str], dagster_url: str, *, as_json: bool) -> None:

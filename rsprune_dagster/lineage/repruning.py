@@ -141,11 +141,10 @@ def _metrics(command: DvcCommand, base: str, assets: Sequence[str]) -> list[Metr
         RunError: neither has them.
     """
     files = json.loads(command.run("metrics", "diff", "--json", base) or "{}")
-    ours = {Path(path).parts[1]: values for path, values in sorted(files.items()) if path.startswith(f"{ASSETS}/")}
     pairs = {
-        f"{asset}: {name}": (_number(pair.get("old")), _number(pair.get("new")))
-        for asset, values in ours.items()
-        if asset in assets
+        f"{Path(path).parts[1]}: {name}": (_number(pair.get("old")), _number(pair.get("new")))
+        for path, values in sorted(files.items())
+        if path.startswith(tuple(f"{ASSETS}/{asset}/" for asset in assets))
         for name, pair in sorted(values.items())
     }
     return [
