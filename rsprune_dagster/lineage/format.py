@@ -1,6 +1,7 @@
 """Lines of a terminal: values, tables, and a chain of versions as a block of lines for each."""
 
 import dataclasses
+import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +24,7 @@ def format_value(value: object) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(format_value, value)) + "]"
     if isinstance(value, bool) or value is None:
-        return str(value).lower()
+        return json.dumps(value)
     return f"{value:.12g}" if isinstance(value, float) else str(value) or '""'
 
 
