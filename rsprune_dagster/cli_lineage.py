@@ -11,7 +11,7 @@ from rsprune_dagster.params import project_root
 from rsprune_dagster.terminal import say, warn
 
 if TYPE_CHECKING:
-    from rsprune_dagster.lineage.history import History
+    from rsprune_dagster.lineage.version_history import VersionHistory
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -37,10 +37,7 @@ def lineage(
 
     With --verify: whether disk, dvc.lock, journal, Dagster, MLflow and DVC's cache agree on each asset; exit 1 if not.
     """
-    from rsprune_dagster.lineage.history import History
-    from rsprune_dagster.lineage.places import Places
-
-    history = History.load(Places.of_project(project_root()) if out is None else Places.of_out(out))
+    history = _history(out)
     if verify:
         _verify(history, what or [], as_json=as_json)
     elif what:
@@ -59,20 +56,16 @@ def restore(
 ) -> None:
     """Bring a version back, with all it was made from: from DVC's cache, else from the DVC remote."""
     from rsprune_dagster.lineage.find import find_one
-    from rsprune_dagster.lineage.history import History
-    from rsprune_dagster.lineage.places import Places
     from rsprune_dagster.lineage.restore import restore as bring_back
     from rsprune_dagster.lineage.restore import restore_to
-    from rsprune_dagster.lineage.tell import restored
 
-    places = Places.of_project(project_root())
-    history = History.load(places)
+    history = _history()
     found = find_one(history, version)
     if to is not None:
-        restore_to(places, found, to, warn)
+        restore_to(history.places, found, to, warn)
         say(f"{found.asset} {found.data_version} is in {to}")
     else:
-        say(restored(found, bring_back(history, found, only=only, say=warn)))
+        say("\n".join(bring_back(history, found, only=only, say=warn)))
 
 
 @app.command()
@@ -88,12 +81,10 @@ def diff(
     """Which tiles entered and left the pruned subset between two versions, and why."""
     from rsprune_dagster.corpus.shards import written_whole
     from rsprune_dagster.lineage.differences import difference, side
-    from rsprune_dagster.lineage.history import History
-    from rsprune_dagster.lineage.places import Places
-    from rsprune_dagster.lineage.tell_diff import as_markdown, as_text
+    from rsprune_dagster.lineage.format_diff import as_markdown, as_text
     from rsprune_dagster.pruning.steps.compare import write_changes
 
-    history = History.load(Places.of_project(project_root()))
+    history = _history()
     before, after = side(history, a, warn), side(history, b, warn)
     found = difference(before, after, n_examples=limit)
     say(as_markdown(found) if markdown else as_text(found))
@@ -103,17 +94,24 @@ def diff(
         warn(f"{n_tiles:,} tiles in {save}")
 
 
-def _chain(history: "History", what: list[str], dagster_url: str, *, as_json: bool) -> None:
+def _history(out: Path | None = None) -> "VersionHistory":
+    """The versions of the project, or of the folder that a prune wrote."""
+    from rsprune_dagster.lineage.places import Places
+    from rsprune_dagster.lineage.version_history import VersionHistory
+
+    return VersionHistory.load(Places.of_project(project_root()) if out is None else Places.of_out(out))
+
+
+def _chain(history: "VersionHistory", what: list[str], dagster_url: str, *, as_json: bool) -> None:
     from rsprune_dagster.lineage.find import find
-    from rsprune_dagster.lineage.tell import Links, plain, tell
+    from rsprune_dagster.lineage.format import chain_values, format_chain
 
-    links = Links(dagster_url, history.places.journal)
-    found = [version for name in what for version in find(history, name)]
-    chain = history.chain(*found)
-    say(json.dumps(plain(chain, links), indent=1) if as_json else tell(chain, links))
+    chain = history.chain(*(version for name in what for version in find(history, name)))
+    where = (history.places.journal, dagster_url)
+    say(json.dumps(chain_values(chain, *where), indent=1) if as_json else format_chain(chain, *where))
 
 
-def _verify(history: "History", assets: list[str], *, as_json: bool) -> None:
+def _verify(history: "VersionHistory", assets: list[str], *, as_json: bool) -> None:
     from rsprune_dagster.lineage.verify import verdict_table, verdict_values, verify
 
     verdicts = verify(history, assets)

@@ -73,7 +73,7 @@ def _rehearse(url: str, job: str, assets: list[str], summary: Path | None, *, pu
     from rsprune_dagster.assets import build_assets
     from rsprune_dagster.automation.rehearsal import rehearse, settings
     from rsprune_dagster.corpus.shards import written_whole
-    from rsprune_dagster.lineage.tell_repruning import comment_of
+    from rsprune_dagster.lineage.format_repruning import comment_of
 
     if push:
         raise UsageError(f"--push publishes what this checkout made, not what {url} makes: leave one of both out")

@@ -58,7 +58,7 @@ def next_steps(out: Path, subset: Path) -> str:
 
 def _by_scene(scenes: "pa.Table") -> list[str]:
     """A line for each scene, the largest first: tiles that were compared, those kept, and the shares of both."""
-    from rsprune_dagster.lineage.text import table
+    from rsprune_dagster.lineage.format import format_table
 
     rows = scenes.to_pylist()
     n_seen, n_kept = (sum(row[name] for row in rows) for name in ("n_tiles", "n_kept"))
@@ -67,7 +67,7 @@ def _by_scene(scenes: "pa.Table") -> list[str]:
         for row in rows[:MOST_SCENES]
     ]
     more = [f"and {len(rows) - MOST_SCENES} smaller scenes"] if len(rows) > MOST_SCENES else []
-    return [table(("scene", "tiles", "of all", "kept", "of kept"), cells), *more]
+    return [format_table(("scene", "tiles", "of all", "kept", "of kept"), cells), *more]
 
 
 def _share(part: int, whole: int) -> str:

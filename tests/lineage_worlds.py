@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from rsprune_dagster.lineage.history import History
 from rsprune_dagster.lineage.places import Places
+from rsprune_dagster.lineage.version_history import VersionHistory
 from rsprune_dagster.pruning.steps.ledger import DECISIONS
 from rsprune_dagster.resources.asset_store import AssetStore
 from rsprune_dagster.resources.content import Tree, tree_of
 from rsprune_dagster.resources.dvc_cache import DvcCache
-from rsprune_dagster.resources.dvc_lock import DvcProject
+from rsprune_dagster.resources.dvc_lock import DvcProject, outs
 from rsprune_dagster.resources.journal import Journal, Record, this_process
 
 PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
@@ -52,8 +52,8 @@ class World:
     def dvc(self) -> DvcProject:
         return DvcProject(self.root)
 
-    def history(self) -> History:
-        return History.load(Places.of_project(self.root))
+    def history(self) -> VersionHistory:
+        return VersionHistory.load(Places.of_project(self.root))
 
     def present(self) -> dict[str, str]:
         """The hash of each asset on disk."""
@@ -74,6 +74,10 @@ class World:
                 asset, run_id, trees, tiles=tiles, keep=keep, departs=departs, started_at=_TIMES[run_id] + number
             )
         return {asset: tree.digest for asset, tree in trees.items()}
+
+    def stage(self, asset: str, tree: Tree, inputs: dict[str, Tree]) -> dict[str, Any]:
+        """The asset's entry for dvc.lock."""
+        return {**self.dvc.made_from(asset, inputs), "outs": outs(asset, tree)}
 
     def commit(self, message: str) -> str:
         self.git("add", "--all")
@@ -107,7 +111,7 @@ class World:
         trees[asset] = tree = tree_of(self.assets / asset)
         inputs = {name: trees[name] for name in UPSTREAM[asset]}
         self.cache.keep(self.assets / asset, tree)
-        stage = self.dvc.entry(asset, tree, inputs)
+        stage = self.stage(asset, tree, inputs)
         departs = departs and asset == "pruned_subset"
         if not departs:
             self.dvc.record({asset: stage}, print)
@@ -136,9 +140,9 @@ class World:
         )
 
     def _write_params(self, keep: float) -> None:
-        params = yaml.safe_load(PARAMS.read_text())
+        params = yaml.load(PARAMS.read_bytes(), yaml.CSafeLoader)
         params["selection"]["keep_fraction"] = keep
-        (self.root / "params.yaml").write_text(yaml.safe_dump(params))
+        (self.root / "params.yaml").write_text(yaml.dump(params, Dumper=yaml.CSafeDumper))
 
 
 _TIMES = {"run-first": 1_700_000_000.0, "run-second": 1_700_001_000.0, "run-third": 1_700_002_000.0}

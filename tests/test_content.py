@@ -26,7 +26,8 @@ def filled(folder: Path, files: dict[str, bytes] = FILES) -> Path:
 
 
 def test_the_digest_is_the_one_that_dvc_writes(tmp_path: Path, dvc: str) -> None:
-    filled(tmp_path / "data")
+    filled(tmp_path / "data", {**FILES, "a/__pycache__/c.pyc": b"compiled"})
+    (tmp_path / ".dvcignore").write_text("__pycache__\n")
     subprocess.run([dvc, "init", "--quiet", "--no-scm"], cwd=tmp_path, check=True)
     subprocess.run([dvc, "add", "--quiet", "data"], cwd=tmp_path, check=True)
     tree = tree_of(tmp_path / "data")
@@ -103,6 +104,17 @@ def test_a_version_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     assert cache.tree(tree.digest) is None
     with pytest.raises(RunError, match=r"is not in DVC's cache .* `dvc fetch`"):
         cache.place(tree.digest, tmp_path / "placed")
+
+
+def test_what_a_killed_process_left_half_written_is_kept_anew(tmp_path: Path) -> None:
+    folder, cache = filled(tmp_path / "data"), DvcCache(tmp_path / "cache")
+    tree = tree_of(folder)
+    for md5 in (tree.digest, *(entry.md5 for entry in tree.entries)):
+        cache.path(md5).parent.mkdir(parents=True, exist_ok=True)
+        cache.path(md5).write_bytes(b"o")
+    cache.keep(folder, tree)
+    assert cache.damages(tree.digest) == []
+    assert cache.tree(tree.digest) == tree
 
 
 def test_the_configured_cache_is_used(tmp_path: Path) -> None:

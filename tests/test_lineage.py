@@ -19,11 +19,11 @@ from rsprune_dagster import cli
 from rsprune_dagster.errors import RunError, UsageError
 from rsprune_dagster.lineage import restore as restoring
 from rsprune_dagster.lineage.find import find, find_one
-from rsprune_dagster.lineage.history import History, Version
 from rsprune_dagster.lineage.locks import locks_in_history
 from rsprune_dagster.lineage.places import Elsewhere, Places
 from rsprune_dagster.lineage.restore import restore
 from rsprune_dagster.lineage.verify import verify
+from rsprune_dagster.lineage.version_history import Version, VersionHistory
 from rsprune_dagster.resources.asset_store import AssetStore
 from rsprune_dagster.resources.content import tree_of
 from rsprune_dagster.resources.journal import Journal, Record, this_process
@@ -200,9 +200,9 @@ def test_commits_hold_what_they_held(world: World) -> None:
 # --- MLflow
 
 
-def told_elsewhere(world: World, ask: object) -> History:
+def told_elsewhere(world: World, ask: object) -> VersionHistory:
     places = Places.of_project(world.root)
-    return History.load(
+    return VersionHistory.load(
         Places(places.assets, places.journal, places.project, places.cache, elsewhere=Elsewhere(ask))  # type: ignore[arg-type]
     )
 
@@ -310,7 +310,7 @@ def test_the_same_content_made_from_something_newer_is_not_stale(world: World) -
     trees = {asset: tree_of(world.assets / asset) for asset in UPSTREAM}
     world.cache.keep(world.assets / "entropy_scores", trees["entropy_scores"])
     made = {asset: {name: trees[name] for name in UPSTREAM[asset]} for asset in ("entropy_scores", SUBSET)}
-    world.dvc.record({asset: world.dvc.entry(asset, trees[asset], inputs) for asset, inputs in made.items()}, print)
+    world.dvc.record({asset: world.stage(asset, trees[asset], inputs) for asset, inputs in made.items()}, print)
     world.forget()
     assert holds_together(world)
     world.commit("newer scores")
@@ -361,7 +361,8 @@ def test_what_it_was_made_from_comes_with_it(world: World, forgotten: bool) -> N
         world.forget()
     history = world.history()
     done = restore(history, find_one(history, old[SUBSET]), only=False, say=print)
-    assert [version.asset for version in done.placed] == ["raw_corpus", "entropy_scores", SUBSET]
+    placed = ["raw_corpus", "entropy_scores", SUBSET]
+    assert done[:3] == [f"{asset} is {old[asset]} again" for asset in placed]
     assert world.present() == old
     assert holds_together(world)
 
@@ -384,7 +385,7 @@ def test_a_departed_run_comes_back_with_its_parameters(world: World) -> None:
     assert holds_together(world)
 
 
-@pytest.mark.parametrize("step", ["make_whole", "place", "_write_lock", "_tell"])
+@pytest.mark.parametrize("step", ["make_whole", "place", "_write_lock", "_report"])
 @pytest.mark.parametrize("after", [0, 1])
 def test_killed_anywhere_a_rerun_completes_it(
     world: World, monkeypatch: pytest.MonkeyPatch, step: str, after: int

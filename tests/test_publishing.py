@@ -14,8 +14,8 @@ from tiny_project import ASSETS, SENTENCE, Tiny, tiny_project
 
 from rsprune_dagster.automation.reprune import Wish, reprune
 from rsprune_dagster.errors import GateError, RunError, UsageError
-from rsprune_dagster.lineage.kept import Say
 from rsprune_dagster.lineage.repruning import Repruning
+from rsprune_dagster.lineage.restore import Say
 from rsprune_dagster.resources.dvc_lock import version_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("dvc")]

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rsprune_dagster.errors import RunError, UsageError
-from rsprune_dagster.lineage.kept import Say
-from rsprune_dagster.resources.checkout import Checkout
+from rsprune_dagster.lineage.restore import Say
 from rsprune_dagster.resources.dvc_cache import DvcCache
 from rsprune_dagster.resources.dvc_command import DvcCommand
+from rsprune_dagster.resources.git import Checkout
 
 _IN_REMOTE = "deleted"
 """What `dvc status --cloud` calls a file that the remote has and the cache has not."""

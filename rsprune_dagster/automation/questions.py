@@ -38,13 +38,13 @@ def why_was_it_kept_or_dropped(context: dg.OpExecutionContext, store: Store) -> 
 def which_tiles_trained_the_champion(context: dg.OpExecutionContext, lineage: Lineage) -> None:
     """The tiles that the champion was trained on: the subset's version, where it lies, and its best tiles."""
     from rsprune_dagster.lineage.champion import training_tiles
-    from rsprune_dagster.lineage.history import History
     from rsprune_dagster.lineage.places import Places
+    from rsprune_dagster.lineage.version_history import VersionHistory
     from rsprune_dagster.report.markdown import table
 
     if not lineage.project:
         raise RunError("there is no project here, so no versions are kept: run this in a checkout")
-    found = training_tiles(History.load(Places.of_project(Path(lineage.project))))
+    found = training_tiles(VersionHistory.load(Places.of_project(Path(lineage.project))))
     context.log.info(found.sentence())
     context.add_output_metadata(
         {

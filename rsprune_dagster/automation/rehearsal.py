@@ -14,7 +14,7 @@ import dagster as dg
 from rsprune_dagster.automation.dagster_server import DagsterServer
 from rsprune_dagster.automation.gate import Finding, gate
 from rsprune_dagster.errors import GateError, RunError
-from rsprune_dagster.lineage.kept import Say
+from rsprune_dagster.lineage.restore import Say
 from rsprune_dagster.params import Params
 from rsprune_dagster.report import markdown
 

@@ -7,12 +7,11 @@ from pathlib import Path
 from rsprune_dagster.assets import build_assets
 from rsprune_dagster.automation.run import materialize, project_home
 from rsprune_dagster.errors import GateError, RunError
-from rsprune_dagster.lineage.history import History
-from rsprune_dagster.lineage.kept import Say, make_whole
 from rsprune_dagster.lineage.places import Places
 from rsprune_dagster.lineage.repruning import Remade, Repruning
-from rsprune_dagster.lineage.restore import place
+from rsprune_dagster.lineage.restore import Say, make_whole, place
 from rsprune_dagster.lineage.staleness import wanted, why_stale
+from rsprune_dagster.lineage.version_history import VersionHistory
 from rsprune_dagster.params import Params
 from rsprune_dagster.resources.dvc_lock import DvcProject, Stage, version_in
 from rsprune_dagster.resources.lineage import project_lineage
@@ -101,7 +100,7 @@ class Remaking:
 
     def _bring(self, versions: Mapping[str, str]) -> dict[str, str]:
         """Put versions in place, by asset; those that cannot be had, and why."""
-        history = History.load(Places.of_project(self.project.root))
+        history = VersionHistory.load(Places.of_project(self.project.root))
         absent = {asset: version for asset, version in versions.items() if history.present(asset) != version}
         lacking = _fetch(history, absent, self.say)
         for asset, version in absent.items():
@@ -145,7 +144,7 @@ class Remaking:
         return Remade(asset, why, version_in(self.committed, asset), record, tuple(warnings))
 
 
-def _fetch(history: History, versions: Mapping[str, str], say: Say) -> dict[str, str]:
+def _fetch(history: VersionHistory, versions: Mapping[str, str], say: Say) -> dict[str, str]:
     """Have versions in the cache, by asset; those that cannot be had, and why."""
     assert history.places.cache is not None, "a project has one"
     asked = [history.version(asset, version) for asset, version in versions.items()]

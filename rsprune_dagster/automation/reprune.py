@@ -9,8 +9,7 @@ from rsprune_dagster.automation.publish import Publisher
 from rsprune_dagster.automation.remaking import Make, Remaking, made_here
 from rsprune_dagster.errors import GateError, RunError, UsageError
 from rsprune_dagster.lineage.differences import SUBSET
-from rsprune_dagster.lineage.history import History
-from rsprune_dagster.lineage.kept import Say
+from rsprune_dagster.lineage.format_repruning import commit_message, write_summary
 from rsprune_dagster.lineage.places import Places
 from rsprune_dagster.lineage.repruning import (
     Repruning,
@@ -20,13 +19,14 @@ from rsprune_dagster.lineage.repruning import (
     pictures_of,
     review,
 )
+from rsprune_dagster.lineage.restore import Say
 from rsprune_dagster.lineage.staleness import wanted
-from rsprune_dagster.lineage.tell_repruning import commit_message, write_summary
+from rsprune_dagster.lineage.version_history import VersionHistory
 from rsprune_dagster.params import Params, load, suggest
-from rsprune_dagster.resources.checkout import Checkout
 from rsprune_dagster.resources.dvc_cache import DvcCache
 from rsprune_dagster.resources.dvc_command import DvcCommand
 from rsprune_dagster.resources.dvc_lock import DvcProject, Stage, version_in
+from rsprune_dagster.resources.git import Checkout
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _reviewed(root: Path, base: str, command: DvcCommand, order: Sequence[str], 
     made = {each.asset for each in done.made}
     if done.error and SUBSET not in made:
         return Review(base, None, (), f"{SUBSET} was not made")
-    return review(History.load(Places.of_project(root)), base, command, order, say)
+    return review(VersionHistory.load(Places.of_project(root)), base, command, order, say)
 
 
 def _judged(done: Repruning, seen: Review, params: Params) -> Repruning:
@@ -144,7 +144,7 @@ def _judged(done: Repruning, seen: Review, params: Params) -> Repruning:
 
 
 def _summarize(root: Path, target: Path, done: Repruning, seen: Review, run_url: str) -> None:
-    pictures = pictures_of(History.load(Places.of_project(root)), done.made)
+    pictures = pictures_of(VersionHistory.load(Places.of_project(root)), done.made)
     try:
         write_summary(target, done, seen, pictures, run_url=run_url)
     except OSError as error:

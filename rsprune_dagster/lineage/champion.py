@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from rsprune_dagster.errors import RunError, UsageError
-from rsprune_dagster.lineage.history import History, Version
+from rsprune_dagster.lineage.version_history import Version, VersionHistory
 from rsprune_dagster.resources.champion import CHECKPOINT, standing_in
 
 SUBSET, TILES = "pruned_subset", "pruned_subset.parquet"
@@ -37,7 +37,7 @@ class TrainingTiles:
         )
 
 
-def champion(history: History) -> Version:
+def champion(history: VersionHistory) -> Version:
     """The checkpoint that is the champion.
 
     Raises:
@@ -49,26 +49,20 @@ def champion(history: History) -> Version:
     return history.version(CHECKPOINT, standing.checkpoint)
 
 
-def training_tiles(history: History) -> TrainingTiles:
+def training_tiles(history: VersionHistory) -> TrainingTiles:
     """The tiles that the champion was trained on.
 
     Raises:
         UsageError: there is no champion yet.
         RunError: it is not known what it was trained on, or that is not at hand.
     """
-    best = champion(history)
+    best, places = champion(history), history.places
     subset = best.inputs.get(SUBSET, "")
     if not subset:
         raise RunError(f"what the champion {best.data_version} was trained on is not known here")
-    return TrainingTiles(best.data_version, subset, _path(history, subset))
-
-
-def _path(history: History, subset: str) -> Path:
     if history.present(SUBSET) == subset:
-        return history.places.assets / SUBSET / TILES
-    cache = history.places.cache
-    tree = cache.tree(subset) if cache else None
-    kept = [cache.path(entry.md5) for entry in tree.entries if entry.relpath == TILES] if cache and tree else []
-    if not kept:
+        return TrainingTiles(best.data_version, subset, places.assets / SUBSET / TILES)
+    path = places.cache.file(subset, TILES) if places.cache else None
+    if path is None:
         raise RunError(f"{SUBSET} {subset} is not at hand: `rsprune restore {subset} --to DIR` brings it from a remote")
-    return kept[0]
+    return TrainingTiles(best.data_version, subset, path)

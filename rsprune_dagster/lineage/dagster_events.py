@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rsprune_dagster.lineage.history import Version
+from rsprune_dagster.lineage.version_history import Version
 
 _DATA_VERSION = "dagster/data_version"
 
 
-def versions_told(home: Path | None, assets: Sequence[str]) -> dict[str, str]:
+def known_versions(home: Path | None, assets: Sequence[str]) -> dict[str, str]:
     """The data version of each asset's latest materialization; empty where there is none.
 
     Args:
@@ -24,25 +24,24 @@ def versions_told(home: Path | None, assets: Sequence[str]) -> dict[str, str]:
     return {asset: (each.tags or {}).get(_DATA_VERSION, "") for asset, each in made.items() if each}
 
 
-def tell_restored(home: Path, versions: Sequence[Version]) -> None:
+def report_restored(home: Path, versions: Sequence[Version]) -> None:
     """Record versions as materializations without a run, with the inputs they had, so that none looks stale."""
     import dagster as dg
 
     with dg.DagsterInstance.from_config(str(home)) as instance:
         for version in versions:
+            inputs = {f"dagster/input_data_version/{asset}": hashed for asset, hashed in version.inputs.items()}
+            code = version.maker.code_version if version.maker else ""
             event = dg.AssetMaterialization(
                 version.asset,
                 metadata={"restored": dg.MetadataValue.text(_origin(version))},
-                tags={_DATA_VERSION: version.data_version, **_tags(version)},
+                tags={
+                    _DATA_VERSION: version.data_version,
+                    **inputs,
+                    **({"dagster/code_version": code} if code else {}),
+                },
             )
             instance.report_runless_asset_event(event)
-
-
-def _tags(version: Version) -> dict[str, str]:
-    tags = {f"dagster/input_data_version/{asset}": hashed for asset, hashed in version.inputs.items()}
-    if version.maker and version.maker.code_version:
-        tags["dagster/code_version"] = version.maker.code_version
-    return tags
 
 
 def _origin(version: Version) -> str:

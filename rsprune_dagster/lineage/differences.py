@@ -7,12 +7,13 @@ from typing import Any
 
 from rsprune_dagster.errors import RunError, UsageError
 from rsprune_dagster.lineage.find import SHORTEST, find_one
-from rsprune_dagster.lineage.history import History, Version
-from rsprune_dagster.lineage.kept import Say, make_whole
+from rsprune_dagster.lineage.format import SHORT
 from rsprune_dagster.lineage.places import WORK, Places
+from rsprune_dagster.lineage.restore import Say, make_whole
+from rsprune_dagster.lineage.version_history import Version, VersionHistory
 from rsprune_dagster.pruning.steps.compare import ENTERED, LEFT, Comparison, changed_tiles, compare_ledgers
 from rsprune_dagster.resources.content import tree_of
-from rsprune_dagster.resources.dvc_lock import ASSETS, DvcProject, version_in
+from rsprune_dagster.resources.dvc_lock import ASSETS, Stage, version_in
 
 SUBSET = "pruned_subset"
 LEDGER = "decisions.parquet"
@@ -33,34 +34,35 @@ class Side:
     def data_version(self) -> str:
         return self.chain[0].data_version
 
-    def upstream(self) -> dict[str, str]:
-        return {version.asset: version.data_version for version in self.chain[1:]}
+    @property
+    def is_known(self) -> bool:
+        """Whether it is known how it was made."""
+        return self.chain[0].is_known
 
-    def params(self) -> dict[str, object]:
-        return {name: value for version in self.chain for name, value in version.params.items()}
-
-    def code(self) -> dict[str, str]:
-        return {version.asset: version.maker.code_version for version in self.chain if version.maker}
+    def made_with(self) -> dict[str, object]:
+        """Parameters, upstream versions and code versions, by what they are called in a table."""
+        return {
+            **dict(sorted((name, value) for version in self.chain for name, value in version.params.items())),
+            **{f"{version.asset}, version": version.data_version[:SHORT] for version in self.chain[:0:-1]},
+            **{f"{v.asset}, code version": v.maker.code_version for v in self.chain[::-1] if v.maker},
+        }
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What differs between two sides. Each triple is a name and its values in A and in B; None where one has none."""
+    """What differs between two sides."""
 
     a: Side
     b: Side
-    params: tuple[tuple[str, Any, Any], ...]
-    upstream: tuple[tuple[str, Any, Any], ...]
-    """Assets and their data versions."""
-    code: tuple[tuple[str, Any, Any], ...]
-    """Assets and their code versions."""
+    made_with: Mapping[str, tuple[Any, Any]]
+    """What differs of `Side.made_with`, in A and in B; None where one has none."""
     comparison: Comparison
-    entered: tuple[dict[str, Any], ...]
+    entered: list[dict[str, Any]]
     """Examples, as rows of `compare.CHANGES`."""
-    left: tuple[dict[str, Any], ...]
+    left: list[dict[str, Any]]
 
 
-def side(history: History, what: str, say: Say) -> Side:
+def side(history: VersionHistory, what: str, say: Say) -> Side:
     """What `diff` was given.
 
     Args:
@@ -70,16 +72,17 @@ def side(history: History, what: str, say: Say) -> Side:
         UsageError: it is none of these.
         RunError: the version is not in DVC's cache and no remote has it.
     """
-    if what == NOW:
-        return _on_disk(history, what, history.places.assets / SUBSET)
-    folder = Path(what)
+    folder = history.places.assets / SUBSET if what == NOW else Path(what)
     if (folder / WORK / ASSETS / SUBSET).is_dir():
-        places = Places.of_out(folder)
-        return _on_disk(History.load(places), what, places.assets / SUBSET)
+        history = VersionHistory.load(Places.of_out(folder))
+        folder = history.places.assets / SUBSET
     if (folder / LEDGER).is_file():
-        return _on_disk(history, what, folder)
-    telling, version = _version(history, what)
-    return Side(what, _ledger(telling.places, version, say), tuple(telling.chain(version)))
+        version = history.version(SUBSET, tree_of(folder).digest)
+        return Side(what, folder / LEDGER, tuple(history.chain(version)))
+    if what == NOW:
+        raise UsageError(f"{what}: there is no {folder / LEDGER}; materialize {SUBSET} first, or name a version")
+    history, version = _version(history, what)
+    return Side(what, _ledger(history.places, version, say), tuple(history.chain(version)))
 
 
 def difference(a: Side, b: Side, *, n_examples: int) -> Difference:
@@ -92,67 +95,42 @@ def difference(a: Side, b: Side, *, n_examples: int) -> Difference:
     entered, left = (
         changed_tiles(a.ledger, b.ledger, comparison.clusters, change, n_examples) for change in (ENTERED, LEFT)
     )
-    return Difference(
-        a,
-        b,
-        params=_differing(a.params(), b.params()),
-        upstream=_differing(a.upstream(), b.upstream()),
-        code=_differing(a.code(), b.code()),
-        comparison=comparison,
-        entered=tuple(entered),
-        left=tuple(left),
-    )
+    in_a, in_b = a.made_with(), b.made_with()
+    made_with = {name: (in_a.get(name), in_b.get(name)) for name in {**in_a, **in_b}}
+    differing = {name: (one, other) for name, (one, other) in made_with.items() if one != other}
+    return Difference(a, b, differing, comparison, entered, left)
 
 
-def _on_disk(history: History, what: str, folder: Path) -> Side:
-    if not (folder / LEDGER).is_file():
-        raise UsageError(f"{what}: there is no {folder / LEDGER}; materialize {SUBSET} first, or name a version")
-    version = history.version(SUBSET, tree_of(folder).digest)
-    return Side(what, folder / LEDGER, tuple(history.chain(version)))
-
-
-def _version(history: History, what: str) -> tuple[History, Version]:
+def _version(history: VersionHistory, what: str) -> tuple[VersionHistory, Version]:
     """The version, and the history that tells its chain as `what` means it."""
-    project = history.places.project
-    known = len(what) >= SHORTEST and any(v.data_version.startswith(what.lower()) for v in history.of(SUBSET))
-    if known or project is None:
+    is_hash = len(what) >= SHORTEST and any(v.data_version.startswith(what.lower()) for v in history.of(SUBSET))
+    stages = None if is_hash else _lock_at(history, what)
+    if stages is None:
         version = find_one(history, what)
     else:
-        history, version = _at_revision(history, project, what)
+        history = history.at(stages)
+        version = history.version(SUBSET, version_in(stages, SUBSET))
+        if not version.data_version:
+            raise UsageError(f"dvc.lock at {what} holds no {SUBSET}")
     if version.asset != SUBSET:
         raise UsageError(f"{what} is a version of {version.asset}; give one of {SUBSET}")
     return history, version
 
 
-def _at_revision(history: History, project: DvcProject, what: str) -> tuple[History, Version]:
+def _lock_at(history: VersionHistory, revision: str) -> dict[str, Stage] | None:
+    """dvc.lock at a git revision; None where git knows no such revision."""
     try:
-        stages = project.lock_at(what)
+        return history.places.project.lock_at(revision) if history.places.project else None
     except RunError:
-        try:
-            return history, find_one(history, what)
-        except UsageError as error:
-            raise UsageError(f"{error}; and git knows no such revision") from error
-    if not (data_version := version_in(stages, SUBSET)):
-        raise UsageError(f"dvc.lock at {what} holds no {SUBSET}")
-    then = history.at(stages)
-    return then, then.version(SUBSET, data_version)
+        return None
 
 
 def _ledger(places: Places, version: Version, say: Say) -> Path:
     """decisions.parquet as it lies in DVC's cache."""
-    cache = places.cache
-    if cache is None:
-        raise UsageError(f"{places.assets.parent} is no DVC project: give folders that a `rsprune prune --out` wrote")
+    cache = places.versions
     if cache.tree(version.data_version) is None:
         make_whole(places, cache, [version], say)
-    tree = cache.tree(version.data_version)
-    assert tree is not None, "make_whole() brought it"
-    md5 = next((entry.md5 for entry in tree.entries if entry.relpath == LEDGER), "")
-    if not md5:
+    ledger = cache.file(version.data_version, LEDGER)
+    if ledger is None:
         raise UsageError(f"{version.data_version} holds no {LEDGER}: give a version of {SUBSET}")
-    return cache.path(md5)
-
-
-def _differing(a: Mapping[str, object], b: Mapping[str, object]) -> tuple[tuple[str, object, object], ...]:
-    names = sorted(a.keys() | b.keys())
-    return tuple((name, a.get(name), b.get(name)) for name in names if a.get(name) != b.get(name))
+    return ledger

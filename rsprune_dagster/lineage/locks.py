@@ -1,6 +1,5 @@
 """dvc.lock through git's history: which versions each commit held."""
 
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,8 +8,7 @@ from pathlib import Path
 import yaml
 
 from rsprune_dagster.resources.dvc_lock import ASSETS, Stage
-
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C: a history of a thousand commits is read in a second
+from rsprune_dagster.resources.git import output_of
 
 
 @dataclass(frozen=True)
@@ -24,14 +22,13 @@ class LockedAt:
 
 def locks_in_history(root: Path) -> list[LockedAt]:
     """Every dvc.lock that a branch or tag of the checkout ever held, oldest first; none outside a git checkout."""
-    log = _git(root, "log", "--all", "--reverse", "--format=%H %ct", "--", "dvc.lock").decode().splitlines()
-    commits = [line.split() for line in log]
-    texts = _texts(root, [commit for commit, _ in commits])
+    log = output_of(root, "log", "--all", "--reverse", "--format=%H %ct", "--", "dvc.lock").decode().split()
+    commits, times = log[::2], log[1::2]
+    asked = "".join(f"{commit}:./dvc.lock\n" for commit in commits).encode()
+    texts = list(_blobs(output_of(root, "cat-file", "--batch", stdin=asked))) if commits else []
     parsed = {text: _stages(text) for text in set(texts)}
-    return [
-        LockedAt(commit, utc(float(seconds)), parsed[text])
-        for (commit, seconds), text in zip(commits, texts, strict=True)
-    ]
+    held = zip(commits, times, texts, strict=True)
+    return [LockedAt(commit, utc(float(seconds)), parsed[text]) for commit, seconds, text in held]
 
 
 def upstream(stage: Stage) -> dict[str, str]:
@@ -43,11 +40,8 @@ def upstream(stage: Stage) -> dict[str, str]:
 def params_of(stage: Stage) -> dict[str, object]:
     """The parameters in a stage of dvc.lock, by `section.key`."""
     values = stage.get("params", {}).get("params.yaml", {})
-    flat: dict[str, object] = {}
-    for name, value in values.items():
-        inner = value if isinstance(value, Mapping) else None
-        flat.update({f"{name}.{key}": each for key, each in inner.items()} if inner is not None else {name: value})
-    return flat
+    sections = {name: value if isinstance(value, dict) else {"": value} for name, value in values.items()}
+    return {f"{name}.{key}".rstrip("."): each for name, inner in sections.items() for key, each in inner.items()}
 
 
 def utc(seconds: float) -> str:
@@ -55,14 +49,8 @@ def utc(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _texts(root: Path, commits: list[str]) -> list[bytes]:
-    """dvc.lock at each commit; empty where it was removed."""
-    asked = "".join(f"{commit}:./dvc.lock\n" for commit in commits).encode()
-    return list(_blobs(_git(root, "cat-file", "--batch", stdin=asked))) if commits else []
-
-
 def _blobs(answer: bytes) -> Iterator[bytes]:
-    """The contents in what `git cat-file --batch` printed, in order."""
+    """The contents in what `git cat-file --batch` printed, in order; empty for a file that was removed."""
     start = 0
     while start < len(answer):
         header, _, _ = answer[start:].partition(b"\n")
@@ -77,14 +65,7 @@ def _blobs(answer: bytes) -> Iterator[bytes]:
 
 def _stages(text: bytes) -> Mapping[str, Stage]:
     try:
-        return dict((yaml.load(text, Loader=_LOADER) or {}).get("stages") or {})
+        # the loader in C reads a history of a thousand commits in a second
+        return dict((yaml.load(text, yaml.CSafeLoader) or {}).get("stages") or {})
     except (yaml.YAMLError, AttributeError):
         return {}  # a merge that was committed with its conflict
-
-
-def _git(root: Path, *arguments: str, stdin: bytes = b"") -> bytes:
-    try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], input=stdin, capture_output=True, check=False)
-    except FileNotFoundError:
-        return b""
-    return done.stdout if done.returncode == 0 else b""

@@ -1,31 +1,22 @@
-"""The versions that lie in an asset folder, as the report tells them."""
+"""The versions that lie in an asset folder, for the report."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from rsprune_dagster.lineage.places import Places
+from rsprune_dagster.lineage.version_history import VersionHistory
 from rsprune_dagster.report.page.origins import Origin
 from rsprune_dagster.resources.content import tree_of
-from rsprune_dagster.resources.journal import Journal, Record
+from rsprune_dagster.resources.journal import Journal
 
 
 def origins_of(assets: Path, journal: Journal, names: Sequence[str]) -> list[Origin]:
     """The assets `names` below `assets` as they lie there now, with what the journal knows of their making."""
-    finished = [record for record in journal.records() if record.status == "FINISHED"]
-    makers = {(record.asset, record.data_version): record for record in reversed(finished)}
-    return [_origin(assets / name, name, journal, makers) for name in names]
-
-
-def _origin(folder: Path, name: str, journal: Journal, makers: dict[tuple[str, str], Record]) -> Origin:
-    tree = tree_of(folder, memory=journal.root / "content" / f"{name}.json")
-    maker = makers.get((name, tree.digest))
-    if maker is None:
-        return Origin(name, tree.digest, tree.n_files, tree.size_bytes)
-    return Origin(
-        name,
-        tree.digest,
-        tree.n_files,
-        tree.size_bytes,
-        code_version=maker.code_version,
-        params=maker.params,
-        inputs=maker.inputs,
-    )
+    history = VersionHistory.load(Places(assets, journal))
+    origins = []
+    for name in names:
+        tree = tree_of(assets / name, memory=journal.root / "content" / f"{name}.json")
+        version = history.version(name, tree.digest)
+        code = version.maker.code_version if version.maker else ""
+        origins.append(Origin(name, tree.digest, tree.n_files, tree.size_bytes, code, version.params, version.inputs))
+    return origins

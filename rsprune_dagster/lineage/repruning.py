@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rsprune_dagster.errors import RunError, UserError
 from rsprune_dagster.lineage.differences import NOW, SUBSET, Difference, difference, side
-from rsprune_dagster.lineage.history import History
-from rsprune_dagster.lineage.kept import Say
+from rsprune_dagster.lineage.restore import Say
+from rsprune_dagster.lineage.version_history import VersionHistory
 from rsprune_dagster.pruning.steps.ledger import count_decisions
 from rsprune_dagster.resources.dvc_command import DvcCommand
 from rsprune_dagster.resources.dvc_lock import ASSETS, version_in
@@ -17,13 +17,8 @@ from rsprune_dagster.resources.journal import Record
 _N_EXAMPLES = 5
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A figure of an asset at the base and now; None where one has none."""
-
-    name: str
-    before: float | None
-    after: float | None
+Metric = tuple[str, float | None, float | None, float | None]
+"""A figure of an asset: its name, what it was at the base, what it is now, and the change; None where one has none."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +75,7 @@ class Review:
     why_not: str = ""
 
 
-def review(history: History, base: str, command: DvcCommand, assets: Sequence[str], say: Say) -> Review:
+def review(history: VersionHistory, base: str, command: DvcCommand, assets: Sequence[str], say: Say) -> Review:
     """Compare the subset that dvc.lock names with that of a commit. Ledgers that are not at hand are fetched.
 
     Args:
@@ -91,20 +86,23 @@ def review(history: History, base: str, command: DvcCommand, assets: Sequence[st
     version = version_in(history.places.project.lock(), SUBSET)
     if not version:
         return Review(base, None, (), f"dvc.lock holds no {SUBSET}")
+    found = None
     try:
         now = replace(side(history, version, say), name=NOW)
         found = difference(side(history, base, say), now, n_examples=_N_EXAMPLES)
-    except UserError as error:
-        return Review(base, None, (), str(error))
-    try:
         return Review(base, found, tuple(_metrics(command, base, assets)))
-    except RunError as error:
+    except UserError as error:
         return Review(base, found, (), str(error))
 
 
 def exchanged_too_many(found: Difference, most: float) -> str:
-    """What the gate of `repruning.max_exchanged_fraction` says; empty: it passes."""
-    share = exchanged_fraction(found)
+    """What the gate of `repruning.max_exchanged_fraction` says; empty: it passes.
+
+    The share is of the tiles kept before that left, beyond those that a smaller subset has no room for.
+    """
+    n_kept, n_now = found.comparison.n_kept_a, found.comparison.n_kept_b
+    beyond = found.comparison.n_left - max(0, n_kept - n_now)
+    share = beyond / n_kept if n_kept else 0.0
     if share <= most:
         return ""
     return (
@@ -118,7 +116,7 @@ def lost_too_many(found: Difference, most: float) -> str:
 
     Sources that changed are another corpus, as for that check.
     """
-    if any(name == "corpus.sources" for name, _, _ in found.params):
+    if "corpus.sources" in found.made_with:
         return ""
     before, now = (_n_usable(side.ledger) for side in (found.a, found.b))
     lost = 1 - now / before if before else 0.0
@@ -130,22 +128,10 @@ def lost_too_many(found: Difference, most: float) -> str:
     )
 
 
-def exchanged_fraction(found: Difference) -> float:
-    """The share of the tiles kept before that left, beyond those that a smaller subset has no room for: 0 to 1."""
-    comparison = found.comparison
-    beyond = comparison.n_left - max(0, comparison.n_kept_a - comparison.n_kept_b)
-    return beyond / comparison.n_kept_a if comparison.n_kept_a else 0.0
-
-
-def pictures_of(history: History, made: Sequence[Remade]) -> dict[str, Path]:
+def pictures_of(history: VersionHistory, made: Sequence[Remade]) -> dict[str, Path]:
     """The pictures that the runs recorded, as `asset.title.png`."""
-    journal = history.places.journal
-    return {
-        f"{each.asset}.{path.name}": path
-        for each in made
-        for path in journal.pictures(each.record)
-        if path.suffix != ".md"
-    }
+    pictures = ((each.asset, path) for each in made for path in history.places.journal.pictures(each.record))
+    return {f"{asset}.{path.name}": path for asset, path in pictures if path.suffix != ".md"}
 
 
 def _metrics(command: DvcCommand, base: str, assets: Sequence[str]) -> list[Metric]:
@@ -155,22 +141,21 @@ def _metrics(command: DvcCommand, base: str, assets: Sequence[str]) -> list[Metr
         RunError: neither has them.
     """
     files = json.loads(command.run("metrics", "diff", "--json", base) or "{}")
-    ours = {path: values for path, values in sorted(files.items()) if _asset(path) in assets}
-    return [
-        Metric(f"{_asset(path)}: {name}", _number(pair.get("old")), _number(pair.get("new")))
-        for path, values in ours.items()
+    pairs = {
+        f"{Path(path).parts[1]}: {name}": (_number(pair.get("old")), _number(pair.get("new")))
+        for path, values in sorted(files.items())
+        if path.startswith(tuple(f"{ASSETS}/{asset}/" for asset in assets))
         for name, pair in sorted(values.items())
-        if _number(pair.get("old")) != _number(pair.get("new"))
+    }
+    return [
+        (name, old, new, None if old is None or new is None else new - old)
+        for name, (old, new) in pairs.items()
+        if old != new
     ]
 
 
 def _n_usable(ledger: Path) -> int:
     return sum(n for decision, n in count_decisions(ledger).items() if decision != "quarantined")
-
-
-def _asset(path: str) -> str:
-    folder, _, rest = path.partition("/")
-    return rest.partition("/")[0] if folder == ASSETS else ""
 
 
 def _number(value: object) -> float | None:

@@ -1,46 +1,32 @@
-"""A version brought back: into a folder of its own, or into its asset's place together with what it was made from.
+"""Versions brought back: into a folder of their own, or into their assets' places with what they were made from.
 
 The order makes a killed restore harmless: first everything is in the cache, then the folders take their places one by
 one, then dvc.lock is written, then Dagster is told. Each step finds what is done already, so a rerun completes it.
 """
 
-import hashlib
+import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
 from rsprune_dagster.errors import RunError, UsageError
-from rsprune_dagster.lineage.dagster_events import tell_restored, versions_told
-from rsprune_dagster.lineage.history import History, Version
-from rsprune_dagster.lineage.kept import Say, make_whole
+from rsprune_dagster.lineage.dagster_events import known_versions, report_restored
+from rsprune_dagster.lineage.format import format_value
 from rsprune_dagster.lineage.locks import params_of
 from rsprune_dagster.lineage.places import Places
+from rsprune_dagster.lineage.version_history import Version, VersionHistory
 from rsprune_dagster.resources.asset_store import AssetStore
-from rsprune_dagster.resources.content import tree_of
+from rsprune_dagster.resources.content import md5_of, tree_of
 from rsprune_dagster.resources.dvc_cache import DvcCache
+from rsprune_dagster.resources.dvc_command import DvcCommand
 from rsprune_dagster.resources.dvc_lock import Stage
 from rsprune_dagster.resources.journal import is_alive
 
-
-@dataclass(frozen=True)
-class Restored:
-    """What a restore changed; all empty where everything was in place."""
-
-    placed: tuple[Version, ...]
-    """Versions that took their assets' places."""
-    locked: tuple[str, ...]
-    """Assets whose entry in dvc.lock changed."""
-    not_locked: tuple[str, ...]
-    """Assets of which no entry for dvc.lock is known."""
-    told: tuple[str, ...]
-    """Assets of which Dagster was told."""
-    departs: Mapping[str, tuple[object, object]]
-    """Parameters that params.yaml says otherwise: what the versions were made with, and what it says."""
+Say = Callable[[str], object]
 
 
 def restore_to(places: Places, version: Version, target: Path, say: Say) -> None:
@@ -52,11 +38,10 @@ def restore_to(places: Places, version: Version, target: Path, say: Say) -> None
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target} exists and is not an empty folder: name a new one")
-    cache = _cache(places)
-    make_whole(places, cache, [version], say)
+    make_whole(places, places.versions, [version], say)
     staging = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
     try:
-        _copy(cache, version.data_version, staging)
+        _copy(places.versions, version.data_version, staging)
         os.rename(staging, target)
     except OSError as error:
         raise RunError(f"cannot write {target}: {error.strerror or error}; free some space, then run again") from error
@@ -64,56 +49,49 @@ def restore_to(places: Places, version: Version, target: Path, say: Say) -> None
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def restore(history: History, version: Version, *, only: bool, say: Say) -> Restored:
-    """Put a version, and unless `only` all that it was made from, into its place.
+def restore(history: VersionHistory, version: Version, *, only: bool, say: Say) -> list[str]:
+    """Put a version, and unless `only` all that it was made from, into its place; sentences on what was changed.
 
     What stood there is kept in the cache first.
 
     Raises:
         RunError: a version cannot be had, the disk is full, a run is at work, or another process holds DVC's lock.
     """
-    places, cache = history.places, _cache(history.places)
+    places, cache = history.places, history.places.versions
     _check_idle(history)
-    wanted = [version] if only else _one_of_each(history.chain(version), version)
-    make_whole(places, cache, wanted, say)
-    placed = tuple(each for each in wanted if place(places, cache, each, say))
-    entries = {each.asset: each.stage for each in wanted if each.stage}
-    locked = _write_lock(places, entries, say)
-    told = _tell(places, wanted)
-    not_locked = tuple(each.asset for each in wanted if not each.stage)
-    return Restored(placed, locked, not_locked, told, _departures(places, wanted))
+    chosen = [version] if only else _one_of_each(history.chain(version), version)
+    make_whole(places, cache, chosen, say)
+    lines = [f"{each.asset} is {each.data_version} again" for each in chosen if place(places, cache, each, say)]
+    done = {
+        "dvc.lock now holds it": _write_lock(places, {each.asset: each.stage for each in chosen if each.stage}, say),
+        "no entry for dvc.lock is known, so `dvc status` will tell of it": [v.asset for v in chosen if not v.stage],
+        "Dagster was told": _report(places, chosen),
+    }
+    lines += [f"{', '.join(assets)}: {what}" for what, assets in done.items() if assets]
+    lines = lines or [f"{version.asset} {version.data_version} is in place already"]
+    if departures := _departures(places, chosen):
+        lines.append(f"params.yaml says otherwise, so `dvc repro` would make another version: {departures}")
+    return lines
 
 
-def _check_idle(history: History) -> None:
-    for record in history.records():
-        if record.status == "RUNNING" and is_alive(record.process):
-            raise RunError(f"run {record.run_id} is making {record.asset} now: let it end, or cancel it, then restore")
-    AssetStore(history.places.assets, history.places.assets).remove_drafts()
+def make_whole(places: Places, cache: DvcCache, versions: Sequence[Version], say: Say) -> None:
+    """Have every file of the versions in the cache, with the content that its name says.
 
+    What is damaged is removed; what is missing comes from the asset's folder or from the remote.
 
-def _departures(places: Places, versions: Sequence[Version]) -> dict[str, tuple[object, object]]:
-    path = places.assets.parent / "params.yaml"
-    asked = params_of({"params": {"params.yaml": yaml.safe_load(path.read_text())}}) if path.is_file() else {}
-    made = {name: value for version in versions for name, value in version.params.items()}
-    return {name: (made[name], asked[name]) for name in sorted(made) if made[name] != asked.get(name, made[name])}
-
-
-def _cache(places: Places) -> DvcCache:
-    if places.cache is None:
-        raise UsageError(
-            f"{places.assets.parent} is no DVC project, and only those keep versions: run it in the folder of dvc.yaml"
-        )
-    return places.cache
-
-
-def _one_of_each(chain: Sequence[Version], version: Version) -> list[Version]:
-    """Upstream first. Where the chain went over two versions of an asset, the one that `version` itself read."""
-    chosen: dict[str, Version] = {}
-    for each in chain:
-        direct = version.inputs.get(each.asset) == each.data_version
-        if direct or each.asset not in chosen:
-            chosen[each.asset] = each
-    return [each for each in reversed(chain) if chosen[each.asset] is each]
+    Raises:
+        RunError: a version is neither there nor to be had; with how it can be made again.
+    """
+    lacking = [version for version in versions if not _is_whole(places, cache, version)]
+    if not lacking:
+        return
+    why = _fetch(places, [version.data_version for version in lacking], say)
+    for version in lacking:
+        if cache.damages(version.data_version):
+            raise RunError(
+                f"{version.asset} {version.data_version} is neither in DVC's cache {cache.root} nor in a remote"
+                f"{f' ({why})' if why else ''}. {_how_to_make(version)}"
+            )
 
 
 def place(places: Places, cache: DvcCache, version: Version, say: Say) -> bool:
@@ -131,34 +109,106 @@ def place(places: Places, cache: DvcCache, version: Version, say: Say) -> bool:
     return True
 
 
-def _write_lock(places: Places, entries: Mapping[str, Stage], say: Say) -> tuple[str, ...]:
+def _check_idle(history: VersionHistory) -> None:
+    for record in history.records():
+        if record.status == "RUNNING" and is_alive(record.process):
+            raise RunError(f"run {record.run_id} is making {record.asset} now: let it end, or cancel it, then restore")
+    AssetStore(history.places.assets, history.places.assets).remove_drafts()
+
+
+def _one_of_each(chain: Sequence[Version], version: Version) -> list[Version]:
+    """Upstream first. Where the chain went over two versions of an asset, the one that `version` itself read."""
+    chosen: dict[str, Version] = {}
+    for each in chain:
+        if each.asset not in chosen or version.inputs.get(each.asset) == each.data_version:
+            chosen[each.asset] = each
+    return [each for each in reversed(chain) if chosen[each.asset] is each]
+
+
+def _is_whole(places: Places, cache: DvcCache, version: Version) -> bool:
+    found = cache.damages(version.data_version)
+    for damage in found:
+        # a file of another content than its name says would be taken for the right one by DVC too
+        damage.path.unlink(missing_ok=True)
+    if not found:
+        return True
+    folder = places.assets / version.asset
+    if not folder.is_dir() or (tree := tree_of(folder)).digest != version.data_version:
+        return False
+    cache.keep(folder, tree)
+    return True
+
+
+def _fetch(places: Places, digests: Sequence[str], say: Say) -> str:
+    """Ask the remote; empty, or why that failed."""
     if places.project is None:
-        return ()
+        return "this is no DVC project"
+    say(f"fetching {len(digests)} version{'s' if len(digests) > 1 else ''} from the DVC remote")
+    try:
+        DvcCommand.find(places.project.root).fetch(digests)
+    except RunError as error:
+        return str(error)
+    return ""
+
+
+def _how_to_make(version: Version) -> str:
+    """With which code, parameters and command a version can be made again."""
+    record = version.maker
+    commit = record.git_commit if record else (version.commits[0].commit if version.commits else "")
+    if not (commit or version.params):
+        return "How it was made is not known"
+    dirty = " (its tracked files had been changed since)" if record and record.git_dirty else ""
+    checkout = f"`git checkout {commit}`{dirty}, " if commit else ""
+    values = ", ".join(f"{name} {format_value(value)}" for name, value in sorted(version.params.items()))
+    settings = f"params.yaml with {values}, " if values else ""
+    # `dvc repro` does as params.yaml says, so a run that departed from that is asked for by value
+    departures = sorted(record.departures) if record else []
+    changes = "".join(f" --set {name}={json.dumps(version.params.get(name))}" for name in departures)
+    command = f"rsprune materialize {version.asset}{changes}" if changes else f"dvc repro {version.asset}"
+    return f"It can be made again: {checkout}{settings}then `{command}`"
+
+
+def _write_lock(places: Places, entries: Mapping[str, Stage], say: Say) -> list[str]:
+    """Write entries into dvc.lock; the assets whose entry changed."""
+    if places.project is None:
+        return []
     now = places.project.lock()
     changed = {asset: entry for asset, entry in entries.items() if now.get(asset) != entry}
     if changed:
         places.project.record(changed, say)
-    return tuple(changed)
+    return list(changed)
 
 
-def _tell(places: Places, versions: Sequence[Version]) -> tuple[str, ...]:
+def _report(places: Places, versions: Sequence[Version]) -> list[str]:
+    """Report versions to Dagster; the assets of which it knew another one."""
     if places.dagster_home is None:
-        return ()
-    told = versions_told(places.dagster_home, [version.asset for version in versions])
-    new = [version for version in versions if told.get(version.asset) != version.data_version]
-    tell_restored(places.dagster_home, new)
-    return tuple(version.asset for version in new)
+        return []
+    known = known_versions(places.dagster_home, [version.asset for version in versions])
+    new = [version for version in versions if known.get(version.asset) != version.data_version]
+    report_restored(places.dagster_home, new)
+    return [version.asset for version in new]
+
+
+def _departures(places: Places, versions: Sequence[Version]) -> str:
+    """Parameters that params.yaml says otherwise: what the versions were made with, and what it says."""
+    path = places.assets.parent / "params.yaml"
+    asked = (
+        params_of({"params": {"params.yaml": yaml.load(path.read_bytes(), yaml.CSafeLoader)}}) if path.is_file() else {}
+    )
+    made = {name: value for version in versions for name, value in version.params.items()}
+    return ", ".join(
+        f"{name} {format_value(made[name])} (there {format_value(asked[name])})"
+        for name in sorted(made.keys() & asked.keys())
+        if made[name] != asked[name]
+    )
 
 
 def _copy(cache: DvcCache, digest: str, folder: Path) -> None:
     """Copies, checked as they are read."""
-    tree = cache.tree(digest)
-    assert tree is not None, "make_whole() brought it"
     folder.mkdir(parents=True)
-    for entry in tree.entries:
-        target = folder / entry.relpath
+    for relpath, md5 in cache.files(digest).items():
+        target = folder / relpath
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(cache.path(entry.md5), target)
-        with target.open("rb") as file:
-            if hashlib.file_digest(file, "md5").hexdigest() != entry.md5:
-                raise RunError(f"{cache.path(entry.md5)} changed while it was copied: run again")
+        shutil.copyfile(cache.path(md5), target)
+        if md5_of(target) != md5:
+            raise RunError(f"{cache.path(md5)} changed while it was copied: run again")

@@ -1,15 +1,10 @@
-"""Why an asset has to be made anew: what `dvc status` would say, against the dvc.lock of a commit."""
+"""Why an asset has to be made anew: what `dvc status` would report, against the dvc.lock of a commit."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 
-import yaml
-
-from rsprune_dagster.errors import UsageError
+from rsprune_dagster.lineage.format import format_list
 from rsprune_dagster.lineage.locks import params_of
 from rsprune_dagster.resources.dvc_lock import ASSETS, DvcProject, Stage, version_in
-
-_MOST_NAMED = 3
 
 
 def wanted(project: DvcProject, assets: Sequence[str]) -> list[str]:
@@ -18,18 +13,14 @@ def wanted(project: DvcProject, assets: Sequence[str]) -> list[str]:
     order: dict[str, None] = {}
 
     def visit(asset: str) -> None:
-        for name in upstream(stages[asset]):
-            visit(name)
+        for path in stages[asset].get("deps", []):
+            if path.startswith(f"{ASSETS}/"):
+                visit(path.partition("/")[2])
         order.setdefault(asset)
 
     for asset in assets:
         visit(asset)
     return list(order)
-
-
-def upstream(stage: Stage) -> list[str]:
-    """The assets that a stage of dvc.yaml names among its dependencies."""
-    return [path.partition("/")[2] for path in stage.get("deps", []) if path.startswith(f"{ASSETS}/")]
 
 
 def why_stale(project: DvcProject, asset: str, locked: Mapping[str, Stage]) -> str:
@@ -39,46 +30,23 @@ def why_stale(project: DvcProject, asset: str, locked: Mapping[str, Stage]) -> s
         locked: dvc.lock's stages, in which what is upstream of the asset is as it is wanted.
 
     Raises:
-        UsageError: a code file that dvc.yaml names is gone.
+        UsageError: code that dvc.yaml names is gone.
     """
     if not version_in(locked, asset):
         return "never recorded"
-    stage, entry = project.stages()[asset], locked[asset]
-    reasons = [
-        *(["its command"] if stage["cmd"] != entry.get("cmd") else []),
-        *_changed_params(project, stage, entry),
-        *_changed_deps(project, stage, entry, locked),
-    ]
-    more = len(reasons) - _MOST_NAMED
-    return ", ".join(reasons[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    asked, made = project.wanted_entry(asset, _outs(locked)), locked[asset]
+    command = ["its command"] if asked["cmd"] != made.get("cmd") else []
+    params = _differing(params_of(asked), params_of(made))
+    return format_list([*command, *params, *_differing(_deps(asked), _deps(made))])
 
 
-def _changed_params(project: DvcProject, stage: Stage, entry: Stage) -> list[str]:
-    values = yaml.safe_load((project.root / "params.yaml").read_text())
-    asked = params_of({"params": {"params.yaml": {name: _value(values, name) for name in stage.get("params", [])}}})
-    made = params_of(entry)
+def _outs(locked: Mapping[str, Stage]) -> dict[str, Stage]:
+    return {asset: stage["outs"][0] for asset, stage in locked.items() if version_in(locked, asset)}
+
+
+def _deps(stage: Stage) -> dict[str, str]:
+    return {dep["path"]: dep.get("md5", "") for dep in stage.get("deps", [])}
+
+
+def _differing(asked: Mapping[str, object], made: Mapping[str, object]) -> list[str]:
     return [name for name in sorted(asked.keys() | made.keys()) if asked.get(name) != made.get(name)]
-
-
-def _changed_deps(project: DvcProject, stage: Stage, entry: Stage, locked: Mapping[str, Stage]) -> list[str]:
-    made = {dep["path"]: dep.get("md5", "") for dep in entry.get("deps", [])}
-    asked = {path: _md5(project, path, locked) for path in stage.get("deps", [])}
-    return [path for path in sorted(asked.keys() | made.keys()) if asked.get(path) != made.get(path)]
-
-
-def _md5(project: DvcProject, path: str, locked: Mapping[str, Stage]) -> str:
-    folder, _, name = path.partition("/")
-    if folder == ASSETS:
-        return version_in(locked, name)
-    try:
-        return hashlib.md5((project.root / path).read_bytes()).hexdigest()
-    except FileNotFoundError:
-        raise UsageError(
-            f"dvc.yaml names {path}, which is not there: bring it back, or take it out of the deps of its stages"
-        ) from None
-
-
-def _value(values: object, name: str) -> object:
-    for key in name.split("."):
-        values = values.get(key) if isinstance(values, Mapping) else None
-    return values

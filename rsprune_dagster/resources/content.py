@@ -1,13 +1,19 @@
-"""One identity for a folder: the hash that DVC writes in dvc.lock, computed in one read."""
+"""The identity of a folder: the hash that DVC writes in dvc.lock, computed in one read.
+
+The memory of md5s goes by inode, size and modification time, as a version is hashed in a staging folder and read again
+at another path. DVC's own (`dvc_data.hashfile.state`) goes by path, and carries no checksum of itself.
+"""
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rsprune_dagster.corpus.seal import KEY, UNSEALED, is_sealed, sealed
 from rsprune_dagster.corpus.shards import written_whole
+
+IGNORED = "__pycache__"
+"""A folder that `.dvcignore` has DVC pass over."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Tree:
 def tree_of(folder: Path, *, memory: Path | None = None) -> Tree:
     """Read `folder`; with a `memory`, only the files that changed since it was written.
 
-    Hidden files count; the order in which files are listed does not.
+    Hidden files count, IGNORED does not; nor does the order in which files are listed.
 
     Args:
         memory: a JSON file of md5s by device, inode, size and modification time, written anew where it changes.
@@ -55,32 +61,32 @@ def tree_of(folder: Path, *, memory: Path | None = None) -> Tree:
     Raises:
         OSError: a file cannot be read.
     """
-    known = _recall(memory)
+    known = _read_memory(memory)
     seen: dict[str, str] = {}
-    tree = Tree(tuple(_entry(relpath, path, known, seen) for relpath, path in _files(folder)))
+    entries = []
+    for relpath, path in sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*")):
+        if path.is_file() and IGNORED not in path.parts:
+            stat = path.stat()
+            signature = f"{stat.st_dev}-{stat.st_ino}-{stat.st_size}-{stat.st_mtime_ns}"
+            seen[signature] = known.get(signature) or md5_of(path)
+            entries.append(Entry(relpath, seen[signature], stat.st_size))
     if memory is not None and seen != known:
         with written_whole(memory) as draft:
             draft.write_bytes(sealed(json.dumps({**seen, KEY: UNSEALED}).encode()))
-    return tree
+    return Tree(tuple(entries))
 
 
-def _files(folder: Path) -> Iterable[tuple[str, Path]]:
-    return sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
+def md5_of(path: Path) -> str:
+    """The md5 of a file.
 
-
-def _entry(relpath: str, path: Path, known: Mapping[str, str], seen: dict[str, str]) -> Entry:
-    stat = path.stat()
-    signature = f"{stat.st_dev}-{stat.st_ino}-{stat.st_size}-{stat.st_mtime_ns}"
-    seen[signature] = known.get(signature) or _md5(path)
-    return Entry(relpath, seen[signature], stat.st_size)
-
-
-def _md5(path: Path) -> str:
+    Raises:
+        OSError: it cannot be read.
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
-def _recall(memory: Path | None) -> dict[str, str]:
+def _read_memory(memory: Path | None) -> dict[str, str]:
     """What an earlier reading left; nothing where the file is missing or damaged."""
     try:
         data = memory.read_bytes() if memory else b""

@@ -1,25 +1,34 @@
 """DVC's cache: every version of every asset, by content.
 
-The layout is DVC 3's: `files/md5/ab/cdef…` holds the file whose md5 is abcdef…, and `….dir` the listing of a folder. A
-version is kept by linking its files there, so it costs no second read and, where the file system can, no disk. DVC's
-own command would take 0.5 s an asset and read everything again, and DVC cannot be imported beside Dagster, as it needs
-another antlr. A test holds that DVC finds what is kept here.
+The layout is DVC 3's: `files/md5/ab/cdef…` holds the file whose md5 is abcdef…, and `….dir` the listing of a folder.
+dvc-data, the part of DVC that can be imported beside Dagster, links files into the cache and out of it: a clone of the
+blocks, else a hard link, else a copy. It makes a file read-only once it is whole, so one that a killed process left
+half-written is known by its mode. It never hashes a read-only file again; `damages` does.
 """
 
 import configparser
-import fcntl
 import json
-import os
-import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rsprune_dagster.errors import RunError
-from rsprune_dagster.resources.content import Entry, Tree
+from rsprune_dagster.resources.content import Entry, Tree, md5_of
 
-_FICLONE = 0x40049409
-"""Linux ioctl_ficlone(2): the copy shares its blocks with the original until one of them is written."""
+if TYPE_CHECKING:
+    from dvc_data.hashfile.db.local import LocalHashFileDB
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A file of a kept version: its path in it (`listing`: the list of its files), where it lies, what is wrong."""
+
+    relpath: str
+    path: Path
+    is_missing: bool
+
+    def __str__(self) -> str:
+        return f"{self.relpath} {'is missing' if self.is_missing else f'({self.path}) has changed'}"
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,18 @@ class DvcCache:
         """Where the content with this md5 lies, or would lie."""
         return self.root / md5[:2] / md5[2:]
 
+    def files(self, digest: str) -> dict[str, str]:
+        """The md5 of each file of a kept folder, by path; empty where its listing is missing or damaged."""
+        try:
+            return {row["relpath"]: row["md5"] for row in json.loads(self.path(digest).read_text())}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+    def file(self, digest: str, relpath: str) -> Path | None:
+        """Where a file of a kept folder lies; None where the version is not at hand, or has no such file."""
+        md5 = self.files(digest).get(relpath)
+        return self.path(md5) if md5 and self.path(md5).exists() else None
+
     def tree(self, digest: str) -> Tree | None:
         """The listing of a kept folder; none where the listing or one of its files is missing."""
         try:
@@ -54,18 +75,15 @@ class DvcCache:
         Raises:
             OSError: the disk is full or not writable.
         """
-        for entry in tree.entries:
-            kept = self.path(entry.md5)
-            if not kept.exists():
-                _link(folder / entry.relpath, kept)
-                kept.chmod(0o444)
-        listing = self.path(tree.digest)
-        if not listing.exists():
-            listing.parent.mkdir(parents=True, exist_ok=True)
-            draft = listing.with_name(f".{listing.name}.{uuid.uuid4().hex[:8]}")
-            draft.write_bytes(tree.listing())
-            draft.chmod(0o444)
-            os.replace(draft, listing)
+        from dvc_objects.fs.local import localfs
+
+        kept = self._dvc()
+        files = {entry.md5: str(folder / entry.relpath) for entry in tree.entries}
+        lacking = sorted(files.keys() - set(kept.oids_exist(list(files))))
+        kept.add([files[md5] for md5 in lacking], localfs, lacking, hardlink=True)
+        if tree.digest not in kept.oids_exist([tree.digest]):
+            kept.add_bytes(tree.digest, tree.listing())
+            kept.protect(str(self.path(tree.digest)))
 
     def place(self, digest: str, folder: Path) -> Tree:
         """Fill the empty `folder` with a kept version.
@@ -73,39 +91,36 @@ class DvcCache:
         Raises:
             RunError: the version is not in the cache, or not whole.
         """
+        from dvc_objects.fs.generic import transfer
+        from dvc_objects.fs.local import localfs
+
         tree = self.tree(digest)
         if tree is None:
             raise RunError(f"{digest} is not in DVC's cache {self.root}: `dvc fetch` brings what a remote holds")
-        for entry in tree.entries:
-            _link(self.path(entry.md5), folder / entry.relpath)
+        for parent in {(folder / entry.relpath).parent for entry in tree.entries}:
+            parent.mkdir(parents=True, exist_ok=True)
+        sources = [str(self.path(entry.md5)) for entry in tree.entries]
+        transfer(localfs, sources, localfs, [str(folder / entry.relpath) for entry in tree.entries], hardlink=True)
         return tree
 
+    def damages(self, digest: str) -> list[Damage]:
+        """What is wrong with a kept version; nothing where all its files are there and hash to their names.
 
-def _link(source: Path, target: Path) -> None:
-    """The same content at `target`, whole or not at all: a clone of the blocks, else a hard link, else a copy."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        if not _cloned(source, draft):
-            _hard_linked_or_copied(source, draft)
-        os.replace(draft, target)
-    finally:
-        draft.unlink(missing_ok=True)
+        Every file is read in full.
+        """
+        listing = self._damages({"listing": digest})
+        return listing or self._damages(self.files(digest))
 
+    def _damages(self, files: dict[str, str]) -> list[Damage]:
+        places = {relpath: (md5.removesuffix(".dir"), self.path(md5)) for relpath, md5 in files.items()}
+        return [
+            Damage(relpath, path, is_missing=not path.exists())
+            for relpath, (md5, path) in places.items()
+            if not path.exists() or md5_of(path) != md5
+        ]
 
-def _cloned(source: Path, target: Path) -> bool:
-    try:
-        with source.open("rb") as original, target.open("xb") as copy:
-            fcntl.ioctl(copy.fileno(), _FICLONE, original.fileno())
-    except OSError:
-        target.unlink(missing_ok=True)
-        return False
-    shutil.copystat(source, target)
-    return True
+    def _dvc(self) -> "LocalHashFileDB":
+        from dvc_data.hashfile.db.local import LocalHashFileDB
+        from dvc_objects.fs.local import localfs
 
-
-def _hard_linked_or_copied(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+        return LocalHashFileDB(localfs, str(self.root))

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from rsprune_dagster.corpus.shards import written_whole
-from rsprune_dagster.errors import RunError
-from rsprune_dagster.resources.content import Tree
+from rsprune_dagster.errors import RunError, UsageError
+from rsprune_dagster.resources.content import Tree, tree_of
 from rsprune_dagster.resources.file_lock import held
 
 Stage = dict[str, Any]
@@ -35,7 +35,7 @@ class DvcProject:
 
     def stages(self) -> dict[str, Stage]:
         """What dvc.yaml says of each asset that it has a stage of: what partitions fill over hours has none."""
-        return dict(yaml.safe_load((self.root / "dvc.yaml").read_text())["stages"])
+        return dict(yaml.load((self.root / "dvc.yaml").read_bytes(), yaml.CSafeLoader)["stages"])
 
     def lock(self) -> dict[str, Stage]:
         """What dvc.lock says of each asset; empty where there is none yet.
@@ -72,28 +72,30 @@ class DvcProject:
         """The hash that dvc.lock holds for an asset; empty where it holds none."""
         return version_in(self.lock(), asset)
 
-    def entry(self, asset: str, tree: Tree, inputs: Mapping[str, Tree]) -> Stage:
-        """The stage's entry for a version: its code and parameters as they lie in the project now.
-
-        Args:
-            tree: what was made.
-            inputs: what it was made from, by upstream asset.
-        """
-        return {**self.made_from(asset, inputs), "outs": outs(asset, tree)}
-
     def made_from(self, asset: str, inputs: Mapping[str, Tree]) -> Stage:
         """The entry but for what was made: to be asked before it is made, as code and parameters may change meanwhile.
 
         Args:
             inputs: by upstream asset.
+
+        Raises:
+            UsageError: code that dvc.yaml names is gone.
+        """
+        return self.wanted_entry(asset, {name: outs(name, tree)[0] for name, tree in inputs.items()})
+
+    def wanted_entry(self, asset: str, inputs: Mapping[str, Stage]) -> Stage:
+        """The same, with what dvc.lock has of each upstream asset.
+
+        Raises:
+            UsageError: code that dvc.yaml names is gone.
         """
         stage = self.stages()[asset]
         entry: Stage = {"cmd": stage["cmd"]}
-        paths = sorted(stage.get("deps", []))
-        if paths:
-            entry["deps"] = [self._dependency(path, inputs) for path in paths]
+        if paths := sorted(stage.get("deps", [])):
+            known = {out["path"]: out for out in inputs.values()}
+            entry["deps"] = [known.get(path) or self._dependency(path) for path in paths]
         if names := sorted(stage.get("params", [])):
-            values = yaml.safe_load((self.root / "params.yaml").read_text())
+            values = yaml.load((self.root / "params.yaml").read_bytes(), yaml.CSafeLoader)
             entry["params"] = {"params.yaml": {name: _value(values, name) for name in names}}
         return entry
 
@@ -120,11 +122,16 @@ class DvcProject:
         with held(path, f"DVC's lock {path}", say, patience_s=patience_s):
             yield
 
-    def _dependency(self, path: str, inputs: Mapping[str, Tree]) -> Stage:
-        folder, _, name = path.partition("/")
-        if folder == ASSETS and name in inputs:
-            return _folder(path, inputs[name])
-        content = (self.root / path).read_bytes()
+    def _dependency(self, path: str) -> Stage:
+        """A file or a folder of code."""
+        if (self.root / path).is_dir():
+            return _folder(path, tree_of(self.root / path))
+        try:
+            content = (self.root / path).read_bytes()
+        except FileNotFoundError:
+            raise UsageError(
+                f"dvc.yaml names {path}, which is not there: bring it back, or take it out of the deps of its stages"
+            ) from None
         return {"path": path, "hash": "md5", "md5": hashlib.md5(content).hexdigest(), "size": len(content)}
 
 
@@ -145,13 +152,13 @@ def _folder(path: str, tree: Tree) -> Stage:
 
 def _value(values: Any, name: str) -> Any:
     for key in name.split("."):
-        values = values[key]
+        values = values.get(key) if isinstance(values, Mapping) else None
     return values
 
 
 def _stages(text: bytes, source: str) -> dict[str, Stage]:
     try:
-        return dict((yaml.safe_load(text) or {}).get("stages") or {})
+        return dict((yaml.load(text, yaml.CSafeLoader) or {}).get("stages") or {})
     except (yaml.YAMLError, ValueError, AttributeError) as error:
         if b"<<<<<<<" in text:
             wrong = "holds the marks of a merge (<<<<<<<): resolve it, or take one side with `git checkout --ours`"

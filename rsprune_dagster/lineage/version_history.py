@@ -1,7 +1,7 @@
 """Every version of every asset that is known of: from the journal, from dvc.lock in git, and from MLflow."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,10 +30,8 @@ class Version:
     """Its entry in dvc.lock; empty where none is known."""
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Upstream assets and the versions it was made from."""
-    locked: bool = False
-    """Whether dvc.lock holds it now."""
-    locked_inputs: Mapping[str, str] = field(default_factory=dict)
-    """What it was made from as dvc.lock has it now."""
+    locked: Stage | None = None
+    """Its entry in dvc.lock as it is now; None where that holds another version or none."""
 
     @property
     def maker(self) -> Record | None:
@@ -48,17 +46,24 @@ class Version:
     @property
     def all_inputs(self) -> list[Mapping[str, str]]:
         """What each making of it read that is known of: the same content can come from several versions."""
-        held = [upstream(lock.stages[self.asset]) for lock in self.commits]
-        return [*(record.inputs for record in self.records), *held, *([self.locked_inputs] if self.locked else [])]
+        held = [lock.stages[self.asset] for lock in self.commits] + ([self.locked] if self.locked else [])
+        return [*(record.inputs for record in self.records), *map(upstream, held)] or [self.inputs]
 
     @property
-    def is_told(self) -> bool:
+    def is_known(self) -> bool:
         """Whether anything but the hash is known."""
         return bool(self.records or self.stage)
 
+    def made_by(self, records: Sequence[Record]) -> "Version":
+        """The version with its materializations, whose first tells its inputs."""
+        if not records:
+            return self
+        ordered = tuple(sorted(records, key=lambda record: (record.status != "FINISHED", record.started_at)))
+        return replace(self, records=ordered, stage=self.stage or _entry(ordered[0]), inputs=ordered[0].inputs)
+
 
 @dataclass(frozen=True)
-class History:
+class VersionHistory:
     """The versions that the disk knows of; `version` asks MLflow for others."""
 
     places: Places
@@ -68,20 +73,34 @@ class History:
     n_commits: int = 0
 
     @classmethod
-    def load(cls, places: Places) -> "History":
+    def load(cls, places: Places) -> "VersionHistory":
         """Read the journal, dvc.lock and its history in git."""
-        records = places.journal.records()
         locks = locks_in_history(places.project.root) if places.project else []
         now = places.project.lock() if places.project else {}
-        versions = _merged([record for record in records if record.data_version], locks, now)
-        return cls(places, versions, [record for record in records if not record.data_version], len(locks))
+        made: dict[Key, list[Record]] = defaultdict(list)
+        for record in places.journal.records():
+            made[record.asset, record.data_version].append(record)
+        held: dict[Key, list[LockedAt]] = defaultdict(list)
+        for lock in locks:
+            for asset in lock.stages:
+                held[asset, version_in(lock.stages, asset)].append(lock)
+        locked = {(asset, version_in(now, asset)): stage for asset, stage in now.items()}
+        versions = {}
+        for key in dict.fromkeys([*made, *held, *locked]):
+            if not key[1]:
+                continue
+            stage = held[key][0].stages[key[0]] if key in held else locked.get(key, {})
+            version = Version(*key, (), tuple(held.get(key, ())), stage, upstream(stage), locked.get(key))
+            versions[key] = version.made_by(made.get(key, ()))
+        unfinished = [record for (_, written), records in made.items() if not written for record in records]
+        return cls(places, versions, unfinished, len(locks))
 
     def version(self, asset: str, data_version: str) -> Version:
         """A version with its makers; where the journal names none, MLflow is asked."""
         known = self.versions.get((asset, data_version), Version(asset, data_version))
         if known.records or not data_version:
             return known
-        return _with_records(known, self.places.elsewhere.records(data_version=data_version, asset=asset) or [])
+        return known.made_by(self.places.elsewhere.records(data_version=data_version, asset=asset) or [])
 
     def chain(self, *versions: Version) -> list[Version]:
         """The versions and all they came from, in an order in which each stands before what it was made from."""
@@ -97,13 +116,12 @@ class History:
             visit(version)
         return list(reversed(seen.values()))
 
-    def at(self, stages: Mapping[str, Stage]) -> "History":
-        """The history as the dvc.lock `stages` tells it: its versions came from what it names beside them."""
+    def at(self, stages: Mapping[str, Stage]) -> "VersionHistory":
+        """The history as the dvc.lock `stages` has it: its versions came from what it names beside them."""
         changed = dict(self.versions)
         for asset, stage in stages.items():
             key = (asset, version_in(stages, asset))
-            known = changed.get(key, Version(*key))
-            changed[key] = replace(known, stage=stage, inputs=upstream(stage))
+            changed[key] = replace(changed.get(key, Version(*key)), stage=stage, inputs=upstream(stage))
         return replace(self, versions=changed)
 
     def assets(self) -> list[str]:
@@ -122,6 +140,10 @@ class History:
         memory = None if in_full else self.places.journal.root / "content" / f"{asset}.json"
         return tree_of(folder, memory=memory).digest if folder.is_dir() else ""
 
+    def locked(self, asset: str) -> str:
+        """The version that dvc.lock holds now; empty where it holds none."""
+        return next((version.data_version for version in self.of(asset) if version.locked is not None), "")
+
     def of(self, asset: str) -> Iterator[Version]:
         """The versions of an asset."""
         return (version for (name, _), version in self.versions.items() if name == asset)
@@ -131,47 +153,6 @@ class History:
         yield from self.unfinished
         for version in self.versions.values():
             yield from version.records
-
-
-def made_of(record: Record) -> Version:
-    """The version of a record that no dvc.lock names."""
-    return _with_records(Version(record.asset, record.data_version), [record])
-
-
-def _merged(records: Iterable[Record], locks: Sequence[LockedAt], now: Mapping[str, Stage]) -> dict[Key, Version]:
-    made: dict[Key, list[Record]] = defaultdict(list)
-    for record in records:
-        made[record.asset, record.data_version].append(record)
-    held: dict[Key, list[LockedAt]] = defaultdict(list)
-    for lock in locks:
-        for asset in lock.stages:
-            held[asset, version_in(lock.stages, asset)].append(lock)
-    locked = {(asset, version_in(now, asset)) for asset in now}
-    keys = [key for key in (made | held | dict.fromkeys(locked)) if key[1]]
-    return {key: _version(key, made.get(key, []), held.get(key, []), now if key in locked else {}) for key in keys}
-
-
-def _version(key: Key, records: Sequence[Record], held: Sequence[LockedAt], now: Mapping[str, Stage]) -> Version:
-    asset, data_version = key
-    stage = held[0].stages[asset] if held else now.get(asset, {})
-    version = Version(
-        asset,
-        data_version,
-        (),
-        tuple(held),
-        stage,
-        upstream(stage),
-        locked=bool(now),
-        locked_inputs=upstream(now.get(asset, {})),
-    )
-    return _with_records(version, records)
-
-
-def _with_records(version: Version, records: Sequence[Record]) -> Version:
-    if not records:
-        return version
-    ordered = tuple(sorted(records, key=lambda record: (record.status != "FINISHED", record.started_at)))
-    return replace(version, records=ordered, stage=version.stage or _entry(ordered[0]), inputs=ordered[0].inputs)
 
 
 def _entry(record: Record) -> Stage:
