@@ -19,9 +19,9 @@ from prune_runs import settings
 from rsprune_dagster.assets import build_assets, wiring
 from rsprune_dagster.assets.failures import may_pass, said_plainly
 from rsprune_dagster.automation.conditions import ON_REQUEST, with_conditions
-from rsprune_dagster.automation.failures import message, post
 from rsprune_dagster.automation.refresh import Look
 from rsprune_dagster.automation.run import PROCESS, end_killed_runs
+from rsprune_dagster.automation.webhook import message, post
 from rsprune_dagster.corpus.glimpse import Glimpse, glimpse
 from rsprune_dagster.definitions import build_defs, defs
 from rsprune_dagster.errors import RunError, UsageError

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rsprune_dagster.automation.gate import Finding, gate
+from rsprune_dagster.automation.check_results import CheckResult, raise_for_blocking
 from rsprune_dagster.automation.publish import Publisher
 from rsprune_dagster.automation.remaking import Make, Remaking, made_here
 from rsprune_dagster.errors import GateError, RunError, UsageError
@@ -137,7 +137,7 @@ def _judged(done: Repruning, seen: Review, params: Params) -> Repruning:
         "not_shrunken": lost_too_many(seen.difference, params.checks.max_shrink_fraction),
     }
     try:
-        gate(Finding(SUBSET, name, sentence, blocking=True) for name, sentence in said.items() if sentence)
+        raise_for_blocking(CheckResult(SUBSET, name, not said[name], True, said[name]) for name in said)
     except GateError as error:
         return replace(done, error=error)
     return done

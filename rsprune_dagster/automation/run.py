@@ -11,8 +11,8 @@ from typing import Any
 import dagster as dg
 
 from rsprune_dagster.assets.wiring import SYNTHETIC
-from rsprune_dagster.automation.checks import build_checks
-from rsprune_dagster.automation.gate import findings, gate, warnings
+from rsprune_dagster.automation.asset_checks import build_checks
+from rsprune_dagster.automation.check_results import check_results, failures, raise_for_blocking
 from rsprune_dagster.errors import RunError, UsageError, UserError
 from rsprune_dagster.params import Params, suggest
 from rsprune_dagster.resources.file_lock import held
@@ -82,11 +82,11 @@ def materialize(
         except (dg.Failure, dg.DagsterExecutionStepExecutionError) as error:
             raise _cause(error) from error
         except dg.DagsterError as error:
-            gate(findings(instance, _run_with(tags, instance)))
+            raise_for_blocking(check_results(instance, _run_with(tags, instance)))
             if said := _said_after_retries(error):
                 raise RunError(said) from error
             raise
-        for sentence in warnings(findings(instance, run.run_id)):
+        for sentence in failures(check_results(instance, run.run_id), blocking=False):
             warn(sentence)
         if not run.success:
             raise RunError(f"the run {run.run_id} failed: see its log in the web UI")

@@ -1,4 +1,4 @@
-"""Questions that are asked in the web UI: jobs whose run has the answer in its log, and changes nothing."""
+"""Jobs of the web UI that answer a query in their run's log and change nothing."""
 
 from pathlib import Path
 
@@ -67,4 +67,4 @@ def champion_tiles() -> None:
     which_tiles_trained_the_champion()
 
 
-QUESTIONS = [explain_tile, champion_tiles]
+QUERY_JOBS = [explain_tile, champion_tiles]
