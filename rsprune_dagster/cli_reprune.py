@@ -53,11 +53,11 @@ def reprune(
 
 
 def _here(assets: list[str], base: str, summary: Path | None, *, push_data: bool, commit: bool, scan: bool) -> None:
-    from rsprune_dagster.automation.reprune import Wish
+    from rsprune_dagster.automation.reprune import UpdateRequest
     from rsprune_dagster.automation.reprune import reprune as run
 
-    wish = Wish(tuple(assets), base, scan, push_data, commit, summary, _run_url())
-    done, seen = run(project_root(), wish, warn)
+    request = UpdateRequest(tuple(assets), base, scan, push_data, commit, summary, _run_url())
+    done, seen = run(project_root(), request, warn)
     for sentence in done.warnings:
         warn(sentence)
     for each in done.made:
