@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import dagster as dg
 
-from rsprune_dagster.assets.failures import said_plainly
+from rsprune_dagster.assets.user_errors import surface_user_errors
 from rsprune_dagster.evaluation import gates
 from rsprune_dagster.params import Params
 from rsprune_dagster.pruning.checks import clusters, corpus, coverage, subset, vectors
@@ -117,7 +117,7 @@ def _step(asset: str, checks: Sequence[Check], params: Params) -> dg.AssetChecks
         checked = CheckContext(asset, opened, Past.of(lineage, opened), params, compute.n_workers())
         for check in checks:
             if check.spec.key in context.selected_asset_check_keys:
-                with said_plainly():
+                with surface_user_errors():
                     found = check.result(checked)
                 say = context.log.info if found.passed else context.log.warning
                 say(f"{asset}/{check.spec.name}: {found.description}")

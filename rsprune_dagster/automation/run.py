@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from rsprune_dagster.assets.wiring import SYNTHETIC
+from rsprune_dagster.assets.image_sources import SYNTHETIC
 from rsprune_dagster.automation.asset_checks import build_checks
 from rsprune_dagster.automation.check_results import check_results, failures, raise_for_blocking
 from rsprune_dagster.errors import RunError, UsageError, UserError
