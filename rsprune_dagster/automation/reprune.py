@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rsprune_dagster.automation.check_results import CheckResult, raise_for_blocking
 from rsprune_dagster.automation.publish import Publisher
+from rsprune_dagster.automation.run import known_assets
 from rsprune_dagster.automation.updates import Make, Update, make_in_process
 from rsprune_dagster.errors import GateError, RunError, UsageError
 from rsprune_dagster.lineage.differences import SUBSET
@@ -22,7 +23,7 @@ from rsprune_dagster.lineage.repruning import (
 )
 from rsprune_dagster.lineage.staleness import wanted
 from rsprune_dagster.lineage.tell_repruning import commit_message, write_summary
-from rsprune_dagster.params import Params, load, suggest
+from rsprune_dagster.params import Params, load
 from rsprune_dagster.resources.checkout import Checkout
 from rsprune_dagster.resources.dvc_cache import DvcCache
 from rsprune_dagster.resources.dvc_command import DvcCommand
@@ -60,7 +61,7 @@ def reprune(root: Path, request: UpdateRequest, say: Say, make: Make | None = No
     """
     project, checkout, command = _places_of(root)
     checkout.commit_of(request.base)
-    order = wanted(project, _known(project, request.assets))
+    order = wanted(project, known_assets(request.assets, tuple(project.stages())))
     publisher = Publisher(checkout, command, DvcCache.of(root))
     params = load(root / "params.yaml")
     if request.push_data:
@@ -88,14 +89,6 @@ def _places_of(root: Path) -> tuple[DvcProject, Checkout, DvcCommand]:
         raise UsageError(f"{root} is no DVC project: run it in the folder of dvc.yaml")
     checkout.commit_of("HEAD")
     return project, checkout, DvcCommand.find(root)
-
-
-def _known(project: DvcProject, assets: Sequence[str]) -> Sequence[str]:
-    known = tuple(project.stages())
-    for name in assets:
-        if name not in known:
-            raise UsageError(f"no asset is called {name}{suggest(name, known)}; there are {', '.join(known)}")
-    return assets
 
 
 def _start_from_commit(project: DvcProject, order: Sequence[str], say: Say) -> dict[str, Stage]:

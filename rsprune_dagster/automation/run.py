@@ -54,7 +54,7 @@ def materialize(
     from rsprune_dagster.pruning.steps.preflight import check
 
     check(params, made_later=SYNTHETIC)
-    wanted = _known(assets, definitions) or _unpartitioned(definitions)
+    wanted = known_assets(assets, _names(definitions)) or _unpartitioned(definitions)
     if "diffusion_checkpoint" in wanted and params.training.autoencoder:
         from rsprune_dagster.diffusion.steps import space_of
 
@@ -127,8 +127,8 @@ def _unpartitioned(definitions: Sequence[dg.AssetsDefinition]) -> tuple[str, ...
     return _names([definition for definition in definitions if definition.partitions_def is None])
 
 
-def _known(names: Sequence[str], definitions: Sequence[dg.AssetsDefinition]) -> Sequence[str]:
-    known = _names(definitions)
+def known_assets(names: Sequence[str], known: tuple[str, ...]) -> Sequence[str]:
+    """The names. UsageError: one of them is not known."""
     for name in names:
         if name not in known:
             raise UsageError(f"no asset is called {name}{suggest(name, known)}; there are {', '.join(known)}")
