@@ -46,18 +46,18 @@ def reprune(
     if summary is not None and summary.suffix != ".md":
         raise UsageError(f"--summary {summary}: expected the name of a Markdown file, such as summary.md")
     if dagster:
-        _rehearse(dagster, job, assets or [], summary, push=push or push_data)
+        _remotely(dagster, job, assets or [], summary, push=push or push_data)
     else:
         goes_out = {"push_data": push or push_data, "commit": push}
         _here(assets or ["pruned_subset"], base, summary, scan=scan, **goes_out)
 
 
 def _here(assets: list[str], base: str, summary: Path | None, *, push_data: bool, commit: bool, scan: bool) -> None:
-    from rsprune_dagster.automation.reprune import Wish
+    from rsprune_dagster.automation.reprune import UpdateRequest
     from rsprune_dagster.automation.reprune import reprune as run
 
-    wish = Wish(tuple(assets), base, scan, push_data, commit, summary, _run_url())
-    done, seen = run(project_root(), wish, warn)
+    request = UpdateRequest(tuple(assets), base, scan, push_data, commit, summary, _run_url())
+    done, seen = run(project_root(), request, warn)
     for sentence in done.warnings:
         warn(sentence)
     for each in done.made:
@@ -69,23 +69,23 @@ def _here(assets: list[str], base: str, summary: Path | None, *, push_data: bool
         say("nothing changed")
 
 
-def _rehearse(url: str, job: str, assets: list[str], summary: Path | None, *, push: bool) -> None:
+def _remotely(url: str, job: str, assets: list[str], summary: Path | None, *, push: bool) -> None:
     from rsprune_dagster.assets import build_assets
-    from rsprune_dagster.automation.rehearsal import rehearse, settings
+    from rsprune_dagster.automation.remote_run import run_config, run_remotely
     from rsprune_dagster.corpus.shards import written_whole
     from rsprune_dagster.lineage.format_repruning import comment_of
 
     if push:
         raise UsageError(f"--push publishes what this checkout made, not what {url} makes: leave one of both out")
     params = load(project_root() / "params.yaml")
-    rehearsal = rehearse(url, job, assets, settings(build_assets(params), params), warn)
+    run = run_remotely(url, job, assets, run_config(build_assets(params), params), warn)
     if summary is not None:
         summary.parent.mkdir(parents=True, exist_ok=True)
         for target in (summary, comment_of(summary)):
             with written_whole(target) as draft:
-                draft.write_text(rehearsal.as_markdown(), encoding="utf-8")
-    say(rehearsal.link)
-    rehearsal.judge()
+                draft.write_text(run.as_markdown(), encoding="utf-8")
+    say(run.link)
+    run.judge()
 
 
 def _run_url() -> str:

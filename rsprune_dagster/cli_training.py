@@ -28,16 +28,16 @@ def sample(
 ) -> None:
     """Draw images of SCENE from a checkpoint."""
     from rsprune_dagster.corpus.shards import written_whole
+    from rsprune_dagster.device import resolved_device
     from rsprune_dagster.diffusion.checkpoint import load_checkpoint
     from rsprune_dagster.diffusion.sampling import grid, sample
-    from rsprune_dagster.diffusion.steps import resolved
     from rsprune_dagster.progress import terminal
 
     project = project_root()
     params = load(project / "params.yaml").training
     model, names = load_checkpoint(checkpoint or project / "assets" / "diffusion_checkpoint")
     images = sample(
-        model.to(resolved(device)),
+        model.to(str(resolved_device(device))),
         [number for name in scene or names for number in [_number(name, names)] * n],
         n_steps=steps or params.sample_steps,
         guidance=params.guidance if guidance is None else guidance,

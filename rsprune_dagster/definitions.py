@@ -5,13 +5,13 @@ from pathlib import Path
 import dagster as dg
 
 from rsprune_dagster.assets import build_assets
-from rsprune_dagster.automation.checks import build_checks
+from rsprune_dagster.automation.asset_checks import build_checks
 from rsprune_dagster.automation.conditions import with_conditions
-from rsprune_dagster.automation.failures import tell_failure
 from rsprune_dagster.automation.jobs import JOBS
-from rsprune_dagster.automation.questions import QUESTIONS
+from rsprune_dagster.automation.query_jobs import QUERY_JOBS
 from rsprune_dagster.automation.refresh import follow_up, new_tiles, weekly_refresh
 from rsprune_dagster.automation.study import only_told, study_job
+from rsprune_dagster.automation.webhook import tell_failure
 from rsprune_dagster.params import Params, load, project_root
 from rsprune_dagster.resources.lineage import Lineage, project_lineage
 from rsprune_dagster.resources.settings import Compute, Store
@@ -25,7 +25,7 @@ def build_defs(
     return dg.Definitions(
         assets=only_told(assets),
         asset_checks=build_checks(params, assets),
-        jobs=[*JOBS, *QUESTIONS, study_job(params, assets)],
+        jobs=[*JOBS, *QUERY_JOBS, study_job(params, assets)],
         schedules=[weekly_refresh(params.automation)],
         sensors=[new_tiles(params), follow_up(params.automation), tell_failure(params.automation)],
         # A step uses all cores by itself: two at a time would be no faster and take twice the memory.

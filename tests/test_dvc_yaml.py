@@ -15,7 +15,7 @@ from rsprune_dagster.assets import FACTORIES, build_assets
 from rsprune_dagster.params import Params, load
 
 PROJECT = Path(__file__).resolve().parents[1]
-PLUMBING = ("errors", "progress", "params", "terminal")
+PLUMBING = ("device", "errors", "progress", "params", "terminal")
 """Modules that every step imports and that no result depends on; params.yaml itself is listed by value."""
 
 

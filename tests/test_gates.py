@@ -11,8 +11,8 @@ import torch
 from prune_runs import PLAN, settings
 
 from rsprune_dagster.assets import build_assets, build_pruning_assets
-from rsprune_dagster.automation.checks import CHECKS, build_checks
-from rsprune_dagster.automation.gate import findings
+from rsprune_dagster.automation.asset_checks import CHECKS, build_checks
+from rsprune_dagster.automation.check_results import check_results
 from rsprune_dagster.automation.run import materialize
 from rsprune_dagster.corpus.synthetic import write_corpus
 from rsprune_dagster.definitions import defs
@@ -112,24 +112,22 @@ def test_a_corpus_that_lost_most_tiles_stops_until_someone_says_it_was_meant(
 def test_every_asset_of_the_pipeline_is_checked_and_every_check_says_what_it_means() -> None:
     graph = defs.resolve_asset_graph()
     keys = {key.to_user_string() for key in graph.get_all_asset_keys()}
-    assert keys <= {check.asset for check in CHECKS} | {"pruning_study"}
-    assert all(check.description.endswith(".") for check in CHECKS)
-    assert len({(check.asset, check.name) for check in CHECKS}) == len(CHECKS)
+    assert keys <= {check.spec.asset_key.to_user_string() for check in CHECKS} | {"pruning_study"}
+    assert all((check.spec.description or "").endswith(".") for check in CHECKS)
+    assert len({check.spec.key for check in CHECKS}) == len(CHECKS)
 
 
 def test_jobs_run_the_checks_of_their_assets(made: Path) -> None:
     params = settings(made / "corpus", made / "reference")
     assets = build_assets(params)
-    wanted = {(check.asset, check.name) for check in CHECKS if check.asset in _names(assets)}
-    built = {
-        (key.asset_key.to_user_string(), key.name) for each in build_checks(params, assets) for key in each.check_keys
-    }
-    assert built == wanted
+    names = {key for each in assets for key in each.keys}
+    wanted = {check.spec.key for check in CHECKS if check.spec.asset_key in names}
+    assert {key for each in build_checks(params, assets) for key in each.check_keys} == wanted
     in_job = defs.resolve_job_def("prune").asset_layer.asset_graph.asset_check_keys
     assert {key.name for key in in_job} >= {"conservation", "exact_count", "unit_norms"}
 
 
-def test_findings_are_read_back_from_the_instance() -> None:
+def test_results_are_read_back_from_the_instance() -> None:
     @dg.asset_check(asset="thing", blocking=True)
     def good_enough() -> dg.AssetCheckResult:
         return dg.AssetCheckResult(passed=False, description="it is not: mend it.")
@@ -139,12 +137,8 @@ def test_findings_are_read_back_from_the_instance() -> None:
 
     with dg.DagsterInstance.ephemeral() as instance:
         ended = dg.materialize([thing, good_enough], instance=instance, raise_on_error=False)
-        [found] = findings(instance, ended.run_id)
-    assert str(found) == "thing/good_enough: it is not: mend it." and found.blocking
-
-
-def _names(assets: list[dg.AssetsDefinition]) -> set[str]:
-    return {key.to_user_string() for each in assets for key in each.keys}
+        [found] = check_results(instance, ended.run_id)
+    assert str(found) == "thing/good_enough: it is not: mend it." and found.blocking and not found.passed
 
 
 def losses(folder: Path, *values: float) -> Path:

@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter, shift
 from rsprune_dagster.pruning import thumbnail_index
 from rsprune_dagster.pruning.near_duplicates import near_duplicates
 from rsprune_dagster.pruning.steps.forecast import RESIDENT_BYTES_PER_TILE
-from rsprune_dagster.pruning.thumbnail_detail import detail_levels
+from rsprune_dagster.pruning.thumbnail_detail import tones
 from rsprune_dagster.pruning.thumbnail_index import turn_free
 
 Grey = NDArray[np.uint8]
@@ -138,7 +138,7 @@ def test_detail_is_what_a_surface_leaves() -> None:
     y, x = np.mgrid[:16, :16]
     surface = (20 + 3 * x + 2 * y + 0.25 * x * y).astype(np.uint8).ravel()
     checks = (100 + 10 * (-1.0) ** (x + y)).astype(np.uint8).ravel()
-    assert detail_levels(np.stack([surface, checks])) == pytest.approx([0.29, 10], abs=0.1)
+    assert tones(np.stack([surface, checks]))[1] == pytest.approx([0.29, 10], abs=0.1)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])

@@ -16,12 +16,12 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from prune_runs import settings
 
-from rsprune_dagster.assets import build_assets, wiring
-from rsprune_dagster.assets.failures import may_pass, said_plainly
+from rsprune_dagster.assets import build_assets, gpu_pool
+from rsprune_dagster.assets.user_errors import is_transient, surface_user_errors
 from rsprune_dagster.automation.conditions import ON_REQUEST, with_conditions
-from rsprune_dagster.automation.failures import message, post
 from rsprune_dagster.automation.refresh import Look
 from rsprune_dagster.automation.run import PROCESS, end_killed_runs
+from rsprune_dagster.automation.webhook import message, post
 from rsprune_dagster.corpus.glimpse import Glimpse, glimpse
 from rsprune_dagster.definitions import build_defs, defs
 from rsprune_dagster.errors import RunError, UsageError
@@ -231,15 +231,15 @@ def caused(error: Exception, cause: Exception) -> Exception:
     ],
 )
 def test_only_what_may_pass_by_itself_is_tried_again(error: Exception, helps: bool) -> None:
-    assert may_pass(error) is helps
+    assert is_transient(error) is helps
     expected = dg.RetryRequested if helps else dg.Failure if isinstance(error, UsageError) else type(error)
-    with pytest.raises(expected), said_plainly():
+    with pytest.raises(expected), surface_user_errors():
         raise error
 
 
 def test_a_gpu_is_for_one_step_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "driver").touch()
-    monkeypatch.setattr(wiring, "NVIDIA_DRIVER", tmp_path / "driver")
+    monkeypatch.setattr(gpu_pool, "NVIDIA_DRIVER", tmp_path / "driver")
     pools = {asset.key.to_user_string(): asset.op.pool for asset in build_assets(settings(tmp_path, None))}
     on_gpu = {"embeddings", "scene_clusters", "diffusion_checkpoint", "evaluation_metrics", "pruning_study"}
     assert {name for name, pool in pools.items() if pool == "gpu"} == on_gpu

@@ -5,8 +5,9 @@ from dataclasses import asdict
 import dagster as dg
 
 from rsprune_dagster.assets.config import given, in_effect, schema
-from rsprune_dagster.assets.failures import said_plainly
-from rsprune_dagster.assets.wiring import gpu_pool, result
+from rsprune_dagster.assets.gpu_pool import gpu_pool
+from rsprune_dagster.assets.metadata import result
+from rsprune_dagster.assets.user_errors import surface_user_errors
 from rsprune_dagster.params import EmbeddingParams, Params
 from rsprune_dagster.resources.lineage import Lineage
 from rsprune_dagster.resources.settings import Compute, Store
@@ -34,7 +35,7 @@ def embeddings_asset(defaults: Params) -> dg.AssetsDefinition:
         deps=["raw_corpus", "reference_scenes", "entropy_scores"],
         config_schema=schema(defaults.embedding, _check),
     )
-    @said_plainly()
+    @surface_user_errors()
     def embeddings(
         context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
     ) -> dg.MaterializeResult[None]:

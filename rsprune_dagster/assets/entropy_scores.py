@@ -5,8 +5,8 @@ from dataclasses import asdict
 import dagster as dg
 
 from rsprune_dagster.assets.config import given, in_effect, schema
-from rsprune_dagster.assets.failures import said_plainly
-from rsprune_dagster.assets.wiring import result
+from rsprune_dagster.assets.metadata import result
+from rsprune_dagster.assets.user_errors import surface_user_errors
 from rsprune_dagster.params import Params
 from rsprune_dagster.resources.lineage import Lineage
 from rsprune_dagster.resources.settings import Store
@@ -25,7 +25,7 @@ def entropy_scores_asset(defaults: Params) -> dg.AssetsDefinition:
         deps=["raw_corpus", "reference_scenes"],
         config_schema=schema(defaults.entropy),
     )
-    @said_plainly()
+    @surface_user_errors()
     def entropy_scores(context: dg.AssetExecutionContext, store: Store, lineage: Lineage) -> dg.MaterializeResult[None]:
         """Shannon entropy of each tile's grey levels, in bits, and whether the tile tells enough to be kept.
 

@@ -3,8 +3,10 @@
 import dagster as dg
 
 from rsprune_dagster.assets.config import given, in_effect, schema
-from rsprune_dagster.assets.failures import said_plainly
-from rsprune_dagster.assets.wiring import gpu_pool, named_sources, result, scanner
+from rsprune_dagster.assets.gpu_pool import gpu_pool
+from rsprune_dagster.assets.image_sources import named_sources, scanner
+from rsprune_dagster.assets.metadata import result
+from rsprune_dagster.assets.user_errors import surface_user_errors
 from rsprune_dagster.params import Params
 from rsprune_dagster.resources.lineage import Lineage
 from rsprune_dagster.resources.settings import Compute, Store
@@ -24,7 +26,7 @@ def evaluation_metrics_asset(defaults: Params) -> dg.AssetsDefinition:
         deps=["raw_corpus", "pruned_subset", "diffusion_checkpoint"],
         config_schema=schema(defaults.evaluation),
     )
-    @said_plainly()
+    @surface_user_errors()
     def evaluation_metrics(
         context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
     ) -> dg.MaterializeResult[None]:

@@ -3,8 +3,8 @@
 import dagster as dg
 
 from rsprune_dagster.assets.config import given, in_effect, schema
-from rsprune_dagster.assets.failures import said_plainly
-from rsprune_dagster.assets.wiring import result
+from rsprune_dagster.assets.metadata import result
+from rsprune_dagster.assets.user_errors import surface_user_errors
 from rsprune_dagster.params import Params, SelectionParams
 from rsprune_dagster.resources.lineage import Lineage
 from rsprune_dagster.resources.past import KEPT_BY_SCENE, STRATA
@@ -31,7 +31,7 @@ def pruned_subset_asset(defaults: Params) -> dg.AssetsDefinition:
         deps=["raw_corpus", "entropy_scores", "embeddings", "scene_clusters"],
         config_schema=schema(defaults.selection, _check),
     )
-    @said_plainly()
+    @surface_user_errors()
     def pruned_subset(
         context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
     ) -> dg.MaterializeResult[None]:

@@ -5,8 +5,8 @@ from typing import Any
 import dagster as dg
 
 from rsprune_dagster.assets.config import given, in_effect, schema
-from rsprune_dagster.assets.failures import said_plainly
-from rsprune_dagster.assets.wiring import result
+from rsprune_dagster.assets.metadata import result
+from rsprune_dagster.assets.user_errors import surface_user_errors
 from rsprune_dagster.params import Params
 from rsprune_dagster.resources.lineage import Lineage
 from rsprune_dagster.resources.settings import Compute, Store
@@ -35,7 +35,7 @@ def pruning_report_asset(defaults: Params) -> dg.AssetsDefinition:
         ],
         config_schema=schema(defaults.report),
     )
-    @said_plainly()
+    @surface_user_errors()
     def pruning_report(
         context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
     ) -> dg.MaterializeResult[None]:

@@ -3,8 +3,10 @@
 import dagster as dg
 
 from rsprune_dagster.assets.config import given, in_effect, schema
-from rsprune_dagster.assets.failures import said_plainly
-from rsprune_dagster.assets.wiring import gpu_pool, named_sources, result, scanner
+from rsprune_dagster.assets.gpu_pool import gpu_pool
+from rsprune_dagster.assets.image_sources import named_sources, scanner
+from rsprune_dagster.assets.metadata import result
+from rsprune_dagster.assets.user_errors import surface_user_errors
 from rsprune_dagster.params import Params, StudyParams
 from rsprune_dagster.resources.lineage import Lineage
 from rsprune_dagster.resources.settings import Compute, Store
@@ -36,7 +38,7 @@ def pruning_study_asset(defaults: Params) -> dg.AssetsDefinition:
         partitions_def=study_partitions(defaults.study),
         config_schema=schema(defaults.study),
     )
-    @said_plainly()
+    @surface_user_errors()
     def pruning_study(
         context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
     ) -> dg.MaterializeResult[None]:

@@ -5,8 +5,9 @@ from dataclasses import asdict
 import dagster as dg
 
 from rsprune_dagster.assets.config import given, in_effect, schema
-from rsprune_dagster.assets.failures import said_plainly
-from rsprune_dagster.assets.wiring import named_sources, result, scanner
+from rsprune_dagster.assets.image_sources import named_sources, scanner
+from rsprune_dagster.assets.metadata import result
+from rsprune_dagster.assets.user_errors import surface_user_errors
 from rsprune_dagster.params import Params
 from rsprune_dagster.resources.lineage import Lineage
 from rsprune_dagster.resources.settings import Compute, Store
@@ -24,7 +25,7 @@ def reference_scenes_asset(defaults: Params) -> dg.AssetsDefinition:
         code_version=CODE_VERSION,
         config_schema=schema(defaults.reference),
     )
-    @said_plainly()
+    @surface_user_errors()
     def reference_scenes(
         context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
     ) -> dg.MaterializeResult[None]:

@@ -6,8 +6,9 @@ from pathlib import Path
 import dagster as dg
 
 from rsprune_dagster.assets.config import given, in_effect, schema
-from rsprune_dagster.assets.failures import said_plainly
-from rsprune_dagster.assets.wiring import gpu_pool, result
+from rsprune_dagster.assets.gpu_pool import gpu_pool
+from rsprune_dagster.assets.metadata import result
+from rsprune_dagster.assets.user_errors import surface_user_errors
 from rsprune_dagster.params import AutomationParams, ClusteringParams, Params
 from rsprune_dagster.resources.lineage import Lineage, Materialization
 from rsprune_dagster.resources.past import CENTROIDS_FROM
@@ -28,7 +29,7 @@ def scene_clusters_asset(defaults: Params) -> dg.AssetsDefinition:
         deps=["embeddings"],
         config_schema=schema(defaults.clustering),
     )
-    @said_plainly()
+    @surface_user_errors()
     def scene_clusters(
         context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
     ) -> dg.MaterializeResult[None]:

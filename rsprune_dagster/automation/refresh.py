@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import dagster as dg
 
-from rsprune_dagster.assets.wiring import watched_sources
+from rsprune_dagster.assets.image_sources import watched_sources
 from rsprune_dagster.automation.jobs import prune
 from rsprune_dagster.corpus.glimpse import Glimpse, glimpse
 from rsprune_dagster.params import AutomationParams, Params

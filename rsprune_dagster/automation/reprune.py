@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rsprune_dagster.automation.gate import Finding, gate
+from rsprune_dagster.automation.check_results import CheckResult, raise_for_blocking
 from rsprune_dagster.automation.publish import Publisher
-from rsprune_dagster.automation.remaking import Make, Remaking, made_here
+from rsprune_dagster.automation.run import known_assets
+from rsprune_dagster.automation.updates import Make, Update, make_in_process
 from rsprune_dagster.errors import GateError, RunError, UsageError
 from rsprune_dagster.lineage.differences import SUBSET
 from rsprune_dagster.lineage.format_repruning import commit_message, write_summary
@@ -22,7 +23,7 @@ from rsprune_dagster.lineage.repruning import (
 from rsprune_dagster.lineage.restore import Say
 from rsprune_dagster.lineage.staleness import wanted
 from rsprune_dagster.lineage.version_history import VersionHistory
-from rsprune_dagster.params import Params, load, suggest
+from rsprune_dagster.params import Params, load
 from rsprune_dagster.resources.dvc_cache import DvcCache
 from rsprune_dagster.resources.dvc_command import DvcCommand
 from rsprune_dagster.resources.dvc_lock import DvcProject, Stage, version_in
@@ -30,7 +31,7 @@ from rsprune_dagster.resources.git import Checkout
 
 
 @dataclass(frozen=True)
-class Wish:
+class UpdateRequest:
     """What a re-pruning is asked for."""
 
     assets: tuple[str, ...]
@@ -47,11 +48,11 @@ class Wish:
     """Where a reader of the summary finds the pictures; empty: nowhere."""
 
 
-def reprune(root: Path, wish: Wish, say: Say, make: Make | None = None) -> tuple[Repruning, Review]:
+def reprune(root: Path, request: UpdateRequest, say: Say, make: Make | None = None) -> tuple[Repruning, Review]:
     """Re-prune the project at `root`; what was done, and what it changed.
 
     Args:
-        make: what materializes an asset; none: `made_here`.
+        make: what materializes an asset; none: `make_in_process`.
 
     Raises:
         UsageError: the checkout, the assets' names or params.yaml are off; nothing was started.
@@ -59,25 +60,25 @@ def reprune(root: Path, wish: Wish, say: Say, make: Make | None = None) -> tuple
         RunError: a run failed, or publishing did. In all these cases nothing was published, and the summary says why.
     """
     project, checkout, command = _places_of(root)
-    checkout.commit_of(wish.base)
-    order = wanted(project, _known(project, wish.assets))
+    checkout.commit_of(request.base)
+    order = wanted(project, known_assets(request.assets, tuple(project.stages())))
     publisher = Publisher(checkout, command, DvcCache.of(root))
     params = load(root / "params.yaml")
-    if wish.push_data:
-        publisher.check(commits=wish.commit)
+    if request.push_data:
+        publisher.check(commits=request.commit)
     committed = _start_from_commit(project, order, say)
     publisher.pull_pointers(say)
-    done = Remaking(project, committed, wish.scan, make or made_here(root, params), say).all_of(order)
-    seen = _reviewed(root, wish.base, command, order, done, say)
+    done = Update(project, committed, make or make_in_process(root, params), say).run(order, scan=request.scan)
+    seen = _reviewed(root, request.base, command, order, done, say)
     done = _judged(done, seen, params)
-    if wish.summary is not None:
-        _summarize(root, wish.summary, done, seen, wish.run_url)
+    if request.summary is not None:
+        _summarize(root, request.summary, done, seen, request.run_url)
     if done.error:
         kind = GateError if isinstance(done.error, GateError) else RunError
         raise kind(f"{done.refusal}. Nothing was committed or pushed; dvc.lock here is as the run left it")
-    if wish.push_data:
+    if request.push_data:
         publisher.push_data(_here(project, publisher.cache, order, done), say)
-    if wish.commit:
+    if request.commit:
         publisher.commit_and_push(commit_message(done, seen), say)
     return done, seen
 
@@ -88,17 +89,6 @@ def _places_of(root: Path) -> tuple[DvcProject, Checkout, DvcCommand]:
         raise UsageError(f"{root} is no DVC project: run it in the folder of dvc.yaml")
     checkout.commit_of("HEAD")
     return project, checkout, DvcCommand.find(root)
-
-
-def _known(project: DvcProject, assets: Sequence[str]) -> Sequence[str]:
-    stages = project.stages()
-    known = tuple(name for name, stage in stages.items() if not stage.get("frozen"))
-    for name in assets:
-        if name in stages and name not in known:
-            raise UsageError(f"{name} is frozen in dvc.yaml, as making it takes hours: `rsprune materialize {name}`")
-        if name not in known:
-            raise UsageError(f"no asset is called {name}{suggest(name, known)}; there are {', '.join(known)}")
-    return assets
 
 
 def _start_from_commit(project: DvcProject, order: Sequence[str], say: Say) -> dict[str, Stage]:
@@ -137,7 +127,7 @@ def _judged(done: Repruning, seen: Review, params: Params) -> Repruning:
         "not_shrunken": lost_too_many(seen.difference, params.checks.max_shrink_fraction),
     }
     try:
-        gate(Finding(SUBSET, name, sentence, blocking=True) for name, sentence in said.items() if sentence)
+        raise_for_blocking(CheckResult(SUBSET, name, not said[name], True, said[name]) for name in said)
     except GateError as error:
         return replace(done, error=error)
     return done

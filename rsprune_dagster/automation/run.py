@@ -10,9 +10,9 @@ from typing import Any
 
 import dagster as dg
 
-from rsprune_dagster.assets.wiring import SYNTHETIC
-from rsprune_dagster.automation.checks import build_checks
-from rsprune_dagster.automation.gate import findings, gate, warnings
+from rsprune_dagster.assets.image_sources import SYNTHETIC
+from rsprune_dagster.automation.asset_checks import build_checks
+from rsprune_dagster.automation.check_results import check_results, failures, raise_for_blocking
 from rsprune_dagster.errors import RunError, UsageError, UserError
 from rsprune_dagster.params import Params, suggest
 from rsprune_dagster.resources.file_lock import held
@@ -54,7 +54,7 @@ def materialize(
     from rsprune_dagster.pruning.steps.preflight import check
 
     check(params, made_later=SYNTHETIC)
-    wanted = _known(assets, definitions) or _unpartitioned(definitions)
+    wanted = known_assets(assets, _names(definitions)) or _unpartitioned(definitions)
     if "diffusion_checkpoint" in wanted and params.training.autoencoder:
         from rsprune_dagster.diffusion.steps import space_of
 
@@ -82,11 +82,11 @@ def materialize(
         except (dg.Failure, dg.DagsterExecutionStepExecutionError) as error:
             raise _cause(error) from error
         except dg.DagsterError as error:
-            gate(findings(instance, _run_with(tags, instance)))
+            raise_for_blocking(check_results(instance, _run_with(tags, instance)))
             if said := _said_after_retries(error):
                 raise RunError(said) from error
             raise
-        for sentence in warnings(findings(instance, run.run_id)):
+        for sentence in failures(check_results(instance, run.run_id), blocking=False):
             warn(sentence)
         if not run.success:
             raise RunError(f"the run {run.run_id} failed: see its log in the web UI")
@@ -127,8 +127,8 @@ def _unpartitioned(definitions: Sequence[dg.AssetsDefinition]) -> tuple[str, ...
     return _names([definition for definition in definitions if definition.partitions_def is None])
 
 
-def _known(names: Sequence[str], definitions: Sequence[dg.AssetsDefinition]) -> Sequence[str]:
-    known = _names(definitions)
+def known_assets(names: Sequence[str], known: tuple[str, ...]) -> Sequence[str]:
+    """The names. UsageError: one of them is not known."""
     for name in names:
         if name not in known:
             raise UsageError(f"no asset is called {name}{suggest(name, known)}; there are {', '.join(known)}")

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from rsprune_dagster.assets.failures import said_plainly
+from rsprune_dagster.assets.gpu_pool import gpu_pool
 from rsprune_dagster.assets.pruning_study import study_partitions
-from rsprune_dagster.assets.wiring import gpu_pool
+from rsprune_dagster.assets.user_errors import surface_user_errors
 from rsprune_dagster.automation.run import COMMAND, PROCESS
 from rsprune_dagster.params import Params
 from rsprune_dagster.resources.journal import this_process
@@ -30,7 +30,7 @@ def study_job(params: Params, assets: Sequence[dg.AssetsDefinition]) -> dg.JobDe
     study = next(made for made in assets if _is_study(made))
 
     @dg.op(pool=gpu_pool(), out=dg.Out(dg.Nothing))
-    @said_plainly()
+    @surface_user_errors()
     def train_and_measure_an_arm(
         context: dg.OpExecutionContext, store: Store, compute: Compute, lineage: Lineage
     ) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from rsprune_dagster.corpus.shards import written_whole
+from rsprune_dagster.device import resolved_device
 from rsprune_dagster.diffusion.checkpoint import Origin, SamplingOptions, sample_grid, write_checkpoint
 from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.sampling import grid
@@ -80,7 +81,9 @@ def train_checkpoint(
         with written_whole(states / SAMPLES / f"{n_images:012d}.png") as draft:
             row.save(draft, "PNG")
 
-    trained = train(tiles, options, states, device=resolved(device), space=space, progress=progress, on_state=show)
+    trained = train(
+        tiles, options, states, device=str(resolved_device(device)), space=space, progress=progress, on_state=show
+    )
     origin = Origin(len(tiles), subset_version, params.data_licence)
     write_checkpoint(folder, trained.moved("cpu"), tiles.scene_names, options, origin)
     report = TrainingReport(
@@ -147,15 +150,6 @@ def sampling_options(params: TrainingParams, seed: int) -> SamplingOptions:
         batch_size=params.micro_batch_size,
         seed=seed,
     )
-
-
-def resolved(device: str) -> str:
-    """auto is the GPU where there is one."""
-    import torch
-
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _key(options: TrainingOptions, tiles: TileSet) -> str:

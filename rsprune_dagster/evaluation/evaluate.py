@@ -11,7 +11,7 @@ What cannot be measured is left out with its reason; nothing is replaced by some
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -25,6 +25,7 @@ from rsprune_dagster.evaluation.memorization import Memorization, memorization
 from rsprune_dagster.evaluation.protocol import Protocol, Score
 from rsprune_dagster.evaluation.scenes import MEAN, Labels, Recognition, recognition, scene_distances
 from rsprune_dagster.evaluation.seen import PIXELS, Seen
+from rsprune_dagster.params import EvaluationParams
 
 T = TypeVar("T")
 
@@ -40,6 +41,11 @@ class Settings:
     copy_neighbours: int  # next nearest training tiles that the nearest one is set in relation to
     near_duplicate_correlation: float  # from which an evaluation tile nearly is a training tile
     on_leak: Literal["refuse", "report"]
+
+    @classmethod
+    def of(cls, params: EvaluationParams, resampling: Resampling) -> "Settings":
+        """The numbers of params.yaml's section `evaluation`, which has them by the same names."""
+        return cls(resampling, **params.model_dump(include={each.name for each in fields(cls)}))
 
 
 @dataclass(frozen=True)

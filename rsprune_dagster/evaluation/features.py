@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rsprune_dagster.device import resolved_device
 from rsprune_dagster.errors import RunError
 from rsprune_dagster.pruning import descriptor
-from rsprune_dagster.pruning.encoders import FORWARD_TILES, Encoder, filled_up, load_encoder, resized, resolved_device
+from rsprune_dagster.pruning.encoders import FORWARD_TILES, Encoder, filled_up, load_encoder, resized
 
 Images = NDArray[np.uint8]
 """(N, H, W, 3)."""

@@ -14,7 +14,6 @@ from typing import Final
 from rsprune_dagster.corpus.sheets import read_sheet
 from rsprune_dagster.errors import RunError
 from rsprune_dagster.evaluation.protocol import Score, difference
-from rsprune_dagster.evaluation.written import METRICS, PROTOCOLS
 from rsprune_dagster.pruning.checks.verdict import Verdict
 
 DISTANCES: Final = ("fid", "frechet_")
@@ -38,6 +37,8 @@ class Told:
 
 def read_evaluation(files: Mapping[str, Path]) -> Told:
     """What an evaluation says, from its files by name, which may lie in a cache."""
+    from rsprune_dagster.evaluation.written import METRICS, PROTOCOLS
+
     told = json.loads(files[PROTOCOLS].read_text())
     scores = {name: Score.from_json(raw) for name, raw in told["scores"].items()}
     return Told(json.loads(files[METRICS].read_text()), scores, tuple(told["leaks"]))

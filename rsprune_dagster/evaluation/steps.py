@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rsprune_dagster.corpus.options import ReadOptions
+from rsprune_dagster.device import resolved_device
 from rsprune_dagster.diffusion.checkpoint import load_checkpoint, model_digest, trained_on
 from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.sampling import sample
-from rsprune_dagster.diffusion.steps import resolved
 from rsprune_dagster.diffusion.tiles import TileSet, tile_set
 from rsprune_dagster.errors import RunError
 from rsprune_dagster.evaluation.evaluate import Evaluation, Settings, evaluate
@@ -98,7 +98,7 @@ def evaluate_checkpoint(
     model, scene_names = _checkpoint(upstream)
     size_px = model.space.image_size_px
     networks, missing = named_networks(params.networks, image_size_px=params.network_size_px, device=device)
-    features = work / "features" / _kind_of(device)
+    features = work / "features" / resolved_device(device).type  # kinds of device differ in last bits
     networks = [remembering(network, features) for network in networks]
     turned_in = copy_network(params.copies_in, networks)
     kept_table = pq.read_table(upstream.subset / "pruned_subset.parquet")
@@ -114,7 +114,7 @@ def evaluate_checkpoint(
         work / "samples" / f"{drawn}.safetensors",
         (len(asked_for), size_px, size_px, 3),
         np.uint8,
-        lambda: _samples(model.to(resolved(device)), asked_for, params, seed, progress),
+        lambda: _samples(model.to(str(resolved_device(device))), asked_for, params, seed, progress),
     )
 
     scenes = tuple(scene_names[number] for number in asked_for)
@@ -131,7 +131,8 @@ def evaluate_checkpoint(
     if others is not None:
         bar = progress("held-out tiles", len(others))
         held_out = _seen_tiles(others, networks, params, bar, turned=True, turned_in=turned_in)
-        evaluation = evaluate(generated, held_out, training, held_out, networks, settings=settings_of(params, seed))
+        settings = Settings.of(params, Resampling(params.level, params.n_resamples, seed))
+        evaluation = evaluate(generated, held_out, training, held_out, networks, settings=settings)
         _check_measured(evaluation, networks, len(others))
     evaluation = replace(
         evaluation,
@@ -154,19 +155,6 @@ def evaluate_checkpoint(
         counts["n_leaked_contents"] = len(shared)
     metrics = write_evaluation(folder, evaluation, sampled, counts, network=networks[0])
     return EvaluationReport(metrics, evaluation.scores, evaluation.left_out, evaluation.leak_sentences)
-
-
-def settings_of(params: EvaluationParams, seed: int) -> Settings:
-    """The numbers of the measures."""
-    return Settings(
-        resampling=Resampling(level=params.level, n_resamples=params.n_resamples, seed=seed),
-        n_neighbours=params.n_neighbours,
-        min_per_scene=params.min_per_scene,
-        held_out_quantile=params.held_out_quantile,
-        copy_neighbours=params.copy_neighbours,
-        near_duplicate_correlation=params.near_duplicate_correlation,
-        on_leak=params.on_leak,
-    )
 
 
 def scenes_to_sample(params: EvaluationParams, scene_names: Sequence[str], subset: Path) -> NDArray[np.int64]:
@@ -233,12 +221,7 @@ def _drawn(
 def _drawn_alike(params: EvaluationParams, scenes: NDArray[np.int64], seed: int, device: str) -> list[object]:
     """What samples depend on beside the model. The batch and the kind of device change last bits."""
     how = params.model_dump(include={"sampler", "sample_steps", "guidance", "batch_size"})
-    return [how, scenes.tolist(), seed, _kind_of(device)]
-
-
-def _kind_of(device: str) -> str:
-    """cpu or cuda: kinds of device differ in last bits."""
-    return resolved(device).partition(":")[0]
+    return [how, scenes.tolist(), seed, resolved_device(device).type]
 
 
 def _samples(

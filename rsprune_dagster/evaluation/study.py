@@ -22,10 +22,10 @@ from typing import Final
 import numpy as np
 
 from rsprune_dagster.corpus.shards import written_whole
+from rsprune_dagster.device import resolved_device
 from rsprune_dagster.diffusion.sampling import grid, sample
 from rsprune_dagster.diffusion.spaces import Space
 from rsprune_dagster.diffusion.state import fingerprint
-from rsprune_dagster.diffusion.steps import resolved
 from rsprune_dagster.diffusion.tiles import TileSet, tile_set
 from rsprune_dagster.diffusion.training import Trained, TrainingOptions, autocast, train
 from rsprune_dagster.errors import UsageError
@@ -147,7 +147,7 @@ def run_arm(
         if n_images <= result.n_images:
             continue
         options = study.options(seed, n_images)
-        trained = train(tiles, options, states, device=resolved(device), space=space, progress=progress)
+        trained = train(tiles, options, states, device=str(resolved_device(device)), space=space, progress=progress)
         images = samples_of(study, trained, seed=seed, device=device, progress=progress)
         point = Point(n_images, _recent_loss(trained), measured(images, yardstick))
         result = replace(result, points=(*result.points, point))
@@ -165,7 +165,7 @@ def arm_tiles(study: Study, arm: Arm, corpus: PrunedCorpus, *, seed: int, worker
 
 def samples_of(study: Study, trained: Trained, *, seed: int, device: str, progress: Progress = silent) -> Images:
     """The study's samples (n, s, s, 3), from the noise of the seed, in the arithmetic of the training."""
-    kind = resolved(device)
+    kind = str(resolved_device(device))
     with autocast(kind, study.training.precision):
         return sample(
             trained.moved(kind).model,

@@ -142,15 +142,7 @@ def _yardstick(
     scan(sources, folder, scanner, labelled=True, label="held-out tiles")
     table = pq.read_table(folder / "manifest.parquet")
     tiles = tile_set(table, scanner.options, image_size_px=study.image_size_px, scene_column="label")
-    settings = Settings(
-        resampling=Resampling(level=params.level, n_resamples=N_RESAMPLES, seed=0),
-        n_neighbours=params.n_neighbours,
-        min_per_scene=params.min_per_scene,
-        held_out_quantile=params.held_out_quantile,
-        copy_neighbours=params.copy_neighbours,
-        near_duplicate_correlation=params.near_duplicate_correlation,
-        on_leak=params.on_leak,
-    )
+    settings = Settings.of(params, Resampling(params.level, N_RESAMPLES, seed=0))
     return Yardstick(networks, seen_tiles(tiles, networks, progress), settings)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torchvision.transforms.v2.functional import resize
 
+from rsprune_dagster.device import resolved_device
 from rsprune_dagster.errors import RunError, UsageError
 from rsprune_dagster.pruning import descriptor
 from rsprune_dagster.pruning.backbones import BACKBONES, Backbone
@@ -251,18 +252,6 @@ def unit(features: np.ndarray) -> np.ndarray:
     values = np.where(norms > 1e-12, values, 1.0)
     units: np.ndarray = (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
     return units
-
-
-def resolved_device(device: str) -> torch.device:
-    """`auto` is the GPU where there is one. Raises UsageError for a device that is not there."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"device is {device}, but torch sees no GPU: use auto or cpu")
-    try:
-        return torch.device(device)
-    except RuntimeError as error:
-        raise UsageError(f"device is {device!r}, expected auto, cpu or cuda") from error
 
 
 def resolved_precision(precision: str, device: torch.device) -> str:

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from rsprune_dagster.pruning.numerics import blocks, one_thread, padded
-from rsprune_dagster.pruning.posteriors import fit_priors, fit_temperature, log_scores, posteriors
+from rsprune_dagster.pruning.posteriors import fit_priors, fit_temperature, log_scores
 
 SHRINKAGES: Final = (0.05, 0.1, 0.2, 0.3, 0.5)
 """Candidates; the one under which held-out reference tiles are likeliest is taken."""
@@ -85,7 +85,6 @@ class SceneModel:
         squared = squared_distances(projected, self.discriminant.prototypes)
         return SceneAssignment(
             scene=log_scores(squared, self.held_out.temperature, self.priors).argmax(axis=1).astype(np.int32),
-            confidence=posteriors(squared, self.held_out.temperature, self.priors).max(axis=1),
             novelty=novelty(np.sqrt(squared.min(axis=1)), self.held_out.distances),
             projected=projected,
         )
@@ -93,10 +92,9 @@ class SceneModel:
 
 @dataclass(frozen=True)
 class SceneAssignment:
-    """Scenes of n tiles. `confidence` and `novelty` lie in 0 to 1; `novelty` 0.99: farther than 99 % of known tiles."""
+    """Scenes of n tiles. `novelty` lies in 0 to 1; 0.99: farther than 99 % of known tiles."""
 
     scene: np.ndarray  # (n,) int32
-    confidence: np.ndarray  # (n,)
     novelty: np.ndarray  # (n,)
     projected: np.ndarray  # (n, c)
 

@@ -88,8 +88,3 @@ def tones_agree(mean_a, detail_a, mean_b, detail_b):  # type: ignore[no-untyped-
     if abs(mean_a - mean_b) > max(MAX_LEVELS, MAX_LEVEL_SHARE * max(mean_a, mean_b)):
         return False
     return max(detail_a, detail_b) <= MAX_CONTRAST_RATIO * min(detail_a, detail_b)
-
-
-def detail_levels(thumbnails: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """The detail (N,) of thumbnails (N, 256): see `tones`."""
-    return tones(thumbnails)[1]

@@ -18,7 +18,7 @@ from rsprune_dagster.params import EvaluationParams, suggest
 from rsprune_dagster.resources.journal import Journal, Record
 
 ALIAS = "champion"
-EVALUATION, CHECKPOINT = "evaluation_metrics", "diffusion_checkpoint"
+CHECKPOINT = "diffusion_checkpoint"
 SEEN = "champion.json"
 """In the journal: what MLflow's alias pointed at when it was last looked at."""
 

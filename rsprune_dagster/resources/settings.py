@@ -49,6 +49,6 @@ class Compute(dg.ConfigurableResource):  # type: ignore[type-arg]
         """Whether the clustering may run on a GPU: one is there and was not ruled out."""
         if self.device == "cpu":
             return False
-        import torch
+        from rsprune_dagster.device import resolved_device
 
-        return torch.cuda.is_available()
+        return resolved_device(self.device).type == "cuda"

@@ -9,11 +9,12 @@ import pyarrow.parquet as pq
 
 from rsprune_dagster.params import ClusteringParams
 from rsprune_dagster.pruning.checks.verdict import Verdict, row, within_bounds
-from rsprune_dagster.pruning.steps.cluster import drift_of, read_clusters
 
 
 def assigned_once(embeddings: Path, clusters: Path) -> Verdict:
     """The assignment has the rows of the embeddings, with a known scene, a known cluster and finite numbers."""
+    from rsprune_dagster.pruning.steps.cluster import read_clusters
+
     found = read_clusters(clusters)
     n_clusters = found.centroids.n_clusters
     joined = row(
@@ -41,6 +42,8 @@ def assigned_once(embeddings: Path, clusters: Path) -> Verdict:
 
 def cluster_sizes(clusters: Path, *, max_cluster_fraction: float) -> Verdict:
     """No cluster is empty, and none holds more than this share of the tiles."""
+    from rsprune_dagster.pruning.steps.cluster import read_clusters
+
     cluster = pq.read_table(clusters / "assignment.parquet", columns=["cluster_id"]).column(0).to_numpy()
     found = read_clusters(clusters)
     sizes = np.bincount(cluster, minlength=found.centroids.n_clusters)
@@ -88,6 +91,8 @@ def tells_scenes_apart(clusters: Path, *, min_nmi: float) -> Verdict:
 
 def no_drift(clusters: Path, params: ClusteringParams) -> Verdict:
     """The pool is still like the one that trained the centroids."""
+    from rsprune_dagster.pruning.steps.cluster import drift_of
+
     found = drift_of(clusters, params)
     if found is None:
         return Verdict(True, "this version kept no model to compare with.", {})

@@ -7,7 +7,6 @@ from typing import Final
 from rsprune_dagster.corpus import sidecars
 from rsprune_dagster.corpus.sources import HOUSEKEEPING, IMAGE_SUFFIXES
 from rsprune_dagster.pruning.checks.verdict import N_EXAMPLES, Verdict, named, row, rows, within_bounds
-from rsprune_dagster.pruning.method import MIN_TARGET_TILES
 
 MAX_ENTROPY_BITS: Final = 8
 """log2 of 256 grey levels."""
@@ -129,6 +128,8 @@ def not_shrunken(corpus: Path, n_before: int | None, *, max_shrink_fraction: flo
 
 def scenes_large_enough(reference: Path) -> Verdict:
     """Every scene of the reference has as many tiles as are needed to show how it varies."""
+    from rsprune_dagster.pruning.method import MIN_TARGET_TILES
+
     counts = {
         found["label"]: int(found["n"])
         for found in rows(

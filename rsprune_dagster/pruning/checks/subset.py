@@ -9,8 +9,6 @@ import pyarrow as pa
 
 from rsprune_dagster.corpus.tables import query
 from rsprune_dagster.pruning.checks.verdict import N_EXAMPLES, Verdict, named, row, within_bounds
-from rsprune_dagster.pruning.entropy import THUMBNAIL_PX
-from rsprune_dagster.pruning.near_duplicates import near_duplicates
 from rsprune_dagster.pruning.steps.ledger import n_to_keep
 
 
@@ -87,6 +85,9 @@ def near_duplicates_left(
     corpus: Path, subset: Path, *, max_near_duplicate_fraction: float, workers: int = 1
 ) -> Verdict:
     """Looked for again among the kept tiles alone, hardly any are copies of another, turned or flipped as may be."""
+    from rsprune_dagster.pruning.entropy import THUMBNAIL_PX
+    from rsprune_dagster.pruning.near_duplicates import near_duplicates
+
     correlation = float(json.loads((subset / "summary.json").read_text())["near_duplicate_correlation"])
     kept = _thumbnails_of_kept(corpus, subset)
     names = kept.column("tile_id").to_pylist()

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsprune_dagster.pruning.checks.verdict import Verdict, row, within_bounds
-from rsprune_dagster.pruning.steps.embed import read_digests
 from rsprune_dagster.pruning.vectors import open_vectors
 
 CHUNK_ROWS: Final = 2**14
@@ -58,6 +57,8 @@ def unit_norms(lengths: Lengths, *, norm_tolerance: float) -> Verdict:
 
 def embedded_once(scores: Path, embeddings: Path) -> Verdict:
     """The informative tiles, exact copies once, are the rows of the index, in content order, with a vector each."""
+    from rsprune_dagster.pruning.steps.embed import read_digests
+
     found = row(
         """
         WITH wanted AS (SELECT tile_id, content_md5 FROM scores WHERE informative AND copy_of IS NULL),

@@ -1,4 +1,4 @@
-"""Errors that a user can mend reach the run page as the sentence they are; what may pass by itself is tried again."""
+"""A user's error ends a step with its own sentence. An error of the network or of a server is retried."""
 
 import errno
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ _NETWORK_ERRORS: Final = ("ConnectionError", "Timeout", "ConnectTimeoutError", "
 
 
 @contextmanager
-def said_plainly() -> Iterator[None]:
+def surface_user_errors() -> Iterator[None]:
     """Ends a step with a `UserError`'s own sentence; also a decorator. Other errors are ours and keep their traceback.
 
     Raises:
@@ -34,14 +34,14 @@ def said_plainly() -> Iterator[None]:
     except (dg.Failure, dg.RetryRequested):
         raise
     except Exception as error:
-        if may_pass(error):
+        if is_transient(error):
             raise dg.RetryRequested(max_retries=N_RETRIES, seconds_to_wait=RETRY_AFTER_S) from error
         if isinstance(error, UserError):
             raise dg.Failure(printable(str(error)), allow_retries=False) from error
         raise
 
 
-def may_pass(error: BaseException | None) -> bool:
+def is_transient(error: BaseException | None) -> bool:
     """Whether trying again can help: a connection or a server is at fault, in the error or in what caused it."""
     while error is not None:
         if isinstance(error, ConnectionError | TimeoutError) or _is_of_the_network(error):

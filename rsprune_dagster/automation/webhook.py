@@ -1,4 +1,4 @@
-"""A run that failed is told to a webhook, in the sentence that its page shows, with the link to it."""
+"""Posts each failed run to a webhook: the sentence that the run's page shows, and the link to it."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import dagster as dg
 
-from rsprune_dagster.automation.gate import findings
+from rsprune_dagster.automation.check_results import check_results
 from rsprune_dagster.automation.refresh import sensor_status
 from rsprune_dagster.errors import RunError
 from rsprune_dagster.params import AutomationParams
@@ -79,9 +79,9 @@ def post(url: str, content: Mapping[str, Any], *, wait_s: float = WAIT_S) -> Non
 
 def _sentence(context: dg.RunFailureSensorContext) -> tuple[str, str]:
     """Why the run failed, and at which asset's step: a check's sentence, else the step's own, else Dagster's."""
-    gates = [found for found in findings(context.instance, context.dagster_run.run_id) if found.blocking]
-    if gates:
-        return str(gates[0]), gates[0].asset
+    for result in check_results(context.instance, context.dagster_run.run_id):
+        if result.blocking and not result.passed:
+            return str(result), result.asset
     for event in context.get_step_failure_events():
         data = event.step_failure_data
         told = data.user_failure_data.description if data.user_failure_data else None

@@ -1,10 +1,10 @@
-"""Questions that are asked in the web UI: jobs whose run has the answer in its log, and changes nothing."""
+"""Jobs of the web UI that answer a query in their run's log and change nothing."""
 
 from pathlib import Path
 
 import dagster as dg
 
-from rsprune_dagster.assets.failures import said_plainly
+from rsprune_dagster.assets.user_errors import surface_user_errors
 from rsprune_dagster.errors import RunError
 from rsprune_dagster.resources.lineage import Lineage
 from rsprune_dagster.resources.settings import Store
@@ -21,7 +21,7 @@ N_SHOWN = 100
     },
     out=dg.Out(dg.Nothing),
 )
-@said_plainly()
+@surface_user_errors()
 def why_was_it_kept_or_dropped(context: dg.OpExecutionContext, store: Store) -> None:
     """The decision on a tile, and all that led to it."""
     from rsprune_dagster.pruning.steps.explain import explain_tile as explain
@@ -34,7 +34,7 @@ def why_was_it_kept_or_dropped(context: dg.OpExecutionContext, store: Store) -> 
 
 
 @dg.op(out=dg.Out(dg.Nothing))
-@said_plainly()
+@surface_user_errors()
 def which_tiles_trained_the_champion(context: dg.OpExecutionContext, lineage: Lineage) -> None:
     """The tiles that the champion was trained on: the subset's version, where it lies, and its best tiles."""
     from rsprune_dagster.lineage.champion import training_tiles
@@ -67,4 +67,4 @@ def champion_tiles() -> None:
     which_tiles_trained_the_champion()
 
 
-QUESTIONS = [explain_tile, champion_tiles]
+QUERY_JOBS = [explain_tile, champion_tiles]

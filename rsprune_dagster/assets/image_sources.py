@@ -1,0 +1,70 @@
+"""Where the images of an asset lie, and the scanner that reads them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from rsprune_dagster.corpus.options import ReadOptions
+from rsprune_dagster.params import CorpusParams
+from rsprune_dagster.progress import Progress
+from rsprune_dagster.resources.asset_store import AssetStore
+from rsprune_dagster.resources.settings import Compute
+
+if TYPE_CHECKING:
+    from rsprune_dagster.pruning.steps.scan import Scanner
+
+SYNTHETIC = "synthetic"
+"""As a source: the procedural corpus, made on first use."""
+
+
+def scanner(
+    context: dg.AssetExecutionContext,
+    store: AssetStore,
+    compute: Compute,
+    params: CorpusParams,
+    home: Path | None = None,
+) -> "Scanner":
+    """How the corpus or the reference is read; `home` as `Scanner` has it."""
+    from rsprune_dagster.corpus.shards import ShardCache
+    from rsprune_dagster.pruning.steps.scan import Scanner
+
+    return Scanner(
+        options=ReadOptions(**params.model_dump(include=set(ReadOptions.__dataclass_fields__))),
+        patch_grid=params.patch_grid,
+        shard_size=params.shard_size,
+        cache=ShardCache(store.cache_root),
+        workers=compute.n_workers(),
+        progress=compute.progress(context),
+        home=home,
+    )
+
+
+def named_sources(
+    sources: Sequence[str], store: AssetStore, *, part: str, home: Path | None, progress: Progress
+) -> tuple[str, ...]:
+    """The sources, relative paths from `home`, the project's folder.
+
+    `synthetic` stands for a part of the synthetic corpus: corpus, reference or held_out.
+    """
+    return tuple(_synthetic(store, part, progress) if each == SYNTHETIC else _from(home, each) for each in sources)
+
+
+def watched_sources(sources: Sequence[str], home: Path | None) -> tuple[str, ...]:
+    """The sources that may get new tiles: all but the synthetic corpus."""
+    return tuple(_from(home, source) for source in sources if source != SYNTHETIC)
+
+
+def _from(home: Path | None, source: str) -> str:
+    """A source as params.yaml of the project at `home` has it; elsewhere a relative path starts where the user is."""
+    is_a_path = "://" not in source and not source.startswith("~")
+    return str(home / source) if home and is_a_path else source
+
+
+def _synthetic(store: AssetStore, part: str, progress: Progress) -> str:
+    from rsprune_dagster.corpus.synthetic import SyntheticPlan, write_corpus
+
+    folder = store.cache_root.parent / "synthetic"
+    write_corpus(folder, SyntheticPlan(), progress=progress)
+    return str(folder / part)
