@@ -1,4 +1,4 @@
-"""README.md: every command in it works, pasted in its order on a fresh checkout."""
+"""README.md, then docs/usage.md: every command in them works, pasted in its order on a fresh checkout."""
 
 import contextlib
 import io
@@ -15,8 +15,8 @@ from prune_runs import PLAN
 from rsprune_dagster import cli
 from rsprune_dagster.corpus.synthetic import write_corpus
 
-README = (CHECKOUT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+PAGES = "".join((CHECKOUT / name).read_text() for name in ("README.md", "docs/usage.md"))
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGES, re.DOTALL | re.MULTILINE)
 NOT_RUN = {
     "make test": "it would run this test",
     "make ui": "a server, which does not end by itself",
@@ -53,10 +53,28 @@ def test_what_is_left_out_is_there() -> None:
 
 def test_each_setting_that_is_shown_has_an_effect() -> None:
     """With the reference and the sources of params.yaml."""
-    shown = re.findall(r"`(--set [^`]+)`", README)
+    shown = re.findall(r"`(--set [^`]+)`", PAGES)
     assert len(shown) > 1
     for each in shown:
         cli._params([word for word in shlex.split(each) if word != "--set"], cli.PRUNING)
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", *(f"docs/{each.name}" for each in sorted(CHECKOUT.glob("docs/*.md")))]
+)
+def test_each_link_names_a_file_and_a_heading_of_it(page: str) -> None:
+    """Those to other sites are not followed."""
+    path = CHECKOUT / page
+    for link in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", path.read_text()):
+        target = (path.parent / link[0]).resolve() if link[0] else path
+        assert target.exists(), link
+        assert not link[1] or link[1] in anchors(target.read_text()), link
+
+
+def anchors(markdown: str) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", markdown, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.fixture(scope="module")
