@@ -204,15 +204,15 @@ def not_worse_than_champion(case: Case) -> "Verdict":
 
 
 def counts_agree(case: Case) -> "Verdict":
-    from rsprune_dagster.report.page import whole
+    from rsprune_dagster.report import checks
 
-    return whole.counts_agree(case["pruning_report"], case["pruned_subset"])
+    return checks.counts_agree(case["pruning_report"], case["pruned_subset"])
 
 
 def self_contained(case: Case) -> "Verdict":
-    from rsprune_dagster.report.page import whole
+    from rsprune_dagster.report import checks
 
-    return whole.self_contained(case["pruning_report"])
+    return checks.self_contained(case["pruning_report"])
 
 
 def _evaluation(case: Case) -> "Told":

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rsprune_dagster.report.page.origins import Origin
+from rsprune_dagster.report.origins import Origin
 from rsprune_dagster.resources.content import tree_of
 from rsprune_dagster.resources.journal import Journal, Record
 

@@ -138,7 +138,7 @@ def exchanged_fraction(found: Difference) -> float:
 
 
 def pictures_of(history: History, made: Sequence[Remade]) -> dict[str, Path]:
-    """The pictures that the runs recorded, as `asset.title.png`."""
+    """The pictures that the runs recorded, as `asset.title.svg` or `.jpg`."""
     journal = history.places.journal
     return {
         f"{each.asset}.{path.name}": path
