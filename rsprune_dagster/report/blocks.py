@@ -37,6 +37,11 @@ class Cell:
     text: str
 
 
+def text_of(cell: str | Cell) -> str:
+    """What a cell says, without what it draws."""
+    return cell if isinstance(cell, str) else cell.text
+
+
 @dataclass(frozen=True)
 class Code(Cell):
     """An id, a hash, a parameter: in the fixed-width face."""

@@ -4,8 +4,7 @@ import base64
 from collections.abc import Sequence
 from numbers import Integral, Real
 
-from rsprune_dagster.report.blocks import Heat, Table
-from rsprune_dagster.report.template import text_of
+from rsprune_dagster.report.blocks import Heat, Table, text_of
 
 SHADES = " ░▒▓█"
 

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from rsprune_dagster.report.blocks import Bar, Cell, Chapter, Column, Figure, Gallery, Interval, Table
+from rsprune_dagster.report.blocks import Bar, Cell, Chapter, Column, Figure, Gallery, Interval, Table, text_of
 from rsprune_dagster.report.formatting import shortened
 from rsprune_dagster.report.plot import Plot
 from rsprune_dagster.report.sheet import sheet
@@ -68,11 +68,6 @@ def picture(block: Figure | Table | Gallery) -> bytes:
 def said(text: str) -> Markup:
     """A sentence as HTML: escaped, and what stands between backquotes in the fixed-width face."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
-
-
-def text_of(cell: str | Cell) -> str:
-    """What a cell says, without what it draws."""
-    return cell if isinstance(cell, str) else cell.text
 
 
 @cache
