@@ -11,7 +11,7 @@ count, the same for all arms, and is nobody's FID. The denoiser has no scenes.
 
 The work is kept below --work: run again to go on after an interruption or to add arms and seeds. The first seed of
 every arm comes first. --tiles measures the chosen tiles themselves, which is what a perfect model would get. --summary
-writes benchmarks/results/study.md and docs/study.png from what is there.
+writes benchmarks/results/study.md and docs/study.svg from what is there.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +51,9 @@ from rsprune_dagster.params import load
 from rsprune_dagster.progress import silent
 from rsprune_dagster.pruning.steps.scan import Scanner, read_options, scan
 from rsprune_dagster.pruning.steps.select import StageFolders
-from rsprune_dagster.report.markdown import table
-from rsprune_dagster.report.study import convergence, named, spread, study_table
+from rsprune_dagster.report.markdown import block_table, table
+from rsprune_dagster.report.study import arms_table, convergence, said_arm, spread
+from rsprune_dagster.report.template import picture
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PARAMS = CHECKOUT / "params.yaml"
@@ -60,7 +62,7 @@ FEATURE_SIZE_PX = 128
 TILES = "tiles.json"
 ARMS = ("full", "random-0.15", "rsprune-0.15")
 RESULTS = CHECKOUT / "benchmarks" / "results" / "study.md"
-PLOT = CHECKOUT / "docs" / "study.png"
+PLOT = CHECKOUT / "docs" / "study.svg"
 SCORES = ("frechet_squeezenet1_0", "kernel_squeezenet1_0", "kernel_mobilenet_v2")
 SHARES = ("precision_squeezenet1_0", "recall_squeezenet1_0", "coverage_squeezenet1_0")
 LEVEL = 0.95
@@ -146,15 +148,15 @@ def write_summary(work: Path) -> None:
         heading("benchmarks.study"),
         said_of(study()),
         f"## {main.score}",
-        study_table(main),
+        block_table(arms_table(main.as_json())),
         "\n".join(f"* {sentence}" for sentence in main.verdicts()),
-        "![convergence](../../docs/study.png)",
+        "![convergence](../../docs/study.svg)",
         "## The chosen tiles themselves\n\nWhat a perfect model would get: as many real tiles of each arm as samples.",
         tiles_table(known, main),
-        *(f"## {one.score}\n\n{study_table(one)}" for one in others),
+        *(f"## {one.score}\n\n{block_table(arms_table(one.as_json()))}" for one in others),
     ]
     RESULTS.write_text("\n\n".join(parts) + "\n")
-    PLOT.write_bytes(convergence(main))
+    PLOT.write_bytes(picture(convergence(main.as_json())))
     print("\n\n".join(parts[2:5]))
 
 
@@ -177,7 +179,7 @@ def tiles_table(known: dict[str, dict[str, float]], summary: Summary) -> str:
         own = [scores for key, scores in known.items() if key.split()[0] == name]
         if own:
             means = [mean_over_seeds([scores[score] for scores in own], level=LEVEL) for score in SCORES]
-            rows.append((named(name), len(own), int(own[0]["n_drawn"]), *(spread(mean) for mean in means)))
+            rows.append((said_arm(name), len(own), int(own[0]["n_drawn"]), *(spread(asdict(mean)) for mean in means)))
     return table(("arm", "seeds", "tiles drawn", *SCORES), rows)
 
 

@@ -176,8 +176,8 @@ def demo() -> None:
     """Run the whole pipeline on the corpus of params.yaml: a synthetic one, unless you changed it."""
     from rsprune_dagster.cli_told import outcome
     from rsprune_dagster.pruning.steps.ledger import count_decisions, scene_table
-    from rsprune_dagster.report.evaluation_pictures import headline
-    from rsprune_dagster.report.galleries import save_pictures
+    from rsprune_dagster.report.evaluation import headline
+    from rsprune_dagster.report.pictures import save_pictures
 
     project = project_root()
     assets = project / "assets"

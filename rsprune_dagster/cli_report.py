@@ -27,8 +27,8 @@ def report(
     from rsprune_dagster.corpus.shards import written_whole
     from rsprune_dagster.lineage.origins import origins_of
     from rsprune_dagster.lineage.places import Places
-    from rsprune_dagster.report.page.folders import Folders
-    from rsprune_dagster.report.page.render import make_report
+    from rsprune_dagster.report.folders import Folders
+    from rsprune_dagster.report.page import make_report
 
     project = project_root()
     places = Places.of_project(project) if out is None else Places.of_out(out)

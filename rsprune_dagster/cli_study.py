@@ -69,7 +69,7 @@ def _left(n_done: int, n_runs: int, started: float) -> str:
 
 
 def _tell(folder: Path) -> None:
-    from rsprune_dagster.report.study import study_pictures
+    from rsprune_dagster.report.pictures import study_pictures
 
     pictures = study_pictures(folder)
     say("\n\n".join(str(pictures[title]) for title in ("arms", "verdicts") if title in pictures))

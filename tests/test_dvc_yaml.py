@@ -75,7 +75,8 @@ def code_of(name: str) -> set[str]:
     graph = _graph()
     steps = set(
         re.findall(
-            r"from (rsprune_dagster\.(?:pruning\.steps|diffusion|evaluation|report\.page)\.\w+) import", _source(name)
+            r"from (rsprune_dagster\.(?:(?:pruning\.steps|diffusion|evaluation)\.\w+|report\.page)) import",
+            _source(name),
         )
     )
     if "scanner(" in _source(name):
@@ -83,9 +84,9 @@ def code_of(name: str) -> set[str]:
     modules = steps.union(*(graph.find_upstream_modules(step) for step in steps))
     rooms = {module for module in modules if module.split(".")[1] not in PLUMBING}
     files = {module.replace(".", "/") + ".py" for module in rooms}
-    templates = PROJECT / "rsprune_dagster" / "report" / "page"
-    if "rsprune_dagster/report/page/render.py" in files:
-        files |= {f"rsprune_dagster/report/page/{path.name}" for path in templates.glob("page.*")}
+    if "rsprune_dagster/report/page.py" in files:
+        templates = (PROJECT / "rsprune_dagster" / "report").glob("page.*")
+        files |= {f"rsprune_dagster/report/{path.name}" for path in templates}
     return files
 
 

@@ -21,7 +21,7 @@ from rsprune_dagster.pruning.baselines import BASELINES
 from rsprune_dagster.pruning.checks import coverage, subset
 from rsprune_dagster.pruning.steps.explain import explain_tile
 from rsprune_dagster.pruning.steps.select import StageFolders, select
-from rsprune_dagster.report.page.render import make_report
+from rsprune_dagster.report.page import make_report
 
 NEAR_DUPLICATE_RECALL = 0.75
 """Share of planted near-duplicates that must go, in tiles of 64 px. The rest are told apart or too plain to tell."""

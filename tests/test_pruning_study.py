@@ -18,7 +18,7 @@ from rsprune_dagster.definitions import build_defs
 from rsprune_dagster.errors import RunError, UsageError
 from rsprune_dagster.evaluation.study_results import read_results
 from rsprune_dagster.params import Params
-from rsprune_dagster.report.study import study_pictures
+from rsprune_dagster.report.pictures import study_pictures
 from rsprune_dagster.resources.lineage import folder_lineage
 
 ARMS = ("full", "rsprune-0.2")

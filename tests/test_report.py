@@ -1,80 +1,121 @@
-"""Pictures are small, readable by an image library, the same each time, and take whatever a corpus throws at them."""
+"""Pictures are small, readable by a browser, the same each time, and take whatever a corpus throws at them."""
 
 import base64
 import io
 import re
-from collections.abc import Callable
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from rsprune_dagster.report.entropy import entropy_histogram
-from rsprune_dagster.report.map import MAX_POINTS, embedding_map, principal_plane, spread_out
-from rsprune_dagster.report.markdown import image, table
-from rsprune_dagster.report.montage import Row, gallery, montage
-from rsprune_dagster.report.quotas import quota_table
-from rsprune_dagster.report.scenes import kept_by_scene
-from rsprune_dagster.report.style import MAX_BYTES
+from rsprune_dagster.report.blocks import Bar, Code, Column, Figure, Gallery, Heat, Interval, Table, Tile, TileRow
+from rsprune_dagster.report.counts import Counts, SceneCounts
+from rsprune_dagster.report.embedding import principal_plane, spread_out
+from rsprune_dagster.report.kept import quota_table
+from rsprune_dagster.report.markdown import block_table, image, table
+from rsprune_dagster.report.plot import Axis, Placed, Plot, band, dots, line, linear_ticks, log_ticks, rectangles
+from rsprune_dagster.report.sheet import MAX_BYTES
+from rsprune_dagster.report.template import picture
 
 RNG = np.random.default_rng(0)
-BITS = RNG.normal(5, 1.5, 500).clip(0, 8)
 NOISE = RNG.integers(0, 256, (40, 64, 64, 3), dtype=np.uint8)
-VECTORS = RNG.normal(size=(MAX_POINTS + 700, 16))
-KEEP = RNG.random(len(VECTORS)) < 0.2
-SCENES = [f"scene {i % 13}" for i in range(len(VECTORS))]
-MANY = [f"scene {i:03d}" for i in range(90)]
-
-PICTURES: dict[str, Callable[[], bytes]] = {
-    "entropy": lambda: entropy_histogram(BITS, 2.0, {"sea": BITS[:40] / 4, "city": BITS[40:], "none": BITS[:0]}),
-    "entropy, no reference": lambda: entropy_histogram(BITS, 7.9),
-    "entropy, many scenes": lambda: entropy_histogram(BITS, 0.0, dict.fromkeys(MANY, BITS[:5])),
-    "entropy, no tiles": lambda: entropy_histogram(BITS[:0], 1.0),
-    "scenes": lambda: kept_by_scene(["a", "b", "c"], [10, 1_000_000, 0], [10, 5_000, 0]),
-    "scenes, many": lambda: kept_by_scene(MANY[:60], range(60), [1] * 60),
-    "scenes, none": lambda: kept_by_scene([], [], []),
-    "map": lambda: embedding_map(VECTORS, KEEP, SCENES, thumbnails=NOISE[:1, :4, :4].repeat(len(VECTORS), 0)),
-    "map, grey thumbnails": lambda: embedding_map(VECTORS[:9], KEEP[:9], SCENES[:9], thumbnails=NOISE[:9, :16, :16, 0]),
-    "map, one tile": lambda: embedding_map(VECTORS[:1], KEEP[:1], SCENES[:1]),
-    "map, no tiles": lambda: embedding_map(VECTORS[:0], KEEP[:0], []),
-    "map, one dimension": lambda: embedding_map(VECTORS[:9, :1], KEEP[:9], SCENES[:9]),
-    "montage": lambda: montage(list(NOISE), columns=8, captions=[f"{i} bits" for i in range(40)]),
-    "montage, odd tiles": lambda: montage([NOISE[0, :9], NOISE[0, :16, :16, 0], NOISE[0, :, :, :1]], columns=2),
-    "montage, no tiles": lambda: montage([], columns=4),
-    "gallery": lambda: gallery([Row("city", list(NOISE[:9]), [True] * 3 + [False] * 6)] * 12, legend="kept"),
+HOSTILE = "a<b>&\"'\x1b[31m\x00 $x$ {{ 7 * 7 }}"
+XY = RNG.random((3_000, 2))
+PLOT = Plot(
+    alt=HOSTILE,
+    shapes=[dots(*XY.T, "kept"), line(XY[:9, 0], XY[:9, 1], "s0"), band(XY[:9, 0], XY[:9, 1], XY[9:18, 1], "s0")],
+    x_ticks=Axis(1, 2000, log=True).ticks(),
+    y_ticks=Axis(0, 1, vertical=True).ticks(),
+    x_label=HOSTILE,
+    y_label="y",
+    placed=[Placed(0.5, 0.5, HOSTILE, NOISE[0]), Placed(0.1, 0.1, HOSTILE)],
+    title=HOSTILE,
+)
+COLUMNS = [Column("scene"), Column("kept"), Column("n", numeric=True), Column(HOSTILE, upright=True), Column("bits")]
+ROWS = [
+    [HOSTILE, Bar("5 %", 0.05, 1.0), "1,234", Heat("12", 0.6), Interval("2 to 3", 0.2, 0.25, 0.3, (0.22, 0.28), 0.1)],
+    [Code("id"), Bar("", 0.0), "7", Heat(""), Interval("1", 0.1, 0.1, 0.1)],
+]
+BLOCKS: dict[str, Figure | Table | Gallery] = {
+    "figure": Figure(HOSTILE, HOSTILE, [PLOT, PLOT], [("kept", HOSTILE)] * 12),
+    "figure of nothing": Figure("", "", [Plot("", [dots(XY[:0, 0], XY[:0, 1], "kept")])]),
+    "table": Table(HOSTILE, HOSTILE, COLUMNS, ROWS, total=["all", "", "8", "", ""]),
+    "table of nothing": Table("", "", COLUMNS, []),
+    "gallery": Gallery(
+        "", "", [TileRow(HOSTILE, [Tile(one, "", HOSTILE, kept=True) for one in NOISE])] * 9, framed="x"
+    ),
+    "gallery of odd tiles": Gallery(
+        "", "", [TileRow("", [Tile(NOISE[0, :9], ""), Tile(None, ""), Tile(NOISE[0, :8, :8], "")])]
+    ),
+    "gallery of nothing": Gallery("", "", []),
 }
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", BLOCKS)
 def test_a_picture_is_small_and_the_same_each_time(name: str) -> None:
-    picture = PICTURES[name]()
-    assert len(picture) <= MAX_BYTES
-    Image.open(io.BytesIO(picture)).load()
-    assert PICTURES[name]() == picture
+    drawn = picture(BLOCKS[name])
+    assert len(drawn) <= MAX_BYTES
+    if drawn.startswith(b"<svg"):
+        root = ElementTree.fromstring(drawn)
+        assert float(root.attrib["width"]) <= 1140 and float(root.attrib["height"]) > 0
+    else:
+        Image.open(io.BytesIO(drawn)).load()
+    assert picture(BLOCKS[name]) == drawn
+
+
+@pytest.mark.parametrize("name", ["figure", "table"])
+def test_a_name_is_shown_as_it_is_written_and_does_nothing(name: str) -> None:
+    root = ElementTree.fromstring(picture(BLOCKS[name]))
+    words = "".join(root.itertext())
+    assert "a<b>&\"'\\x1b[31m\\x00 $x$ {{ 7 * 7 }}" in words
+    assert not [one for one in root.iter() if one.tag.rpartition("}")[2] in ("b", "script", "foreignObject")]
+
+
+def test_bars_are_as_long_as_their_shares() -> None:
+    drawn = picture(BLOCKS["table"]).decode()
+    assert re.findall(r'class="(whole|share)" y="2" width="([\d.]+)%"', drawn)[:2] == [
+        ("whole", "100.0"),
+        ("share", "5.0"),
+    ]
+    assert 'class="whisker" x="20.0%" y="7" width="10.0%"' in drawn and 'class="cut" x="10.0%"' in drawn
+
+
+def test_a_place_is_where_its_value_lies() -> None:
+    np.testing.assert_allclose(Axis(10, 20).places([10, 15, 20]), [0, 0.5, 1])
+    np.testing.assert_allclose(Axis(10, 20, vertical=True).places([10, 20]), [1, 0])
+    np.testing.assert_allclose(Axis(1, 100, log=True).places([1, 10, 100]), [0, 0.5, 1])
+    assert Axis(3, 3).at(3) == 0.5
+    assert [tick.text for tick in Axis(0, 2000).ticks(4)] == ["0", "500", "1,000", "1,500", "2,000"]
+    assert linear_ticks(0.1, 0.9, n=4) == [0.2, 0.4, 0.6, 0.8] and log_ticks(64, 4800) == [100, 200, 500, 1000, 2000]
+
+
+def test_shapes_are_paths_in_thousandths() -> None:
+    x, y = np.array([0.0, 0.5]), np.array([1.0, 0.25])
+    assert dots(x, y, "kept").path == "M0 1000h0M500 250h0" and line(x, y, "kept").path == "M0 1000L500 250"
+    assert rectangles(x, x + 0.25, y - 0.25, y, "kept").path == "M0 750H250V1000H0zM500 0H750V250H500z"
+    assert band(x, y - 0.25, y, "kept").path == "M0 750L500 0L500 250L0 1000z"
 
 
 def test_a_framed_tile_differs_from_an_unframed_one_only_in_its_frame() -> None:
-    grey = [np.full((8, 8), 128, np.uint8)]
+    grey = np.full((8, 8, 3), 128, np.uint8)
     plain, framed = (
-        np.asarray(Image.open(io.BytesIO(gallery([Row("", grey, [kept])], tile_px=64))), np.int16)
+        np.asarray(
+            Image.open(io.BytesIO(picture(Gallery("", "", [TileRow("", [Tile(grey, "", kept=kept)])])))), np.int16
+        )
         for kept in (False, True)
     )
     changed = np.abs(plain - framed).max(2) > 60
     inside = np.zeros_like(changed)
-    inside[16:68, 16:68] = True
+    inside[14:62, 14:62] = True
     assert changed.any() and not (changed & inside).any()
 
 
-def test_captions_come_one_per_tile() -> None:
-    with pytest.raises(ValueError, match="2 captions came for 3 tiles"):
-        montage(list(NOISE[:3]), columns=3, captions=["a", "b"])
-
-
 def test_an_image_carries_its_bytes_and_its_kind() -> None:
-    for name, kind in (("scenes", "png"), ("gallery", "jpeg")):
-        picture = PICTURES[name]()
-        found = re.fullmatch(r"!\[a \\\[b\\\]\]\(data:image/(\w+);base64,(.+)\)", image(picture, "a [b]"))
-        assert found and found[1] == kind and base64.b64decode(found[2]) == picture
+    for name, kind in (("figure", "svg\\+xml"), ("gallery", "jpeg")):
+        drawn = picture(BLOCKS[name])
+        found = re.fullmatch(rf"!\[a \\\[b\\\]\]\(data:image/{kind};base64,(.+)\)", image(drawn, "a [b]"))
+        assert found and base64.b64decode(found[1]) == drawn
 
 
 def test_numbers_align_right_and_have_separators() -> None:
@@ -89,11 +130,23 @@ def test_numbers_align_right_and_have_separators() -> None:
         table(["a", "b"], [["only"]])
 
 
-def test_quotas_add_up_below_and_start_with_the_largest_scene() -> None:
-    lines = quota_table(["sea", "city"], [10, 90], [8, 80], [1, 3], [5, 10]).splitlines()
-    assert lines[1] == "| :--- | ---: | ---: | ---: | ---: | ---: |"
-    assert lines[2].startswith("| city | 90 | 80 | 3 | 10 | 11.1")
-    assert lines[-1].startswith("| all | 100 | 88 |  | 15 | 15.0")
+def test_a_table_of_the_page_says_in_words_what_its_cells_draw() -> None:
+    block = Table("", "below", COLUMNS, [["a|b", *ROWS[0][1:]]])
+    assert block_table(block).splitlines()[1:] == [
+        "| :--- | :--- | ---: | :--- | :--- |",
+        "| a\\|b | 5 % | 1,234 | ▓ 12 | 2 to 3 |",
+        "",
+        "below",
+    ]
+
+
+def test_quotas_add_up_below_and_small_scenes_are_one_row() -> None:
+    scenes = [SceneCounts(f"scene {i:02d}", 100 - i, 10, 80 - i, 10, 3) for i in range(45)]
+    counts = Counts({"kept": 450}, tuple(scenes), {}, {}, {})
+    block = quota_table(counts)
+    assert len(block.rows) == 40 and block.rows[0][0] == "scene 00" and block.rows[-1][0] == "6 smaller scenes"
+    n_kept = [int(str(row[2])) for row in block.rows]
+    assert n_kept == [10] * 39 + [60] and block.total[2] == "450" and block.total[5] == f"{sum(range(56, 101)):,}"
 
 
 def test_the_plane_keeps_what_varies_most_and_its_sign() -> None:

@@ -20,15 +20,16 @@ from typer.testing import CliRunner
 from benchmarks.report_assets import write_assets
 from rsprune_dagster.cli import app
 from rsprune_dagster.corpus.synthetic import write_corpus
+from rsprune_dagster.evaluation.written import SAMPLES_SCHEMA
 from rsprune_dagster.lineage.origins import origins_of
 from rsprune_dagster.params import load
 from rsprune_dagster.pruning.steps.ledger import n_to_keep
 from rsprune_dagster.pruning.steps.sensitivity import kept_at_fractions
-from rsprune_dagster.report.page.folders import LATER, PRUNING
-from rsprune_dagster.report.page.origins import Origin, stale
-from rsprune_dagster.report.page.render import HTML, JSON, Report, make_report
-from rsprune_dagster.report.page.whole import counts_agree, self_contained
-from rsprune_dagster.report.page.words import count, counted, share, shortened, size
+from rsprune_dagster.report.checks import counts_agree, self_contained
+from rsprune_dagster.report.folders import LATER, PRUNING
+from rsprune_dagster.report.formatting import count, counted, share, shortened, size
+from rsprune_dagster.report.origins import Origin, stale
+from rsprune_dagster.report.page import HTML, JSON, Report, make_report
 from rsprune_dagster.resources.journal import Journal
 
 PARAMS = load(PROJECT / "params.yaml")
@@ -121,7 +122,11 @@ def test_the_page_says_in_words_what_it_shows_in_pictures(report: Report) -> Non
     page = Page(report.html)
     pictures = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(pictures) > 100 and all(attributes["alt"] for attributes in pictures)
-    assert all(attributes.get("aria-label") for tag, attributes in page.tags if tag == "svg")
+    drawn = [attributes for tag, attributes in page.tags if tag == "svg"]
+    plots = [attributes for attributes in drawn if "plane" in attributes.get("class", "").split()]
+    assert plots and all(plot["role"] == "img" and plot["aria-label"] for plot in plots)
+    strips = [attributes for attributes in drawn if attributes.get("class") == "strip"]
+    assert all("aria-hidden" in strip or strip["aria-label"] for strip in strips)  # a bar's share stands beside it
     tables = [tag for tag, _ in page.tags if tag in ("table", "caption")]
     assert tables == ["table", "caption"] * (len(tables) // 2)
     assert all(attributes.get("scope") in ("col", "row") for tag, attributes in page.tags if tag == "th")
@@ -303,7 +308,8 @@ def _write_later(assets: Path) -> None:
     (checkpoint / "loss.csv").write_text("n_images,loss\n64,1.0\n320,0.4\n640,0.2\n")
     Image.fromarray(np.full((16, 32, 3), 90, np.uint8)).save(checkpoint / "samples" / "000000000064.png")
     (metrics / "metrics.json").write_text(json.dumps({"kernel_descriptor": 0.123}))
-    protocol = {"network": "descriptor", "n_generated": 320, "n_reference": 400}
+    protocol = {"network": "descriptor", "n_generated": 320, "n_reference": 400, "resize": "none", "sha256": ""}
+    protocol |= {"parameters": {"samples": "drawn"}, "reference": "c0ffee"}
     score = {"value": 0.123, "low": 0.1, "high": 0.15, "larger_is_better": False, "protocol": protocol}
     told = {
         "scores": {"kernel_descriptor": score},
@@ -312,7 +318,8 @@ def _write_later(assets: Path) -> None:
     }
     (metrics / "protocols.json").write_text(json.dumps(told))
     png = (checkpoint / "samples" / "000000000064.png").read_bytes()
-    pq.write_table(pa.table({"sample": [7], "scene": ["city"], "image": [png]}), metrics / "samples.parquet")
+    row = {"sample": 7, "scene": "city", "nearest_tile_id": None, "turn": None, "distance": None, "relative": None}
+    pq.write_table(pa.Table.from_pylist([{**row, "image": png}], SAMPLES_SCHEMA), metrics / "samples.parquet")
     (study / "summary.json").write_text(json.dumps(_study()))
 
 
@@ -326,6 +333,6 @@ def _study() -> dict[str, Any]:
         gap = None if name == "full" else estimate(-0.4, 0.1)
         return {"arm": name, "n_tiles": 300, "seeds": [0, 1, 2], "curve": curve, "to_full": gap, "to_random": gap}
 
-    verdict = "pruned_15 (45 tiles): it reaches the full corpus' final score after 1,234 of 5,000 images."
-    arms = [arm("full", 0.2), arm("pruned_15", None)]
+    verdict = "rsprune-0.15 (45 tiles): it reaches the full corpus' final score after 1,234 of 5,000 images."
+    arms = [arm("full", 0.2), arm("rsprune-0.15", None)]
     return {"score": "kernel_descriptor", "level": 0.95, "n_images": 5000, "arms": arms, "verdicts": [verdict]}

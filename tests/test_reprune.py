@@ -125,7 +125,7 @@ def test_a_changed_parameter_is_pruned_published_and_told_once(project: Project,
     ):
         assert part in summary, part
     pictures = sorted(path.name for path in (project.root / SUMMARY / "summary").iterdir())
-    assert "pruned_subset.kept_by_scene.png" in pictures
+    assert "pruned_subset.kept_by_scene.svg" in pictures
     assert all(f"](summary/{name})" in summary for name in pictures)
 
     gh = tmp_path / "bin" / "gh"

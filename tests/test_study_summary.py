@@ -1,20 +1,17 @@
 """What a study says of known curves: images needed, intervals, differences by seed, sentences; and its pictures."""
 
-import io
 import json
 import math
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from study_runs import KERNEL, result
 
 from rsprune_dagster.errors import RunError
 from rsprune_dagster.evaluation.study_results import ArmResult
 from rsprune_dagster.evaluation.study_summary import images_to_reach, mean_over_seeds, summarize
-from rsprune_dagster.report.study import HEADER, convergence, samples_by_arm, study_table
+from rsprune_dagster.report.study import arms_table, convergence
 
 FALLING = {100: 8.0, 200: 6.0, 400: 4.0, 800: 2.0}
 
@@ -128,15 +125,17 @@ def test_a_summary_is_plain_json() -> None:
 
 
 def test_the_pictures_show_every_arm() -> None:
-    summary = summarize(three_arms(), score=KERNEL, level=0.95)
-    lines = study_table(summary).splitlines()
-    assert len(lines) == 2 + len(summary.arms) and all(title in lines[0] for title in HEADER)
-    assert "rsprune 15" in lines[-1] and "of 800" in lines[-1]
-    curves = Image.open(io.BytesIO(convergence(summary)))
-    assert curves.width > 600 and len(np.unique(np.asarray(curves.convert("RGB")).reshape(-1, 3), axis=0)) > 20
-    noise = np.random.default_rng(0).integers(0, 255, (4, 16, 16, 3)).astype(np.uint8)
-    sheets = [
-        Image.open(io.BytesIO(samples_by_arm({name: list(noise) for name in names})))
-        for names in (["full"], ["full", "rsprune-0.15"])
-    ]
-    assert sheets[1].height > 1.5 * sheets[0].height
+    summary = summarize(three_arms(), score=KERNEL, level=0.95).as_json()
+    figure, table = convergence(summary), arms_table(summary)
+    assert [words.partition(" (")[0] for _, words in figure.legend] == [row[0] for row in table.rows]
+    tones = [shape.tone for shape in figure.plots[0].shapes if shape.form == "line"]
+    assert tones == ["s0", "s1", "s2", "dropped"]  # the full corpus' end is the grey one
+    assert str(table.rows[-1][0]).startswith("rsprune 15") and "of 800" in str(table.rows[-1][6])
+    assert "±" in str(table.rows[0][3])
+
+
+def test_a_seed_that_never_gets_there_counts_as_endless() -> None:
+    never = {n: value + 9 for n, value in FALLING.items()}
+    lonely = [result("full", 0, FALLING), result("random-0.15", 0, never)]
+    rows = arms_table(summarize(lonely, score=KERNEL, level=0.95).as_json()).rows
+    assert rows[1][6] == "not reached" and rows[1][3] and "±" not in str(rows[1][3])

@@ -86,7 +86,7 @@ def test_the_pictures_of_the_pruned_subset_are_rendered(materialized: str, page:
     page.goto(f"{address}/assets/pruned_subset?view=overview")
     links = page.get_by_text("[Show Markdown]")
     links.first.wait_for()
-    assert links.count() == 4  # kept by scene, the map, kept beside unselected, dropped
+    assert links.count() >= 6  # kept by scene, the map, kept beside unselected, a gallery for each reason
     for link in links.all():
         link.click()
         picture = page.locator("img[src^='data:image/']").first

@@ -37,7 +37,7 @@ def diffusion_checkpoint_asset(defaults: Params) -> dg.AssetsDefinition:
         curve and the names of the scenes. A training that was cut short goes on where it stopped.
         """
         from rsprune_dagster.diffusion.steps import train_checkpoint
-        from rsprune_dagster.report.galleries import checkpoint_pictures
+        from rsprune_dagster.report.pictures import checkpoint_pictures
 
         assets = store.open()
         with lineage.materialization(context, assets, {"training": given(context), "compute": compute.drawn()}) as made:

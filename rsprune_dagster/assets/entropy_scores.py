@@ -33,7 +33,8 @@ def entropy_scores_asset(defaults: Params) -> dg.AssetsDefinition:
         erased.
         """
         from rsprune_dagster.pruning.steps.score import score
-        from rsprune_dagster.report.galleries import entropy_pictures
+        from rsprune_dagster.report.folders import Folders
+        from rsprune_dagster.report.pictures import entropy_pictures
 
         assets = store.open()
         with lineage.materialization(context, assets, {"entropy": given(context)}) as made:
@@ -41,7 +42,7 @@ def entropy_scores_asset(defaults: Params) -> dg.AssetsDefinition:
             corpus, reference = assets.folder("raw_corpus"), assets.folder("reference_scenes")
             with made.replace() as folder:
                 report = score(corpus, reference, folder, params)
-                pictures = entropy_pictures(corpus, reference, folder)
+                pictures = entropy_pictures(Folders(assets.root, {"entropy_scores": folder}))
             context.log.info("threshold %.2f bits: %s", report.threshold_bits, report.threshold_origin)
             return result(made, asdict(report), pictures, tables=("scores.parquet",))
 

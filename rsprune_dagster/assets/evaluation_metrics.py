@@ -37,7 +37,8 @@ def evaluation_metrics_asset(defaults: Params) -> dg.AssetsDefinition:
         checkpoint becomes the champion of MLflow's model registry.
         """
         from rsprune_dagster.evaluation.steps import Upstream, evaluate_checkpoint
-        from rsprune_dagster.report.evaluation_pictures import evaluation_pictures
+        from rsprune_dagster.report.folders import Folders
+        from rsprune_dagster.report.pictures import evaluation_pictures
         from rsprune_dagster.resources.champion import judge
 
         assets = store.open()
@@ -65,7 +66,7 @@ def evaluation_metrics_asset(defaults: Params) -> dg.AssetsDefinition:
                     device=compute.device,
                     progress=progress,
                 )
-                pictures = evaluation_pictures(assets.folder("raw_corpus"), folder)
+                pictures = evaluation_pictures(Folders(assets.root, {"evaluation_metrics": folder}))
             checkpoint, figures = inputs["diffusion_checkpoint"], report.metrics
             verdict = judge(made.journal, checkpoint, report.scores, figures, report.left_out, params)
             for sentence in (*report.leaks, verdict.reason):

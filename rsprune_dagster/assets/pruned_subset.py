@@ -43,7 +43,8 @@ def pruned_subset_asset(defaults: Params) -> dg.AssetsDefinition:
         """
         from rsprune_dagster.pruning.checks.coverage import kept_by_scene, strata_of
         from rsprune_dagster.pruning.steps.select import StageFolders, select
-        from rsprune_dagster.report.galleries import subset_pictures
+        from rsprune_dagster.report.folders import Folders
+        from rsprune_dagster.report.pictures import subset_pictures
 
         assets = store.open()
         workers, progress = compute.n_workers(), compute.progress(context)
@@ -56,7 +57,7 @@ def pruned_subset_asset(defaults: Params) -> dg.AssetsDefinition:
             )
             with made.replace() as folder:
                 report = select(folders, folder, params, seed=compute.seed, workers=workers, progress=progress)
-                pictures = subset_pictures(folders.corpus, folders.embeddings, folder)
+                pictures = subset_pictures(Folders(assets.root, {"pruned_subset": folder}))
             if report.shortfall():
                 context.log.warning("%s", report.shortfall())
             tables = ("pruned_subset.parquet", "decisions.parquet", "ranking.parquet")

@@ -45,8 +45,9 @@ def pruning_report_asset(defaults: Params) -> dg.AssetsDefinition:
         materialized yet (evaluation, study) is said to be missing on the page.
         """
         from rsprune_dagster.lineage.origins import origins_of
-        from rsprune_dagster.report.page.folders import Folders
-        from rsprune_dagster.report.page.render import HTML, write_report
+        from rsprune_dagster.report.folders import Folders
+        from rsprune_dagster.report.page import HTML, write_report
+        from rsprune_dagster.report.pictures import report_pictures
 
         assets = store.open()
         recorded: dict[str, Any] = {
@@ -62,6 +63,6 @@ def pruning_report_asset(defaults: Params) -> dg.AssetsDefinition:
                     assets.root, folder, origins, params, clustering=defaults.clustering, seed=compute.seed
                 )
             page = {"page": dg.MetadataValue.path(assets.folder("pruning_report") / HTML)}
-            return result(made, {**report.figures(), **page}, report.pictures(), tables=())
+            return result(made, {**report.figures(), **page}, report_pictures(assets.root), tables=())
 
     return pruning_report

@@ -50,7 +50,7 @@ def pruning_study_asset(defaults: Params) -> dg.AssetsDefinition:
         """
         from rsprune_dagster.evaluation.study_steps import study_arm
         from rsprune_dagster.pruning.steps.select import StageFolders
-        from rsprune_dagster.report.study import study_pictures
+        from rsprune_dagster.report.pictures import study_pictures
 
         assets = store.open()
         with lineage.materialization(

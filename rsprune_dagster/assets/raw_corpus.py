@@ -38,7 +38,8 @@ def raw_corpus_asset(defaults: Params) -> dg.AssetsDefinition:
         """
         from rsprune_dagster.corpus.glimpse import glimpse
         from rsprune_dagster.pruning.steps.scan import scan
-        from rsprune_dagster.report.galleries import corpus_pictures
+        from rsprune_dagster.report.folders import Folders
+        from rsprune_dagster.report.pictures import corpus_pictures
 
         assets = store.open()
         with lineage.materialization(context, assets, {"corpus": given(context)}) as made:
@@ -53,7 +54,7 @@ def raw_corpus_asset(defaults: Params) -> dg.AssetsDefinition:
             )  # before the scan: what comes meanwhile is noticed later
             with made.replace() as folder:
                 report = scan(sources, folder, reader, labelled=False, label="raw_corpus")
-                pictures = corpus_pictures(folder)
+                pictures = corpus_pictures(Folders(assets.root, {"raw_corpus": folder}))
             return result(made, asdict(report), pictures, tables=("manifest.parquet",), facts={LISTING: listing})
 
     return raw_corpus

@@ -35,7 +35,8 @@ def reference_scenes_asset(defaults: Params) -> dg.AssetsDefinition:
         reference the whole corpus is one stratum.
         """
         from rsprune_dagster.pruning.steps.scan import scan, without_tiles
-        from rsprune_dagster.report.galleries import reference_pictures
+        from rsprune_dagster.report.folders import Folders
+        from rsprune_dagster.report.pictures import reference_pictures
 
         assets = store.open()
         with lineage.materialization(context, assets, {"reference": given(context), "corpus": defaults.corpus}) as made:
@@ -49,7 +50,7 @@ def reference_scenes_asset(defaults: Params) -> dg.AssetsDefinition:
                     report = scan(sources, folder, reader, labelled=True, label="reference_scenes")
                 else:
                     report = without_tiles(folder)
-                pictures = reference_pictures(folder)
+                pictures = reference_pictures(Folders(assets.root, {"reference_scenes": folder}))
             return result(made, asdict(report), pictures, tables=("manifest.parquet",))
 
     return reference_scenes

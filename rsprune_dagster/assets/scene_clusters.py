@@ -40,7 +40,8 @@ def scene_clusters_asset(defaults: Params) -> dg.AssetsDefinition:
         tiles that come later go to the centroids there are, until they have drifted too far.
         """
         from rsprune_dagster.pruning.steps.cluster import cluster
-        from rsprune_dagster.report.galleries import cluster_pictures
+        from rsprune_dagster.report.folders import Folders
+        from rsprune_dagster.report.pictures import cluster_pictures
 
         assets = store.open()
         use_gpu, progress = compute.has_gpu(), compute.progress(context)
@@ -61,7 +62,7 @@ def scene_clusters_asset(defaults: Params) -> dg.AssetsDefinition:
                     last=last.folder if last else None,
                     progress=progress,
                 )
-                pictures = cluster_pictures(assets.folder("raw_corpus"), folder)
+                pictures = cluster_pictures(Folders(assets.root, {"scene_clusters": folder}))
             context.log.info(f"{found.clusters.note} Centroids: {found.origin}.")
             facts = {CENTROIDS_FROM: last.version} if last and found.kept else {}
             return result(made, found.figures(), pictures, tables=("assignment.parquet",), facts=facts)

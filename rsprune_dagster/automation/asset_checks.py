@@ -1,7 +1,7 @@
 """Asset checks: what must hold of each asset. A check is one decorated function that returns a verdict.
 
 A blocking check that fails ends its run: nothing is made from its asset. Other checks warn. The checks of an asset run
-in one step. The verdicts are computed by `pruning/checks`, `evaluation/gates` and `report/page/whole`, which import
+in one step. The verdicts are computed by `pruning/checks`, `evaluation/gates` and `report/checks`, which import
 heavy libraries in their bodies: loading the definitions imports no torch.
 """
 
@@ -290,14 +290,14 @@ def not_worse_than_champion(context: CheckContext) -> Verdict:
 @asset_check("pruning_report")
 def counts_agree(context: CheckContext) -> Verdict:
     """The page tells of the tiles that lie there."""
-    from rsprune_dagster.report.page import whole
+    from rsprune_dagster.report import checks as report_checks
 
-    return whole.counts_agree(context["pruning_report"], context["pruned_subset"])
+    return report_checks.counts_agree(context["pruning_report"], context["pruned_subset"])
 
 
 @asset_check("pruning_report")
 def self_contained(context: CheckContext) -> Verdict:
     """The page needs nothing beside it."""
-    from rsprune_dagster.report.page import whole
+    from rsprune_dagster.report import checks as report_checks
 
-    return whole.self_contained(context["pruning_report"])
+    return report_checks.self_contained(context["pruning_report"])

@@ -83,6 +83,13 @@ class TileReader:
         _check_content(row, pixels)
         return np.repeat(pixels.grey[:, :, None], 3, axis=2) if pixels.rgb is None else pixels.rgb
 
+    def try_rgb(self, row: Row) -> Bytes | None:
+        """The colours; None where the tile cannot be used any more."""
+        try:
+            return self.read_rgb(row)
+        except TileError:
+            return None
+
     def read_bytes(self, row: Row) -> bytes:
         """The encoded image as it is stored; a window as PNG, as the encoder sees it."""
         if row["kind"] != "window":

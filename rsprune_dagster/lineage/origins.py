@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rsprune_dagster.lineage.places import Places
 from rsprune_dagster.lineage.version_history import VersionHistory
-from rsprune_dagster.report.page.origins import Origin
+from rsprune_dagster.report.origins import Origin
 from rsprune_dagster.resources.content import tree_of
 from rsprune_dagster.resources.journal import Journal
 

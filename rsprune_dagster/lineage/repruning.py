@@ -129,7 +129,7 @@ def lost_too_many(found: Difference, most: float) -> str:
 
 
 def pictures_of(history: VersionHistory, made: Sequence[Remade]) -> dict[str, Path]:
-    """The pictures that the runs recorded, as `asset.title.png`."""
+    """The pictures that the runs recorded, as `asset.title.svg` or `.jpg`."""
     pictures = ((each.asset, path) for each in made for path in history.places.journal.pictures(each.record))
     return {f"{asset}.{path.name}": path for asset, path in pictures if path.suffix != ".md"}
 

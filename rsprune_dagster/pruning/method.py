@@ -31,6 +31,7 @@ from rsprune_dagster.pruning.scenes import (
     fit_whitening,
     foreignness,
     foreignness_sentence,
+    is_foreign,
     neighbour_scatter,
     shrunk,
 )
@@ -75,7 +76,7 @@ class SceneClusters:
     @property
     def is_foreign(self) -> bool:
         """Whether there is a reference that does not know the pool: its scenes are guesses then."""
-        return len(self.scene_names) > 1 and self.balance_over == "clusters"
+        return is_foreign(self.scene_names, self.balance_over)
 
     @property
     def strata(self) -> tuple[NDArray[np.int32], tuple[str, ...]]:

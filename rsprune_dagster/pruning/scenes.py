@@ -268,6 +268,11 @@ def foreignness(pool_novelty: np.ndarray) -> float:
     return float(np.clip(2 * np.mean(pool_novelty) - 1, 0, 1)) if len(pool_novelty) else 0.0
 
 
+def is_foreign(scene_names: Sequence[str], balance_over: str) -> bool:
+    """Whether clusters are a pool's scenes, as its reference has scenes and none of them is the pool's."""
+    return len(scene_names) > 1 and balance_over == "clusters"
+
+
 def foreignness_sentence(value: float | None, balance_over: str) -> str:
     """What the number means for the person who reads the report; None: there is no reference."""
     if value is None:

@@ -1,101 +1,133 @@
-"""Stage 1 as a picture: how many bits the tiles have, and where the threshold cuts."""
+"""Stage 1: how many bits of entropy the tiles have, and where the threshold cuts."""
 
-from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
-from matplotlib.axes import Axes
-from numpy.typing import NDArray
 
-from rsprune_dagster.report import style
+from rsprune_dagster.report import queries
+from rsprune_dagster.report.blocks import Column, Figure, Gallery, Interval, Table, Tile, TileRow
+from rsprune_dagster.report.counts import read_json
+from rsprune_dagster.report.folders import Folders
+from rsprune_dagster.report.formatting import NBSP, count, name, share
+from rsprune_dagster.report.plot import Axis, Placed, Plot, line, rectangles
+from rsprune_dagster.report.thumbnails import Rows, fetch, read_tiles
 
 MAX_BITS = 8.0
-BIN_BITS = 0.1
+BINS_PER_BIT = 10
 MAX_SCENES = 40
-"""More reference scenes than this are cut to those of least entropy, which are the ones a threshold endangers."""
+N_TILES = 12
+N_END_TILES = 24
 
 
-def entropy_histogram(
-    entropy_bits: NDArray[np.floating],
-    threshold_bits: float,
-    reference: Mapping[str, NDArray[np.floating]] | None = None,
-) -> bytes:
-    """Histogram of the pool's entropy with the dropped part shaded, over a strip of boxes, one per reference scene.
-
-    entropy_bits: (N,) bits, 0 to 8. threshold_bits: tiles below it are dropped. reference: scene to (n,) bits.
-    Returns PNG bytes.
-    """
-    scenes = _poorest(reference or {})
-    strip_in = 0.18 * len(scenes) + 0.55 if scenes else 0.0
-    with style.look():
-        drawing = style.figure(6.4, 2.7 + strip_in)
-        heights = [2.7, strip_in] if scenes else [1.0]
-        panels = np.atleast_1d(drawing.subplots(len(heights), 1, sharex=True, height_ratios=heights))
-        _histogram(panels[0], np.asarray(entropy_bits, np.float64), threshold_bits)
-        if scenes:
-            _boxes(panels[1], scenes, threshold_bits)
-        panels[-1].set_xlabel("Grey-level entropy (bits)")
-        panels[-1].set_xlim(0, MAX_BITS)
-        return style.png(drawing)
-
-
-def _poorest(reference: Mapping[str, NDArray[np.floating]]) -> dict[str, NDArray[np.float64]]:
-    """The scenes by rising median entropy, the lowest MAX_SCENES of them; scenes without tiles are left out."""
-    known = {name: np.asarray(bits, np.float64) for name, bits in reference.items() if len(bits)}
-    order = sorted(known, key=lambda name: (float(np.median(known[name])), name))
-    return {name: known[name] for name in order[:MAX_SCENES]}
-
-
-def _histogram(axes: Axes, bits: NDArray[np.float64], threshold_bits: float) -> None:
-    """The bars, split at the threshold itself, so that no bar is half kept."""
-    edges = np.unique(np.append(np.arange(0, MAX_BITS + BIN_BITS / 2, BIN_BITS), np.clip(threshold_bits, 0, MAX_BITS)))
-    n_tiles, _ = np.histogram(bits, edges)
-    dropped = edges[:-1] < threshold_bits
-    axes.bar(
-        edges[:-1], n_tiles, np.diff(edges), align="edge", color=np.where(dropped, style.ALERT, style.KEPT), linewidth=0
+def histogram(folders: Folders) -> Figure:
+    """Tiles by their entropy, the dropped part in its own tone."""
+    sql = f"""SELECT least(floor(entropy_bits * {BINS_PER_BIT}), {MAX_BITS * BINS_PER_BIT - 1})::INTEGER AS bin,
+                     informative, count(*) AS n FROM scores GROUP BY ALL ORDER BY ALL"""
+    heights = np.zeros((2, int(MAX_BITS * BINS_PER_BIT)))
+    for row in fetch(sql, folders.tables("scores")):
+        heights[int(row["informative"]), row["bin"]] = row["n"]
+    threshold = threshold_bits(folders)
+    n_below, n_all = int(heights[0].sum()), int(heights.sum())
+    below = share(n_below, n_all)
+    x = Axis(0, MAX_BITS)
+    y = Axis(0, float(heights.sum(axis=0).max(initial=1)) * 1.06, vertical=True)
+    left = np.arange(heights.shape[1]) / heights.shape[1]
+    bars = partial(rectangles, left, left + 0.9 / heights.shape[1])
+    middle, top = y.places(heights[0]), y.places(heights.sum(axis=0))
+    shapes = [
+        bars(top, middle, "kept"),  # a bin that the threshold cuts has both parts
+        bars(middle, np.ones(len(left)), "low_information"),
+        line(np.full(2, x.at(threshold)), np.array([0.0, 1.0]), "low_information"),
+    ]
+    plot = Plot(
+        alt=f"Histogram of entropy: {below or 'none'} of the readable tiles lie below {threshold:.2f} bits",
+        shapes=shapes,
+        x_ticks=x.ticks(8),
+        y_ticks=[tick for tick in y.ticks(4) if "." not in tick.text],
+        x_label="Grey-level entropy (bits)",
+        y_label="Tiles",
+        placed=[
+            Placed(
+                x.at(threshold),
+                0.05,
+                f"threshold {threshold:.2f}{NBSP}bits",
+                side="start" if threshold < MAX_BITS / 2 else "end",
+            )
+        ],
+        aspect=2.6,
     )
-    axes.axvspan(0, threshold_bits, color=style.ALERT, alpha=0.08, linewidth=0)
-    axes.axvline(threshold_bits, color=style.ALERT, linewidth=1.2)
-    axes.grid(axis="y")
-    axes.set_ylabel("Tiles")
-    axes.set_title(_sentence(bits, threshold_bits))
-    style.counts_on(axes, "y")
-    _name_threshold(axes, threshold_bits)
+    caption = f"Tiles in each tenth of a bit. {count(n_below)} of {count(n_all)} ({below}) lie below the threshold."
+    legend = [("low_information", "below the threshold: these went"), ("kept", "enough to go on")]
+    return Figure("Entropy of the tiles", caption, [plot], legend)
 
 
-def _sentence(bits: NDArray[np.float64], threshold_bits: float) -> str:
-    n_dropped = int((bits < threshold_bits).sum())
-    share = n_dropped / max(len(bits), 1)
-    return f"{n_dropped:,} of {len(bits):,} tiles ({share:.1%}) lie below the threshold".replace(
-        "%", "\N{NO-BREAK SPACE}%"
+def threshold_bits(folders: Folders) -> float:
+    """Tiles of less entropy were dropped."""
+    return float(read_json(folders.folder("entropy_scores") / "threshold.json")["threshold_bits"])
+
+
+def around_threshold(folders: Folders) -> Gallery:
+    """The tiles on both sides of the threshold: whether it is well placed shows here."""
+    below, above = queries.around_threshold(folders, N_TILES)
+    parts = [
+        ("Just below", "these went", below[::-1], "Just below the threshold"),
+        ("Just above", "these went on", above, "Just above the threshold"),
+    ]
+    return _rows(folders, "Is the threshold well placed?", "The tiles nearest to it on both sides.", parts)
+
+
+def ends(folders: Folders) -> Gallery:
+    """The tiles of least and of most entropy."""
+    low, high = queries.entropy_ends(folders, N_END_TILES)
+    parts = [("Lowest entropy", "", low, "Low entropy"), ("Highest entropy", "", high, "High entropy")]
+    return _rows(folders, "Both ends of the entropy", "The tiles with the fewest bits, and with the most.", parts)
+
+
+def reference_scenes(folders: Folders) -> Table | None:
+    """Entropy of each scene of the reference against the threshold; None without a reference."""
+    rows = queries.reference_entropy(folders)
+    if not rows:
+        return None
+    threshold = threshold_bits(folders)
+    cells = [
+        (name(str(row["label"])), _interval(row, threshold), f"{row['median']:.2f}", count(row["n"]))
+        for row in rows[:MAX_SCENES]
+    ]
+    shown = f"The {MAX_SCENES} of least entropy of {count(len(rows))} scenes. " if len(rows) > MAX_SCENES else ""
+    caption = (
+        f"{shown}From 0 to 8 bits: median, quartiles, 2nd to 98th percentile; the vertical line is the threshold, "
+        "which may cut off no more than a small part of any of them."
     )
+    columns = [
+        Column("Scene"),
+        Column("0 to 8 bits"),
+        Column("Median, bits", numeric=True),
+        Column("Tiles", numeric=True),
+    ]
+    return Table("Entropy of the reference's scenes", caption, columns, cells)
 
 
-def _name_threshold(axes: Axes, threshold_bits: float) -> None:
-    """Write the threshold's value beside its line, on the side where there is room."""
-    right = threshold_bits < MAX_BITS / 2
-    axes.annotate(
-        f"threshold {threshold_bits:.2f} bits",
-        (threshold_bits, 1.0),
-        xycoords=("data", "axes fraction"),
-        xytext=(4 if right else -4, -2),
-        textcoords="offset points",
-        ha="left" if right else "right",
-        va="top",
-        color=style.ALERT,
+def _rows(folders: Folders, title: str, caption: str, parts: list[tuple[str, str, Rows, str]]) -> Gallery:
+    pixels = read_tiles(folders.corpus, [row["tile_id"] for _, _, rows, _ in parts for row in rows])
+    tile_rows = [
+        TileRow(
+            heading,
+            [
+                Tile(pixels[row["tile_id"]], f"{words}: {row['tile_id']}", f"{row['entropy_bits']:.2f}{NBSP}bits")
+                for row in rows
+            ],
+            note,
+        )
+        for heading, note, rows, words in parts
+        if rows
+    ]
+    return Gallery(title, caption, tile_rows)
+
+
+def _interval(row: dict[str, float], threshold: float) -> Interval:
+    low, first, median, third, high = (row[key] / MAX_BITS for key in ("low", "first", "median", "third", "high"))
+    words = (
+        f"median {row['median']:.2f} bits, quartiles {row['first']:.2f} and {row['third']:.2f}, "
+        f"2nd to 98th percentile {row['low']:.2f} to {row['high']:.2f}"
     )
-
-
-def _boxes(axes: Axes, scenes: Mapping[str, NDArray[np.float64]], threshold_bits: float) -> None:
-    """One box per scene: 2nd to 98th percentile, quartiles, median."""
-    for row, bits in enumerate(scenes.values()):
-        low, first, median, third, high = np.percentile(bits, [2, 25, 50, 75, 98])
-        axes.plot([low, high], [row, row], color=style.MUTED, linewidth=0.9, solid_capstyle="butt")
-        axes.barh(row, third - first, left=first, height=0.56, color=style.PALE, edgecolor=style.MUTED, linewidth=0.7)
-        axes.plot([median, median], [row - 0.28, row + 0.28], color=style.INK, linewidth=1.4, solid_capstyle="butt")
-    axes.axvline(threshold_bits, color=style.ALERT, linewidth=1.2)
-    axes.set_yticks(range(len(scenes)), list(scenes))
-    axes.set_ylim(len(scenes) - 0.4, -0.6)
-    axes.grid(axis="x")
-    axes.set_title(
-        "Reference scenes: median, quartiles, 2nd to 98th percentile", fontsize=8, fontweight="normal", pad=5
-    )
+    return Interval(words, low, median, high, box=(first, third), line=threshold / MAX_BITS)

@@ -4,10 +4,14 @@ import base64
 from collections.abc import Sequence
 from numbers import Integral, Real
 
+from rsprune_dagster.report.blocks import Heat, Table, text_of
+
+SHADES = " ░▒▓█"
+
 
 def image(picture: bytes, alt: str) -> str:
-    """A PNG or JPEG as a Markdown image with its bytes inside, so that it needs no file beside it."""
-    kind = "jpeg" if picture.startswith(b"\xff\xd8\xff") else "png"
+    """An SVG or JPEG as a Markdown image with its bytes inside, so that it needs no file beside it."""
+    kind = "jpeg" if picture.startswith(b"\xff\xd8\xff") else "svg+xml"
     return f"![{_plain(alt)}](data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')})"
 
 
@@ -20,8 +24,24 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     for row in rows:
         if len(row) != len(header):
             raise ValueError(f"a row of {len(row)} cells came for {len(header)} columns: {row!r}")
-    numeric = [all(_is_number(row[i]) or row[i] is None for row in rows) for i in range(len(header))]
-    rule = ["---:" if right else ":---" for right in numeric]
+    return _lines(header, rows, [all(_is_number(row[i]) or row[i] is None for row in rows) for i in range(len(header))])
+
+
+def block_table(block: Table) -> str:
+    """A table of the page; a tint is shaded, what other cells draw is in their words. The caption stands below."""
+    rows = [[_words(cell) for cell in row] for row in (*block.rows, *([block.total] if block.total else []))]
+    header = [column.name for column in block.columns]
+    return f"{_lines(header, rows, [column.numeric for column in block.columns])}\n\n{block.caption}".rstrip()
+
+
+def _words(cell: object) -> object:
+    if isinstance(cell, Heat) and cell.share:
+        return f"{SHADES[-(-4 * cell.share // 1).__trunc__()]} {cell.text}"
+    return text_of(cell)  # type: ignore[arg-type]
+
+
+def _lines(header: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[bool]) -> str:
+    rule = ["---:" if numeric else ":---" for numeric in right]
     lines = [[_cell(name) for name in header], rule, *([_cell(value) for value in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -105,14 +105,14 @@ class Journal:
         return sorted((self.folder(record) / PICTURES).glob("*"))
 
     def add_picture(self, record: Record, title: str, picture: bytes | str) -> None:
-        """Keep a picture (PNG or JPEG bytes) or a Markdown table beside the record."""
+        """Keep a picture (SVG or JPEG bytes) or a Markdown table beside the record."""
         folder = self.folder(record) / PICTURES
         folder.mkdir(parents=True, exist_ok=True)
         stem = "".join(letter if letter.isalnum() else "_" for letter in title)
         if isinstance(picture, str):
             (folder / f"{stem}.md").write_text(picture, encoding="utf-8")
         else:
-            (folder / (stem + (".png" if picture.startswith(b"\x89PNG") else ".jpg"))).write_bytes(picture)
+            (folder / (stem + (".jpg" if picture.startswith(b"\xff\xd8") else ".svg"))).write_bytes(picture)
 
     def _all(self) -> Iterator[Record]:
         for path in (self.root / "records").glob(f"*/{RECORD}"):

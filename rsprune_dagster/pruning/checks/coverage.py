@@ -9,6 +9,7 @@ from typing import Final
 
 from rsprune_dagster.corpus.sheets import read_sheet
 from rsprune_dagster.pruning.checks.verdict import Verdict, named
+from rsprune_dagster.pruning.scenes import is_foreign
 
 SAMPLING_ERRORS: Final = 3.0
 """A scene's count must also move by so many square roots of what was expected: a handful of tiles vary by chance."""
@@ -27,7 +28,7 @@ def strata_of(clusters: Path) -> str:
     Counts of two versions can be compared where this is the same. A cluster's number says nothing beyond its centroids.
     """
     quality = json.loads((clusters / "quality.json").read_text())
-    if quality["balance_over"] == "scenes" or len(quality["scene_names"]) < 2:
+    if not is_foreign(quality["scene_names"], quality["balance_over"]):
         return NAMED_SCENES
     return hashlib.md5((clusters / "centroids.safetensors").read_bytes(), usedforsecurity=False).hexdigest()
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from rsprune_dagster.corpus.decode import TileReader
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.sources import list_corpus, members
-from rsprune_dagster.errors import TileError, UsageError
+from rsprune_dagster.errors import UsageError
 from rsprune_dagster.params import Params
 from rsprune_dagster.progress import Progress
 from rsprune_dagster.pruning.encoders import TileEncoder
@@ -106,18 +106,11 @@ def _spread_sample(sources: Sequence[str], options: ReadOptions, progress: Progr
 
 def _embedding_rate(encoder: TileEncoder, rows: Sequence[dict[str, object]], options: ReadOptions) -> float:
     with TileReader(options) as reader:
-        tiles = [tile for row in rows if (tile := _read(reader, row)) is not None]
+        tiles = [tile for row in rows if (tile := reader.try_rgb(row)) is not None]
     encoder.embed(tiles)  # the first pass allocates
     started = time.monotonic()
     encoder.embed(tiles)
     return len(tiles) / (time.monotonic() - started)
-
-
-def _read(reader: TileReader, row: dict[str, object]) -> np.ndarray | None:
-    try:
-        return reader.read_rgb(row)
-    except TileError:
-        return None
 
 
 def _cores(workers: int) -> int:

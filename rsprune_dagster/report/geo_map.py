@@ -8,23 +8,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 from scipy.ndimage import find_objects, label
 
-from rsprune_dagster.report.page.album import Rows, fetch
-from rsprune_dagster.report.page.blocks import Block, Figure
-from rsprune_dagster.report.page.folders import Folders
-from rsprune_dagster.report.page.plot import Placed, Plot, Shape, Tick, dots, linear_ticks, rectangles, scaled
-from rsprune_dagster.report.page.words import count, counted
+from rsprune_dagster.report.blocks import Block, Figure, Text
+from rsprune_dagster.report.folders import Folders
+from rsprune_dagster.report.formatting import count, counted
+from rsprune_dagster.report.plot import Axis, Placed, Plot, Shape, Tick, dots, linear_ticks, rectangles
+from rsprune_dagster.report.thumbnails import Rows, fetch
 
 MAX_DOTS = 4_000
 N_CELLS = 96
 """Cells from west to east on a map of more tiles than MAX_DOTS."""
 N_SHADES = 6
 MAX_PLACES = 4
+LETTERS = "ABCDEFGH"
 SEARCH_CELLS = 64
 """Cells along each edge in which separate places are sought."""
 FAR_APART = 0.25
@@ -54,6 +54,14 @@ class Extent:
         """Width to height on the ground."""
         return (self.east - self.west) * self.squeeze / (self.north - self.south)
 
+    @property
+    def x(self) -> Axis:
+        return Axis(self.west, self.east)
+
+    @property
+    def y(self) -> Axis:
+        return Axis(self.south, self.north, vertical=True)
+
     def framed(self, min_aspect: float) -> "Extent":
         """With a margin, and an aspect from `min_aspect` to MAX_ASPECT: a narrow or flat extent gets more around it."""
         width = 1.12 * (self.east - self.west) + 2 * MIN_SPAN_DEG
@@ -66,23 +74,35 @@ class Extent:
         """As SQL over lon and lat."""
         return f"lon BETWEEN {self.west!r} AND {self.east!r} AND lat BETWEEN {self.south!r} AND {self.north!r}"
 
+    def cells(self, n_x: int, n_y: int) -> str:
+        """As SQL: the cell of a tile, `cell_x` from the west and `cell_y` from the north."""
+        width, height = max(self.east - self.west, 1e-9), max(self.north - self.south, 1e-9)
+        return (
+            f"least(floor((lon - {self.west!r}) / {width!r} * {n_x}), {n_x - 1})::INTEGER AS cell_x, "
+            f"least(floor(({self.north!r} - lat) / {height!r} * {n_y}), {n_y - 1})::INTEGER AS cell_y"
+        )
 
-def place_figures(folders: Folders, n_placed: int) -> list[Block]:
+
+def maps(folders: Folders) -> list[Block]:
     """The map of all tiles that have coordinates, and of separate places where there are."""
-    whole = _extent(folders)
+    sql = """SELECT count(lon) AS n, min(lon) AS west, max(lon) AS east, min(lat) AS south, max(lat) AS north
+             FROM manifest"""
+    found = fetch(sql, folders.tables("manifest"))[0]
+    n = found.pop("n")
+    if not n:
+        return [Text("No tile of this corpus says where on Earth it lies, so there is no map.", absent=True)]
+    whole = Extent(**found)
     places = _places(folders, whole)
-    plots = [_map(folders, whole.framed(FLAT if places else SQUARE), places, "")]
+    plot = _map(folders, whole.framed(FLAT if places else SQUARE), places, "")
     legend = [("kept", "kept"), ("dropped", "went")]
     caption = (
-        f"{counted(n_placed, 'tile')} with coordinates (WGS 84), by the centre of each, over longitude and latitude. "
-        f"{_how(n_placed)}"
+        f"{counted(n, 'tile')} with coordinates (WGS 84), by the centre of each, over longitude and latitude. {_how(n)}"
     )
-    blocks: list[Block] = [Figure("Where the tiles lie", caption, plots, legend)]
+    blocks: list[Block] = [Figure("Where the tiles lie", caption, [plot], legend)]
     if places:
-        closer = [_map(folders, place.framed(SQUARE), (), _letter(i)) for i, place in enumerate(places)]
-        blocks.append(
-            Figure("Closer", "The places with the most tiles, under the letters of the map above.", closer, legend)
-        )
+        closer = [_map(folders, place.framed(SQUARE), (), LETTERS[i]) for i, place in enumerate(places)]
+        words = "The places with the most tiles, under the letters of the map above."
+        blocks.append(Figure("Closer", words, closer, legend))
     return blocks
 
 
@@ -92,53 +112,35 @@ def _how(n: int) -> str:
     return "The darker a cell, the more tiles, in steps of equal ratio: grey for all of them, in colour for those kept."
 
 
-def _extent(folders: Folders) -> Extent:
-    sql = "SELECT min(lon) AS west, max(lon) AS east, min(lat) AS south, max(lat) AS north FROM manifest"
-    return Extent(**fetch(sql, {"manifest": folders.manifest})[0])
-
-
 def _map(folders: Folders, extent: Extent, places: Sequence[Extent], title: str) -> Plot:
     rows = _cells(folders, extent)
     n, n_kept = sum(row["n"] for row in rows), sum(row["n_kept"] for row in rows)
-    shapes = _dots(folders, extent) if n <= MAX_DOTS else _shaded(rows, extent)
-    x_ticks = _ticks(extent.west, extent.east, 2 if title else 4)
-    y_ticks = _ticks(extent.south, extent.north, 2 if title else 4)
+    n_ticks = 2 if title else 4
     return Plot(
         alt=f"Map of {count(n)} tiles, {count(n_kept)} of them kept",
-        shapes=shapes,
-        x_ticks=[Tick(float(scaled([at], extent.west, extent.east)[0]), _degrees(at, x_ticks, "EW")) for at in x_ticks],
-        y_ticks=[
-            Tick(float(1 - scaled([at], extent.south, extent.north)[0]), _degrees(at, y_ticks, "NS")) for at in y_ticks
+        shapes=_dots(folders, extent) if n <= MAX_DOTS else _shaded(rows, extent),
+        x_ticks=_ticks(extent.x, n_ticks, "EW"),
+        y_ticks=_ticks(extent.y, n_ticks, "NS"),
+        placed=[
+            Placed(extent.x.at((place.west + place.east) / 2), extent.y.at(place.north), LETTERS[i])
+            for i, place in enumerate(places)
         ],
-        placed=[_lettered(place, extent, i) for i, place in enumerate(places)],
         title=f"{title} · {count(n_kept)} of {counted(n, 'tile')} kept" if title else "",
         aspect=extent.aspect,
         fixed_aspect=True,
     )
 
 
-def _ticks(low: float, high: float, n: int) -> list[float]:
-    """About `n` of them, two at least: one alone tells of no scale."""
-    ticks = linear_ticks(low, high, n=n)
-    return ticks if len(ticks) > 1 else linear_ticks(low, high, n=n + 2)
-
-
-def _lettered(place: Extent, extent: Extent, number: int) -> Placed:
-    x = scaled([(place.west + place.east) / 2], extent.west, extent.east)[0]
-    y = 1 - scaled([place.north], extent.south, extent.north)[0]
-    return Placed(float(x), float(y), _letter(number), side="right")
-
-
-def _letter(number: int) -> str:
-    return "ABCDEFGH"[number]
-
-
-def _degrees(value: float, ticks: Sequence[float], ends: str) -> str:
-    """12.5 as 12.5° E, with as many decimals as tell the ticks apart."""
-    step = min((abs(b - a) for a, b in pairwise(ticks)), default=1.0)
+def _ticks(axis: Axis, n: int, ends: str) -> list[Tick]:
+    """About `n` of them, two at least: one alone tells of no scale. With as many decimals as tell them apart."""
+    values = linear_ticks(axis.low, axis.high, n=n)
+    values = values if len(values) > 1 else linear_ticks(axis.low, axis.high, n=n + 2)
+    step = min((abs(b - a) for a, b in pairwise(values)), default=1.0)
     decimals = next((d for d in range(5) if abs(step * 10**d - round(step * 10**d)) < 1e-6), 5)
-    side = ends[0] if value > 0 else ends[1] if value < 0 else ""
-    return f"{abs(value):.{decimals}f}°{side}"
+    sides = ["" if value == 0 else ends[value < 0] for value in values]
+    return [
+        Tick(axis.at(value), f"{abs(value):.{decimals}f}°{side}") for value, side in zip(values, sides, strict=True)
+    ]
 
 
 _JOINED = """(SELECT lon, lat, decision = 'kept' AS kept FROM manifest
@@ -147,13 +149,9 @@ _JOINED = """(SELECT lon, lat, decision = 'kept' AS kept FROM manifest
 
 def _cells(folders: Folders, extent: Extent) -> Rows:
     """Counts in a grid of about square cells, N_CELLS from west to east."""
-    n_x, n_y = _grid(extent)
-    width, height = extent.east - extent.west, extent.north - extent.south
-    sql = f"""SELECT least(floor((lon - {extent.west!r}) / {width!r} * {n_x}), {n_x - 1})::INTEGER AS x,
-                     least(floor(({extent.north!r} - lat) / {height!r} * {n_y}), {n_y - 1})::INTEGER AS y,
-                     count(*) AS n, count(*) FILTER (kept) AS n_kept
-              FROM {_JOINED} WHERE {extent.condition()} GROUP BY x, y ORDER BY x, y"""
-    return fetch(sql, _tables(folders))
+    sql = f"""SELECT {extent.cells(*_grid(extent))}, count(*) AS n, count(*) FILTER (kept) AS n_kept
+              FROM {_JOINED} WHERE {extent.condition()} GROUP BY ALL ORDER BY ALL"""
+    return fetch(sql, folders.tables("manifest", "decisions"))
 
 
 def _grid(extent: Extent) -> tuple[int, int]:
@@ -161,20 +159,17 @@ def _grid(extent: Extent) -> tuple[int, int]:
 
 
 def _dots(folders: Folders, extent: Extent) -> list[Shape]:
-    rows = fetch(f"SELECT * FROM {_JOINED} WHERE {extent.condition()} ORDER BY lon, lat, kept", _tables(folders))
-    x = scaled([row["lon"] for row in rows], extent.west, extent.east)
-    y = 1 - scaled([row["lat"] for row in rows], extent.south, extent.north)
+    sql = f"SELECT * FROM {_JOINED} WHERE {extent.condition()} ORDER BY lon, lat, kept"
+    rows = fetch(sql, folders.tables("manifest", "decisions"))
+    x, y = extent.x.places([row["lon"] for row in rows]), extent.y.places([row["lat"] for row in rows])
     kept = np.array([row["kept"] for row in rows], dtype=bool)
-    return [
-        Shape(dots(x[some], y[some]), tone, "dots", int(some.sum()))
-        for tone, some in (("dropped", ~kept), ("kept", kept))
-    ]
+    return [dots(x[some], y[some], tone) for tone, some in (("dropped", ~kept), ("kept", kept))]
 
 
 def _shaded(rows: Rows, extent: Extent) -> list[Shape]:
     """All tiles in grey, the kept ones over them as smaller squares, each in N_SHADES."""
     n_x, n_y = _grid(extent)
-    x, y = (np.array([row[axis] for row in rows], float) for axis in "xy")
+    x, y = (np.array([row[axis] for row in rows], float) for axis in ("cell_x", "cell_y"))
     shapes = []
     for column, tone, inset in (("n", "dropped", 0.0), ("n_kept", "kept", 0.22)):
         n = np.array([row[column] for row in rows], float)
@@ -183,29 +178,28 @@ def _shaded(rows: Rows, extent: Extent) -> list[Shape]:
             some = shade == step
             left, top = (x[some] + inset) / n_x, (y[some] + inset) / n_y
             right, bottom = (x[some] + 1 - inset) / n_x, (y[some] + 1 - inset) / n_y
-            shapes.append(Shape(rectangles(left, right, top, bottom), tone, opacity=round(step / N_SHADES, 3)))
+            shapes.append(rectangles(left, right, top, bottom, tone, opacity=round(step / N_SHADES, 3)))
     return [shape for shape in shapes if shape.path]
 
 
 def _places(folders: Folders, whole: Extent) -> list[Extent]:
     """Up to MAX_PLACES places with the most tiles; none where the tiles are not in small places far apart."""
-    width, height = max(whole.east - whole.west, 1e-9), max(whole.north - whole.south, 1e-9)
-    last = SEARCH_CELLS - 1
-    sql = f"""SELECT least(floor((lon - {whole.west!r}) / {width!r} * {SEARCH_CELLS}), {last})::INTEGER AS east_cell,
-                     least(floor((lat - {whole.south!r}) / {height!r} * {SEARCH_CELLS}), {last})::INTEGER AS north_cell,
-                     min(lon) AS west, max(lon) AS east, min(lat) AS south, max(lat) AS north, count(*) AS n
-              FROM manifest WHERE lon IS NOT NULL GROUP BY east_cell, north_cell"""
-    rows = fetch(sql, {"manifest": folders.manifest})
+    sql = f"""SELECT {whole.cells(SEARCH_CELLS, SEARCH_CELLS)}, min(lon) AS west, max(lon) AS east,
+                     min(lat) AS south, max(lat) AS north, count(*) AS n
+              FROM manifest WHERE lon IS NOT NULL GROUP BY ALL ORDER BY ALL"""
+    rows = fetch(sql, folders.tables("manifest"))
     occupied = np.zeros((SEARCH_CELLS, SEARCH_CELLS), bool)
-    occupied[[row["north_cell"] for row in rows], [row["east_cell"] for row in rows]] = True
+    occupied[[row["cell_y"] for row in rows], [row["cell_x"] for row in rows]] = True
     numbers, n_places = label(occupied, structure=np.ones((3, 3)))
     largest = max(max(part.stop - part.start for part in found) for found in find_objects(numbers))
     if n_places < 2 or largest > FAR_APART * SEARCH_CELLS:
         return []
     groups: dict[int, Rows] = {}
     for row in rows:
-        groups.setdefault(int(numbers[row["north_cell"], row["east_cell"]]), []).append(row)
-    by_size = sorted(groups.values(), key=lambda some: (-sum(row["n"] for row in some), some[0]["west"]))
+        groups.setdefault(int(numbers[row["cell_y"], row["cell_x"]]), []).append(row)
+    by_size = sorted(
+        groups.values(), key=lambda some: (-sum(row["n"] for row in some), min(row["west"] for row in some))
+    )
     return [_around(some) for some in by_size[:MAX_PLACES]]
 
 
@@ -216,7 +210,3 @@ def _around(rows: Rows) -> Extent:
         min(row["south"] for row in rows),
         max(row["north"] for row in rows),
     )
-
-
-def _tables(folders: Folders) -> dict[str, Path]:
-    return {"manifest": folders.manifest, "decisions": folders.decisions}

@@ -25,7 +25,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Shape:
-    """An SVG path: filled areas, a line, or round dots. `tone` is a class of page.css."""
+    """An SVG path: filled areas, a line, or round dots. `tone` is a class of page.tones.css."""
 
     path: str
     tone: str
@@ -37,14 +37,13 @@ class Shape:
 
 @dataclass(frozen=True)
 class Placed:
-    """A picture or a word at a place of the plot."""
+    """A tile or a word at a place of the plot; a word stands to its right, or to its left."""
 
     x: float
     y: float
     text: str
-    picture: str = ""
-    side: Literal["left", "right", "middle"] = "middle"
-    """Where the words stand from the place."""
+    pixels: NDArray[np.uint8] | None = None
+    side: Literal["start", "end"] = "start"
 
 
 @dataclass(frozen=True)
@@ -70,31 +69,56 @@ class Plot:
         return round(min(max(60 / math.sqrt(max(n, 1)), 2.6), 9.0), 1)
 
 
-def dots(x: Places, y: Places) -> str:
+@dataclass(frozen=True)
+class Axis:
+    """From values to places, 0 to 1: linear or logarithmic, upwards where it stands."""
+
+    low: float
+    high: float
+    log: bool = False
+    vertical: bool = False
+
+    def places(self, values: Iterable[float] | Places) -> Places:
+        """Of values (n,); all 0.5 where low is high."""
+        numbers = np.asarray(list(values) if not isinstance(values, np.ndarray) else values, np.float64)
+        low, high = self.low, self.high
+        if self.log:
+            numbers, low, high = np.log(numbers), math.log(low), math.log(high)
+        at = (numbers - low) / (high - low) if high > low else np.full(len(numbers), 0.5)
+        return 1 - at if self.vertical else at
+
+    def at(self, value: float) -> float:
+        """The place of one value."""
+        return float(self.places([value])[0])
+
+    def ticks(self, n: int = N_TICKS) -> list[Tick]:
+        """At round values, as the value is written."""
+        values = log_ticks(self.low, self.high) if self.log else linear_ticks(self.low, self.high, n=n)
+        return [Tick(self.at(value), f"{value:,.0f}" if value >= 1000 else f"{value:g}") for value in values]
+
+
+def dots(x: Places, y: Places, tone: str) -> Shape:
     """Round dots at (n,), (n,): lines of no length with round ends, which no stretching makes oval."""
-    return "".join(f"M{a} {b}h0" for a, b in zip(_thousandths(x), _thousandths(y), strict=True))
+    path = "".join(f"M{a} {b}h0" for a, b in zip(_thousandths(x), _thousandths(y), strict=True))
+    return Shape(path, tone, "dots", len(x))
 
 
-def line(x: Places, y: Places) -> str:
+def line(x: Places, y: Places, tone: str) -> Shape:
     """A line through (n,), (n,)."""
-    points = [f"{a} {b}" for a, b in zip(_thousandths(x), _thousandths(y), strict=True)]
-    return f"M{'L'.join(points)}" if points else ""
+    return Shape(_polyline(x, y), tone, "line")
 
 
-def band(x: Places, top: Places, bottom: Places) -> str:
-    """The area between two lines through (n,)."""
-    return f"{line(np.concatenate([x, x[::-1]]), np.concatenate([top, bottom[::-1]]))}z" if len(x) > 1 else ""
+def band(x: Places, top: Places, bottom: Places, tone: str) -> Shape:
+    """The area between two lines through (n,), pale."""
+    outline = _polyline(np.concatenate([x, x[::-1]]), np.concatenate([top, bottom[::-1]]))
+    return Shape(f"{outline}z" if len(x) > 1 else "", tone, opacity=0.16)
 
 
-def rectangles(left: Places, right: Places, top: Places, bottom: Places) -> str:
-    """Filled rectangles; each argument (n,)."""
+def rectangles(left: Places, right: Places, top: Places, bottom: Places, tone: str, opacity: float = 1.0) -> Shape:
+    """Filled rectangles; each place (n,)."""
     edges = zip(*(_thousandths(edge) for edge in (left, right, top, bottom)), strict=True)
-    return "".join(f"M{a} {t}H{b}V{u}H{a}z" for a, b, t, u in edges if b > a and u > t)
-
-
-def upright(at: float) -> str:
-    """A line from top to bottom."""
-    return f"M{round(1000 * at)} 0V1000"
+    path = "".join(f"M{a} {t}H{b}V{u}H{a}z" for a, b, t, u in edges if b > a and u > t)
+    return Shape(path, tone, opacity=opacity)
 
 
 def linear_ticks(low: float, high: float, *, n: int = N_TICKS) -> list[float]:
@@ -119,15 +143,9 @@ def log_ticks(low: float, high: float) -> list[float]:
     return inside
 
 
-def scaled(values: Iterable[float] | Places, low: float, high: float) -> Places:
-    """From low..high to 0..1; all 0.5 where low is high."""
-    numbers = np.asarray(list(values) if not isinstance(values, np.ndarray) else values, np.float64)
-    return (numbers - low) / (high - low) if high > low else np.full(len(numbers), 0.5)
-
-
-def on_log(value: float, low: float, high: float) -> float:
-    """The place, 0 to 1, of a positive value on a logarithmic axis."""
-    return float(scaled([math.log(value)], math.log(low), math.log(high))[0])
+def _polyline(x: Places, y: Places) -> str:
+    points = [f"{a} {b}" for a, b in zip(_thousandths(x), _thousandths(y), strict=True)]
+    return f"M{'L'.join(points)}" if points else ""
 
 
 def _thousandths(places: Places) -> list[int]:

@@ -1,4 +1,4 @@
-"""Of the page: it tells of the tiles that lie there, and needs nothing beside it."""
+"""Checks of the page: its counts are those of the subset that lies there, and it needs nothing beside it."""
 
 import json
 from html.parser import HTMLParser
@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from rsprune_dagster.pruning.checks.verdict import Verdict
-from rsprune_dagster.report.page.render import HTML, JSON
+from rsprune_dagster.report.page import HTML, JSON
 
 LOADING_TAGS = frozenset({"script", "link", "iframe", "object", "embed", "base"})
 LOADING_ATTRIBUTES = frozenset({"src", "srcset", "poster"})

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rsprune_dagster.params import ClusteringParams
-from rsprune_dagster.report.page.blocks import Block, Code, Column, Facts, Section, Table, Text
-from rsprune_dagster.report.page.words import count, listed, size
+from rsprune_dagster.report.blocks import Block, Code, Column, Facts, Table, Text
+from rsprune_dagster.report.formatting import count, listed, size
 
 NO_SECTION = ("tracking", "compute")
 """Sections of params.yaml that say where and how fast; of `compute` the seed counts."""
@@ -69,12 +69,10 @@ def stale(origins: Sequence[Origin]) -> list[str]:
     return sentences
 
 
-def origins_section(origins: Sequence[Origin]) -> Section:
-    """Versions, parameters, words."""
-    lead = "A version is the hash of its content; the same hash stands in dvc.lock, Dagster and MLflow."
-    blocks: list[Block] = [Text(sentence) for sentence in stale(origins)]
-    blocks += [_versions(origins), _params(origins), Facts(WORDS, title="Words")]
-    return Section("lineage", "Where it comes from", lead, blocks)
+def blocks(origins: Sequence[Origin]) -> list[Block]:
+    """What is stale, versions, parameters, words."""
+    sentences = [Text(sentence) for sentence in stale(origins)]
+    return [*sentences, _versions(origins), _params(origins), Facts(WORDS, title="Words")]
 
 
 def _versions(origins: Sequence[Origin]) -> Table:

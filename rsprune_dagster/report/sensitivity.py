@@ -1,26 +1,10 @@
 """How much the subset hangs on what was chosen: the keep fraction and the seed."""
 
-from collections.abc import Sequence
-
 from rsprune_dagster.pruning.steps.sensitivity import KeptAtFractions, SeedSensitivity
-from rsprune_dagster.report.page.blocks import Bar, Block, Cell, Column, Heat, Section, Table, Text
-from rsprune_dagster.report.page.words import NBSP, count, name, share
+from rsprune_dagster.report.blocks import Bar, Cell, Column, Heat, Table
+from rsprune_dagster.report.formatting import NBSP, count, name, share
 
 MAX_SCENES = 30
-
-
-def choices_section(kept: KeptAtFractions, seeds: SeedSensitivity | None, keep_fraction: float, seed: int) -> Section:
-    """Two tables: prefixes of the one order, and the same candidates under other seeds."""
-    blocks: list[Block] = [fraction_table(kept, keep_fraction)]
-    if seeds is None or not seeds.overlaps:
-        blocks.append(Text("The ranking was not repeated under other seeds (report.n_other_seeds is 0).", absent=True))
-    else:
-        blocks.append(seed_table(seeds, seed))
-    lead = (
-        "All candidates stand in one order, so a smaller subset is the beginning of a larger one, and trying another "
-        "size costs nothing."
-    )
-    return Section("choices", "Had one chosen otherwise", lead, blocks)
 
 
 def fraction_table(kept: KeptAtFractions, keep_fraction: float) -> Table:
@@ -33,9 +17,9 @@ def fraction_table(kept: KeptAtFractions, keep_fraction: float) -> Table:
             for fraction in kept.fractions
         ),
     ]
-    rows = [
-        _row(name(scene), n, n_kept)
-        for scene, n, n_kept in zip(kept.scenes, kept.n_candidates, kept.n_kept, strict=True)
+    rows: list[list[str | Cell]] = [
+        [name(scene), count(n), *(Heat(count(n_kept), n_kept / max(n, 1)) for n_kept in row)]
+        for scene, n, row in zip(kept.scenes, kept.n_candidates, kept.n_kept, strict=True)
     ]
     sums = [sum(n_kept[i] for n_kept in kept.n_kept) for i in range(len(kept.fractions))]
     shown = f" The {MAX_SCENES} largest of {count(len(rows))} scenes." if len(rows) > MAX_SCENES else ""
@@ -44,15 +28,11 @@ def fraction_table(kept: KeptAtFractions, keep_fraction: float) -> Table:
     return Table("Other keep fractions", caption, columns, rows[:MAX_SCENES], total)
 
 
-def _row(scene: str, n_candidates: int, n_kept: Sequence[int]) -> tuple[Cell, ...]:
-    return (scene, count(n_candidates), *(Heat(n / max(n_candidates, 1), count(n)) for n in n_kept))
-
-
 def seed_table(seeds: SeedSensitivity, seed: int) -> Table:
     """The share of the subset that other seeds keep too."""
-    rows = [(f"{overlap.seed}", Bar(overlap.shared, share(overlap.shared))) for overlap in seeds.overlaps]
+    rows = [(f"{overlap.seed}", Bar(share(overlap.shared), overlap.shared, 1.0)) for overlap in seeds.overlaps]
     chance = seeds.n_kept / max(seeds.n_sampled, 1)
-    rows.append(("two random draws", Bar(chance, share(chance))))
+    rows.append(("two random draws", Bar(share(chance), chance, 1.0)))
     of = (
         "all candidates"
         if seeds.n_sampled == seeds.n_candidates
