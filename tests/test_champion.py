@@ -16,8 +16,8 @@ from rsprune_dagster.resources.champion import ALIAS, Verdict, judge, seen_in_ml
 from rsprune_dagster.resources.content import tree_of
 from rsprune_dagster.resources.dvc_cache import DvcCache
 from rsprune_dagster.resources.journal import Journal, Record
-from rsprune_dagster.resources.mlflow_courier import deliver
 from rsprune_dagster.resources.mlflow_registry import SCORE, VERDICT, model_name
+from rsprune_dagster.resources.mlflow_sync import sync
 
 NAME = "kernel_descriptor"
 GONE = "another-boot:1:1"
@@ -209,7 +209,7 @@ def test_a_decision_waits_for_a_registry_that_is_away(world: World, uri: str) ->
 
 def _deliver(world: World, uri: str) -> int:
     """How many records still wait."""
-    return deliver(world.journal, uri, "rsprune", world.root).n_waiting
+    return sync(world.journal, uri, "rsprune", world.root).n_pending
 
 
 def _champion(client: Any) -> str:

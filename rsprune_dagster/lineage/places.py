@@ -97,8 +97,7 @@ def _mlflow(root: Path) -> Ask:
 
     def ask(*, data_version: str = "", run_id: str = "", asset: str = "") -> list[Record] | None:
         from rsprune_dagster.resources.lineage import project_lineage
-        from rsprune_dagster.resources.mlflow_reading import records_in
-        from rsprune_dagster.resources.mlflow_store import sqlite_file
+        from rsprune_dagster.resources.mlflow_runs import records_in, sqlite_file
 
         lineage = project_lineage(root, load(root / "params.yaml").tracking)
         database = sqlite_file(lineage.tracking_uri) if lineage.tracking_uri else None

@@ -30,9 +30,9 @@ class Links:
 
     def mlflow(self, record: Record) -> str:
         """Empty where MLflow has not heard of it."""
-        from rsprune_dagster.resources.mlflow_courier import mlflow_link
+        from rsprune_dagster.resources.mlflow_sync import run_link
 
-        return mlflow_link(self.journal, record)
+        return run_link(self.journal, record)
 
 
 def tell(chain: Sequence[Version], links: Links) -> str:

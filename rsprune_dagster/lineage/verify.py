@@ -155,7 +155,7 @@ def _in_mlflow(history: History, version: Version) -> Cell:
         return Cell(SAME)
     if records is None or not any(record.status == "FINISHED" for record in version.records):
         return Cell(UNKNOWN)
-    return Cell("none", "MLflow has no record of it: the next run delivers what the journal holds")
+    return Cell("none", "MLflow has no record of it: the next run copies what the journal holds")
 
 
 def _in_cache(history: History, version: Version) -> Cell:
