@@ -151,7 +151,9 @@ def search_link(journal: Journal, record: Record, tracking_uri: str, experiment:
     """
     last, clause = last_sync(journal), tag_is(IDENTITY, record.name)
     is_known = last.experiment_id and last.store == _Sync(journal, tracking_uri, experiment).store
-    runs = f"/{last.experiment_id}/runs?searchFilter={quote(clause)}&{VIEW}" if is_known else ""
+    # another order than by date, in which MLflow folds the run into its parent
+    query = f"searchFilter={quote(clause)}&orderByKey={quote('tags.`mlflow.runName`')}&{VIEW}"
+    runs = f"/{last.experiment_id}/runs?{query}" if is_known else ""
     return _address(journal, public(tracking_uri), f"/#/experiments{runs}", f"{clause} in {experiment}")
 
 
