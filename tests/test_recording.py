@@ -255,18 +255,15 @@ def _set_seed(tiny: Tiny, seed: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("executor", ["in_process", "multiprocess"])
-def test_a_run_beside_an_mlflow_that_is_down_succeeds_and_the_next_says_so_and_brings_it_there(
-    tmp_path: Path, executor: str
-) -> None:
+def test_a_run_beside_an_mlflow_that_is_down_succeeds_and_the_next_says_so_and_brings_it_there(tmp_path: Path) -> None:
     port = free_port()
     tiny = tiny_project(tmp_path / "project", f"http://127.0.0.1:{port}")
-    beside = tiny.run(executor)
+    beside = tiny.run()
     assert beside.success
     assert "nothing listens there" in _waited(tiny, beside.run_id)
     with mlflow_server(tmp_path / "server", port=port):
         with tiny.instance() as instance:
-            after = tiny.execute(instance, executor)
+            after = tiny.execute(instance, "in_process")
             said = [entry.user_message for entry in instance.all_logs(after.run_id)]
         assert after.success
         assert any("nothing listens there" in each and "are copied by a later sync" in each for each in said), said
