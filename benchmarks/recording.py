@@ -2,9 +2,9 @@
 
     python -m benchmarks.recording --corpus TAR --reference DIR [--backbone NAME --weights FILE] [--rounds 3]
 
-`recorded` is `rsprune materialize` in a project: versions kept in DVC's cache, dvc.lock written, MLflow in SQLite fed
-by its courier, whose own work on the same cores counts, as does the wait for its last delivery. `bare` is the same run
-with the journal alone. Both are timed from the start of their process to its end.
+`recorded` is `rsprune materialize` in a project: versions kept in DVC's cache, dvc.lock written, records copied to
+MLflow in SQLite by a process whose work on the same cores counts, as does the wait for it at the end. `bare` is the
+same run with the journal alone. Both are timed from the start of their process to its end.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def seconds(script: str, changes: dict[str, dict[str, object]], tracking_uri: st
         taken_s = time.perf_counter() - started
         if done.returncode:
             raise SystemExit(done.stderr[-2000:])
-        wait_for_couriers(project)
+        wait_for_syncs(project)
         return taken_s
 
 
@@ -102,9 +102,9 @@ def write_project(project: Path, changes: dict[str, dict[str, object]]) -> None:
         subprocess.run([*git, *command], check=True)
 
 
-def wait_for_couriers(project: Path) -> None:
-    """Until the courier has ended: it must not slow the next round down, nor write into a folder that goes."""
-    lock = project / ".state" / "lineage" / "courier.lock"
+def wait_for_syncs(project: Path) -> None:
+    """Until the sync with MLflow has ended: it must not slow the next round down, nor write into a folder that goes."""
+    lock = project / ".state" / "lineage" / "mlflow_sync.lock"
     while lock.exists() and subprocess.run(["flock", "--nonblock", str(lock), "true"], check=False).returncode:
         time.sleep(0.5)
 

@@ -34,8 +34,8 @@ app = typer.Typer(
 INTERRUPTED = 130
 """The exit code of a command that Ctrl-C ended."""
 
-DELIVERY_S = 20.0
-"""So long a command waits at its end for MLflow to take the records of its run."""
+MLFLOW_WAIT_S = 20.0
+"""Seconds to wait for MLflow at exit."""
 
 LONGEST_SHOWN = 120
 """Characters of a parameter's value in a message."""
@@ -146,7 +146,7 @@ def prune(
     say(outcome(count_decisions(ledger), scene_table(ledger), out))
     say(f"\n{next_steps(out, out / RESULTS[0])}")
     warn(json.loads((subset / "summary.json").read_text())["shortfall"])
-    warn(lineage.undelivered(run_id, timeout_s=DELIVERY_S))
+    warn(lineage.pending_in_mlflow(run_id, timeout_s=MLFLOW_WAIT_S))
 
 
 @app.command()
@@ -319,7 +319,7 @@ def _materialize_project(params: Params, assets: Sequence[str]) -> None:
     for record in records:
         kept = "in dvc.lock" if record.versioned else f"not in dvc.lock: {record.versioned_note}"
         say(f"{record.asset:<{width}}  {record.data_version:<36}  {kept}")
-    warn(lineage.undelivered(run_id, timeout_s=DELIVERY_S))
+    warn(lineage.pending_in_mlflow(run_id, timeout_s=MLFLOW_WAIT_S))
 
 
 def _setting(change: str) -> tuple[str, str, Any]:

@@ -16,8 +16,8 @@ from rsprune_dagster.resources.champion import ALIAS, Verdict, judge, seen_in_ml
 from rsprune_dagster.resources.content import tree_of
 from rsprune_dagster.resources.dvc_cache import DvcCache
 from rsprune_dagster.resources.journal import Journal, Record
-from rsprune_dagster.resources.mlflow_courier import deliver
 from rsprune_dagster.resources.mlflow_registry import SCORE, VERDICT, model_name
+from rsprune_dagster.resources.mlflow_sync import sync
 
 NAME = "kernel_descriptor"
 GONE = "another-boot:1:1"
@@ -62,11 +62,12 @@ class World:
         *,
         metrics: Mapping[str, float] | None = None,
         left_out: Mapping[str, str] | None = None,
+        recorded: Mapping[str, Any] | None = None,
         **changes: Any,
     ) -> Verdict:
         """What an evaluation decides, recorded."""
         made = judge(self.journal, checkpoint, scores, metrics or {}, left_out or {}, params(**changes))
-        self._record("evaluation_metrics", data_version="e" * 32 + ".dir", verdict=asdict(made))
+        self._record("evaluation_metrics", data_version="e" * 32 + ".dir", verdict=asdict(made), **(recorded or {}))
         return made
 
     def _record(self, asset: str, **values: Any) -> None:
@@ -174,6 +175,31 @@ def test_what_is_registered_is_the_checkpoint_s_own_bytes(world: World, uri: str
     assert tree_of(Path(folder)).digest == first
 
 
+def test_scores_hang_on_the_checkpoint_and_the_subset_it_was_trained_on(world: World, uri: str) -> None:
+    from mlflow import MlflowClient
+
+    first, subset = world.train("a"), "5" * 32 + ".dir"
+    inputs = {"diffusion_checkpoint": first, "pruned_subset": subset}
+    world.evaluate(first, [score(5)], recorded={"inputs": inputs, "metrics": {NAME: 5.0}})
+    assert _deliver(world, uri) == 0
+    world.evaluate(first, [score(5)], recorded={"inputs": inputs, "metrics": {NAME: 6.0}})
+    assert _deliver(world, uri) == 0
+    client = MlflowClient(uri)
+    runs = client.search_runs(
+        [client.get_experiment_by_name("rsprune").experiment_id], "tags.`mlflow.parentRunId` LIKE '%'"
+    )
+    in_order = sorted(runs, key=lambda run: run.info.start_time)
+    trained, *evaluated = (client.get_run(run.info.run_id) for run in in_order)
+    [model] = client.search_logged_models([trained.info.experiment_id])
+    assert (model.status, model.source_run_id) == ("READY", trained.info.run_id)
+    assert [each.model_id for each in trained.outputs.model_outputs] == [model.model_id]
+    assert all([each.model_id for each in run.inputs.model_inputs] == [model.model_id] for run in evaluated)
+    scores = {(each.run_id, each.key, each.value, each.dataset_name, each.dataset_digest) for each in model.metrics}
+    assert scores == {
+        (run.info.run_id, NAME, value, "pruned_subset", subset) for run, value in zip(evaluated, (5, 6), strict=True)
+    }
+
+
 def test_an_alias_that_a_person_moved_is_what_the_next_is_compared_with(world: World, uri: str) -> None:
     from mlflow import MlflowClient
 
@@ -209,7 +235,7 @@ def test_a_decision_waits_for_a_registry_that_is_away(world: World, uri: str) ->
 
 def _deliver(world: World, uri: str) -> int:
     """How many records still wait."""
-    return deliver(world.journal, uri, "rsprune", world.root).n_waiting
+    return sync(world.journal, uri, "rsprune", world.root).n_pending
 
 
 def _champion(client: Any) -> str:

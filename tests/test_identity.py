@@ -22,14 +22,14 @@ from servers import mlflow_server, postgres, s3_environment, s3_keys, s3_server
 from rsprune_dagster.automation.run import project_home
 from rsprune_dagster.resources.content import tree_of
 from rsprune_dagster.resources.lineage import Lineage
-from rsprune_dagster.resources.mlflow_courier import VIEW
-from rsprune_dagster.resources.mlflow_store import connect
+from rsprune_dagster.resources.mlflow_runs import connect
+from rsprune_dagster.resources.mlflow_sync import VIEW
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("dvc")]
 
 UP_TO_DATE = "Data and pipelines are up to date."
 DELIVERY_S = 600
-"""How long the courier may take to bring a run's records to the server."""
+"""Seconds that copying a run's records to the server may take."""
 LAST = [name for name in ASSETS if following(name) == {name}]
 """Assets that nothing is made from: their chains are the whole graph."""
 
@@ -52,11 +52,11 @@ class World:
 
     def wait_for_delivery(self, run_id: str) -> None:
         lineage = Lineage(journal=str(self.project.journal.root), tracking_uri=self.mlflow)
-        assert lineage.undelivered(run_id, timeout_s=DELIVERY_S) == ""
+        assert lineage.pending_in_mlflow(run_id, timeout_s=DELIVERY_S) == ""
 
     def mlflow_runs(self) -> list[Any]:
-        tracking = connect(self.mlflow, "rsprune")
-        return list(tracking.client.search_runs([tracking.experiment_id], max_results=1000))
+        experiment = connect(self.mlflow, "rsprune")
+        return list(experiment.client.search_runs([experiment.id], max_results=1000))
 
     def children(self, run_id: str) -> dict[str, Any]:
         """The MLflow runs of a Dagster run's assets; an asset with two of them fails the test."""
@@ -172,14 +172,14 @@ def test_the_asset_s_page_leads_to_its_mlflow_run_and_back(world: World, first: 
     page.goto(f"{world.dagster}/runs/{tag.inner_text().split()[-1]}")
     page.get_by_text("pruned_subset").first.wait_for()
     page.get_by_text("Success").first.wait_for()
-    page.goto(f"{world.mlflow}/#/experiments/{child.info.experiment_id}/runs{VIEW}")
+    page.goto(f"{world.mlflow}/#/experiments/{child.info.experiment_id}/runs?{VIEW}")
     page.set_viewport_size({"width": 1500, "height": 1600})  # the table draws only the rows that fit
     page.get_by_text(first[:8]).first.wait_for()
     page.locator("button[data-component-id*='runnamecellrenderer']").first.click()  # the plus before the parent's name
     for asset in ASSETS:
         page.get_by_text(asset, exact=True).first.wait_for()
     world.shoot("mlflow_experiment")
-    page.goto(f"{world.mlflow}/#/experiments/{child.info.experiment_id}/runs/{child.info.run_id}/artifacts{VIEW}")
+    page.goto(f"{world.mlflow}/#/experiments/{child.info.experiment_id}/runs/{child.info.run_id}/artifacts?{VIEW}")
     page.get_by_text("pictures").first.click()
     page.get_by_text(re.compile(r"\.(png|jpg)$")).first.click()
     page.locator("img[src^='blob:']").first.wait_for()

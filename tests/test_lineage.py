@@ -570,13 +570,13 @@ def test_what_only_git_knows_comes_from_the_remote(
 def test_a_fresh_clone_hears_the_rest_from_mlflow(
     world: World, rsprune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rsprune_dagster.resources.mlflow_courier import deliver, mlflow_link
+    from rsprune_dagster.resources.mlflow_sync import run_link, sync
 
     uri = f"sqlite:///{tmp_path / 'mlflow' / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert deliver(world.journal, uri, "rsprune").n_waiting == 0
+    assert sync(world.journal, uri, "rsprune").n_pending == 0
     assert rsprune("lineage", "--verify").code == 0
-    [link] = [mlflow_link(world.journal, r) for r in world.journal.records() if r.name == f"run-second-{SUBSET}"]
+    [link] = [run_link(world.journal, r) for r in world.journal.records() if r.name == f"run-second-{SUBSET}"]
     assert link in " ".join(rsprune("lineage", SUBSET).out.split())
     world.forget()
     told = rsprune("lineage", SUBSET).out

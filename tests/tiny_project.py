@@ -31,7 +31,7 @@ SENTENCE = "the tiles of Atlantis are missing: look below the sea"
 
 @dataclass(frozen=True)
 class Tiny:
-    """The project. `uri`: MLflow's, which a courier serves; empty: the test delivers."""
+    """The project. `uri`: MLflow's, to which its runs are copied; empty: the test copies them."""
 
     root: Path
     uri: str = ""

@@ -73,12 +73,12 @@ def chain_values(chain: Sequence[Version], journal: Journal, dagster_url: str) -
 
 def _links(record: Record | None, journal: Journal, dagster_url: str) -> dict[str, str]:
     """Where Dagster and MLflow show a materialization; empty where there is none, or MLflow does not have it."""
-    from rsprune_dagster.resources.mlflow_courier import mlflow_link
+    from rsprune_dagster.resources.mlflow_sync import run_link
 
     if record is None:
         return {"dagster_link": "", "mlflow_link": ""}
     dagster_link = f"{dagster_url.rstrip('/')}/runs/{record.run_id}"
-    return {"dagster_link": dagster_link, "mlflow_link": mlflow_link(journal, record)}
+    return {"dagster_link": dagster_link, "mlflow_link": run_link(journal, record)}
 
 
 def _format_version(version: Version, journal: Journal, dagster_url: str) -> str:

@@ -91,8 +91,7 @@ class Places:
 def _records_in_mlflow(root: Path, **asked: str) -> list[Record] | None:
     """MLflow's records of a project. A SQLite store that is not there yet is not made by asking it."""
     from rsprune_dagster.resources.lineage import project_lineage
-    from rsprune_dagster.resources.mlflow_reading import records_in
-    from rsprune_dagster.resources.mlflow_store import sqlite_file
+    from rsprune_dagster.resources.mlflow_runs import records_in, sqlite_file
 
     lineage = project_lineage(root, load(root / "params.yaml").tracking)
     database = sqlite_file(lineage.tracking_uri) if lineage.tracking_uri else None

@@ -143,7 +143,7 @@ def _in_mlflow(history: VersionHistory, version: Version) -> Cell:
         return SAME
     if records is None or not any(record.status == "FINISHED" for record in version.records):
         return UNKNOWN
-    return Cell("none", "MLflow has no record of it: the next run delivers what the journal holds")
+    return Cell("none", "MLflow has no record of it: the next run copies what the journal holds")
 
 
 def _in_cache(history: VersionHistory, version: Version) -> Cell:

@@ -1,8 +1,7 @@
 """Which checkpoint is the champion: each evaluation decides by the journal, and its record carries the decision.
 
-The journal is what holds, so a decision waits for nobody; the courier brings it to MLflow's model registry as the alias
-`champion` (`mlflow_registry`), and notes what it found there, which goes before older decisions: on another machine, or
-in the web UI, the alias may have been moved.
+A decision needs the run log alone. `mlflow_sync` copies it to MLflow's model registry as the alias `champion`, and
+notes what the alias points at, which goes before older decisions: a person or another machine may have moved it.
 """
 
 import json
@@ -18,7 +17,7 @@ from rsprune_dagster.params import EvaluationParams, suggest
 from rsprune_dagster.resources.journal import Journal, Record
 
 ALIAS = "champion"
-CHECKPOINT = "diffusion_checkpoint"
+CHECKPOINT, SUBSET = "diffusion_checkpoint", "pruned_subset"
 SEEN = "champion.json"
 """In the journal: what MLflow's alias pointed at when it was last looked at."""
 
@@ -112,7 +111,7 @@ def standing_in(journal: Journal) -> Standing | None:
 def subset_of(journal: Journal, checkpoint: str) -> str:
     """The version of pruned_subset that a checkpoint was trained on; empty where the journal does not know it."""
     makers = (record for record in journal.records() if (record.asset, record.data_version) == (CHECKPOINT, checkpoint))
-    return next((record.inputs.get("pruned_subset", "") for record in makers), "") if checkpoint else ""
+    return next((record.inputs.get(SUBSET, "") for record in makers), "") if checkpoint else ""
 
 
 def seen_in_mlflow(journal: Journal) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """The lineage journal: a record per materialization, on local disk, written before anything else hears of it.
 
-MLflow gets its runs from here (`mlflow_courier`), so a server that is down loses nothing; a process that was killed
+MLflow gets its runs from here (`mlflow_sync`), so a server that is down loses nothing; a process that was killed
 leaves a record that tells what it was about to do.
 """
 

@@ -1,4 +1,4 @@
-"""What each materialization was made from: into the journal first, then into dvc.lock, then by courier to MLflow."""
+"""Records what each materialization was made from: in the run log, then in dvc.lock; MLflow is a view of it."""
 
 import math
 import time
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from rsprune_dagster.errors import RunError
 from rsprune_dagster.params import NO_TRACKING, Section, TrackingParams, flat, load
@@ -22,7 +22,8 @@ from rsprune_dagster.resources.journal import Journal, Record, this_process
 from rsprune_dagster.resources.settling import adopt, settle
 from rsprune_dagster.terminal import warn
 
-_LINK_PATIENCE_S = 8.0
+_SYNC_EVERY_S = 60.0
+"""Seconds between syncs with MLflow while a run goes on; each costs some 4 s of a core."""
 
 
 class Lineage(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -33,6 +34,7 @@ class Lineage(dg.ConfigurableResource):  # type: ignore[type-arg]
     tracking_uri: str = Field(default="", description="MLflow's store or server; empty: records stay in the journal")
     experiment: str = Field(default="rsprune", description="MLflow's experiment")
     say_on: str = Field(default="log", description="log: what is waited for or settled is said in the run's log alone")
+    _synced_at: float | None = PrivateAttr(default=None)
 
     @contextmanager
     def materialization(
@@ -61,27 +63,41 @@ class Lineage(dg.ConfigurableResource):  # type: ignore[type-arg]
         """What a run recorded, in the order of its steps."""
         return [record for record in Journal(Path(self.journal)).records() if record.run_id == run_id]
 
-    def undelivered(self, run_id: str, *, timeout_s: float) -> str:
+    def pending_in_mlflow(self, run_id: str, *, timeout_s: float) -> str:
         """Wait for MLflow to have all of a run; what to tell the user where it does not, else empty."""
         if not self.tracking_uri:
             return ""
-        from rsprune_dagster.resources.mlflow_courier import wait_for_delivery
+        from rsprune_dagster.resources.mlflow_sync import wait_for_sync
 
         journal = Journal(Path(self.journal))
-        delivery = wait_for_delivery(journal, run_id, timeout_s)
-        if not delivery.n_waiting:
+        last = wait_for_sync(journal, self.tracking_uri, self.experiment, run_id, timeout_s)
+        if not last.n_pending:
             return ""
-        reason = delivery.error or f"MLflow has not taken them within {timeout_s:.0f} s"
-        wait = "1 record waits" if delivery.n_waiting == 1 else f"{delivery.n_waiting} records wait"
+        reason = last.error or f"MLflow has not taken them within {timeout_s:.0f} s"
+        wait = "1 record waits" if last.n_pending == 1 else f"{last.n_pending} records wait"
         return f"{wait} in {journal.root} for the next run: {reason}"
 
-    def courier(self) -> None:
-        """Have the journal brought to MLflow, by a process of its own."""
-        if self.tracking_uri:
-            from rsprune_dagster.resources.mlflow_courier import start_courier
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """Copy to MLflow what this run recorded. Dagster calls it once at a run's end, or once for a process's step."""
+        if self._synced_at is not None:
+            self._start_sync()
 
-            project = Path(self.project) if self.project else None
-            start_courier(Journal(Path(self.journal)), self.tracking_uri, self.experiment, project)
+    def sync_while_running(self, context: dg.AssetExecutionContext) -> None:
+        """Show in MLflow that an asset has begun: with a run's first asset, then at most once a minute."""
+        if not self.tracking_uri or (self._synced_at and time.monotonic() - self._synced_at < _SYNC_EVERY_S):
+            return
+        from rsprune_dagster.resources.mlflow_sync import last_sync
+
+        if error := last_sync(Journal(Path(self.journal))).error:
+            context.log.warning(f"{error}: records wait in {self.journal} and are copied by a later sync")
+        self._start_sync()
+        self._synced_at = time.monotonic()
+
+    def _start_sync(self) -> None:
+        from rsprune_dagster.resources.mlflow_sync import start_sync
+
+        project = Path(self.project) if self.project else None
+        start_sync(Journal(Path(self.journal)), self.tracking_uri, self.experiment, project)
 
     def say(self, context: dg.AssetExecutionContext, told: str) -> None:
         """Tell the run's log, and a terminal that shows no log."""
@@ -161,7 +177,7 @@ class Materialization:
                 departures=self._departures(params),
             )
         )
-        self.lineage.courier()
+        self.lineage.sync_while_running(self.context)
 
     def take_inputs(self) -> None:
         """Record what the asset is made from, as it lies here now: what changes later has not made it.
@@ -224,7 +240,6 @@ class Materialization:
             verdict=verdict or {},
         )
         self.journal.write(ended)
-        self.lineage.courier()
         if note and self.project:
             self.context.log.warning(
                 f"{self.asset} {record.data_version} is kept, but not recorded in dvc.lock: {note}"
@@ -241,33 +256,17 @@ class Materialization:
             message="cancelled" if cancelled else " ".join(str(error).split())[:2000],
         )
         self.journal.write(record)
-        self.lineage.courier()
 
     def mlflow_link(self) -> str:
-        """Where MLflow shows this materialization; empty where nothing is tracked or MLflow does not answer.
-
-        The courier has had the record since the asset began, so there is hardly ever anything to wait for.
-        """
+        """Where MLflow shows this materialization, or will once it is copied; empty where nothing is tracked."""
         if not self.lineage.tracking_uri:
             return ""
-        from rsprune_dagster.resources.mlflow_courier import mlflow_link
+        from rsprune_dagster.resources.mlflow_sync import run_link, search_link
 
-        ends = time.monotonic() + _LINK_PATIENCE_S
-        while not (link := mlflow_link(self.journal, self.record)):
-            if why := self._why_no_link(has_time=time.monotonic() < ends):
-                self.context.log.warning(f"{why}: the record waits in {self.journal.root} and is delivered later")
-                return ""
-            time.sleep(0.05)
-        return link
-
-    def _why_no_link(self, *, has_time: bool) -> str:
-        """Empty while there is hope. What failed before this record was written says nothing of it."""
-        from rsprune_dagster.resources.mlflow_delivery import trouble
-
-        error, looked_at = trouble(self.journal)
-        if error and looked_at >= self.record.started_at:
-            return error
-        return "" if has_time else f"MLflow has not taken the record within {_LINK_PATIENCE_S:.0f} s"
+        record = self.record
+        return run_link(self.journal, record) or search_link(
+            self.journal, record, self.lineage.tracking_uri, self.lineage.experiment
+        )
 
     def _written(self, staging: Path) -> None:
         """The new version is whole and about to take its place: say so first, so that a kill in between can be told."""

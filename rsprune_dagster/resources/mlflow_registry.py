@@ -1,8 +1,7 @@
-"""Checkpoints in MLflow's model registry: a version for each content, and the alias `champion`. Putting twice changes
-nothing.
+"""Checkpoints in MLflow: a LoggedModel and a registered version for each content, and the alias `champion`.
 
-A version is the folder that DVC's cache holds, logged as artifacts of the run that made it: safetensors and JSON, no
-MLflow flavour, which would pickle. What it scored stands in its tags, so that another machine can compare.
+Putting twice changes nothing. A LoggedModel holds the folder of DVC's cache: safetensors and JSON, no MLflow flavour,
+which would pickle. The score stands in the tags of the version, so that another machine can compare.
 """
 
 import json
@@ -14,17 +13,14 @@ from typing import TYPE_CHECKING, Any
 from rsprune_dagster.evaluation.protocol import Score
 from rsprune_dagster.resources.champion import ALIAS, CHECKPOINT, Standing, note_seen, verdict
 from rsprune_dagster.resources.dvc_cache import DvcCache
-from rsprune_dagster.resources.journal import Record
-from rsprune_dagster.resources.mlflow_desk import Desk
-from rsprune_dagster.resources.mlflow_runs import DAGSTER_RUN, DATA_VERSION
-from rsprune_dagster.resources.mlflow_store import Tracking
+from rsprune_dagster.resources.journal import Journal, Record
+from rsprune_dagster.resources.mlflow_runs import DAGSTER_RUN, DATA_VERSION, Experiment, tag_is
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
 
-MODEL = "model"
-"""The folder among a run's artifacts that holds the checkpoint."""
 SCORE, VERDICT, DECIDED_BY = "rsprune.score", "rsprune.verdict", "rsprune.decided_by"
 
 
@@ -33,26 +29,45 @@ def model_name(experiment: str) -> str:
     return f"{experiment}-{CHECKPOINT}"
 
 
-def put_model(tracking: Tracking, desk: Desk, record: Record, run_id: str) -> None:
-    """Register the checkpoint that a record tells of, unless that content is registered already.
+def put_model(experiment: Experiment, project: Path | None, record: Record, run_id: str) -> str:
+    """The id of the LoggedModel of the checkpoint that a record made or read; made where it is missing.
 
-    A version that DVC's cache does not hold (any more) is not registered.
+    Empty where the record has no checkpoint, or DVC's cache does not hold the version (any more).
     """
-    if record.asset != CHECKPOINT or record.status != "FINISHED" or desk.project is None:
-        return
-    cache, name = DvcCache.of(desk.project), model_name(desk.experiment)
-    if _version(tracking.client, name, record.data_version) or cache.tree(record.data_version) is None:
-        return
-    with tempfile.TemporaryDirectory(dir=desk.journal.root, prefix=".model.") as folder:
-        cache.place(record.data_version, Path(folder))
-        tracking.client.log_artifacts(run_id, folder, MODEL)
-    _ensure_model(tracking.client, name)
-    tags = {DATA_VERSION: record.data_version, DAGSTER_RUN: record.run_id, "rsprune.git_commit": record.git_commit}
-    source = f"{tracking.client.get_run(run_id).info.artifact_uri}/{MODEL}"
-    tracking.client.create_model_version(name, source, run_id, tags=tags, await_creation_for=0)
+    is_made_here = record.asset == CHECKPOINT and record.status == "FINISHED"
+    version = record.data_version if is_made_here else record.inputs.get(CHECKPOINT, "")
+    if not version:
+        return ""
+    if model := _logged_model(experiment, version):
+        return model.model_id
+    if not is_made_here or project is None or DvcCache.of(project).tree(version) is None:
+        return ""
+    tags = {DATA_VERSION: version, DAGSTER_RUN: record.run_id}
+    return experiment.client.create_logged_model(experiment.id, CHECKPOINT, source_run_id=run_id, tags=tags).model_id
 
 
-def put_verdict(tracking: Tracking, desk: Desk, record: Record, run_id: str) -> None:
+def register(experiment: Experiment, journal: Journal, project: Path | None, record: Record, run_id: str) -> None:
+    """Copy the files of the checkpoint that a record made, and register it, unless that was done already."""
+    client, name = experiment.client, model_name(experiment.name)
+    made = record.asset == CHECKPOINT and record.status == "FINISHED" and project is not None
+    model = _logged_model(experiment, record.data_version) if made else None
+    if project is None or model is None:
+        return
+    if model.status != "READY":
+        with tempfile.TemporaryDirectory(dir=journal.root, prefix=".model.") as folder:
+            DvcCache.of(project).place(record.data_version, Path(folder))
+            client.log_model_artifacts(model.model_id, folder)
+        _log_output(client, run_id, model.model_id)
+        client.finalize_logged_model(model.model_id, "READY")
+    if _version(client, name, record.data_version) is None:
+        _ensure_registered_model(client, name)
+        tags = {DATA_VERSION: record.data_version, DAGSTER_RUN: record.run_id, "rsprune.git_commit": record.git_commit}
+        client.create_model_version(
+            name, model.artifact_location, run_id, tags=tags, await_creation_for=0, model_id=model.model_id
+        )
+
+
+def put_verdict(experiment: Experiment, journal: Journal, record: Record, run_id: str) -> None:
     """Bring an evaluation's decision to the registry: the score as a tag, the alias where it moves.
 
     The decision was made on what the journal knew. Where the alias points at another version than that, it is made
@@ -60,7 +75,7 @@ def put_verdict(tracking: Tracking, desk: Desk, record: Record, run_id: str) -> 
     """
     if not record.verdict:
         return
-    client, name, said = tracking.client, model_name(desk.experiment), record.verdict
+    client, name, said = experiment.client, model_name(experiment.name), record.verdict
     version = _version(client, name, said["checkpoint"])
     if version is None:
         client.set_tag(run_id, VERDICT, f"{said['reason']} (this checkpoint is not in the registry)")
@@ -75,7 +90,7 @@ def put_verdict(tracking: Tracking, desk: Desk, record: Record, run_id: str) -> 
         client.set_model_version_tag(name, version.version, VERDICT, reason)
         client.set_model_version_tag(name, version.version, DECIDED_BY, record.name)  # the last: all else has arrived
     if champion := _champion(client, name):
-        note_seen(desk.journal, champion.tags.get(DATA_VERSION, ""), _score(champion), record.ended_at or 0.0)
+        note_seen(journal, champion.tags.get(DATA_VERSION, ""), _score(champion), record.ended_at or 0.0)
 
 
 def _decision(said: Mapping[str, Any], champion: "ModelVersion | None") -> tuple[bool, str]:
@@ -106,13 +121,28 @@ def _score(version: "ModelVersion") -> dict[str, Any] | None:
     return found
 
 
+def _logged_model(experiment: Experiment, data_version: str) -> "LoggedModel | None":
+    """The LoggedModel with this content."""
+    found = experiment.client.search_logged_models([experiment.id], tag_is(DATA_VERSION, data_version))
+    return found[0] if found else None
+
+
+def _log_output(client: "MlflowClient", run_id: str, model_id: str) -> None:
+    """Show the model as the run's output. MLflow refuses to be told twice."""
+    from mlflow.entities import LoggedModelOutput
+
+    outputs = client.get_run(run_id).outputs
+    if model_id not in {each.model_id for each in (outputs.model_outputs if outputs else [])}:
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, 0)])
+
+
 def _version(client: "MlflowClient", name: str, data_version: str) -> "ModelVersion | None":
     """The version with this content."""
     found = client.search_model_versions(f"name = '{name}' AND tags.`{DATA_VERSION}` = '{data_version}'")
     return found[0] if found else None
 
 
-def _ensure_model(client: "MlflowClient", name: str) -> None:
+def _ensure_registered_model(client: "MlflowClient", name: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:

@@ -1,11 +1,8 @@
 """Records reach MLflow whole and once, whatever dies on the way; no asset waits for a store."""
 
-import fcntl
 import json
-import os
 import random
 import shutil
-import signal
 import socket
 import sqlite3
 import subprocess
@@ -16,42 +13,40 @@ import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 from servers import free_port, mlflow_server, postgres, s3_environment, s3_keys, s3_server
 
-from rsprune_dagster.resources import mlflow_courier, mlflow_delivery
+from rsprune_dagster.resources import mlflow_sync
 from rsprune_dagster.resources.journal import Journal, Record, Status, is_alive, this_process
-from rsprune_dagster.resources.mlflow_courier import (
-    LOCK,
-    courier_trouble,
-    deliver,
-    mlflow_link,
-    serve,
-    start_courier,
-    wait_for_delivery,
-)
-from rsprune_dagster.resources.mlflow_delivery import Delivery
-from rsprune_dagster.resources.mlflow_desk import STATE, Desk, State
-from rsprune_dagster.resources.mlflow_reading import records_in
-from rsprune_dagster.resources.mlflow_store import Tracking, connect, public
+from rsprune_dagster.resources.mlflow_runs import Experiment, connect, public, records_in
+from rsprune_dagster.resources.mlflow_sync import NOTE, last_sync, run_link, search_link, start_sync, wait_for_sync
 
 EXPERIMENT = "rsprune"
+WAIT_S = 600
 GONE = "another-boot:1:1"
 """A process that is no more."""
 TABLES = ("runs", "params", "metrics", "latest_metrics", "tags", "datasets", "inputs", "input_tags")
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    """An empty journal; its courier, if one was started, is ended with the test."""
-    journal = Journal(tmp_path / "journal")
-    yield journal
-    _kill_courier(journal)
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "journal")
+
+
+def sync(journal: Journal, uri: str) -> tuple[int, str]:
+    """How many records are pending after a sync in this process, and why."""
+    result = mlflow_sync.sync(journal, uri, EXPERIMENT)
+    return result.n_pending, result.error
+
+
+DONE = (0, "")
 
 
 def _record(asset: str = "embeddings", run_id: str = "", status: Status = "FINISHED", **values: Any) -> Record:
@@ -80,8 +75,8 @@ def _record(asset: str = "embeddings", run_id: str = "", status: Status = "FINIS
 
 def _runs(uri: str) -> list[Any]:
     """All MLflow runs of the experiment, children and parents, oldest first."""
-    tracking = connect(uri, EXPERIMENT)
-    return list(tracking.client.search_runs([tracking.experiment_id], order_by=["attributes.start_time"]))
+    experiment = connect(uri, EXPERIMENT)
+    return list(experiment.client.search_runs([experiment.id], order_by=["attributes.start_time"]))
 
 
 def _children(uri: str) -> dict[str, Any]:
@@ -123,28 +118,9 @@ def _contents(uri: str) -> dict[str, list[Any]]:
 
 
 def _forget(journal: Journal) -> None:
-    """As if the courier had died before it noted anything."""
-    for note in [*journal.root.glob(f"records/*/{STATE}"), *journal.root.glob("runs/*")]:
+    """As if the syncs had been killed before they noted anything."""
+    for note in journal.root.glob(f"records/*/{NOTE}"):
         note.unlink()
-
-
-def _courier_number(journal: Journal) -> int:
-    """The process number of the courier at work, 0 if there is none."""
-    try:
-        number = int((journal.root / LOCK).read_text() or 0)
-        command = Path(f"/proc/{number}/cmdline").read_bytes()
-    except (FileNotFoundError, ValueError):
-        return 0
-    return number if str(journal.root).encode() in command else 0
-
-
-def _kill_courier(journal: Journal) -> bool:
-    number = _courier_number(journal)
-    if number:
-        os.kill(number, signal.SIGKILL)
-        with (journal.root / LOCK).open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # dying takes a moment
-    return bool(number)
 
 
 # ---- what arrives
@@ -154,7 +130,7 @@ def test_a_record_arrives_whole(journal: Journal, uri: str, tmp_path: Path) -> N
     record = _record(versioned=False, versioned_note="corpus.path departs", departures={"corpus.path": "data"})
     journal.write(record)
     journal.add_picture(record, "kept by scene", "| scene | kept |\n|---|---|\n")
-    assert deliver(journal, uri) == Delivery(1, 0)
+    assert sync(journal, uri) == DONE
     child, parent = _children(uri)[record.name], _parents(uri)[record.run_id]
     assert (child.info.run_name, parent.info.run_name) == (record.asset, record.run_id[:8])
     assert child.data.params == {
@@ -178,7 +154,7 @@ def test_a_record_arrives_whole(journal: Journal, uri: str, tmp_path: Path) -> N
 def test_the_digest_of_each_dataset_is_the_data_version(journal: Journal, uri: str) -> None:
     record = _record()
     journal.write(record)
-    deliver(journal, uri)
+    sync(journal, uri)
     datasets = {}
     for item in _children(uri)[record.name].inputs.dataset_inputs:
         (context,) = (tag.value for tag in item.tags if tag.key == "mlflow.data.context")
@@ -198,7 +174,7 @@ def test_records_are_read_back_equal_by_run_hash_and_asset(journal: Journal, uri
     other = _record("embeddings", started_at=one.started_at + 2, status="FAILED", data_version="", message="no disk")
     for record in (one, two, other):
         journal.write(record)
-    deliver(journal, uri)
+    sync(journal, uri)
     assert records_in(uri, EXPERIMENT) == [one, two, other]
     assert records_in(uri, EXPERIMENT, run_id=one.run_id) == records_in(uri, EXPERIMENT, run_id=one.run_id[:8])
     assert records_in(uri, EXPERIMENT, run_id=one.run_id) == [one, two]
@@ -206,22 +182,12 @@ def test_records_are_read_back_equal_by_run_hash_and_asset(journal: Journal, uri
     assert records_in(uri, EXPERIMENT, asset="embeddings") == [two, other]
 
 
-def test_without_its_artifact_a_record_is_read_from_its_run(journal: Journal, uri: str, tmp_path: Path) -> None:
-    record = _record(params={"a.b": "c"}, departures={}, stage={})
-    journal.write(record)
-    deliver(journal, uri)
-    shutil.rmtree(tmp_path / "mlartifacts")
-    (read,) = records_in(uri, EXPERIMENT)
-    read = replace(read, started_at=record.started_at, ended_at=record.ended_at)  # MLflow rounds to milliseconds
-    assert read == replace(record, process="", n_files=0, size_bytes=0)
-
-
 def test_what_mlflow_cannot_hold_is_cut_or_named_not_refused(journal: Journal, uri: str) -> None:
     long = "x" * 20_000
     metrics = {"fine": 1.0, "none": float("nan"), "endless": float("inf"), "kept (sea, lake)": 2.0}
     record = _record(params={"corpus.paths": long}, message=long, metrics=metrics)
     journal.write(record)
-    assert deliver(journal, uri).error == ""
+    assert sync(journal, uri) == DONE
     child = _children(uri)[record.name]
     assert child.data.params["corpus.paths"].endswith("cut from 20000 characters; whole in lineage/record.json")
     assert child.data.metrics == {"fine": 1.0, "kept _sea_ lake_": 2.0}
@@ -235,7 +201,7 @@ def test_a_retry_goes_on_with_its_run(journal: Journal, uri: str) -> None:
     done = replace(again, status="FINISHED", ended_at=time.time() + 5, data_version="e" * 32 + ".dir")
     for record in (running, failed, again, done):
         journal.write(record)
-        assert deliver(journal, uri).error == ""
+        assert sync(journal, uri) == DONE
         assert _children(uri)[record.name].info.status == _parents(uri)[record.run_id].info.status == record.status
     tags = _children(uri)[done.name].data.tags
     assert (tags["rsprune.attempt"], tags["rsprune.message"]) == ("2", "")
@@ -257,7 +223,7 @@ def test_a_run_ends_as_badly_as_the_worst_of_its_assets(
     run_id = str(uuid.uuid4())
     for number, status in enumerate(statuses):
         journal.write(_record(f"asset_{number}", run_id, status))
-    deliver(journal, uri)
+    sync(journal, uri)
     assert [child.info.status for _, child in sorted(_children(uri).items())] == statuses
     assert _parents(uri)[run_id].info.status == expected
 
@@ -265,11 +231,11 @@ def test_a_run_ends_as_badly_as_the_worst_of_its_assets(
 def test_a_record_whose_process_died_is_killed_and_a_later_asset_reopens_the_run(journal: Journal, uri: str) -> None:
     dead = _record("raw_corpus", status="RUNNING", process=GONE)
     journal.write(dead)
-    deliver(journal, uri)
+    sync(journal, uri)
     assert _children(uri)[dead.name].info.status == _parents(uri)[dead.run_id].info.status == "KILLED"
     later = _record("embeddings", dead.run_id, "RUNNING")
     journal.write(later)
-    deliver(journal, uri)
+    sync(journal, uri)
     assert _parents(uri)[dead.run_id].info.status == "RUNNING"
 
 
@@ -280,11 +246,11 @@ def test_delivered_again_nothing_changes(journal: Journal, uri: str) -> None:
     run_id = str(uuid.uuid4())
     for asset in ("raw_corpus", "embeddings"):
         journal.write(_record(asset, run_id))
-    deliver(journal, uri)
+    sync(journal, uri)
     before = _contents(uri)
-    assert deliver(journal, uri) == Delivery(0, 0)
+    assert sync(journal, uri) == DONE
     _forget(journal)
-    assert deliver(journal, uri) == Delivery(2, 0)
+    assert sync(journal, uri) == DONE
     assert _contents(uri) == before
 
 
@@ -304,19 +270,19 @@ def test_cut_off_at_every_call_of_mlflow_the_next_delivery_completes_it(
         for record in records:
             journal.write(record)
         with monkeypatch.context() as patched:
-            patched.setattr(mlflow_delivery, "connect", lambda *to, n=n_calls: _cut_off(connect(*to), n, is_done))
+            patched.setattr(mlflow_sync, "connect", lambda *to, n=n_calls: _cut_off(connect(*to), n, is_done))
             try:
-                deliver(journal, uri)
+                sync(journal, uri)
             except KeyboardInterrupt:
                 n_cuts += 1
-        assert deliver(journal, uri).error == ""
+        assert sync(journal, uri) == DONE
         _check_complete(uri, records)
         if n_cuts <= n_calls:
             break
     assert n_cuts == n_calls > 12
 
 
-def _cut_off(tracking: Tracking, n_calls: int, is_done: bool) -> Tracking:
+def _cut_off(experiment: Experiment, n_calls: int, is_done: bool) -> Experiment:
     """The process is cut off at the call after `n_calls` others, before or after it has had its effect."""
 
     class Client:
@@ -327,26 +293,26 @@ def _cut_off(tracking: Tracking, n_calls: int, is_done: bool) -> Tracking:
                 self.left -= 1
                 if self.left == -1 and not is_done:
                     raise KeyboardInterrupt
-                result = getattr(tracking.client, name)(*args, **options)
+                result = getattr(experiment.client, name)(*args, **options)
                 if self.left == -1:
                     raise KeyboardInterrupt
                 return result
 
             return call
 
-    return replace(tracking, client=Client())  # type: ignore[arg-type]
+    return replace(experiment, client=Client())  # type: ignore[arg-type]
 
 
 def test_a_run_that_was_deleted_in_mlflow_is_made_anew_when_its_record_changes(journal: Journal, uri: str) -> None:
     record = _record()
     journal.write(record)
-    deliver(journal, uri)
+    sync(journal, uri)
     for run in _runs(uri):
         connect(uri, EXPERIMENT).client.delete_run(run.info.run_id)
-    assert deliver(journal, uri) == Delivery(0, 0)
+    assert sync(journal, uri) == DONE
     changed = replace(record, message="settled")
     journal.write(changed)
-    assert deliver(journal, uri) == Delivery(1, 0)
+    assert sync(journal, uri) == DONE
     assert _children(uri)[changed.name].data.tags["rsprune.message"] == "settled"
 
 
@@ -355,40 +321,65 @@ def test_a_store_that_was_wiped_or_replaced_gets_all_records_again(
 ) -> None:
     records = [_record("raw_corpus"), _record("embeddings")]
     journal.write(records[0])
-    deliver(journal, uri)
+    sync(journal, uri)
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
         for table in (*TABLES, "experiments"):
             store.execute(f"DELETE FROM {table}")
         store.commit()
     journal.write(records[1])
-    assert deliver(journal, uri) == Delivery(2, 0)
+    assert sync(journal, uri) == DONE
     _check_complete(uri, records)
     (tmp_path / "other").mkdir()
     shutil.copy(empty_store, tmp_path / "other" / "mlflow.db")
     other = f"sqlite:///{tmp_path / 'other' / 'mlflow.db'}"
-    assert deliver(journal, other) == Delivery(2, 0)
+    assert sync(journal, other) == DONE
     _check_complete(other, records)
 
 
 # ---- what fails
 
 
-def test_a_server_that_is_down_or_silent_is_one_sentence_and_the_records_wait(
+def test_a_server_that_is_down_or_silent_or_no_mlflow_is_one_sentence_and_the_records_wait(
     journal: Journal, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     record = _record()
     journal.write(record)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        for port, reason in ((free_port(), "nothing listens there"), (silent.getsockname()[1], "no answer")):
-            delivery = deliver(journal, f"http://me:secret@127.0.0.1:{port}")
-            assert (delivery.n_delivered, delivery.n_waiting) == (0, 1)
-            assert f"MLflow at http://127.0.0.1:{port} cannot be reached: {reason}" in delivery.error
-            assert courier_trouble(journal) == delivery.error
-            assert wait_for_delivery(journal, record.run_id, timeout_s=60) == delivery  # it was tried: no minute passes
-    assert mlflow_link(journal, record) == ""
-    assert deliver(journal, uri) == Delivery(1, 0)
-    assert courier_trouble(journal) == ""
+    with socket.create_server(("127.0.0.1", 0)) as silent, garbage_server() as garbage:
+        reasons = {free_port(): "nothing listens there", silent.getsockname()[1]: "no answer", garbage: ""}
+        for port, reason in reasons.items():
+            address = f"http://me:secret@127.0.0.1:{port}"
+            n_pending, error = sync(journal, address)
+            assert n_pending == 1
+            assert error.startswith(f"MLflow at http://127.0.0.1:{port} did not take the records: {reason}")
+            assert "\n" not in error and len(error) < 400
+            # it was tried: no minute passes
+            waited = wait_for_sync(journal, address, EXPERIMENT, record.run_id, timeout_s=60)
+            assert (waited.n_pending, waited.error) == (1, error)
+    assert run_link(journal, record) == ""
+    assert sync(journal, uri) == DONE
+    assert last_sync(journal).error == ""
+
+
+@contextmanager
+def garbage_server() -> Iterator[int]:
+    """A web server that knows no MLflow; yields its port."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>It works!</html>\n" * 1000)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
 
 
 def test_an_artifact_store_that_is_down_gets_the_files_later(journal: Journal, uri: str, tmp_path: Path) -> None:
@@ -396,13 +387,14 @@ def test_an_artifact_store_that_is_down_gets_the_files_later(journal: Journal, u
     for record in records:
         journal.write(record)
     (tmp_path / "mlartifacts").write_text("a file where a folder should be")
-    delivery = deliver(journal, uri)
-    assert (delivery.n_delivered, delivery.n_waiting) == (0, 2)
-    assert "not their files" in delivery.error
+    n_pending, error = sync(journal, uri)
+    assert n_pending == 2
+    assert "not their files" in error
     assert {child.info.status for child in _children(uri).values()} == {"FINISHED"}
-    assert all(mlflow_link(journal, record) for record in records)
+    assert all(run_link(journal, record) for record in records)
+    assert records_in(uri, EXPERIMENT) == []
     (tmp_path / "mlartifacts").unlink()
-    assert deliver(journal, uri) == Delivery(2, 0)
+    assert sync(journal, uri) == DONE
     _check_complete(uri, records)
 
 
@@ -411,181 +403,68 @@ def test_a_record_that_mlflow_refuses_holds_up_no_other(journal: Journal, uri: s
     fine = _record("embeddings")
     for record in (refused, fine):
         journal.write(record)
-    delivery = deliver(journal, uri)
-    assert (delivery.n_delivered, delivery.n_waiting) == (1, 1)
-    assert f"MLflow refused the record {refused.name}" in delivery.error
+    n_pending, error = sync(journal, uri)
+    assert n_pending == 1
+    assert f"MLflow refused the record {refused.name}" in error
     assert _children(uri)[fine.name].info.status == "FINISHED"
 
 
 @pytest.mark.parametrize("address", ["mlflow.db", "file:///tmp/mlruns", "postgresql://me:secret@host/db"])
 def test_an_address_of_another_kind_is_said_with_what_to_give(journal: Journal, address: str) -> None:
     journal.write(_record())
-    error = deliver(journal, address).error
+    _, error = sync(journal, address)
     assert "sqlite:///" in error
     assert "http(s)://" in error
     assert "secret" not in error
 
 
-# ---- the courier
+# ---- the child process
 
 
-def test_starting_a_courier_takes_milliseconds_and_imports_no_mlflow(tmp_path: Path) -> None:
-    code = """
-import sys, time
-from pathlib import Path
-from rsprune_dagster.resources import mlflow_courier as courier
-from rsprune_dagster.resources.journal import Journal
-started = time.perf_counter()
-courier.start_courier(Journal(Path(sys.argv[1])), "http://127.0.0.1:9")
-print((time.perf_counter() - started) * 1000, "mlflow" in sys.modules)
-"""
-    said = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True, text=True
-    ).stdout.split()
-    assert float(said[0]) < 200
-    assert said[1] == "False"
-    _kill_courier(Journal(tmp_path))
-
-
-@pytest.mark.parametrize("moment", ["the lock is still held", "the lock was let go"])
-def test_no_record_is_left_behind_by_a_courier_that_is_just_ending(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch, moment: str
-) -> None:
-    """A record is written, and a courier asked for, at the worst moments of a courier that has decided to end."""
-    couriers: list[threading.Thread] = []
-    late = iter([_record("embeddings")])
-
-    def spawn(journal: Journal, _: object, lock: int) -> None:
-        couriers.append(threading.Thread(target=serve, args=(Desk(journal, "", ""), os.dup(lock))))
-        couriers[-1].start()
-
-    def write(record: Record) -> None:
-        journal.write(record)
-        start_courier(journal, "")
-
-    serve_until_idle, contents = mlflow_courier._serve_until_idle, mlflow_courier._contents
-
-    def idle(desk: Desk) -> frozenset[str]:
-        tried = serve_until_idle(desk)
-        for record in late if moment == "the lock is still held" else ():
-            write(record)
-        return tried
-
-    def looked(desk: Desk) -> frozenset[str]:
-        for record in late if moment == "the lock was let go" else ():
-            write(record)
-        return contents(desk)
-
-    patches = {"LINGER_S": 0.01, "_POLL_S": 0.001, "deliver_once": _deliver_at_once, "_spawn": spawn}
-    for name, value in {**patches, "_serve_until_idle": idle, "_contents": looked}.items():
-        monkeypatch.setattr(mlflow_courier, name, value)
-    write(_record("raw_corpus"))
-    for courier in couriers:
-        courier.join()
-    assert next(late, None) is None
-    assert len(couriers) == (1 if moment == "the lock is still held" else 2)
-    assert not _waiting(journal, "", "")
-
-
-def _deliver_at_once(desk: Desk, tracking: Tracking | None, linger_s: float) -> tuple[Delivery, Tracking | None]:
-    parcels = desk.parcels()
-    for parcel in desk.waiting(parcels, None):
-        desk.note(parcel.state_path, State(delivered=parcel.content))
-    for run_id, ending in desk.due(parcels, None, linger_s).items():
-        desk.note(desk.run_path(run_id), State(delivered=str(ending)))
-    return Delivery(1, 0), tracking
-
-
-@pytest.mark.slow
-def test_a_courier_follows_a_run_to_its_end_and_ends(journal: Journal, uri: str) -> None:
-    run_id = str(uuid.uuid4())
-    for asset in ("raw_corpus", "embeddings"):
-        running = _record(asset, run_id, "RUNNING", data_version="")
-        journal.write(running)
-        start_courier(journal, uri)
-        _until(lambda running=running: mlflow_link(journal, running) != "")
-        assert _children(uri)[running.name].info.status == _parents(uri)[run_id].info.status == "RUNNING"
-        done = replace(running, status="FINISHED", ended_at=time.time(), data_version="e" * 32 + ".dir")
-        journal.write(done)
-        start_courier(journal, uri)
-        assert wait_for_delivery(journal, run_id, timeout_s=60).n_waiting == 0
-    _until(lambda: not _courier_number(journal))
-    assert _parents(uri)[run_id].info.status == "FINISHED"
-    _check_complete(uri, journal.records())
-
-
-@pytest.mark.slow
-def test_killed_at_random_moments_the_couriers_leave_one_run_per_record(journal: Journal, uri: str) -> None:
-    rng = random.Random(0)
-    n_killed_at_work = 0
-    for round_ in range(8):
-        run_id = str(uuid.uuid4())
-        for number in range(6):
-            journal.write(_record(f"asset_{number}", run_id, "FINISHED" if number % 2 else "FAILED"))
-        start_courier(journal, uri)
-        noted = len(list(journal.root.glob(f"records/*/{STATE}")))
-        _until(lambda noted=noted: len(list(journal.root.glob(f"records/*/{STATE}"))) > noted + rng.randrange(3))
-        time.sleep(rng.uniform(0, 0.3))
-        n_killed_at_work += _kill_courier(journal) and bool(_waiting(journal, uri))
-        if round_ % 3 == 2:
-            deliver(journal, uri)
-    assert n_killed_at_work > 2, "hardly a courier was killed at work"
-    assert deliver(journal, uri).error == ""
-    _check_complete(uri, journal.records())
-
-
-def _waiting(journal: Journal, uri: str, experiment: str = EXPERIMENT) -> list[Any]:
-    desk = Desk(journal, uri, experiment)
-    return desk.waiting(desk.parcels(), None)
-
-
-def _until(holds: Any, patience_s: float = 60) -> None:
-    ends = time.monotonic() + patience_s
-    while not holds():
-        assert time.monotonic() < ends, "it did not come to pass"
-        time.sleep(0.02)
-
-
-RUN = """
-import sys, time, uuid
-from dataclasses import replace
-from pathlib import Path
-from rsprune_dagster.resources.journal import Journal, Record, this_process
-from rsprune_dagster.resources.mlflow_courier import start_courier
-journal, uri, run_id = Journal(Path(sys.argv[1])), sys.argv[2], str(uuid.uuid4())
-for number in range(int(sys.argv[3])):
-    record = Record(run_id, f"asset_{number}", "RUNNING", time.time(), this_process())
+def test_starting_a_sync_imports_no_mlflow_and_a_later_wait_sees_its_end(tmp_path: Path, uri: str) -> None:
+    journal, record = Journal(tmp_path / "journal"), _record()
     journal.write(record)
-    start_courier(journal, uri)
-    time.sleep(0.5)
-    journal.write(replace(record, status="FINISHED", ended_at=time.time(), data_version=f"{number:032d}.dir"))
-    start_courier(journal, uri)
+    code = """
+import sys
+from pathlib import Path
+from rsprune_dagster.resources import mlflow_sync
+from rsprune_dagster.resources.journal import Journal
+mlflow_sync.start_sync(Journal(Path(sys.argv[1])), sys.argv[2], "rsprune")
+assert "mlflow" not in sys.modules
 """
-
-
-def _run(journal: Journal, uri: str, n_assets: int = 3) -> "subprocess.Popen[bytes]":
-    """A process that records a run of some assets, as Dagster's does."""
-    return subprocess.Popen([sys.executable, "-c", RUN, str(journal.root), uri, str(n_assets)])
+    subprocess.run([sys.executable, "-c", code, str(journal.root), uri], check=True)
+    assert _waited(journal, uri, record.run_id) == DONE
+    _check_complete(uri, [record])
+    assert (journal.root / "mlflow_sync.log").read_text() == ""  # MLflow has nothing to say
 
 
 @pytest.mark.slow
-def test_several_runs_at_once_share_a_courier_and_a_store_that_is_yet_to_be_made(
-    journal: Journal, tmp_path: Path
-) -> None:
-    uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
-    other = Journal(tmp_path / "other")  # another project with the same store
-    processes = [_run(journal, uri) for _ in range(4)] + [_run(other, uri)]
-    assert [process.wait() for process in processes] == [0] * 5
-    for each in (journal, other):
-        for run_id in {record.run_id for record in each.records()}:
-            assert wait_for_delivery(each, run_id, timeout_s=90).error == ""
-    _until(lambda: not _courier_number(journal) and not _courier_number(other))
-    records = [*journal.records(), *other.records()]
-    assert len(records) == 15
-    _check_complete(uri, records)
-    assert {parent.info.status for parent in _parents(uri).values()} == {"FINISHED"}
-    # all couriers of a journal append to one log: MLflow has nothing to say
-    assert (journal.root / "courier.log").read_text() == ""
+def test_syncs_at_once_and_killed_at_random_moments_leave_one_run_per_record(journal: Journal, uri: str) -> None:
+    rng = random.Random(0)
+    for _ in range(4):
+        run_id = str(uuid.uuid4())
+        for number in range(4):
+            journal.write(_record(f"asset_{number}", run_id, "FINISHED" if number % 2 else "FAILED"))
+        command = [sys.executable, "-m", mlflow_sync.__name__, str(journal.root), uri, EXPERIMENT]
+        processes = [subprocess.Popen(command) for _ in range(2)]
+        n_noted, until = len(_notes(journal)), time.monotonic() + WAIT_S
+        while len(_notes(journal)) <= n_noted and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.3))
+        processes[0].kill()
+        processes[1].wait()
+        processes[0].wait()
+    assert sync(journal, uri) == DONE
+    _check_complete(uri, journal.records())
+
+
+def _notes(journal: Journal) -> list[Path]:
+    return [*journal.root.glob(f"records/*/{NOTE}")]
+
+
+def _waited(journal: Journal, uri: str, run_id: str) -> tuple[int, str]:
+    result = wait_for_sync(journal, uri, EXPERIMENT, run_id, timeout_s=WAIT_S)
+    return result.n_pending, result.error
 
 
 # ---- servers
@@ -604,30 +483,24 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str,
 
 
 @pytest.mark.slow
-def test_a_run_beside_a_server_that_is_down_is_delivered_once_it_is_up(
-    journal: Journal, server: dict[str, Any]
-) -> None:
-    uri = f"http://127.0.0.1:{server['port']}"
-    assert _run(journal, uri).wait() == 0
-    (run_id,) = {record.run_id for record in journal.records()}
-    waited = wait_for_delivery(journal, run_id, timeout_s=60)
-    assert waited.n_waiting == 3
-    assert "nothing listens there" in waited.error
-    _until(lambda: not _courier_number(journal))
+def test_what_a_server_that_is_down_missed_is_copied_once_it_is_up(journal: Journal, server: dict[str, Any]) -> None:
+    uri, records = f"http://127.0.0.1:{server['port']}", [_record("raw_corpus"), _record("embeddings")]
+    journal.write(records[0])
+    start_sync(journal, uri, EXPERIMENT)
+    n_pending, error = _waited(journal, uri, records[0].run_id)
+    assert n_pending == 1 and "nothing listens there" in error
     with mlflow_server(**server):
-        assert _run(journal, uri).wait() == 0
-        (latest,) = {record.run_id for record in journal.records()} - {run_id}
-        assert wait_for_delivery(journal, latest, timeout_s=90) == Delivery(3, 0)
-        _until(lambda: not _courier_number(journal))
-        _check_complete(uri, journal.records())
-        assert courier_trouble(journal) == ""
+        journal.write(records[1])
+        start_sync(journal, uri, EXPERIMENT)
+        assert [_waited(journal, uri, record.run_id) for record in records] == [DONE, DONE]
+        _check_complete(uri, records)
         _check_links(journal, uri)
 
 
 def _check_links(journal: Journal, uri: str) -> None:
     """The server answers at each link, and knows the run and the experiment it names."""
     for record in journal.records():
-        page, _, place = mlflow_link(journal, record).partition("#")
+        page, _, place = run_link(journal, record).partition("#")
         _, experiment_id, _, run_id = place.partition("?")[0].removeprefix("/").split("/")
         assert page == f"{uri}/"
         with urllib.request.urlopen(page, timeout=30) as answer:
@@ -640,15 +513,25 @@ def _check_links(journal: Journal, uri: str) -> None:
 
 
 def test_the_project_s_own_store_is_linked_to_where_make_mlflow_serves_it(empty_store: Path, tmp_path: Path) -> None:
-    journal, record = Journal(tmp_path / ".state" / "lineage"), _record()
-    journal.write(record)
+    journal, first, second = Journal(tmp_path / ".state" / "lineage"), _record(), _record()
     store = tmp_path / ".state" / "mlflow" / "mlflow.db"
-    store.parent.mkdir()
+    store.parent.mkdir(parents=True)
     shutil.copy(empty_store, store)
-    assert deliver(journal, f"sqlite:///{store}").error == ""
-    child = _children(f"sqlite:///{store}")[record.name].info
-    place = f"/#/experiments/{child.experiment_id}/runs/{child.run_id}?workflowType=machine_learning"
-    assert mlflow_link(journal, record) == "http://127.0.0.1:5000" + place
+    uri = f"sqlite:///{store}"
+    assert search_link(journal, first, uri, EXPERIMENT) == "http://127.0.0.1:5000/#/experiments"
+    journal.write(first)
+    assert sync(journal, uri) == DONE
+    child = _children(uri)[first.name].info
+    runs = f"http://127.0.0.1:5000/#/experiments/{child.experiment_id}/runs"
+    assert run_link(journal, first) == f"{runs}/{child.run_id}?workflowType=machine_learning"
+    journal.write(second)
+    assert run_link(journal, second) == ""
+    link = search_link(journal, second, uri, EXPERIMENT)
+    clause = parse_qs(link.partition("?")[2])["searchFilter"]
+    assert link.startswith(f"{runs}?") and clause == [f"tags.`rsprune.record` = '{second.name}'"]
+    assert sync(journal, uri) == DONE
+    [found] = connect(uri, EXPERIMENT).client.search_runs([child.experiment_id], *clause)
+    assert found.info.run_id == _children(uri)[second.name].info.run_id
     served = (Path(__file__).resolve().parents[1] / "Makefile").read_text()
     assert "MLFLOW_PORT ?= 5000" in served and "/.state/mlflow/mlflow.db" in served
 
