@@ -1,4 +1,4 @@
-"""What several assets need: the scanner of two of them, the sources by name, the result with its hash and columns."""
+"""Shared by several assets: the scanner, resolved sources, and the MaterializeResult with its metadata."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 GPU_POOL = "gpu"
 NVIDIA_DRIVER = Path("/dev/nvidiactl")
 SYNTHETIC = "synthetic"
-"""As a source: the procedural corpus, made on first use."""
+"""Source name of the procedural corpus, which is generated on first use."""
 
 
 def scanner(
@@ -32,7 +32,7 @@ def scanner(
     params: CorpusParams,
     home: Path | None = None,
 ) -> "Scanner":
-    """How the corpus or the reference is read; `home` as `Scanner` has it."""
+    """The scanner of the corpus or the reference; `home` as in `Scanner`."""
     from rsprune_dagster.corpus.shards import ShardCache
     from rsprune_dagster.pruning.steps.scan import Scanner
 
@@ -50,7 +50,7 @@ def scanner(
 def named_sources(
     sources: Sequence[str], store: AssetStore, *, part: str, home: Path | None, progress: Progress
 ) -> tuple[str, ...]:
-    """The sources, relative paths from `home`, the project's folder.
+    """The sources, with relative paths resolved against `home`, the project's folder.
 
     `synthetic` stands for a part of the synthetic corpus: corpus, reference or held_out.
     """
@@ -63,13 +63,13 @@ def watched_sources(sources: Sequence[str], home: Path | None) -> tuple[str, ...
 
 
 def _from(home: Path | None, source: str) -> str:
-    """A source as params.yaml of the project at `home` has it; elsewhere a relative path starts where the user is."""
+    """A source of params.yaml, resolved against `home`; without `home`, against the working folder."""
     is_a_path = "://" not in source and not source.startswith("~")
     return str(home / source) if home and is_a_path else source
 
 
 def gpu_pool() -> str | None:
-    """The pool that lets one step at a time onto the GPU; none where the machine has no NVIDIA driver."""
+    """The Dagster pool that limits the GPU to one step at a time; None without an NVIDIA driver."""
     return GPU_POOL if NVIDIA_DRIVER.exists() else None
 
 
@@ -82,13 +82,12 @@ def result(
     verdict: "Verdict | None" = None,
     facts: Mapping[str, Any] | None = None,
 ) -> dg.MaterializeResult[None]:
-    """What Dagster records: the folder's content hash as the data version, figures, pictures, parameters, columns.
+    """The MaterializeResult: content hash as data version; figures, pictures, parameters and columns as metadata.
 
     Args:
-        tables: Parquet files of the asset; the first, if any, is the asset's own table, whose rows and columns Dagster
-            knows.
-        facts: what later versions are compared with, for the record alone.
-        verdict: of an evaluation: which checkpoint is the champion, and why.
+        tables: Parquet files of the asset; the first gives Dagster's row count and column schema.
+        facts: values that later versions are compared with; only recorded.
+        verdict: only for an evaluation: which checkpoint is the champion, and why.
     """
     from rsprune_dagster.report.markdown import image
 
@@ -105,7 +104,7 @@ def result(
 
 
 def _about(made: Materialization, record: Record, folder: Path) -> dict[str, Any]:
-    """Where the version is kept and what it was made with."""
+    """Metadata on where the version is stored and what it was made from."""
     link = made.mlflow_link()
     about: dict[str, Any] = {
         **(_champion(made, record.verdict) if record.verdict else {}),
@@ -120,12 +119,12 @@ def _about(made: Materialization, record: Record, folder: Path) -> dict[str, Any
         about["made from"] = dg.MetadataValue.json(dict(record.inputs))
     if record.departures:
         about["params.yaml says"] = dg.MetadataValue.json(dict(record.departures))
-    about["params"] = dg.MetadataValue.json(dict(record.params))  # the longest of them
+    about["params"] = dg.MetadataValue.json(dict(record.params))  # last, since it is the longest
     return about
 
 
 def _champion(made: Materialization, verdict: Mapping[str, Any]) -> dict[str, str]:
-    """Whether the evaluated checkpoint is the champion and why, and which tiles trained the one that is."""
+    """Whether the evaluated checkpoint is the champion, why, and which subset trained the champion."""
     from rsprune_dagster.resources.champion import subset_of
 
     told = {"champion": str(verdict["reason"])}
@@ -137,7 +136,7 @@ def _champion(made: Materialization, verdict: Mapping[str, Any]) -> dict[str, st
 
 
 def _tables(folder: Path, names: Sequence[str]) -> dict[str, Any]:
-    """Rows and columns of the first table under the names that Dagster looks for, of the others under their own."""
+    """Row count and columns of the first table under Dagster's standard keys; columns of the others by name."""
     import pyarrow.parquet as pq
 
     if not names:
@@ -151,7 +150,7 @@ def _tables(folder: Path, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _columns(table: Path) -> dg.TableSchema:
-    """The columns of a Parquet file, with the meaning that its schema, or else the scan's, gives each."""
+    """The columns of a Parquet file, described by the field docs of its schema, else of the scan's schema."""
     import pyarrow.parquet as pq
 
     from rsprune_dagster.corpus.tiles import SCAN
