@@ -82,6 +82,7 @@ def tells_scenes_apart(clusters: Path, *, min_nmi: float) -> Verdict:
         False,
         f"{sentence}, expected {min_nmi:.2f} or more: the embedding hardly separates these scenes. Try a network "
         "instead of the descriptor (embedding.backbone), or look for wrong labels in the reference.",
+        figures,
     )
 
 
