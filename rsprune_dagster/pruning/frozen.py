@@ -41,8 +41,8 @@ class Limits:
     """Limits of the drift from the training pool."""
 
     max_far_fraction: float  # largest share of new tiles that are far
-    max_cluster_shift: float  # population stability index
-    max_growth: float  # new tiles over training tiles
+    max_cluster_shift: float  # largest population stability index
+    max_growth: float  # largest ratio of new tiles to training tiles
 
 
 @dataclass(frozen=True)
@@ -106,11 +106,11 @@ def drift(
     kind = "scenes" if kept.fitted.scenes and apart < FOREIGN_FROM else "clusters"
     reasons = []
     if n_new and _is_more(n_far, n_new, limits.max_far_fraction):
-        reasons.append(f"{n_far:,} of {n_new:,} new tiles lie farther out than 99 in 100 of those that trained")
+        reasons.append(f"{n_far:,} of {n_new:,} new tiles lie beyond the 99th percentile of the training distances")
     if shift > limits.max_cluster_shift:
-        reasons.append(f"the shares of the clusters moved (stability index {shift:.2f})")
+        reasons.append(f"the cluster sizes changed (population stability index {shift:.2f})")
     if n_new > limits.max_growth * len(kept.trained_on):
-        reasons.append(f"{n_new:,} tiles came to the {len(kept.trained_on):,} that trained")
+        reasons.append(f"{n_new:,} tiles were added to {len(kept.trained_on):,} training tiles")
     if kind != kept.balance_over:
         reasons.append(f"the pool is now balanced over {kind} (foreignness {apart:.2f})")
     return Drift(n_new, n_far / max(n_new, 1), shift, apart, tuple(reasons))
