@@ -1,4 +1,4 @@
-"""scene_clusters: scenes from the reference, centroids from a stratified sample, then every tile in one stream."""
+"""scene_clusters: scenes from the reference, centroids from a stratified sample, assignment of every tile."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -42,14 +42,14 @@ ASSIGNMENT = pa.schema(
         ),
     ]
 )
-"""In content order, row for row with the vectors."""
+"""One row per vector, in content order."""
 
 _FIGURES = ("scene_names", "foreignness", "balance_over", "note")
 
 
 @dataclass(frozen=True)
 class ReferenceSet:
-    """The labelled vectors (M, d) and their labels (M,), in content order; None both where there is no reference."""
+    """The labelled vectors (M, d) and their labels (M,), in content order; both None without a reference."""
 
     vectors: NDArray[np.float32] | None
     labels: NDArray[np.str_] | None
@@ -57,7 +57,7 @@ class ReferenceSet:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The clusters, and how they came about: centroids trained now, or kept, and how far the pool has drifted."""
+    """The clusters, the origin of the centroids (trained or reused), and the pool's drift."""
 
     clusters: SceneClusters
     origin: str
