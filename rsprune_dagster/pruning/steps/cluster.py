@@ -80,10 +80,10 @@ def cluster(
     last: Path | None = None,
     progress: Progress = silent,
 ) -> Outcome:
-    """Write assignment.parquet, centroids.safetensors, quality.json and the kept model into `folder`.
+    """Write assignment.parquet, centroids.safetensors, quality.json and the fitted model into `folder`.
 
     Args:
-        last: an earlier version whose centroids new tiles are to be assigned to; None: they are trained.
+        last: an earlier version whose centroids are reused; None: train centroids.
     """
     identity = identity_of(embeddings, params, seed)
     contents = contents_of(embeddings / "index.parquet")
@@ -110,7 +110,7 @@ def _topped_up(
     use_gpu: bool,
     progress: Progress,
 ) -> Outcome:
-    """New tiles assigned to kept centroids, unless they drifted too far and `recluster` lets centroids be trained."""
+    """Assign tiles to the existing centroids; None if the pool has drifted and `recluster` allows training."""
     vectors = open_vectors(embeddings / "vectors")
     found = topped_up(vectors.read_rows, vectors.n_rows, kept, progress)
     gone = drift(kept, contents, found.cluster, found.distance, found.foreignness, limits_of(params))
@@ -123,7 +123,7 @@ def _topped_up(
 
 
 def drift_of(folder: Path, params: ClusteringParams) -> Drift | None:
-    """How far the tiles of a version have drifted from those that trained its centroids; None: it kept no model."""
+    """The drift of a version's tiles from its training tiles; None if it stored no model."""
     earlier = read_kept(folder)
     if earlier is None:
         return None
@@ -151,7 +151,7 @@ def _trained(embeddings: Path, params: ClusteringParams, seed: int, use_gpu: boo
 
 
 def read_reference(embeddings: Path) -> ReferenceSet:
-    """The reference that the asset `embeddings` holds."""
+    """The reference in the folder of the asset `embeddings`."""
     labels = pq.read_table(embeddings / "reference" / "index.parquet", columns=["label"]).column(0).to_pylist()
     if not labels:
         return ReferenceSet(None, None)
@@ -160,7 +160,7 @@ def read_reference(embeddings: Path) -> ReferenceSet:
 
 
 def write_clusters(clusters: SceneClusters, index: pa.Table, folder: Path) -> None:
-    """Write what `read_clusters` reads."""
+    """Write the files of `read_clusters`."""
     table = index
     for column, (number, names) in (
         ("scene", clusters.strata),
@@ -175,7 +175,7 @@ def write_clusters(clusters: SceneClusters, index: pa.Table, folder: Path) -> No
         table = table.append_column(name, pa.array(values, ASSIGNMENT.field(name).type, safe=False))
     write_batches(table.to_batches(), folder / "assignment.parquet", ASSIGNMENT)
     centroids = save({"centroids": clusters.centroids.points})
-    (folder / "centroids.safetensors").write_bytes(centroids)  # not save_file, which hides that the disk is full
+    (folder / "centroids.safetensors").write_bytes(centroids)  # save_file does not report a full disk
     figures = {name: getattr(clusters, name) for name in _FIGURES}
     quality = [asdict(measured) for measured in clusters.quality]
     content = {**figures, "n_clusters_asked": clusters.centroids.n_asked, "quality": quality}
@@ -183,7 +183,7 @@ def write_clusters(clusters: SceneClusters, index: pa.Table, folder: Path) -> No
 
 
 def read_clusters(folder: Path) -> SceneClusters:
-    """The clusters of the asset scene_clusters."""
+    """Read the clusters from the folder of the asset scene_clusters."""
     content: dict[str, Any] = json.loads((folder / "quality.json").read_text())
     path = folder / "assignment.parquet"
     guesses = reference_column(path)
