@@ -105,7 +105,7 @@ class TileReader:
         except (TileError, UserError):
             raise
         except Exception as error:
-            if (told := _told(row["uri"], error)) is None:
+            if (told := _storage_error(row["uri"], error)) is None:
                 raise
             raise told from error
 
@@ -249,7 +249,7 @@ def _check_size(n_bytes: int) -> None:
         raise TileError(f"oversized: {n_bytes:,} bytes, {MOST_TILE_BYTES:,} at most; refused before reading")
 
 
-def _told(uri: str, error: Exception) -> TileError | RunError | None:
+def _storage_error(uri: str, error: Exception) -> TileError | RunError | None:
     """Translate a storage error: TileError for one unusable tile, RunError to stop the run, None for a bug."""
     number = error.errno if isinstance(error, OSError) else None
     if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError) or number in storage.GONE:

@@ -85,7 +85,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 @contextmanager
-def _damage_told() -> Iterator[None]:
+def _as_damaged_error() -> Iterator[None]:
     """Convert pyarrow's errors for a damaged file to DamagedError; storage errors pass unchanged.
 
     Raises:
@@ -114,7 +114,7 @@ def opened(uri: str) -> Iterator[pq.ParquetFile]:
         DamagedError: the footer is damaged.
         OSError: the storage fails.
     """
-    with open_binary(uri) as handle, _damage_told():
+    with open_binary(uri) as handle, _as_damaged_error():
         file = _parquet_file(handle)
         n_bytes, _ = size_and_stamp(uri)
         if n_bytes is not None and file.metadata.num_rows > n_bytes:
@@ -265,7 +265,7 @@ class ImageRows:
         Raises:
             DamagedError: the row cannot be read.
         """
-        with _damage_told():
+        with _as_damaged_error():
             group = bisect_right(self._starts, row) - 1
             if group != self._group or row < self._first:
                 self._group, self._first = group, self._starts[group]

@@ -149,19 +149,19 @@ def check_reachable(sources: Sequence[str]) -> None:
     """
     for uri in map(storage.absolute, sources):
         if storage.is_remote(uri):
-            with _told_plainly(uri):
+            with _as_user_error(uri):
                 storage.is_folder(uri)
 
 
 def _source(uri: str, name: str, ignored: Counter[str]) -> list[Container]:
-    with _told_plainly(uri):
+    with _as_user_error(uri):
         if storage.is_folder(uri):
             return _folder(uri, f"{name}/" if name else "", ignored)
     return [_single(uri, name)]
 
 
 @contextmanager
-def _told_plainly(uri: str) -> Iterator[None]:
+def _as_user_error(uri: str) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -278,11 +278,11 @@ def _walk(root: str) -> Iterator[tuple[tuple[str, ...], str, list[storage.Entry]
             continue
         children = storage.entries(uri)
         yield parts, uri, [child for child in children if not child.is_folder]
-        folders = [child for child in children if child.is_folder and not _is_passed_by(child.name)]
+        folders = [child for child in children if child.is_folder and not _is_skipped(child.name)]
         waiting += [((*parts, child.name), child.uri, above | {real}) for child in reversed(folders)]
 
 
-def _is_passed_by(folder: str) -> bool:
+def _is_skipped(folder: str) -> bool:
     return folder.startswith(".") or folder == _HOUSEKEEPING_FOLDER
 
 

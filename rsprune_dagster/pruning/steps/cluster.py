@@ -92,7 +92,7 @@ def cluster(
         why = "" if earlier is None else ": parameters, encoder or reference are others than those of the last version"
         outcome = Outcome(_trained(embeddings, params, seed, use_gpu, progress), f"trained{why}", kept=False)
     else:
-        outcome = _topped_up(embeddings, earlier[0], contents, params, seed, use_gpu, progress)
+        outcome = _assign_new(embeddings, earlier[0], contents, params, seed, use_gpu, progress)
     kept = earlier[0] if earlier and outcome.kept else frozen(outcome.clusters, contents)
     write_clusters(
         outcome.clusters, pq.read_table(embeddings / "index.parquet", columns=["content_md5", "tile_id"]), folder
@@ -101,7 +101,7 @@ def cluster(
     return outcome
 
 
-def _topped_up(
+def _assign_new(
     embeddings: Path,
     kept: Frozen,
     contents: NDArray[np.uint8],

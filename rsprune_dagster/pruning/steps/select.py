@@ -201,13 +201,13 @@ def _write_ledger(folders: StageFolders, folder: Path, n_readable: int, n_wanted
         threshold_bits=threshold_bits,
     )
     write_decisions(inputs, n_kept, folder / "decisions.parquet")
-    write_csv(_shielded(scene_table(folder / "decisions.parquet")), folder / "scenes.csv")
+    write_csv(_escaped(scene_table(folder / "decisions.parquet")), folder / "scenes.csv")
     n_written = write_subset(inputs, n_kept, folder / "pruned_subset.parquet")
     assert n_written == n_kept, "ranks are 1 to the number of candidates"
     return SelectReport(count_decisions(folder / "decisions.parquet"), n_readable, n_wanted, n_kept)
 
 
-def _shielded(scenes: pa.Table) -> pa.Table:
+def _escaped(scenes: pa.Table) -> pa.Table:
     """The table with scene names (the first column) escaped for a CSV file."""
     names = [shielded(name) for name in scenes.column("scene").to_pylist()]
     return scenes.set_column(0, "scene", pa.array(names, pa.string()))
