@@ -1,4 +1,4 @@
-"""`rsprune`: the pruning job, and questions about its result, without the web UI."""
+"""`rsprune`: the pipeline and queries of its results on the command line."""
 
 import json
 import sys
@@ -44,13 +44,13 @@ PRUNING = (
     *("corpus", "reference", "entropy", "embedding", "clustering", "selection"),
     *("compute", "tracking", "checks"),
 )
-"""The sections of params.yaml that a prune reads."""
+"""The sections of params.yaml that `prune` reads."""
 
 CorpusArgument = Annotated[
     list[str], typer.Argument(help="Folders, tars, Parquet files or GeoTIFF scenes; local paths or fsspec URLs")
 ]
 ResultOption = Annotated[
-    Path | None, typer.Option("--out", help="The folder a prune wrote; default: the project's assets", metavar="DIR")
+    Path | None, typer.Option("--out", help="Output folder of a `prune`; default: the project's assets", metavar="DIR")
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -59,7 +59,7 @@ SetOption = Annotated[
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 the run failed, 2 the command is off, 130 interrupted."""
+    """Run the command line. Exit codes: 0 success, 1 the run failed, 2 invalid usage, 130 interrupted."""
     try:
         result = app(standalone_mode=False)
     except UserError as error:
@@ -81,23 +81,23 @@ def main() -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=show_version, help="Print the version and end")
+        bool, typer.Option("--version", is_eager=True, callback=show_version, help="Print the version and exit")
     ] = False,
 ) -> None:
-    """Cut a remote-sensing corpus to the tiles worth training on."""
+    """Prune a remote-sensing corpus to the tiles worth training on."""
 
 
 @app.command()
 def prune(
     corpus: CorpusArgument,
-    out: Annotated[Path, typer.Option("--out", help="Where the results go", metavar="DIR")],
+    out: Annotated[Path, typer.Option("--out", help="Output folder", metavar="DIR")],
     reference: Annotated[
         list[str] | None, typer.Option("--reference", help="A labelled scene set, one folder per scene", metavar="DIR")
     ] = None,
     keep: Annotated[float | None, typer.Option("--keep", help="Share of readable tiles to keep, 0 to 1")] = None,
     backbone: Annotated[str | None, typer.Option("--backbone", help="The encoder", metavar="NAME")] = None,
     weights: Annotated[str | None, typer.Option("--weights", help="Its weights, a local file", metavar="FILE")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Every draw comes from this")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Random seed")] = None,
     strategy: Annotated[str | None, typer.Option("--strategy", help="rsprune, or a baseline", metavar="NAME")] = None,
     workers: Annotated[int | None, typer.Option("--workers", help="Threads over shards; 0: one per core")] = None,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda", metavar="NAME")] = None,
@@ -156,9 +156,9 @@ def materialize(
 ) -> None:
     """Materialize the project's assets, as its web UI does: recorded in Dagster, dvc.lock and MLflow.
 
-    The study is materialized where it is named, and not with all others: it takes hours.
+    The study is materialized only if it is named: it takes hours.
 
-    With --set the run departs from params.yaml: its result is kept, but dvc.lock does not record it.
+    With --set the run differs from params.yaml: its results are kept, but dvc.lock does not record them.
     """
     named = list(assets or ())
     params, _ = _params(changes, tuple(Params.model_fields))
@@ -197,7 +197,7 @@ def demo() -> None:
 def explain(
     tile_id: Annotated[str, typer.Argument(help="As in decisions.parquet", metavar="TILE_ID")], out: ResultOption = None
 ) -> None:
-    """Why a tile was kept or dropped: scores, scene, cluster, quota, the nearest kept tile."""
+    """Explain why a tile was kept or dropped: scores, scene, cluster, quota and the nearest kept tiles."""
     from rsprune_dagster.pruning.steps.explain import explain_tile
 
     say(explain_tile(_assets(out), tile_id))
@@ -212,7 +212,7 @@ def plan(
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda", metavar="NAME")] = None,
     changes: SetOption = None,
 ) -> None:
-    """Say what pruning CORPUS would take, from a sample of it: tiles, time, disk, memory. Writes nothing."""
+    """Estimate the cost of pruning CORPUS from a sample: tiles, time, disk and memory. Writes nothing."""
     from rsprune_dagster.progress import terminal
     from rsprune_dagster.pruning.steps.forecast import forecast
 
@@ -228,11 +228,11 @@ def plan(
 
 @app.command()
 def export(
-    target: Annotated[Path, typer.Argument(help="A folder, or a file for `list`, that is not there yet")],
+    target: Annotated[Path, typer.Argument(help="New folder, or new file for `list`")],
     form: Annotated[str, typer.Option("--form", help="webdataset, folder or list")] = "webdataset",
     out: ResultOption = None,
 ) -> None:
-    """Write the kept tiles out: as WebDataset tars, a folder of images, or a list of paths."""
+    """Export the kept tiles as WebDataset tars, a folder of images or a list of paths."""
     from rsprune_dagster.progress import terminal
     from rsprune_dagster.pruning.steps.publish import export_kept
 
@@ -242,12 +242,12 @@ def export(
 
 @app.command()
 def synth(
-    folder: Annotated[Path, typer.Argument(help="Gets corpus/, reference/, held_out/ and truth.parquet")],
+    folder: Annotated[Path, typer.Argument(help="Receives corpus/, reference/, held_out/ and truth.parquet")],
     tiles: Annotated[int, typer.Option("--tiles", help="Tiles of the pool")] = 1200,
     size: Annotated[int, typer.Option("--size", help="Edge of a tile, pixels")] = 64,
-    seed: Annotated[int, typer.Option("--seed", help="Another seed, another corpus")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed")] = 0,
 ) -> None:
-    """Make a synthetic corpus with a known truth: scenes, blanks, copies, noise, GeoTIFFs, broken files."""
+    """Generate a synthetic corpus with ground truth: scenes, blanks, copies, noise, GeoTIFFs and broken files."""
     from rsprune_dagster.corpus.synthetic import SyntheticPlan, write_corpus
     from rsprune_dagster.progress import terminal
 
@@ -262,14 +262,14 @@ def _params(
     forced: Mapping[str, dict[str, Any]] | None = None,
     **sections: dict[str, Any],
 ) -> tuple[Params, tuple[str, ...]]:
-    """params.yaml with the options that were given, of which `--set` comes last; and what was given, as section.key.
+    """Parse params.yaml with the given options, `--set` last; return it with the given keys, as section.key.
 
     Args:
         reads: the sections that the command reads.
-        forced: values that the command has whatever is given.
+        forced: values that the command always uses.
 
     Raises:
-        UsageError: a value is out of its range, or changes nothing.
+        UsageError: a value is out of range or has no effect.
     """
     given = {
         name: {key: value for key, value in values.items() if value is not None} for name, values in sections.items()
@@ -295,7 +295,7 @@ def _params(
 
 
 def _materialize_project(params: Params, assets: Sequence[str]) -> None:
-    """Run the project's assets, and say under which hash each is kept."""
+    """Materialize the project's assets and print the content hash of each."""
     from rsprune_dagster.assets import build_assets
     from rsprune_dagster.automation.run import materialize as run
     from rsprune_dagster.automation.run import project_home

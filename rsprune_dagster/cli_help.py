@@ -1,4 +1,4 @@
-"""The help of `rsprune`: its commands by what one wants to do, each with its whole sentence."""
+"""The help of `rsprune`: commands grouped by task, each with its complete sentence."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -23,13 +23,13 @@ class GroupedCommands(TyperGroup):
     """`rsprune` itself: lists its commands by GROUPS."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write a section for each group; click would cut sentences to the width of a line."""
+        """Write a section per group; click would truncate sentences to one line."""
         for title, names in GROUPS.items():
             with formatter.section(title):
                 formatter.write_dl([(name, _sentence(self.commands[name])) for name in names])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """A command, whose arguments say what they are."""
+        """A command whose arguments have their help text."""
         command = super().get_command(ctx, cmd_name)
         if command is not None and command.callback is not None:
             _describe_arguments(command, inspect.unwrap(command.callback))
@@ -37,16 +37,16 @@ class GroupedCommands(TyperGroup):
 
 
 def show_version(wanted: bool) -> None:
-    """Print the version and end; what `--version` calls."""
+    """Print the version and exit; the callback of `--version`."""
     if wanted:
         say(f"rsprune {version('rsprune_dagster')}")
         raise typer.Exit
 
 
 def _describe_arguments(command: click.Command, function: Callable[..., object]) -> None:
-    """Give arguments the help that they were declared with.
+    """Set the help text of arguments to the declared one.
 
-    click 8.5 takes it from typer 0.25, and with it would list them a second time.
+    With typer 0.25, click 8.5 drops it; with it, click would list the arguments a second time.
     """
     declared = get_params_from_function(function)
     for parameter in command.params:

@@ -1,4 +1,4 @@
-"""The folder that `rsprune prune --out` writes: its results, and what other commands left beside them."""
+"""The output folder of `rsprune prune`: its results, and files that other commands derive from them."""
 
 import hashlib
 import json
@@ -9,12 +9,12 @@ from pathlib import Path
 from rsprune_dagster.errors import UsageError
 
 WORK = ".rsprune"
-"""Below --out: the assets of the run and the cache that later runs start from."""
+"""Folder in --out with the assets of the run and the cache for later runs."""
 
 RESULTS = ("pruned_subset.parquet", "decisions.parquet")
 
 _BESIDE = "beside.json"
-"""In WORK: the sha256 of each file that was written beside the results and tells of them."""
+"""File in WORK with the sha256 of each derived file in the output folder."""
 
 
 def check_writable(out: Path) -> None:
@@ -24,7 +24,7 @@ def check_writable(out: Path) -> None:
         work.mkdir(parents=True, exist_ok=True)
         probe = work / ".probe"
         probe.touch()
-        probe.unlink(missing_ok=True)  # another prune may have taken its own away
+        probe.unlink(missing_ok=True)  # another prune may have removed its own
     except OSError as error:
         raise UsageError(
             f"--out {out} cannot be written: {error.strerror}; give a folder this user may write to"
@@ -32,11 +32,10 @@ def check_writable(out: Path) -> None:
 
 
 def publish(subset: Path, out: Path) -> list[str]:
-    """Copy the results; both are complete before the first takes its place.
+    """Copy the results; both copies are complete before the first is renamed into place.
 
     Returns:
-        The names of the files that told of an earlier subset, and were removed. What was changed since it was written
-        is not ours, and stays.
+        The names of removed files that were derived from an earlier subset. A file that the user changed since is kept.
     """
     from rsprune_dagster.corpus.shards import written_whole
 
@@ -48,7 +47,7 @@ def publish(subset: Path, out: Path) -> list[str]:
 
 
 def note_beside(out: Path, target: Path) -> None:
-    """Remember that we wrote `target`, which tells of the results in `out`; what lies elsewhere is not remembered."""
+    """Record that `target` is derived from the results in `out`; files outside `out` are not recorded."""
     if target.resolve().parent == out.resolve():
         _write(out, {**_read(out), target.name: _sha256(target)})
 
@@ -62,7 +61,7 @@ def _remove_stale(out: Path) -> list[str]:
 
 
 def _read(out: Path) -> dict[str, str]:
-    """The remembered files with their sha256. A damaged note counts as empty, so no file is removed by it."""
+    """The recorded files with their sha256. A damaged record counts as empty, so that no file is removed."""
     path = out / WORK / _BESIDE
     try:
         beside = dict(json.loads(path.read_text())) if path.is_file() else {}
@@ -79,7 +78,7 @@ def _write(out: Path, beside: dict[str, str]) -> None:
 
 
 def _sha256(path: Path) -> str:
-    """The hash of a file; empty where there is none."""
+    """The hash of a file; empty if there is none."""
     if not path.is_file():
         return ""
     with path.open("rb") as file:

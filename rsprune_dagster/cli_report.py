@@ -1,4 +1,4 @@
-"""`rsprune report`: the page on a prune."""
+"""`rsprune report`: the HTML report of a prune."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,14 +16,14 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command()
 def report(
     out: Annotated[
-        Path | None, typer.Option("--out", help="The folder a prune wrote; default: the project", metavar="DIR")
+        Path | None, typer.Option("--out", help="Output folder of a `prune`; default: the project", metavar="DIR")
     ] = None,
     html: Annotated[
         Path | None,
         typer.Option("--html", help="Default: report.html in DIR, or in the project's .state", metavar="FILE"),
     ] = None,
 ) -> None:
-    """Write one HTML page: what went in, what stayed, why the rest went. Nothing needs to have been trained."""
+    """Write one HTML page: the corpus, the kept tiles, and why the others were dropped. Needs no training."""
     from rsprune_dagster.corpus.shards import written_whole
     from rsprune_dagster.lineage.origins import origins_of
     from rsprune_dagster.lineage.places import Places

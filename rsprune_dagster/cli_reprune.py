@@ -1,4 +1,4 @@
-"""`rsprune reprune`: what CI runs when parameters, code or corpus changed."""
+"""`rsprune reprune`: run by CI when parameters, code or corpus changed."""
 
 import os
 from pathlib import Path
@@ -16,32 +16,34 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command()
 def reprune(
     assets: Annotated[
-        list[str] | None, typer.Argument(help="What to bring up to date, with all it is made from", metavar="ASSET")
+        list[str] | None, typer.Argument(help="Assets to update, with their upstream assets", metavar="ASSET")
     ] = None,
-    base: Annotated[str, typer.Option("--base", help="What the summary compares with", metavar="REV")] = "HEAD",
+    base: Annotated[
+        str, typer.Option("--base", help="Git revision that the summary compares with", metavar="REV")
+    ] = "HEAD",
     summary: Annotated[
         Path | None,
         typer.Option(
-            "--summary", help="Written with pictures beside it, and as FILE.comment.md without", metavar="FILE.md"
+            "--summary", help="Summary with pictures beside it; without pictures as FILE.comment.md", metavar="FILE.md"
         ),
     ] = None,
     push: Annotated[
         bool, typer.Option("--push", help="Push the data, then commit dvc.lock and push the branch")
     ] = False,
     push_data: Annotated[
-        bool, typer.Option("--push-data", help="Push the data alone; dvc.lock is for another to commit")
+        bool, typer.Option("--push-data", help="Push the data only; commit dvc.lock elsewhere")
     ] = False,
     scan: Annotated[
-        bool, typer.Option("--scan/--no-scan", help="List the images again, or take the corpus as dvc.lock has it")
+        bool, typer.Option("--scan/--no-scan", help="List the images again, or use the corpus recorded in dvc.lock")
     ] = True,
     dagster: Annotated[
-        str, typer.Option("--dagster", help="Rehearse on a running Dagster with these parameters", metavar="URL")
+        str, typer.Option("--dagster", help="Run on a running Dagster instance with these parameters", metavar="URL")
     ] = "",
     job: Annotated[str, typer.Option("--job", help="With --dagster: the job to launch")] = "prune",
 ) -> None:
-    """Make what changed since the commit's dvc.lock, and nothing else; with --push, publish it.
+    """Materialize only what changed since the commit's dvc.lock; with --push, publish it.
 
-    Exit codes: 0 done, also where nothing changed; 1 a run or a gate failed and nothing was published; 2 usage.
+    Exit codes: 0 success, also if nothing changed; 1 a run or a blocking check failed, nothing published; 2 usage.
     """
     if summary is not None and summary.suffix != ".md":
         raise UsageError(f"--summary {summary}: expected the name of a Markdown file, such as summary.md")
@@ -76,7 +78,7 @@ def _remotely(url: str, job: str, assets: list[str], summary: Path | None, *, pu
     from rsprune_dagster.lineage.format_repruning import comment_of
 
     if push:
-        raise UsageError(f"--push publishes what this checkout made, not what {url} makes: leave one of both out")
+        raise UsageError(f"--push publishes what this checkout made, not what {url} makes: use one of the two options")
     params = load(project_root() / "params.yaml")
     run = run_remotely(url, job, assets, run_config(build_assets(params), params), warn)
     if summary is not None:
@@ -89,6 +91,6 @@ def _remotely(url: str, job: str, assets: list[str], summary: Path | None, *, pu
 
 
 def _run_url() -> str:
-    """Where GitHub shows the workflow's run; empty elsewhere."""
+    """The URL of the GitHub workflow run; empty outside GitHub Actions."""
     server, repository, run = (os.environ.get(f"GITHUB_{name}") for name in ("SERVER_URL", "REPOSITORY", "RUN_ID"))
     return f"{server}/{repository}/actions/runs/{run}" if server and repository and run else ""

@@ -1,4 +1,4 @@
-"""`rsprune study`: does pruning pay on this corpus? Arm by arm, seed by seed, with an estimate."""
+"""`rsprune study`: measure whether pruning helps on this corpus, for each arm and seed."""
 
 import time
 from collections.abc import Sequence
@@ -18,10 +18,12 @@ STUDY = "pruning_study"
 
 @app.command()
 def study(
-    arm: Annotated[list[str] | None, typer.Option("--arm", help="An arm of params.yaml, or several; none: all")] = None,
-    seed: Annotated[list[int] | None, typer.Option("--seed", help="A seed of params.yaml, or several")] = None,
+    arm: Annotated[list[str] | None, typer.Option("--arm", help="Arm of params.yaml, repeatable; default: all")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option("--seed", help="Seed of params.yaml, repeatable; default: all")
+    ] = None,
 ) -> None:
-    """Train on each arm of params.yaml under each seed, and compare. What is done already is not done again."""
+    """Train each arm of params.yaml with each seed and compare. Finished runs are not repeated."""
     params = load(project_root() / "params.yaml")
     for name, asked, known in (("arm", arm, params.study.arms), ("seed", seed, params.study.seeds)):
         texts = tuple(str(each) for each in known)
@@ -35,7 +37,7 @@ def study(
 
 
 def materialize_study(params: Params, arms: Sequence[str], seeds: Sequence[int]) -> None:
-    """Materialize the study's partitions of these arms and seeds, the first seed of all arms first; say what came."""
+    """Materialize the partitions of these arms and seeds, seed by seed, and print the result."""
     from rsprune_dagster.assets import build_assets
     from rsprune_dagster.automation.run import materialize, project_home
     from rsprune_dagster.resources.lineage import project_lineage
@@ -61,7 +63,7 @@ def materialize_study(params: Params, arms: Sequence[str], seeds: Sequence[int])
 
 
 def _left(n_done: int, n_runs: int, started: float) -> str:
-    """Empty before the first is done: arms take about the same time."""
+    """The estimated time left, assuming equal times per arm; empty before the first is done."""
     if not n_done:
         return ""
     minutes = (time.monotonic() - started) / n_done * (n_runs - n_done) / 60

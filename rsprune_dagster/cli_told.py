@@ -1,4 +1,4 @@
-"""What `rsprune prune` tells before its work and after it."""
+"""What `rsprune prune` prints before and after its run."""
 
 import shlex
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ MOST_SCENES = 40
 
 
 def in_effect(params: Params, parameters: Path, given: Sequence[str]) -> str:
-    """Three lines: what is kept of what, how it is compared, and where the numbers come from.
+    """Three lines: keep fraction and sources, encoder and reference, and the origin of the parameters.
 
     Args:
         given: the parameters of the command line, as section.key.
@@ -36,7 +36,7 @@ def in_effect(params: Params, parameters: Path, given: Sequence[str]) -> str:
 
 
 def outcome(counts: dict[str, int], scenes: "pa.Table", folder: Path) -> str:
-    """Tiles by decision, by scene before and after, and the files that hold them."""
+    """Tiles per scene before and after, tiles per decision, and the result files."""
     decisions = [f"{n:>12,}  {decision}" for decision, n in sorted(counts.items(), key=lambda item: -item[1])]
     total = f"{sum(counts.values()):>12,}  tiles seen"
     files = [str(folder / name) for name in RESULTS]
@@ -44,20 +44,20 @@ def outcome(counts: dict[str, int], scenes: "pa.Table", folder: Path) -> str:
 
 
 def next_steps(out: Path, subset: Path) -> str:
-    """Commands that go on from a finished prune, as a shell takes them."""
+    """Shell commands to continue with after a finished prune."""
     where = f"--out {shlex.quote(str(out))}"
     tile = shlex.quote(_first_kept(subset))
     steps = {
         f"rsprune explain {tile} {where}": "why a tile was kept or dropped",
-        f"rsprune export FOLDER {where}": "the kept tiles as WebDataset tars; --form folder or list",
-        f"rsprune report {where}": "a page on what went in, what stayed, why the rest went",
+        f"rsprune export FOLDER {where}": "export the kept tiles as WebDataset tars; --form folder or list",
+        f"rsprune report {where}": "an HTML report of the corpus, the kept tiles and the reasons",
     }
     width = max(map(len, steps))
     return "\n".join(["next:", *(f"  {command:<{width}}  # {what}" for command, what in steps.items())])
 
 
 def _by_scene(scenes: "pa.Table") -> list[str]:
-    """A line for each scene, the largest first: tiles that were compared, those kept, and the shares of both."""
+    """One line per scene, the largest first: compared tiles, kept tiles, and their shares."""
     from rsprune_dagster.lineage.format import format_table
 
     rows = scenes.to_pylist()

@@ -15,15 +15,15 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command()
 def sample(
     out: Annotated[Path, typer.Option("--out", help="A PNG: all images in one grid", metavar="FILE.png")],
-    scene: Annotated[list[str] | None, typer.Option("--scene", help="A scene, or several; none: all")] = None,
+    scene: Annotated[list[str] | None, typer.Option("--scene", help="Scene, repeatable; default: all")] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Images of each scene")] = 16,
     checkpoint: Annotated[
         Path | None, typer.Option("--checkpoint", help="Default: the project's diffusion_checkpoint", metavar="DIR")
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps of the sampler")] = None,
-    guidance: Annotated[float | None, typer.Option("--guidance", min=1, help="1: as learned; more: clearer")] = None,
+    guidance: Annotated[float | None, typer.Option("--guidance", min=1, help="Guidance scale; 1: none")] = None,
     sampler: Annotated[str | None, typer.Option("--sampler", help="ddim or dpm_solver")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Another seed, other images")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed")] = 0,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda", metavar="NAME")] = "auto",
 ) -> None:
     """Draw images of SCENE from a checkpoint."""

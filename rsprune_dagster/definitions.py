@@ -20,7 +20,7 @@ from rsprune_dagster.resources.settings import Compute, Store
 def build_defs(
     params: Params, *, root: Path, cache_root: Path, lineage: Lineage, progress_on: str = "log"
 ) -> dg.Definitions:
-    """The pipeline over an asset folder; tests give their own."""
+    """Build the definitions over an asset folder; tests pass their own."""
     assets = with_conditions(build_assets(params), params.automation)
     return dg.Definitions(
         assets=only_told(assets),

@@ -1,4 +1,4 @@
-"""Parameters that count only beside others: the table, and the sentence for one that was given and changes nothing."""
+"""Parameters that have an effect only with certain values of others: their conditions and the error sentence."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from rsprune_dagster.params import NO_TRACKING, Params
 
 @dataclass(frozen=True)
 class Needs:
-    """What a parameter needs to have an effect: whether it is so, and in words."""
+    """The condition under which a parameter has an effect: as a function and in words."""
 
     met: Callable[[Params], bool]
     what: str
@@ -68,11 +68,11 @@ NEEDS: Mapping[str, Needs] = {
         "an MLFLOW_TRACKING_URI or tracking.uri other than none",
     ),
 }
-"""By section.key. What depends on the tiles themselves, as `corpus.bands`, is a check of raw_corpus."""
+"""By section.key. Conditions on the tiles themselves, such as for `corpus.bands`, are a check of raw_corpus."""
 
 
 def without_effect(params: Params, given: Iterable[str]) -> list[str]:
-    """A sentence for each given parameter, as section.key, that changes nothing with the others as they are."""
+    """A sentence for each given parameter (section.key) that has no effect with the current values of the others."""
     return [
         f"{key} has no effect here: it needs {NEEDS[key].what}"
         for key in given

@@ -1,25 +1,25 @@
-"""What can go wrong for a user, in one line each: what came, what was expected, what to do."""
+"""Exceptions for users. Each message is one line: what was given, what was expected, what to do."""
 
 
 class UserError(Exception):
-    """An error the user can mend; its message is shown as it is, without a traceback."""
+    """An error that the user can fix; its message is shown without a traceback."""
 
     exit_code = 1
 
 
 class UsageError(UserError):
-    """The command or its parameters are off: nothing was started (exit code 2)."""
+    """The command or its parameters are invalid: nothing was started (exit code 2)."""
 
     exit_code = 2
 
 
 class RunError(UserError):
-    """The run could not finish; the last good results are untouched (exit code 1)."""
+    """The run failed; the last good results are unchanged (exit code 1)."""
 
 
 class GateError(RunError):
-    """A blocking check failed: what depends on its asset was not made (exit code 1)."""
+    """A blocking check failed: assets downstream of its asset were not materialized (exit code 1)."""
 
 
 class TileError(Exception):
-    """One tile cannot be used; its message is the reason it is quarantined with."""
+    """One tile cannot be used; the message becomes its quarantine reason."""

@@ -16,9 +16,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 
 NO_TRACKING = "none"
-"""In place of MLflow's address."""
+"""Value of `tracking.uri` that turns MLflow off."""
 NUMBERS_BELOW = 2**63
-"""What the libraries that take a parameter keep integers in."""
+"""The libraries that receive parameters store integers in signed 64 bits."""
 
 
 class Section(BaseModel):
@@ -46,17 +46,17 @@ class CorpusParams(Section):
     overlap_px: Count = Field(description="Pixels that neighbouring windows share")
     min_valid_fraction: Fraction = Field(description="Windows with a smaller share of valid pixels are quarantined")
     bands: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        description="Bands seen as red, green, blue; empty: automatic"
+        description="Bands used as red, green and blue; empty: automatic"
     )
     value_range: tuple[float, ...] = Field(
-        description="[low, high] for 16-bit and float; empty: measured per scene file"
+        description="[low, high] that 16-bit and float values are scaled from; empty: measured per scene file"
     )
     max_tile_pixels: int = Field(ge=64, description="Larger tiles are refused before they are decoded")
     image_columns: tuple[str, ...] = Field(
-        description="Parquet columns of image bytes; the first that a file has is read; empty: automatic"
+        description="Parquet columns with image bytes; the first one present in a file is read; empty: automatic"
     )
-    patch_grid: int = Field(ge=1, le=16, description="Patches along an edge for the mean patch entropy")
-    shard_size: int = Field(ge=1, description="Tiles worked on together")
+    patch_grid: int = Field(ge=1, le=16, description="Patches along each edge of a tile, for the mean patch entropy")
+    shard_size: int = Field(ge=1, description="Tiles processed and cached together")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -74,11 +74,15 @@ class ReferenceParams(Section):
 
 
 class EntropyParams(Section):
-    threshold_from: Literal["reference", "bits", "quantile"] = Field(description="How the threshold is found")
-    threshold_bits: float = Field(ge=0, le=8, description="Threshold in bits; also where there is no reference")
+    threshold_from: Literal["reference", "bits", "quantile"] = Field(
+        description="How the entropy threshold is determined"
+    )
+    threshold_bits: float = Field(ge=0, le=8, description="Threshold in bits; also used when there is no reference")
     threshold_quantile: Fraction = Field(description="Share of tiles below the threshold, for `quantile`")
-    max_scene_loss: Fraction = Field(description="Largest share of a reference scene below the threshold")
-    max_threshold_bits: float = Field(ge=0, le=8, description="A calibrated threshold never exceeds this")
+    max_scene_loss: Fraction = Field(
+        description="Largest share of any reference scene that may fall below the threshold"
+    )
+    max_threshold_bits: float = Field(ge=0, le=8, description="Upper limit of the calibrated threshold, in bits")
 
 
 class EmbeddingParams(Section):
@@ -87,51 +91,61 @@ class EmbeddingParams(Section):
     weights_sha256: str = Field(description="Expected sha256 of the weights file; empty: not checked")
     image_size_px: int = Field(ge=16, le=1024, description="Edge that tiles are resized to for the encoder")
     descriptor_weight: float = Field(
-        ge=0, le=100, description="How much the descriptor counts beside a network; 0: not at all"
+        ge=0, le=100, description="Weight of the descriptor relative to the network's embedding; 0: unused"
     )
     batch_size: int = Field(ge=1, description="Tiles per forward pass")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(description="Arithmetic of the encoder")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(description="Floating-point precision of the encoder")
 
 
 class ClusteringParams(Section):
-    n_clusters: Count = Field(description="Clusters; 0: chosen on the reference among the candidates")
-    candidates: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1, description="Numbers of clusters tried")
+    n_clusters: Count = Field(description="Number of clusters; 0: chosen among the candidates on the reference")
+    candidates: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1, description="Numbers of clusters to try")
     sample_per_scene: int = Field(ge=1, description="Tiles of each scene that train the centroids")
     n_iterations: int = Field(ge=1, description="Iterations of k-means")
     recluster: Literal["auto", "always", "never"] = Field(
-        description="auto: with automation on, new tiles go to the last version's centroids until they drift"
+        description="auto: with automation on, reuse the last version's centroids until the pool has drifted"
     )
-    max_far_fraction: Fraction = Field(description="Of new tiles: lie outside what the centroids know")
-    max_cluster_shift: float = Field(ge=0, description="Population stability index of the clusters' shares")
-    max_growth: float = Field(ge=0, description="New tiles over those that trained the centroids")
+    max_far_fraction: Fraction = Field(
+        description="Largest share of new tiles beyond the 99th percentile of the training distances"
+    )
+    max_cluster_shift: float = Field(ge=0, description="Largest population stability index of the cluster sizes")
+    max_growth: float = Field(ge=0, description="Largest ratio of new tiles to the tiles that trained the centroids")
 
 
 class SelectionParams(Section):
     keep_fraction: float = Field(gt=0, le=1, description="Share of the readable tiles that is kept")
-    scene_exponent: Fraction = Field(description="Quotas over scenes: 1 proportional, 0 uniform")
-    cluster_exponent: Fraction = Field(description="Quotas over a scene's clusters: 1 proportional, 0 uniform")
-    cluster_half_size: Count = Field(description="Tiles of a cluster that claims half as much as a large one; 0: none")
-    near_duplicate_correlation: Fraction = Field(description="Thumbnails that correlate more are one picture")
-    strategy: str = Field(description="rsprune, or a baseline")
+    scene_exponent: Fraction = Field(description="Scene quotas: 1 proportional to size, 0 uniform")
+    cluster_exponent: Fraction = Field(description="Cluster quotas in a scene: 1 proportional to size, 0 uniform")
+    cluster_half_size: Count = Field(
+        description="Cluster size at which the quota weight is half of a large cluster's; 0: off"
+    )
+    near_duplicate_correlation: Fraction = Field(
+        description="Correlation of detail from which two tiles are near-duplicates"
+    )
+    strategy: str = Field(description="Selection strategy: rsprune or a baseline")
 
 
 class TrainingParams(Section):
-    denoiser: Literal["unet", "dit"] = Field(description="Network: a UNet, or a diffusion transformer")
+    denoiser: Literal["unet", "dit"] = Field(description="Architecture: UNet or diffusion transformer")
     preset: Literal["tiny", "small", "base", "xl"] = Field(description="Size of the denoiser")
-    objective: Literal["v_prediction", "flow_matching"] = Field(description="What the denoiser learns to say")
-    autoencoder: str = Field(description="Folder of a diffusers autoencoder whose latents are learned; empty: pixels")
+    objective: Literal["v_prediction", "flow_matching"] = Field(
+        description="Training objective, which fixes the noise schedule"
+    )
+    autoencoder: str = Field(description="Folder of a diffusers autoencoder for latent diffusion; empty: pixels")
     image_size_px: int = Field(ge=8, le=1024, description="Edge that tiles are resized to for training")
     n_images: int = Field(ge=1, description="Training length in images; an image seen twice counts twice")
     batch_size: int = Field(ge=1, description="Images per step, over all processes")
-    micro_batch_size: int = Field(ge=1, description="Images worked on at a time: less memory, the same result")
-    gradient_checkpointing: bool = Field(description="Activations are computed twice: less memory, the same result")
-    learning_rate: float = Field(gt=0, description="Of Adam, after the warm-up")
-    warmup_images: Count = Field(description="Images over which the learning rate rises")
-    ema_half_life_images: int = Field(ge=1, description="The averaged weights forget half in so many images")
-    scene_dropout: Fraction = Field(description="Share of images that train without their scene, for guidance")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(description="Arithmetic of the denoiser")
-    save_every_images: int = Field(ge=1, description="A killed training loses at most so many images")
-    on_changed_tile: Literal["fail", "skip"] = Field(description="A tile that is not what was pruned: fail, or skip")
+    micro_batch_size: int = Field(ge=1, description="Images per forward pass; smaller: less memory, same result")
+    gradient_checkpointing: bool = Field(description="Recompute activations: less memory, slower, same result")
+    learning_rate: float = Field(gt=0, description="Learning rate of Adam after the warm-up")
+    warmup_images: Count = Field(description="Images over which the learning rate rises linearly")
+    ema_half_life_images: int = Field(ge=1, description="Half-life of the weight average (EMA), in images")
+    scene_dropout: Fraction = Field(
+        description="Share of images trained without a scene label, for classifier-free guidance"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(description="Floating-point precision of the denoiser")
+    save_every_images: int = Field(ge=1, description="Images between two saved states")
+    on_changed_tile: Literal["fail", "skip"] = Field(description="If a tile changed since pruning: fail or skip it")
     sampler: Literal["ddim", "dpm_solver"] = Field(description="How noise becomes an image, step by step")
     sample_steps: int = Field(ge=1, description="Steps of the sampler")
     guidance: float = Field(ge=1, description="1: as learned; more: further towards the scene")
@@ -140,46 +154,58 @@ class TrainingParams(Section):
 
 class EvaluationParams(Section):
     sources: tuple[str, ...] = Field(
-        description="Labelled images that nothing was trained on, a folder per scene; `synthetic`; empty: none"
+        description="Labelled images unused by pruning and training, one folder per scene; `synthetic`; empty: none"
     )
     networks: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(=.+)?$")], ...] = Field(
-        min_length=1, description="Where distances are measured: inception, descriptor, a torchvision model; NAME=FILE"
+        min_length=1, description="Feature networks: inception, descriptor or a torchvision model; NAME=FILE"
     )
-    network_size_px: int = Field(ge=16, le=1024, description="Edge of images for networks other than Inception")
-    n_samples: int = Field(ge=16, description="Images that are sampled from the checkpoint")
-    scenes: Literal["balanced", "subset"] = Field(description="Samples: as many of each scene, or as the subset has")
+    network_size_px: int = Field(
+        ge=16, le=1024, description="Edge that images are resized to for networks other than Inception"
+    )
+    n_samples: int = Field(ge=16, description="Images sampled from the checkpoint")
+    scenes: Literal["balanced", "subset"] = Field(description="Samples per scene: equal, or proportional to the subset")
     sampler: Literal["ddim", "dpm_solver"] = Field(description="How noise becomes an image, step by step")
     sample_steps: int = Field(ge=1, description="Steps of the sampler")
     guidance: float = Field(ge=1, description="1: as learned; more: further towards the scene")
-    batch_size: int = Field(ge=1, description="Images sampled at a time")
-    max_tiles: int = Field(ge=100, description="Of a larger training or held-out set so many tiles are drawn")
-    level: float = Field(gt=0, lt=1, description="Share of the intervals that hold")
-    n_resamples: int = Field(ge=2, description="Random halves of the samples that an interval comes from")
-    n_neighbours: int = Field(ge=1, description="Reach of an image's ball, for precision, recall, density, coverage")
-    min_per_scene: int = Field(ge=4, description="A scene with fewer images on either side gets no distance of its own")
-    copies_in: str = Field(description="pixels, or also one of the networks: where copies of training tiles are sought")
-    pixel_edge_px: int = Field(ge=4, le=64, description="Edge of the small pictures that copies are sought in")
-    held_out_quantile: float = Field(
-        gt=0, lt=1, description="A sample nearer than this share of held-out tiles is near"
+    batch_size: int = Field(ge=1, description="Images per sampling batch")
+    max_tiles: int = Field(
+        ge=100, description="Largest number of training or held-out tiles compared; larger sets are subsampled"
     )
-    copy_neighbours: int = Field(ge=1, description="Next training tiles that the nearest is set in relation to")
-    near_duplicate_correlation: Fraction = Field(description="From here on a held-out tile is one that was trained on")
-    on_leak: Literal["refuse", "report"] = Field(description="Held-out tiles in the training set: refuse, or report")
-    champion_score: str = Field(description="The score by which a checkpoint becomes the champion; empty: none does")
-    champion_margin: float = Field(ge=0, description="How much better it has to be, beyond the interval")
-    champion_max_copies: Fraction = Field(description="With more samples singled out near one tile it never does")
+    level: float = Field(gt=0, lt=1, description="Confidence level of the intervals")
+    n_resamples: int = Field(ge=2, description="Random halves of the samples per interval")
+    n_neighbours: int = Field(
+        ge=1, description="k of the k-nearest-neighbour balls for precision, recall, density and coverage"
+    )
+    min_per_scene: int = Field(ge=4, description="Fewest generated and reference images for a distance per scene")
+    copies_in: str = Field(description="Where copies are searched: pixels, or also in the features of a network")
+    pixel_edge_px: int = Field(ge=4, le=64, description="Edge of the downscaled images that copies are searched in")
+    held_out_quantile: float = Field(
+        gt=0, lt=1, description="Quantile of the held-out tiles' distances below which a sample is close"
+    )
+    copy_neighbours: int = Field(ge=1, description="Further training tiles that the nearest distance is divided by")
+    near_duplicate_correlation: Fraction = Field(
+        description="Correlation from which a held-out tile counts as a training tile"
+    )
+    on_leak: Literal["refuse", "report"] = Field(
+        description="If held-out tiles are in the training set: refuse or report"
+    )
+    champion_score: str = Field(description="Score that decides which checkpoint is the champion; empty: none")
+    champion_margin: float = Field(ge=0, description="Improvement required beyond the confidence interval")
+    champion_max_copies: Fraction = Field(
+        description="A checkpoint with a larger share of memorized samples is never promoted"
+    )
 
 
 class StudyParams(Section):
     arms: tuple[Annotated[str, Field(pattern=r"^[a-z_]+(-[0-9.]+)?$")], ...] = Field(
-        min_length=1, description="What is trained on: full, or a strategy and its share, as rsprune-0.15"
+        min_length=1, description="Training sets to compare: full, or strategy-fraction such as rsprune-0.15"
     )
-    seeds: tuple[Count, ...] = Field(min_length=1, description="Each arm is trained once for each")
+    seeds: tuple[Count, ...] = Field(min_length=1, description="Seeds; each arm is trained once per seed")
     checkpoints: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        min_length=1, description="Training images after which samples are measured; the last ends the training"
+        min_length=1, description="Training images after which samples are evaluated; training ends at the last"
     )
     n_samples: int = Field(ge=16, description="Images sampled at each checkpoint")
-    score: str = Field(description="The score that curves and sentences are about")
+    score: str = Field(description="Score that the study compares")
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -191,53 +217,59 @@ class StudyParams(Section):
 
 class ReportParams(Section):
     keep_fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        description="Keep fractions that the report compares, besides the one in effect"
+        description="Additional keep fractions that the report compares"
     )
-    n_other_seeds: Count = Field(description="Other seeds the candidates are ranked with again; 0: none")
-    seed_sample_tiles: int = Field(ge=2, description="At most so many candidates, evenly drawn, are ranked again")
+    n_other_seeds: Count = Field(description="Number of other seeds that candidates are ranked with; 0: none")
+    seed_sample_tiles: int = Field(ge=2, description="Largest number of candidates ranked with other seeds")
 
 
 class RepruningParams(Section):
-    max_exchanged_fraction: Fraction = Field(description="Share of the kept tiles that a re-pruning may exchange")
+    max_exchanged_fraction: Fraction = Field(
+        description="Largest share of the kept tiles that a re-pruning may replace"
+    )
 
 
 class ComputeParams(Section):
-    workers: Count = Field(description="Processes over shards; 0: one per core")
+    workers: Count = Field(description="Parallel workers over shards; 0: one per core")
     device: str = Field(description="auto, cpu, cuda or cuda:N")
-    seed: Count = Field(description="Every draw comes from this")
+    seed: Count = Field(description="Random seed")
 
 
 class TrackingParams(Section):
-    uri: str = Field(description="MLflow's server or store; empty: SQLite in .state/mlflow; none: nothing is tracked")
-    experiment: str = Field(min_length=1, description="The MLflow experiment that holds the runs")
+    uri: str = Field(description="MLflow tracking URI; empty: SQLite in .state/mlflow; none: MLflow is off")
+    experiment: str = Field(min_length=1, description="MLflow experiment of the runs")
 
     @property
     def uri_in_effect(self) -> str:
-        """MLFLOW_TRACKING_URI, else `uri`; NO_TRACKING: nothing is tracked."""
+        """MLFLOW_TRACKING_URI, else `uri`; NO_TRACKING: MLflow is off."""
         return os.environ.get("MLFLOW_TRACKING_URI") or self.uri
 
 
 class CheckParams(Section):
-    max_quarantined_fraction: Fraction = Field(description="More unusable tiles are taken for a broken source")
-    max_shrink_fraction: Fraction = Field(description="A corpus that lost more is taken for a missing source; blocks")
-    norm_tolerance: float = Field(gt=0, description="How far the length of a vector may be from 1")
-    max_cluster_fraction: Fraction = Field(description="Largest share of the tiles that one cluster may hold")
-    min_nmi: Fraction = Field(description="Normalized mutual information of the clusters with the reference's scenes")
-    max_near_duplicate_fraction: Fraction = Field(description="Kept tiles that may nearly be another kept tile")
-    max_scene_shift: float = Field(ge=0, description="How far a scene's share may move between versions, of itself")
-    max_age_days: float = Field(gt=0, description="An older subset is stale")
+    max_quarantined_fraction: Fraction = Field(description="Largest share of unusable tiles; a larger share warns")
+    max_shrink_fraction: Fraction = Field(description="Largest share of the corpus that may disappear; more blocks")
+    norm_tolerance: float = Field(gt=0, description="Largest deviation of a vector's length from 1")
+    max_cluster_fraction: Fraction = Field(description="Largest share of the tiles in one cluster")
+    min_nmi: Fraction = Field(description="Smallest normalized mutual information of clusters and reference scenes")
+    max_near_duplicate_fraction: Fraction = Field(
+        description="Largest share of kept tiles that are near-duplicates of another"
+    )
+    max_scene_shift: float = Field(ge=0, description="Largest relative change of a scene's share between versions")
+    max_age_days: float = Field(gt=0, description="Age in days from which the subset is stale")
     max_fid_loss: float = Field(
-        ge=0, description="How much worse than the champion a distance may be, of itself; blocks"
+        ge=0, description="Largest relative increase of a Fréchet distance over the champion's; more blocks"
     )
 
 
 class AutomationParams(Section):
-    enabled: bool = Field(description="Schedule, sensors and declarative automation run; false: nothing starts unasked")
-    schedule: str = Field(description="When the weekly refresh starts, as cron: minute hour day month weekday")
-    timezone: str = Field(description="Of the schedule, such as Europe/Berlin")
-    look_every_s: int = Field(ge=1, description="How often the sources are listed for new tiles")
-    webhook: str = Field(description="Where failures are posted as JSON; RSPRUNE_WEBHOOK goes before; empty: nowhere")
-    ui_url: str = Field(description="Where people reach the web UI, for links in messages")
+    enabled: bool = Field(description="Start schedule, sensors and declarative automation; false: only manual runs")
+    schedule: str = Field(description="Cron expression of the weekly refresh: minute hour day month weekday")
+    timezone: str = Field(description="Time zone of the schedule, such as Europe/Berlin")
+    look_every_s: int = Field(ge=1, description="Seconds between two listings of the sources")
+    webhook: str = Field(
+        description="URL that failures are posted to as JSON; RSPRUNE_WEBHOOK overrides it; empty: none"
+    )
+    ui_url: str = Field(description="Address of the web UI, for links in messages")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -266,7 +298,7 @@ class Params(Section):
     automation: AutomationParams
 
     def with_values(self, changes: Mapping[str, Mapping[str, Any]]) -> "Params":
-        """A copy with some values replaced, validated anew.
+        """A validated copy with some values replaced.
 
         Raises:
             UsageError: a value is out of its range.
@@ -326,7 +358,7 @@ def load(path: Path) -> Params:
 
 
 def parse_yaml(text: str) -> Any:
-    """The value that a YAML text holds. Raises ValueError where it holds none, or one that is nested too deeply."""
+    """Parse a YAML text. Raises ValueError if it is invalid or nested too deeply."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -336,7 +368,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def project_root() -> Path:
-    """The folder of params.yaml: RSPRUNE_PROJECT, else the working folder, else where the package lies."""
+    """The folder of params.yaml: RSPRUNE_PROJECT, else the working folder, else the package's parent folder."""
     if named := os.environ.get("RSPRUNE_PROJECT"):
         return Path(named).resolve()
     package = Path(__file__).resolve().parent

@@ -1,4 +1,4 @@
-"""Progress with an estimate, for a terminal, a Dagster run log, or nobody."""
+"""Progress with an estimate of the time left, for a terminal or a Dagster run log; or silent."""
 
 import sys
 import time
@@ -10,14 +10,14 @@ from rsprune_dagster.terminal import note
 
 
 class Progress(Protocol):
-    """Opens a bar of `total` steps named `label`; the bar is called with the steps done since its last call."""
+    """Opens a progress bar; call what it yields with the number of steps done since the last call."""
 
     def __call__(self, label: str, total: int) -> AbstractContextManager[Callable[[int], None]]: ...
 
 
 @contextmanager
 def silent(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Say nothing."""
+    """No output."""
     yield lambda n: None
 
 
@@ -54,7 +54,7 @@ def estimate(label: str, done: int, total: int, wall_s: float) -> str:
 
 @contextmanager
 def terminal(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A tqdm bar on standard error, lines where that is a file; none where there is nothing to do."""
+    """A tqdm bar on standard error; lines if that is not a terminal; nothing if `total` is 0."""
     if total == 0:
         with silent(label, total) as advance:
             yield advance

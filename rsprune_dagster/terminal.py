@@ -1,15 +1,15 @@
-"""What is printed: names of tiles come from strangers, and a terminal obeys the control characters in them."""
+"""Safe printing: tile names come from untrusted data and may hold control characters that a terminal obeys."""
 
 import re
 import sys
 from typing import TextIO
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Controls of a terminal, line ends, marks that turn the direction of writing, and halves of characters."""
+"""Control characters, line separators, bidirectional marks and surrogates."""
 
 
 def printable(line: str) -> str:
-    """A line with escapes in place of what is no picture on a terminal: `\\x1b` for the character ESC."""
+    """A line with unprintable characters escaped: `\\x1b` for the character ESC."""
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), line)
 
 
@@ -24,7 +24,7 @@ def note(text: str) -> None:
 
 
 def warn(sentence: str) -> None:
-    """Print a sentence to standard error, as one line that says who speaks; nothing where it is empty."""
+    """Print a sentence to standard error as one line, prefixed with `rsprune:`; nothing if it is empty."""
     if sentence:
         note(printable(f"rsprune: {sentence}"))
 

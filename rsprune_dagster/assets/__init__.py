@@ -1,4 +1,4 @@
-"""Software-defined assets, a thin module each: load, call the method, report."""
+"""Software-defined assets, one thin module each: load, call the library, report."""
 
 import dagster as dg
 
@@ -32,10 +32,10 @@ FACTORIES = (
 
 
 def build_assets(defaults: Params) -> list[dg.AssetsDefinition]:
-    """All assets, in the order of the flow, with the values of params.yaml as their defaults."""
+    """All assets in topological order, with the values of params.yaml as defaults."""
     return [factory(defaults) for factory in FACTORIES]
 
 
 def build_pruning_assets(defaults: Params) -> list[dg.AssetsDefinition]:
-    """The assets of the corpus and of its pruning."""
+    """The assets of the groups corpus and pruning."""
     return [factory(defaults) for factory in PRUNING_FACTORIES]

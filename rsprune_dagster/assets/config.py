@@ -1,4 +1,4 @@
-"""A section of params.yaml as the launchpad shows it: every value with its meaning and its default."""
+"""A section of params.yaml as Dagster config: each value with description and default in the launchpad."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar, get_args, get_origin
@@ -15,10 +15,10 @@ SectionType = TypeVar("SectionType", bound=Section)
 
 
 class CheckedShape(dg.Shape):
-    """A section as Dagster's config. A value out of its range is refused when a run is launched, before any step."""
+    """A section as Dagster config. A value out of range is rejected at launch, before any step runs."""
 
     def __new__(cls, defaults: Section, check: "Check") -> "CheckedShape":
-        """One for each section: Dagster keeps a single shape for equal fields, which knows nothing of ranges."""
+        """Create one per section: Dagster caches a single Shape for equal fields, without the validation."""
         made: CheckedShape = object.__new__(cls)
         made._initialized = False
         return made
@@ -28,7 +28,7 @@ class CheckedShape(dg.Shape):
         self._section, self._check = type(defaults), check
 
     def post_process(self, value: Any) -> Any:
-        """Called by Dagster for the config of a run, with the defaults filled in."""
+        """Validate the config of a run; Dagster calls this with the defaults filled in."""
         try:
             self._check(parse_section(self._section, value))
         except UsageError as error:
@@ -40,24 +40,24 @@ def schema(defaults: SectionType, check: Callable[[SectionType], object] = lambd
     """The config schema of an asset, from a section of params.yaml.
 
     Args:
-        check: raises UsageError for values that are in their ranges, and of no use all the same.
+        check: raises UsageError for values that are in range but invalid, such as an unknown name.
     """
     return CheckedShape(defaults, check)
 
 
 def given(context: dg.AssetExecutionContext) -> dict[str, Any]:
-    """The asset's parameters as the run has them, not validated yet: what its record begins with."""
+    """The asset's parameters in this run, before validation, for the run record."""
     return dict(context.op_execution_context.op_config)
 
 
 def in_effect(context: dg.AssetExecutionContext, defaults: SectionType, others: Params | None = None) -> SectionType:
-    """The asset's parameters for this run: params.yaml, with what the launchpad changed, which is logged.
+    """The asset's validated parameters in this run; changes from params.yaml are logged.
 
     Args:
-        others: all of params.yaml, to warn of a change that has no effect beside them.
+        others: all of params.yaml, to warn of a change that has no effect with the other values.
 
     Raises:
-        UsageError: a value is out of its range.
+        UsageError: a value is out of range.
     """
     params = parse_section(type(defaults), given(context))
     for name, value in params:
@@ -70,7 +70,7 @@ def in_effect(context: dg.AssetExecutionContext, defaults: SectionType, others: 
 
 
 def _without_effect(context: dg.AssetExecutionContext, defaults: Section, params: Section, others: Params) -> list[str]:
-    """A sentence for each change of the launchpad that changes nothing."""
+    """A sentence for each launchpad change without effect."""
     [section] = [name for name in Params.model_fields if getattr(others, name) is defaults]
     run_config: Any = context.run.run_config
     reference = run_config.get("ops", {}).get("reference_scenes", {}).get("config", {})

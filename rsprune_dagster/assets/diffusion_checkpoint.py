@@ -31,10 +31,10 @@ def diffusion_checkpoint_asset(defaults: Params) -> dg.AssetsDefinition:
     def diffusion_checkpoint(
         context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
     ) -> dg.MaterializeResult[None]:
-        """A diffusion model trained from nothing on the kept tiles, read where they lie.
+        """A diffusion model trained from scratch on the kept tiles, which are read in place.
 
         The folder is a diffusers pipeline that `DiffusionPipeline.from_pretrained` loads, with a model card, the loss
-        curve and the names of the scenes. A training that was cut short goes on where it stopped.
+        curve and the names of the scenes. An interrupted training resumes from its last saved state.
         """
         from rsprune_dagster.diffusion.steps import train_checkpoint
         from rsprune_dagster.report.pictures import checkpoint_pictures

@@ -16,7 +16,7 @@ CODE_VERSION = "1"
 
 
 def _check(params: EmbeddingParams) -> None:
-    """Raise UsageError for an unknown encoder. The descriptor is known without torch."""
+    """Raise UsageError for an unknown encoder. Checking the descriptor does not import torch."""
     if params.backbone != "descriptor":
         from rsprune_dagster.pruning.encoders import check_backbone
 
@@ -41,7 +41,7 @@ def embeddings_asset(defaults: Params) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[None]:
         """Unit vectors of the informative tiles and of the reference, from a frozen encoder.
 
-        Exact copies are embedded once. Vectors are kept by content: a new run computes only what it has not seen.
+        Exact copies are embedded once. Vectors are cached by content hash: a new run embeds only new tiles.
         """
         from rsprune_dagster.pruning.steps.embed import embed_corpus
 

@@ -27,10 +27,10 @@ def entropy_scores_asset(defaults: Params) -> dg.AssetsDefinition:
     )
     @surface_user_errors()
     def entropy_scores(context: dg.AssetExecutionContext, store: Store, lineage: Lineage) -> dg.MaterializeResult[None]:
-        """Shannon entropy of each tile's grey levels, in bits, and whether the tile tells enough to be kept.
+        """Shannon entropy of each tile's grey levels, in bits, and whether it reaches the threshold.
 
-        Blank, constant and nodata tiles go. The threshold is calibrated on the reference, so that no scene it knows is
-        erased.
+        Blank, constant and nodata tiles are dropped. The threshold is calibrated on the reference, so that none of its
+        scenes is erased.
         """
         from rsprune_dagster.pruning.steps.score import score
         from rsprune_dagster.report.folders import Folders

@@ -1,4 +1,4 @@
-"""evaluation_metrics: how good the samples of the checkpoint are, and whether they are copies."""
+"""evaluation_metrics: quality of the checkpoint's samples, and whether they are copies."""
 
 import dagster as dg
 
@@ -30,11 +30,11 @@ def evaluation_metrics_asset(defaults: Params) -> dg.AssetsDefinition:
     def evaluation_metrics(
         context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
     ) -> dg.MaterializeResult[None]:
-        """How close samples of the checkpoint come to held-out tiles, scene by scene, and whether they are copies.
+        """Distances between samples of the checkpoint and held-out tiles, overall and per scene; and memorization.
 
-        Every score carries its interval and its protocol; what could not be measured is named with the reason. Held-out
-        tiles that were trained on stop the evaluation. Where the deciding score is better than the champion's, the
-        checkpoint becomes the champion of MLflow's model registry.
+        Every score has a confidence interval and a protocol; scores that could not be measured are listed with the
+        reason. The evaluation fails if held-out tiles are in the training set. If the deciding score is better than the
+        champion's, the checkpoint becomes the champion in MLflow's model registry.
         """
         from rsprune_dagster.evaluation.steps import Upstream, evaluate_checkpoint
         from rsprune_dagster.report.folders import Folders

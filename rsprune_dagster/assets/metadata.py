@@ -23,13 +23,12 @@ def result(
     verdict: "Verdict | None" = None,
     facts: Mapping[str, Any] | None = None,
 ) -> dg.MaterializeResult[None]:
-    """What Dagster records: the folder's content hash as the data version, figures, pictures, parameters, columns.
+    """The MaterializeResult: content hash as data version; figures, pictures, parameters and columns as metadata.
 
     Args:
-        tables: Parquet files of the asset; the first, if any, is the asset's own table, whose rows and columns Dagster
-            knows.
-        facts: what later versions are compared with, for the record alone.
-        verdict: of an evaluation: which checkpoint is the champion, and why.
+        tables: Parquet files of the asset; the first gives Dagster's row count and column schema.
+        facts: values that later versions are compared with; only recorded.
+        verdict: only for an evaluation: which checkpoint is the champion, and why.
     """
     from rsprune_dagster.report.markdown import image
 
@@ -46,7 +45,7 @@ def result(
 
 
 def _about(made: Materialization, record: Record, folder: Path) -> dict[str, Any]:
-    """Where the version is kept and what it was made with."""
+    """Metadata on where the version is stored and what it was made from."""
     link = made.mlflow_link()
     about: dict[str, Any] = {
         **(_champion(made, record.verdict) if record.verdict else {}),
@@ -61,12 +60,12 @@ def _about(made: Materialization, record: Record, folder: Path) -> dict[str, Any
         about["made from"] = dg.MetadataValue.json(dict(record.inputs))
     if record.departures:
         about["params.yaml says"] = dg.MetadataValue.json(dict(record.departures))
-    about["params"] = dg.MetadataValue.json(dict(record.params))  # the longest of them
+    about["params"] = dg.MetadataValue.json(dict(record.params))  # last, since it is the longest
     return about
 
 
 def _champion(made: Materialization, verdict: Mapping[str, Any]) -> dict[str, str]:
-    """Whether the evaluated checkpoint is the champion and why, and which tiles trained the one that is."""
+    """Whether the evaluated checkpoint is the champion, why, and which subset trained the champion."""
     from rsprune_dagster.resources.champion import subset_of
 
     told = {"champion": str(verdict["reason"])}
@@ -78,7 +77,7 @@ def _champion(made: Materialization, verdict: Mapping[str, Any]) -> dict[str, st
 
 
 def _tables(folder: Path, names: Sequence[str]) -> dict[str, Any]:
-    """Rows and columns of the first table under the names that Dagster looks for, of the others under their own."""
+    """Row count and columns of the first table under Dagster's standard keys; columns of the others by name."""
     import pyarrow.parquet as pq
 
     if not names:
@@ -92,7 +91,7 @@ def _tables(folder: Path, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _columns(table: Path) -> dg.TableSchema:
-    """The columns of a Parquet file, with the meaning that its schema, or else the scan's, gives each."""
+    """The columns of a Parquet file, described by the field docs of its schema, else of the scan's schema."""
     import pyarrow.parquet as pq
 
     from rsprune_dagster.corpus.tiles import SCAN

@@ -35,11 +35,11 @@ def pruned_subset_asset(defaults: Params) -> dg.AssetsDefinition:
     def pruned_subset(
         context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
     ) -> dg.MaterializeResult[None]:
-        """The tiles worth training on, best first, and why every other tile went.
+        """The tiles worth training on, best first, and the reason for every other tile.
 
-        `pruned_subset.parquet` is an index that a training loader reads the tiles by, where they lie.
-        `decisions.parquet` has a row for every tile seen. `ranking.parquet` orders all candidates: a smaller keep
-        fraction is a prefix of a greater one.
+        `pruned_subset.parquet` is an index from which a training loader reads the tiles in place. `decisions.parquet`
+        has one row per tile of the corpus. `ranking.parquet` ranks all candidates: a smaller keep fraction is a prefix
+        of a larger one.
         """
         from rsprune_dagster.pruning.checks.coverage import kept_by_scene, strata_of
         from rsprune_dagster.pruning.steps.select import StageFolders, select

@@ -1,4 +1,4 @@
-"""pruning_report: one HTML page on what was kept, what went and why, and whether it is better."""
+"""pruning_report: one HTML page on what was kept and dropped, why, and whether the result is better."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def pruning_report_asset(defaults: Params) -> dg.AssetsDefinition:
         kinds={"python", "html"},
         owners=["team:research"],
         code_version=CODE_VERSION,
-        # pruning_study takes days: it is shown where it is there, and is no dependency
+        # pruning_study takes days: the report shows it if it exists, but does not depend on it
         deps=[
             "raw_corpus",
             "reference_scenes",
@@ -39,10 +39,10 @@ def pruning_report_asset(defaults: Params) -> dg.AssetsDefinition:
     def pruning_report(
         context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
     ) -> dg.MaterializeResult[None]:
-        """One self-contained HTML page to send to a colleague: what went in, what stayed, why the rest went.
+        """One self-contained HTML page to share: the corpus, the kept tiles, and why the others were dropped.
 
-        `report.html` needs no network and nothing beside it; `report.json` has its numbers for programs. What was not
-        materialized yet (evaluation, study) is said to be missing on the page.
+        `report.html` needs no network and no other file; `report.json` has its numbers. The page says which parts
+        (evaluation, study) have not been materialized yet.
         """
         from rsprune_dagster.lineage.origins import origins_of
         from rsprune_dagster.report.folders import Folders

@@ -1,4 +1,4 @@
-"""pruning_study: the same training on the full corpus, on random parts, on pruned ones, and what comes of it."""
+"""pruning_study: the same training on the full corpus, on random subsets and on pruned subsets, compared."""
 
 import dagster as dg
 
@@ -16,7 +16,7 @@ ARM, SEED = "arm", "seed"
 
 
 def study_partitions(params: StudyParams) -> dg.MultiPartitionsDefinition:
-    """A partition for each arm and seed: they run, fail and resume apart."""
+    """One partition per arm and seed: they run, fail and resume independently."""
     return dg.MultiPartitionsDefinition(
         {
             ARM: dg.StaticPartitionsDefinition(list(params.arms)),
@@ -42,11 +42,12 @@ def pruning_study_asset(defaults: Params) -> dg.AssetsDefinition:
     def pruning_study(
         context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
     ) -> dg.MaterializeResult[None]:
-        """Whether pruning pays: one denoiser trained on the tiles of each arm, all else equal, measured along the way.
+        """Whether pruning helps: the same denoiser trained on the tiles of each arm and evaluated at several
+        checkpoints.
 
-        A partition is one arm under one seed. Each materialization adds its run and shows what all runs so far say: the
-        score against the training images seen, with intervals over seeds, differences to the full corpus and to random
-        tiles, images needed until the full corpus' final score. A run that was cut short goes on; what is done stays.
+        A partition is one arm with one seed. Each materialization adds its run and summarizes all runs so far: the
+        score over training images with intervals over seeds, differences to the full corpus and to random tiles, and
+        the images needed to reach the full corpus' final score. An interrupted run resumes.
         """
         from rsprune_dagster.evaluation.study_steps import study_arm
         from rsprune_dagster.pruning.steps.select import StageFolders

@@ -32,9 +32,8 @@ def raw_corpus_asset(defaults: Params) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[None]:
         """Every tile of the corpus, read and decoded once.
 
-        `manifest.parquet` says of each usable tile where its bytes lie, its size, its content md5, its place on Earth
-        where known, and its entropy. `quarantine.parquet` says of every other tile why it cannot be used. Images are
-        not copied.
+        `manifest.parquet` has one row per usable tile: where its bytes are, size, content md5, geolocation if known,
+        and entropy. `quarantine.parquet` has one row per unusable tile, with the reason. Images are not copied.
         """
         from rsprune_dagster.corpus.glimpse import glimpse
         from rsprune_dagster.pruning.steps.scan import scan
@@ -51,7 +50,7 @@ def raw_corpus_asset(defaults: Params) -> dg.AssetsDefinition:
             watched = watched_sources(params.sources, made.home)
             listing = (
                 asdict(glimpse(watched)) if watched else {}
-            )  # before the scan: what comes meanwhile is noticed later
+            )  # before the scan: files that arrive during it are detected next time
             with made.replace() as folder:
                 report = scan(sources, folder, reader, labelled=False, label="raw_corpus")
                 pictures = corpus_pictures(Folders(assets.root, {"raw_corpus": folder}))

@@ -29,10 +29,10 @@ def reference_scenes_asset(defaults: Params) -> dg.AssetsDefinition:
     def reference_scenes(
         context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
     ) -> dg.MaterializeResult[None]:
-        """The labelled scene set that tells the method what scenes there are: a manifest like the corpus', with labels.
+        """The labelled scene set, the reference of the method: a manifest like that of the corpus, with labels.
 
-        It calibrates the entropy threshold, gives the strata, and measures the clustering. None is needed: without a
-        reference the whole corpus is one stratum.
+        It calibrates the entropy threshold, defines the strata and measures the clustering quality. It is optional:
+        without a reference the corpus is one stratum.
         """
         from rsprune_dagster.pruning.steps.scan import scan, without_tiles
         from rsprune_dagster.report.folders import Folders

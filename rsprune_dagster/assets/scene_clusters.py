@@ -33,11 +33,11 @@ def scene_clusters_asset(defaults: Params) -> dg.AssetsDefinition:
     def scene_clusters(
         context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
     ) -> dg.MaterializeResult[None]:
-        """Scene, cluster and distance of each tile.
+        """Scene, cluster and distance to the centroid of each tile.
 
-        The reference gives the scenes without any training; a sample with the same number of tiles from each scene
-        trains the centroids, so rare scenes get their own; then every tile goes to its nearest one. With automation on,
-        tiles that come later go to the centroids there are, until they have drifted too far.
+        Scenes are assigned by closed-form statistics of the reference. A stratified sample, with the same number of
+        tiles per scene, trains the centroids, so that rare scenes get their own. Every tile is assigned to the nearest
+        centroid. With automation on, new tiles are assigned to the existing centroids until the pool has drifted.
         """
         from rsprune_dagster.pruning.steps.cluster import cluster
         from rsprune_dagster.report.folders import Folders
@@ -72,14 +72,14 @@ def scene_clusters_asset(defaults: Params) -> dg.AssetsDefinition:
 
 @dataclass(frozen=True)
 class Last:
-    """The version of the asset that lies there before it is made anew."""
+    """The asset's version before this materialization."""
 
     folder: Path
     version: str
 
 
 def last_version(made: Materialization, params: ClusteringParams, automation: AutomationParams) -> Last | None:
-    """The version whose centroids are to be kept; None where they are to be trained, or there is none."""
+    """The version whose centroids are reused; None if they are to be trained or there is no version."""
     wanted = params.recluster == "never" or (params.recluster == "auto" and automation.enabled)
     if not (wanted and made.store.has(made.asset)):
         return None
@@ -87,5 +87,5 @@ def last_version(made: Materialization, params: ClusteringParams, automation: Au
 
 
 def switch(automation: AutomationParams) -> dict[str, bool]:
-    """What of the section `automation` can change a result."""
+    """The values of the section `automation` that can change a result."""
     return {"enabled": automation.enabled}

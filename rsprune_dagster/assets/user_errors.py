@@ -1,4 +1,4 @@
-"""A user's error ends a step with its own sentence. An error of the network or of a server is retried."""
+"""Errors that a user can fix are shown on the run page as one sentence; transient errors are retried."""
 
 import errno
 from collections.abc import Iterator
@@ -12,22 +12,22 @@ from rsprune_dagster.terminal import printable
 
 N_RETRIES: Final = 2
 RETRY_AFTER_S: Final = 60
-"""A server that restarts or a network that stumbles is back after a minute or two; longer needs a person."""
+"""Retries cover a restarting server or a network failure of one to two minutes; a longer one needs a person."""
 _PASSING: Final = frozenset(
     {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN}
 )
-"""What a network file system says while its server is away."""
+"""Errors of a network file system while its server is unavailable."""
 _NETWORK_ERRORS: Final = ("ConnectionError", "Timeout", "ConnectTimeoutError", "ReadTimeoutError", "ServerDisconnected")
-"""How the errors of botocore, aiohttp and urllib3 end or are called that are not of Python's own kinds."""
+"""Names and name endings of connection errors of botocore, aiohttp and urllib3 that are no built-in types."""
 
 
 @contextmanager
 def surface_user_errors() -> Iterator[None]:
-    """Ends a step with a `UserError`'s own sentence; also a decorator. Other errors are ours and keep their traceback.
+    """Fail the step with a `UserError`'s message; also a decorator. Other errors are bugs and keep their traceback.
 
     Raises:
-        RetryRequested: behind the error is a connection that broke or a server that was away.
-        Failure: without retries, as the same parameters and files would fail again.
+        RetryRequested: the error was caused by a broken connection or an unavailable server.
+        Failure: any other UserError; it is not retried, since the same input would fail again.
     """
     try:
         yield
@@ -42,7 +42,7 @@ def surface_user_errors() -> Iterator[None]:
 
 
 def is_transient(error: BaseException | None) -> bool:
-    """Whether trying again can help: a connection or a server is at fault, in the error or in what caused it."""
+    """Whether a retry can help: the error or one of its causes is a connection or server error."""
     while error is not None:
         if isinstance(error, ConnectionError | TimeoutError) or _is_of_the_network(error):
             return True

@@ -1,1 +1,1 @@
-"""From files to tiles: sources, decoding, shards, the synthetic corpus."""
+"""Files to tiles: sources, decoding, shards, export and the synthetic corpus."""

@@ -1,6 +1,6 @@
-"""From a tile's row to its pixels or its bytes, read where they lie.
+"""Read the pixels or bytes of a tile, given its row, in place.
 
-A reader keeps what the last tile was read from open (tar, row group, scene): the tiles of a shard lie in one container.
+A reader keeps the last container open (tar, row group, scene), since the tiles of a shard come from one container.
 """
 
 import errno
@@ -25,7 +25,7 @@ __all__ = ["Pixels", "TileReader"]
 Row = Mapping[str, Any]
 
 MOST_TILE_BYTES = 2**30
-"""A tile of more encoded bytes is refused unread: max_tile_pixels of four bands and 16 bits are half of it."""
+"""Tiles with more encoded bytes are rejected unread; max_tile_pixels of four 16-bit bands are half of it."""
 _VANISHED = "vanished: the file is gone, or the link to it is broken"
 _NOT_REGULAR = "not a regular file: a pipe, socket or device"
 _TAR_NO_BYTES = "no bytes of its own in the tar: a link to what is not there, a symbolic link, a pipe or a device"
@@ -35,11 +35,11 @@ _TAR_COMPRESSED = "a compressed tar cannot be read in place; decompress it first
 
 
 class TileReader:
-    """Reads the tiles of a shard. A context manager; not shared between threads.
+    """Reads the tiles of a shard. A context manager; not thread-safe.
 
-    Each method takes a LOCATION row as a dict; a manifest row spares work, it knows the scale of a scene. Each raises
-    TileError with the reason a tile cannot be used, or RunError when the storage fails, which is no tile's fault.
-    Pixels for a row with a `content_md5` are of that content: other content raises TileError.
+    Each method takes a LOCATION row as a dict; a manifest row saves work, since it holds the scale of a scene. Each
+    raises TileError with the reason if a tile cannot be used, and RunError if the storage fails. If the row has a
+    `content_md5`, other content raises TileError.
     """
 
     def __init__(self, options: ReadOptions) -> None:
@@ -60,7 +60,7 @@ class TileReader:
         self.close()
 
     def close(self) -> None:
-        """Let go of what is open."""
+        """Close open files."""
         if self._fd >= 0:
             os.close(self._fd)
         if self._handle is not None:
@@ -75,7 +75,8 @@ class TileReader:
         return formats.read_grey(self._encoded(row), _suffix(row), self._options)
 
     def read_rgb(self, row: Row) -> Bytes:
-        """(H, W, 3) colours for the encoder; one band is shown three times, hidden pixels in the mean of the others."""
+        """(H, W, 3) colours for the encoder; a single band is repeated, invalid pixels get the mean of the valid
+        ones."""
         if row["kind"] == "window":
             pixels = self._window(row)
         else:
@@ -91,7 +92,7 @@ class TileReader:
             return None
 
     def read_bytes(self, row: Row) -> bytes:
-        """The encoded image as it is stored; a window as PNG, as the encoder sees it."""
+        """The encoded image as stored; a window is encoded as PNG, with the encoder's colours."""
         if row["kind"] != "window":
             return self._encoded(row)
         encoded = io.BytesIO()
@@ -99,7 +100,7 @@ class TileReader:
         return encoded.getvalue()
 
     def read_md5(self, row: Row) -> str:
-        """The `content_md5` that a scan finds, without decoding where that is possible."""
+        """The `content_md5` as computed by a scan, without decoding if possible."""
         return self._window(row).content_md5 if row["kind"] == "window" else formats.md5(self._encoded(row))
 
     def _encoded(self, row: Row) -> bytes:
@@ -111,7 +112,7 @@ class TileReader:
         except (TileError, UserError):
             raise
         except Exception as error:
-            if (told := _told(row["uri"], error)) is None:
+            if (told := _storage_error(row["uri"], error)) is None:
                 raise
             raise told from error
 
@@ -183,7 +184,7 @@ class TileReader:
 
 
 def _check_content(row: Row, pixels: Pixels) -> None:
-    """Raise TileError where the pixels are not those that the row's hash is of."""
+    """Raise TileError if the pixels do not match the row's content hash."""
     scanned = row.get("content_md5")
     if scanned is not None and scanned != pixels.content_md5:
         raise TileError(f"changed: its content hash was {scanned}, now it is {pixels.content_md5}")
@@ -206,7 +207,7 @@ def _window_pixels(raster: Any, box: tuple[int, int, int, int], options: ReadOpt
 
 
 def _pixels_md5(values: Any, valid: Any) -> str:
-    """The identity of a window: its stored values with their shape and type, and which of them are valid."""
+    """The content hash of a window: its stored values, shape, type and validity mask."""
     digest = hashlib.md5(f"{values.dtype.str}{values.shape}".encode(), usedforsecurity=False)
     digest.update(np.ascontiguousarray(values).data)
     if valid is not None:
@@ -215,18 +216,18 @@ def _pixels_md5(values: Any, valid: Any) -> str:
 
 
 def _suffix(row: Row) -> str:
-    """The suffix that a tile's name claims; a Parquet row's name claims nothing."""
+    """The suffix of the tile's name; empty for a Parquet row."""
     if row["kind"] == "parquet":
         return ""
     tile_id = row["tile_id"]
-    if tile_id[-4:] == ".jpg":  # nearly all, and this runs once per tile
+    if tile_id[-4:] == ".jpg":  # fast path for most tiles
         return ".jpg"
     _, dot, end = tile_id.rpartition(".")
     return f"{dot}{end}".lower().partition("~")[0]
 
 
 def _file_bytes(uri: str, length: int | None) -> bytes:
-    """The whole file; `length` is what the listing saw of a file that is far away."""
+    """The whole file; `length` is the size of a remote file according to the listing."""
     if storage.is_remote(uri):
         _check_size(length or 0)
         fs, path = storage.filesystem(uri)
@@ -241,7 +242,7 @@ def _file_bytes(uri: str, length: int | None) -> bytes:
 
 
 def _bytes_at(fd: int, offset: int, length: int) -> bytes:
-    """At most `length` bytes. A disk gives them in one piece, a network in many, which are joined once."""
+    """At most `length` bytes. A network file system returns them in many pieces, which are joined once."""
     pieces = [os.pread(fd, length, offset)]
     done = len(pieces[0])
     while done < length and (more := os.pread(fd, length - done, offset + done)):
@@ -255,8 +256,8 @@ def _check_size(n_bytes: int) -> None:
         raise TileError(f"oversized: {n_bytes:,} bytes, {MOST_TILE_BYTES:,} at most; refused before reading")
 
 
-def _told(uri: str, error: Exception) -> TileError | RunError | None:
-    """What an error of the storage means: a tile that cannot be used, or a run that has to end; None: it is ours."""
+def _storage_error(uri: str, error: Exception) -> TileError | RunError | None:
+    """Translate a storage error: TileError for one unusable tile, RunError to stop the run, None for a bug."""
     number = error.errno if isinstance(error, OSError) else None
     if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError) or number in storage.GONE:
         return TileError(_VANISHED)

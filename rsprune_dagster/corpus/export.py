@@ -1,7 +1,7 @@
-"""The subset as something a training loader reads: WebDataset tars, a folder of images, or a list of paths.
+"""Export of the subset for training loaders: WebDataset tars, a folder of images, or a list of paths.
 
-An export is written beside its target and renamed at the end, so a target is complete or absent. The same subset
-gives the same bytes. Nothing a tile is called can write outside the target.
+An export is written to a temporary folder and renamed at the end, so the target is complete or absent. The same
+subset gives the same bytes. No tile id can cause a write outside the target.
 """
 
 import hashlib
@@ -26,17 +26,17 @@ from rsprune_dagster.errors import RunError, TileError, UsageError
 from rsprune_dagster.progress import Progress, silent
 
 Row = dict[str, Any]
-"""A row of the subset: tile_id, uri, content_md5, rank, scene, and where the bytes are (`corpus.tiles.LOCATION`)."""
+"""A row of the subset: tile_id, uri, content_md5, rank, scene and its location (`corpus.tiles.LOCATION`)."""
 ReadBytes = Callable[[Row], bytes]
-"""An encoded image for a row: the tile's own bytes; for a window of a scene file, its pixels encoded."""
+"""Gives a row's encoded image: the tile's own bytes, or for a window of a scene file its encoded pixels."""
 
 COLUMNS = ("tile_id", "uri", "content_md5", "rank", "scene", "kind")
 INDEX = "subset.jsonl"
 LIST = "subset.txt"
 BATCH = 1_000
-"""Rows turned into Python objects at a time."""
+"""Rows converted to Python objects at a time."""
 MAX_NAME_BYTES = 200
-"""Most file systems end at 255 bytes a name; the rest is for a digest and a suffix."""
+"""Most file systems limit names to 255 bytes; the remainder is for a digest and a suffix."""
 MAGIC = (
     (b"\xff\xd8\xff", "jpg"),
     (b"\x89PNG", "png"),
@@ -47,12 +47,12 @@ MAGIC = (
 )
 SUFFIXES = {"jpg": (".jpg", ".jpeg"), "png": (".png",), "tif": (".tif", ".tiff")}
 DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-"""Names that Windows keeps for devices."""
+"""Device names reserved by Windows."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What an export writes: the rows by rank, where to, and how their bytes are read."""
+    """An export: the rows by rank, the target folder, and the function that reads their bytes."""
 
     subset: pa.Table
     folder: Path
@@ -61,7 +61,7 @@ class Job:
     advance: Callable[[int], None]
 
     def rows(self) -> Iterator[Row]:
-        """The rows, best first, telling the progress of each when it has been dealt with."""
+        """The rows, best first; advances the progress after each."""
         for batch in self.subset.to_batches(max_chunksize=BATCH):
             for row in batch.to_pylist():
                 yield row
@@ -79,9 +79,9 @@ def export_subset(
 ) -> None:
     """Write the kept tiles to the folder `out` as `form`: webdataset, folder or list.
 
-    subset: one row per kept tile with COLUMNS and its location; any order, it is written by rank. Raises UsageError
-    when the form is unknown, a column is missing or `out` holds something already; RunError when a tile cannot be
-    read, has changed since it was pruned, or the disk refuses.
+    subset: one row per kept tile with COLUMNS and its location, in any order; it is written by rank. Raises UsageError
+    if the form is unknown, a column is missing or `out` is not empty; RunError if a tile cannot be read, has changed
+    since it was pruned, or writing fails.
     """
     out = out.absolute()
     _check(subset, out, form, samples_per_tar)
@@ -90,10 +90,9 @@ def export_subset(
 
 
 def write_webdataset(job: Job) -> None:
-    """Tars of `samples_per_tar` samples, an image and a JSON of facts each (github.com/webdataset/webdataset, naming
-    rules).
+    """Tars of `samples_per_tar` samples, an image and a JSON file each (naming: github.com/webdataset/webdataset).
 
-    A key is the rank: it has no dots, at which WebDataset splits names, and sorts best first.
+    The key is the rank: it sorts best first and has no dots, at which WebDataset splits names.
     """
     with ExitStack() as tars:
         for i, row in enumerate(job.rows()):
@@ -107,7 +106,7 @@ def write_webdataset(job: Job) -> None:
 
 
 def write_folder(job: Job) -> None:
-    """Each image under its tile id, made a safe relative path, and an index of which file is which tile."""
+    """Each image under its tile id as a safe relative path, and an index from file to tile."""
     names = Names()
     with open(job.folder / INDEX, "x", encoding="utf-8", newline="\n") as index:
         for row in job.rows():
@@ -120,9 +119,9 @@ def write_folder(job: Job) -> None:
 
 
 def write_list(job: Job) -> None:
-    """A line per tile, best first: the URI of a file of its own, else the tile id. Nothing is read.
+    """One line per tile, best first: the URI of a file, or the tile id of a container's member. Reads no images.
 
-    A path that is not UTF-8 is written as the bytes that it is, so that it can be opened.
+    A path that is not UTF-8 is written as its original bytes, so that it can be opened.
     """
     with open(job.folder / LIST, "x", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         for row in job.rows():
@@ -151,7 +150,7 @@ def _check(subset: pa.Table, out: Path, form: str, samples_per_tar: int) -> None
 
 @contextmanager
 def _staged(out: Path) -> Iterator[Path]:
-    """A new folder beside `out` that takes its place when the block ends well, and is removed when it does not."""
+    """A temporary folder beside `out`, renamed to `out` on success and removed on failure."""
     staging = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +164,7 @@ def _staged(out: Path) -> Iterator[Path]:
 
 
 def _checked_bytes(row: Row, read_bytes: ReadBytes) -> bytes:
-    """The tile's bytes. A window's md5 is of its pixels, so its reader checks it; all others are checked here."""
+    """The tile's bytes, checked against their md5. A window's md5 is of its pixels, so its reader checks it."""
     try:
         data = read_bytes(row)
     except OSError as error:
@@ -182,7 +181,7 @@ def _facts(row: Row) -> Row:
 
 
 def _extension(row: Row, data: bytes) -> str:
-    """jpg, png or tif by the first bytes, which do not lie; else the name's own; else bin."""
+    """jpg, png or tif by the first bytes; else the suffix of the name; else bin."""
     for magic, extension in MAGIC:
         if data.startswith(magic):
             return extension
@@ -191,7 +190,7 @@ def _extension(row: Row, data: bytes) -> str:
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    """Owner, mode and time are always the same, so that the same subset gives the same tar."""
+    """Add a member with constant owner, mode and time, so that the same subset gives the same tar."""
     entry = tarfile.TarInfo(name)
     entry.size, entry.mtime, entry.mode = len(data), 0, 0o644
     tar.addfile(entry, io.BytesIO(data))
@@ -199,37 +198,36 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 @dataclass(frozen=True)
 class Names:
-    """Gives each tile a path of its own that every common file system takes, case-blind ones too."""
+    """Assigns each tile a unique path that is valid on all common file systems, also case-insensitive ones."""
 
     files: set[str] = field(default_factory=lambda: {INDEX})
     folders: set[str] = field(default_factory=set)
 
     def safe(self, tile_id: str, extension: str) -> PurePosixPath:
-        """The tile id as a relative path; a digest of the id is added when another tile has that path already."""
+        """The tile id as a safe relative path; a digest of the id if that path is taken."""
         parts = [_safe_part(part) for part in tile_id.split("/") if part not in ("", ".")] or ["_"]
         if not parts[-1].lower().endswith(SUFFIXES.get(extension, (f".{extension}",))):
             parts[-1] += f".{extension}"
         path = PurePosixPath(*parts)
-        if self._taken(path):
+        if self._is_taken(path):
             digest = hashlib.md5(tile_id.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
             path = PurePosixPath(f"{digest}.{extension}")
         self.files.add(_blind(path))
         self.folders.update(map(_blind, path.parents))
         return path
 
-    def _taken(self, path: PurePosixPath) -> bool:
+    def _is_taken(self, path: PurePosixPath) -> bool:
         within = any(_blind(parent) in self.files for parent in path.parents)
         return within or _blind(path) in self.files or _blind(path) in self.folders
 
 
 def _blind(path: PurePosixPath) -> str:
-    """The path as file systems see it that take capitals, and accents written in two ways, for the same."""
+    """The path as compared by file systems that ignore case and Unicode normalization."""
     return unicodedata.normalize("NFC", str(path)).casefold()
 
 
 def _safe_part(part: str) -> str:
-    """One name: nothing that means something to a shell's path, a drive or a device, nor a trailing dot or space; not
-    too long."""
+    """A safe file name of limited length: no path, drive or device syntax, no trailing dot or space."""
     name = re.sub(r'[\x00-\x1f\x7f<>:"\\|?*#\ud800-\udfff]', "_", part).replace(",", "-")
     name = re.sub(r"[. ]+$", "_", name)
     if DEVICES.fullmatch(name):

@@ -1,7 +1,7 @@
-"""Encoded bytes to pixels, and every reason an image can be refused for.
+"""Decode image bytes to pixels, and give the reason if an image is rejected.
 
-JPEG by simplejpeg (strict: a file with a missing end is refused, not half grey), PNG, WebP and BMP by Pillow, TIFF and
-16-bit PNG by GDAL. The EXIF orientation is left alone: nadir tiles have no up.
+JPEG by simplejpeg (strict: a truncated file is rejected, not filled with grey), PNG, WebP and BMP by Pillow, TIFF and
+16-bit PNG by GDAL. The EXIF orientation is ignored: nadir tiles have no canonical orientation.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from rsprune_dagster.errors import TileError
 
 LEAST_EDGE_PX = 8
 MOST_JPEG_SCANS = 50
-"""Limit for a progressive JPEG. Each scan costs a pass over all pixels. Encoders write about 10 of them."""
+"""Limit for a progressive JPEG. Each scan costs a pass over all pixels; encoders write about 10."""
 LFS_POINTER = "a git-LFS pointer"
 LFS_REASON = f"{LFS_POINTER}, not the data: fetch it with `git lfs pull`"
 _SUFFIX_FORMATS = {
@@ -37,10 +37,10 @@ _JPEG_BANDS = {"Gray": 1, "CMYK": 4, "YCCK": 4}
 
 
 def read_grey(data: bytes, suffix: str, options: ReadOptions) -> Pixels:
-    """Grey levels and facts of an encoded image; for JPEG its stored luma, which spares the colour conversion.
+    """Grey levels and metadata of an encoded image; for JPEG the stored luma, without colour conversion.
 
     Args:
-        suffix: of the file's name, lower case with its dot, or "" where the name says nothing.
+        suffix: suffix of the file name, lower case with its dot; "" if unknown.
 
     Raises:
         TileError: the image cannot be used; the message says why.
@@ -59,7 +59,7 @@ def read_grey(data: bytes, suffix: str, options: ReadOptions) -> Pixels:
 
 
 def read_colour(data: bytes, suffix: str, options: ReadOptions) -> Pixels:
-    """Colours, grey levels and facts of an encoded image.
+    """Colours, grey levels and metadata of an encoded image.
 
     Raises:
         TileError: the image cannot be used; the message says why.
@@ -74,12 +74,12 @@ def read_colour(data: bytes, suffix: str, options: ReadOptions) -> Pixels:
 
 
 def md5(data: bytes) -> str:
-    """The identity of a tile's encoded bytes. Not for security."""
+    """The content hash of a tile's encoded bytes. Not for security."""
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def sniff(data: bytes) -> str:
-    """What bytes truly are, from how they begin: JPEG, PNG, TIFF, WebP, BMP, or another thing in plain words."""
+    """The format by magic bytes: JPEG, PNG, TIFF, WebP, BMP, or a description of another type."""
     if data[:12].startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "WebP"
     for start, kind in _STARTS:
@@ -142,7 +142,7 @@ def _size_problem(width: int, height: int, options: ReadOptions) -> str:
 
 
 def _check_scans(data: bytes) -> None:
-    if data.count(_SCAN) <= MOST_JPEG_SCANS:  # nearly all, and this runs once per tile
+    if data.count(_SCAN) <= MOST_JPEG_SCANS:  # fast path for most tiles
         return
     n_scans = jpeg_scans(data)
     if n_scans > MOST_JPEG_SCANS:
@@ -153,14 +153,14 @@ def _check_scans(data: bytes) -> None:
 
 
 def jpeg_scans(data: bytes) -> int:
-    """How many scans a JPEG has: markers in its metadata, such as a thumbnail's, and behind its end do not count."""
+    """The number of scans of a JPEG, ignoring markers in metadata (such as thumbnails) and after the end marker."""
     n_scans, at = 0, 2
     while 0 <= (at := data.find(b"\xff", at)) < len(data) - 1:
         marker = data[at + 1]
         if marker == _END:
             break
         n_scans += marker == _SCAN[1]
-        if marker == 0xFF:  # filling
+        if marker == 0xFF:  # fill byte
             at += 1
         elif marker < _FIRST_SEGMENT or marker in _RESTARTS:
             at += 2
@@ -207,7 +207,7 @@ def _pillow(data: bytes, options: ReadOptions) -> Pixels:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TileError(f"oversized: {error}") from error
-    except Exception as error:  # Pillow's decoders raise whatever their parsers stumble over
+    except Exception as error:  # Pillow's decoders raise many exception types
         raise TileError(f"damaged {kind}: {' '.join(str(error).split()) or type(error).__name__}") from error
     if valid is not None and not valid.any():
         raise TileError("not one valid pixel: all are transparent")
@@ -215,7 +215,7 @@ def _pillow(data: bytes, options: ReadOptions) -> Pixels:
 
 
 def _planes(image: Image.Image) -> tuple[Bytes, Mask | None]:
-    """(H, W, 1 or 3) planes, and where there is transparency the valid pixels: those not wholly transparent."""
+    """(H, W, 1 or 3) planes, and with an alpha channel the mask of pixels that are not fully transparent."""
     transparent = "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBA", "RGBa")
     is_grey = image.mode in ("1", "L", "LA", "La")
     array = np.asarray(image.convert(("LA" if is_grey else "RGBA") if transparent else ("L" if is_grey else "RGB")))
@@ -250,7 +250,7 @@ def _gdal(data: bytes, options: ReadOptions) -> Pixels:
             return shown(md5(data), planes, valid, n_bands=dataset.count, **facts)
     except TileError:
         raise
-    except Exception as error:  # GDAL's errors have many classes
+    except Exception as error:  # GDAL raises many exception types
         raise TileError(f"damaged {kind}: {gdal.said_by_gdal(error)}") from error
 
 

@@ -1,8 +1,8 @@
-"""GDAL, held to the one file that it is given.
+"""GDAL, restricted to the one file that it is given.
 
-GDAL chooses a driver by a file's content, and many drivers read other files or URLs that the content names. Sidecars
-(`.aux.xml`, `.ovr`, `.msk`) are opened by any driver too. So a file is opened with the driver of its format alone, GDAL
-sees no file beside it, and the network is closed to it. `sidecars.py` reads what people do keep beside a scene.
+GDAL chooses a driver by a file's content, and many drivers read other files or URLs that the content names; any driver
+opens sidecars (`.aux.xml`, `.ovr`, `.msk`). So each file is opened with the driver of its format only, without access
+to neighbouring files or the network. `sidecars.py` reads the supported sidecars.
 """
 
 import re
@@ -17,10 +17,10 @@ from rasterio.errors import NotGeoreferencedWarning
 from rsprune_dagster.corpus import storage
 
 BLOCK_CACHE_MB = 64
-"""Else it is 5 % of memory."""
+"""GDAL's default is 5 % of memory."""
 
 _ALONE = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # a folder holds the opened file and no other
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # hide the other files of the folder
     "GDAL_PAM_ENABLED": False,  # no .aux.xml
     "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".no-url-ends-like-this",
     "GDAL_CACHEMAX": BLOCK_CACHE_MB,
@@ -37,16 +37,16 @@ def opened(source: str, driver: str = "GTiff") -> Iterator[Any]:
     Raises:
         rasterio.errors.RasterioIOError: the file is missing, or is not of the driver's format.
     """
-    # for the process and not only here: tiles are read in threads, and to restore filters is not safe there
+    # process-wide: tiles are read in threads, where restoring warning filters is not safe
     warnings.simplefilter("ignore", NotGeoreferencedWarning)
     with ExitStack() as stack:
         stack.enter_context(rasterio.Env(**_ALONE))
-        as_text = not storage.is_remote(source) and storage.spelled(source) == source  # rasterio takes no other names
+        as_text = not storage.is_remote(source) and storage.spelled(source) == source  # rasterio accepts no other names
         file = source if as_text else stack.enter_context(storage.open_binary(source))
         yield stack.enter_context(rasterio.open(file, driver=driver))
 
 
 def said_by_gdal(error: BaseException) -> str:
-    """GDAL's own words in one line, without paths and names of files in memory: reasons are the same in every run."""
+    """GDAL's message on one line, without paths and names of in-memory files, so that reasons are reproducible."""
     words = " ".join(str(error.__cause__ or error).split())
     return re.sub(r"'?((?<![\w.])/[^\s':,]+|[0-9a-f]{8}-[0-9a-f-]{27}(\.\w+)?)'?", "the file", words)

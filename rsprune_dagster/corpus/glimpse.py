@@ -1,4 +1,4 @@
-"""Whether a corpus changed, told by its listing alone: names, sizes, times or etags. No tile is read."""
+"""Detect changes of a corpus from its listing: names, sizes, times or etags. No tile is read."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -10,17 +10,17 @@ from rsprune_dagster.corpus.sources import Container, is_candidate, list_corpus
 
 @dataclass(frozen=True)
 class Glimpse:
-    """How many files hold a corpus, and a hash that changes when one of them comes, goes or is written anew."""
+    """Number of files of a corpus, and a hash that changes when a file is added, removed or rewritten."""
 
     n_files: int
     fingerprint: str
 
 
 def glimpse(sources: Sequence[str]) -> Glimpse:
-    """List the sources. A folder is listed in one go; a tar or Parquet file is one file, whatever is in it.
+    """List the sources, folder by folder; a tar or Parquet file counts as one file.
 
     Raises:
-        UsageError: as `list_corpus`: a source is missing, not readable, or empty.
+        UsageError: a source is missing, not readable or empty (`list_corpus`).
     """
     seen, n_files = hashlib.sha256(), 0
     for container in list_corpus(sources).containers:

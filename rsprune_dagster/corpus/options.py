@@ -1,4 +1,4 @@
-"""How tiles are read: the part of params.yaml that decides what a tile is and how its values are shown."""
+"""Read options: the part of params.yaml that defines tiles and the scaling of their values."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Parameters of reading, as `corpus:` in params.yaml has them; every one of them can change a result.
+    """Parameters of reading, from `corpus:` in params.yaml; each can change a result.
 
-    `base` is none of them: it is the folder that the relative uris of a manifest start from.
+    `base` is not a parameter: it is the folder that relative uris of a manifest are resolved against.
     """
 
     tile_size_px: int = 256
@@ -22,7 +22,7 @@ class ReadOptions:
 
     @property
     def max_decoded_bytes(self) -> int:
-        """What a raster may take in memory before it is scaled: 8 bytes a pixel, such as 4 bands of 16 bits."""
+        """Memory limit of a raster before scaling: 8 bytes per pixel, such as 4 bands of 16 bits."""
         return 8 * self.max_tile_pixels
 
     def values(self) -> dict[str, Any]:

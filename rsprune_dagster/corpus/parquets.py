@@ -1,8 +1,8 @@
-"""Parquet files with image bytes: which column holds them, what a row is called, and its label.
+"""Parquet files with image bytes: the image column, row names and labels.
 
-Understood are a binary column and the struct {bytes, path} that Hugging Face datasets write. Where several columns hold
-bytes, the one to read is the first of `corpus.image_columns`; else `image`, as Hugging Face calls it; else the only one
-with a customary name, or the only one at all. What is still open is refused, with the names.
+Supported are a binary column and the struct {bytes, path} of Hugging Face datasets. If several columns hold bytes, the
+one to read is the first of `corpus.image_columns`; else `image`, as in Hugging Face datasets; else the only one with a
+common name, or the only one. An ambiguous file is rejected with its column names.
 """
 
 import json
@@ -22,7 +22,7 @@ from rsprune_dagster.errors import UsageError
 READ_ROWS = 128
 
 LABEL_NAMES = ("label", "scene", "class", "category")
-"""What the scene of a tile is called, in a column here and in the JSON beside an image of a WebDataset."""
+"""Names of the label: of a Parquet column, and of a key in a WebDataset's JSON."""
 
 _DEFAULT = "image"
 _CUSTOMARY = ("bytes", "image_bytes", "jpg", "jpeg", "png", "tif", "img", "content")
@@ -34,7 +34,7 @@ class DamagedError(Exception):
 
 
 class Member(NamedTuple):
-    """A row: its number from 0, its own name or its number, its label where a column has one."""
+    """A row: its number from 0, its name (or number), and its label if there is one."""
 
     row: int
     name: str
@@ -42,13 +42,13 @@ class Member(NamedTuple):
 
 
 def image_column(schema: pa.Schema, wanted: Sequence[str] = (), *, uri: str = "the Parquet file") -> str:
-    """The dotted name of the column with image bytes. See the head of this module.
+    """The dotted name of the column with image bytes; see the module docstring.
 
     Args:
-        wanted: names of columns; the first that the schema has is taken.
+        wanted: column names; the first one in the schema is used.
 
     Raises:
-        UsageError: no column holds bytes, none of those wanted does, or it is open which is meant.
+        UsageError: no column (or none of those wanted) holds bytes, or the choice is ambiguous.
     """
     columns = bytes_columns(schema)
     if wanted:
@@ -67,7 +67,7 @@ def image_column(schema: pa.Schema, wanted: Sequence[str] = (), *, uri: str = "t
 
 
 def bytes_columns(schema: pa.Schema) -> dict[str, str]:
-    """The columns that hold image bytes: their names, and the dotted names of the bytes in them."""
+    """The columns with image bytes, and the dotted name of the bytes in each."""
     found = ((str(field.name), _bytes_below(field)) for field in schema)
     return {name: dotted for name, dotted in found if dotted}
 
@@ -85,18 +85,18 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 @contextmanager
-def _damage_told() -> Iterator[None]:
-    """Turns what pyarrow raises for a damaged file into DamagedError; errors of the storage pass.
+def _as_damaged_error() -> Iterator[None]:
+    """Convert pyarrow's errors for a damaged file to DamagedError; storage errors pass unchanged.
 
     Raises:
-        DamagedError: with pyarrow's own words.
+        DamagedError: with pyarrow's message.
     """
     try:
         yield
     except (pa.ArrowException, ValueError, OverflowError, KeyError, IndexError, StopIteration, MemoryError) as error:
         raise DamagedError(_words(error)) from error
     except OSError as error:
-        if type(error) is not OSError or error.errno is not None:  # pyarrow's own errors of reading have no number
+        if type(error) is not OSError or error.errno is not None:  # pyarrow's own read errors have no errno
             raise
         raise DamagedError(_words(error)) from error
 
@@ -108,13 +108,13 @@ def _words(error: BaseException) -> str:
 
 @contextmanager
 def opened(uri: str) -> Iterator[pq.ParquetFile]:
-    """A Parquet file whose footer has been read and makes sense.
+    """Open a Parquet file and check that its footer is plausible.
 
     Raises:
-        DamagedError: it does not.
+        DamagedError: the footer is damaged.
         OSError: the storage fails.
     """
-    with open_binary(uri) as handle, _damage_told():
+    with open_binary(uri) as handle, _as_damaged_error():
         file = _parquet_file(handle)
         n_bytes, _ = size_and_stamp(uri)
         if n_bytes is not None and file.metadata.num_rows > n_bytes:
@@ -123,7 +123,7 @@ def opened(uri: str) -> Iterator[pq.ParquetFile]:
 
 
 def _parquet_file(handle: IO[bytes]) -> pq.ParquetFile:
-    file = pq.ParquetFile(handle, buffer_size=1 << 20)  # else a whole row group is read at once
+    file = pq.ParquetFile(handle, buffer_size=1 << 20)  # otherwise a whole row group is read at once
     counts = _row_counts(file)
     if min(counts, default=0) < 0 or sum(counts) != file.metadata.num_rows:
         raise ValueError("the footer contradicts itself on the number of rows")
@@ -135,7 +135,7 @@ def _row_counts(file: pq.ParquetFile) -> list[int]:
 
 
 def has_images(uri: str) -> bool:
-    """Whether a Parquet file has a column of image bytes. A damaged one counts: it is quarantined, not ignored."""
+    """Whether a Parquet file has a column of image bytes. True for a damaged file, which is then quarantined."""
     try:
         with opened(uri) as file:
             return bool(bytes_columns(file.schema_arrow))
@@ -148,7 +148,7 @@ def parquet_members(uri: str, wanted: Sequence[str] = ()) -> Iterator[Member]:
 
     Raises:
         DamagedError: the file is damaged.
-        UsageError: it is open which column holds the images (`image_column`).
+        UsageError: the image column is ambiguous (`image_column`).
     """
     with opened(uri) as file:
         id_column = _id_column(file, image_column(file.schema_arrow, wanted, uri=uri))
@@ -166,7 +166,7 @@ def parquet_members(uri: str, wanted: Sequence[str] = ()) -> Iterator[Member]:
 
 
 def other_columns(uri: str, wanted: Sequence[str] = ()) -> list[str]:
-    """The columns of image bytes that are not read; none where the file is damaged."""
+    """The columns of image bytes that are not read; empty if the file is damaged."""
     try:
         with opened(uri) as file:
             read = image_column(file.schema_arrow, wanted, uri=uri)
@@ -176,7 +176,7 @@ def other_columns(uri: str, wanted: Sequence[str] = ()) -> list[str]:
 
 
 def _texts(table: pa.Table | None, column: str | None, n_rows: int) -> Iterator[str | None]:
-    """The values as they are spelled in a table of ours: text need not be UTF-8, nor one line."""
+    """The values as escaped text; the file's text may be invalid UTF-8 or contain line breaks."""
     if table is None or column is None:
         yield from repeat(None, n_rows)
         return
@@ -189,7 +189,7 @@ def _texts(table: pa.Table | None, column: str | None, n_rows: int) -> Iterator[
 
 
 def _column(table: pa.Table, dotted: str) -> pa.ChunkedArray:
-    if dotted in table.column_names:  # a dot may be part of a column's own name
+    if dotted in table.column_names:  # a column name may contain a dot
         return table.column(dotted)
     head, _, tail = dotted.partition(".")
     column = table.column(head)
@@ -197,7 +197,7 @@ def _column(table: pa.Table, dotted: str) -> pa.ChunkedArray:
 
 
 def _id_column(file: pq.ParquetFile, image: str) -> str | None:
-    """The first column of names that are present and differ in every row."""
+    """The first column of names without nulls or duplicates."""
     within = [image.replace(".bytes", ".path")] if image.endswith(".bytes") else []
     for name in [*within, *_ID_COLUMNS]:
         if _field_is_text(file.schema_arrow, name):
@@ -208,7 +208,7 @@ def _id_column(file: pq.ParquetFile, image: str) -> str | None:
 
 
 def _field_is_text(schema: pa.Schema, dotted: str) -> bool:
-    """Whether a column, or a field in a struct, holds text or, at the top, whole numbers."""
+    """Whether a column or struct field holds text or, for a top-level column, integers."""
     head, _, tail = dotted.partition(".")
     if schema.names.count(head) != 1:
         return False
@@ -220,7 +220,7 @@ def _field_is_text(schema: pa.Schema, dotted: str) -> bool:
 
 
 def _is_label(schema: pa.Schema, name: str) -> bool:
-    """Whether a column holds what can be written as a text: a text or a number, itself or by number."""
+    """Whether a column can serve as a label: text or numbers, also dictionary-encoded."""
     if schema.names.count(name) != 1:
         return False
     kind = schema.field(name).type
@@ -235,7 +235,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _class_names(schema: pa.Schema, label_column: str | None) -> dict[str, str]:
-    """Hugging Face writes labels as numbers and their names into the file's metadata."""
+    """The class names of numeric labels, which Hugging Face writes into the file's metadata."""
     try:
         metadata = json.loads((schema.metadata or {})[b"huggingface"])
         names = metadata["info"]["features"][label_column]["names"]
@@ -245,7 +245,7 @@ def _class_names(schema: pa.Schema, label_column: str | None) -> dict[str, str]:
 
 
 class ImageRows:
-    """The image bytes of a Parquet file, READ_ROWS rows in memory at a time; cheap when rows are asked for in order."""
+    """The image bytes of a Parquet file, READ_ROWS rows in memory at a time; efficient for sequential access."""
 
     def __init__(self, uri: str, wanted: Sequence[str] = ()) -> None:
         """Raises DamagedError, and UsageError as `image_column`."""
@@ -260,12 +260,12 @@ class ImageRows:
         self._values: pa.ChunkedArray = pa.chunked_array([], pa.binary())
 
     def read(self, row: int) -> bytes | None:
-        """The encoded image of a row; None where it is null.
+        """The encoded image of a row; None if it is null.
 
         Raises:
             DamagedError: the row cannot be read.
         """
-        with _damage_told():
+        with _as_damaged_error():
             group = bisect_right(self._starts, row) - 1
             if group != self._group or row < self._first:
                 self._group, self._first = group, self._starts[group]
@@ -276,11 +276,11 @@ class ImageRows:
                     self._first += len(self._values)
                     self._values = _column(pa.Table.from_batches([next(self._batches)]), self._column)
             except BaseException:
-                self._group = -1  # the next row starts anew
+                self._group = -1  # reopen the row group for the next row
                 raise
             value: bytes | None = self._values[row - self._first].as_py()
             return value
 
     def close(self) -> None:
-        """Let the file go."""
+        """Close the file."""
         self._open.close()

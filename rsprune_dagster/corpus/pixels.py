@@ -1,4 +1,4 @@
-"""What a tile looks like once it is decoded: 8-bit colours, grey levels, valid pixels, and the facts about it."""
+"""A decoded tile: 8-bit colours, grey levels, validity mask and metadata."""
 
 from typing import Any, NamedTuple
 
@@ -10,9 +10,9 @@ Mask = NDArray[np.bool_]
 
 
 class Pixels(NamedTuple):
-    """A decoded tile. A named tuple, since one is made per tile in the hot loop.
+    """A decoded tile. A named tuple for speed: one is created per tile.
 
-    Hidden pixels (nodata, transparent) hold the mean colour of the valid ones: what lies below a mask never shows.
+    Invalid pixels (nodata, transparent) are set to the mean colour of the valid ones.
     """
 
     content_md5: str
@@ -21,7 +21,7 @@ class Pixels(NamedTuple):
     valid: Mask | None
     """(H, W), or None when all are valid."""
     rgb: Bytes | None
-    """(H, W, 3), or None where only grey levels exist or were asked for."""
+    """(H, W, 3), or None if only grey levels exist or were requested."""
     width_px: int
     height_px: int
     n_bands: int
@@ -41,7 +41,7 @@ def luma(rgb: Bytes) -> Bytes:
 
 
 def shown(content_md5: str, planes: Bytes, valid: Mask | None, *, n_bands: int, **facts: Any) -> Pixels:
-    """Pixels of 8-bit planes.
+    """Build Pixels from 8-bit planes.
 
     Args:
         planes: (H, W, 1) grey or (H, W, 3) colour.

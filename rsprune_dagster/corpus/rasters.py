@@ -1,19 +1,18 @@
-"""GeoTIFF scenes: the grid of windows, the bands seen, how their values become 8 bits, masks, and where on Earth it is.
+"""GeoTIFF scenes: window grid, band selection, scaling to 8 bits, masks and georeferencing.
 
 **Windows** start at the upper left corner, `tile_size_px - overlap_px` apart, row by row. The last of a row or column
-is cut at the scene's edge, so that no tile is partly a copy of another; what would lie beyond counts as not valid, so
-slivers fail `min_valid_fraction` like any window of nodata.
+is cut at the scene's edge, so that tiles do not overlap; the area beyond the edge counts as invalid, so
+that slivers fail `min_valid_fraction` like windows of nodata.
 
-**Values.** 8-bit rasters are taken as they are. Others are mapped linearly from [low, high] to 0..255, all bands
-alike, so that colours stay true: `value_range` where given; for a scene of several windows the 2nd and 98th
-percentile of its valid pixels, at 256 evenly spread places; for a single tile its exposure (`exposure_range`), since
-stretching each tile to its own extremes would blow the noise of calm water up to the entropy of a city.
+**Values.** 8-bit rasters are used unchanged. Others are mapped linearly from [low, high] to 0..255, with one range for
+all bands to preserve colours: `value_range` if given; for a scene of several windows the 2nd and 98th percentile of
+its valid pixels at 256 evenly spaced places; for a single tile its exposure (`exposure_range`), since stretching
+each tile to its own extremes would amplify the noise of calm water to the entropy of a city.
 
-**Masks** are those in the file as GDAL reads them (nodata value, alpha band, mask band), or the mask beside it
-(`sidecars`); a pixel is valid where any seen band is. NaN and infinity are nodata.
+**Masks** are those of the file as GDAL reads them (nodata value, alpha band, mask band), or the mask sidecar
+(`sidecars`). A pixel is valid if any selected band is. NaN and infinity are nodata.
 
-**Limits.** A small file can claim to be large. What would have to be decoded at once, the windows and the bands are
-counted before anything is decoded.
+**Limits.** A small file can declare a huge raster, so bytes, windows and bands are checked before anything is decoded.
 """
 
 import math
@@ -37,24 +36,24 @@ from rsprune_dagster.corpus.pixels import Bytes, Mask
 from rsprune_dagster.errors import TileError
 
 PROBES = 16
-"""Places along an edge at which a scene is looked at for its scale."""
+"""Places per edge at which a scene is sampled for its value range."""
 LISTING_PROBES = 4
-"""Places along an edge at which listing checks that a scene can be read."""
+"""Places per edge at which the listing checks that a scene is readable."""
 
 MOST_WINDOWS = 500_000
-"""Of one scene: 181,000 px along an edge, in windows of 256 px."""
+"""Limit per scene: 181,000 px per edge with windows of 256 px."""
 
 MOST_SCENE_BYTES = 2**40
-"""Decoded for all windows of a scene whose blocks are so large that each window decodes them: a quarter of an hour."""
+"""Limit of the bytes decoded for a scene whose blocks are decoded anew per window; takes 15 minutes."""
 
 MOST_BANDS = 10_000
-"""Spectrometers have hundreds of bands, infrared sounders thousands."""
+"""Imaging spectrometers have hundreds of bands, infrared sounders thousands."""
 
 HEADROOM = 1.5
-"""What is brighter than the 98th percentile is told apart up to so many times as bright."""
+"""The range extends to this multiple of the 98th percentile; brighter pixels are clipped."""
 
 CHUNK_VALUES = 2**22
-"""Values scaled at a time: in between they are float64."""
+"""Values scaled at a time, since the intermediate values are float64."""
 
 _GRID_FILE = re.compile(r"grids=(?!@null[\s\"])|PROJ4_GRIDS|PARAMETERFILE|PROJ-based|\+(?:file|init)=")
 
@@ -63,7 +62,7 @@ Box = tuple[int, int, int, int]
 
 
 class Place(NamedTuple):
-    """Where a window lies."""
+    """Georeference of a window."""
 
     crs: str | None = None
     lon: float | None = None
@@ -72,7 +71,7 @@ class Place(NamedTuple):
 
 
 def grid(width_px: int, height_px: int, *, tile_size_px: int, overlap_px: int) -> list[Box]:
-    """The windows of a scene, row by row; together they cover it, and none lies inside its neighbours."""
+    """The windows of a scene, row by row. They cover the scene, and none is contained in its neighbours."""
     step = tile_size_px - overlap_px
     columns = range(0, max(width_px - overlap_px, 1), step)
     rows = range(0, max(height_px - overlap_px, 1), step)
@@ -80,7 +79,7 @@ def grid(width_px: int, height_px: int, *, tile_size_px: int, overlap_px: int) -
 
 
 def probes(width_px: int, height_px: int, n_along: int, edge_px: int = 64) -> Iterator[Box]:
-    """At most n_along x n_along windows of at most edge_px, evenly spread; they cover a scene that is small enough."""
+    """At most n_along x n_along evenly spaced windows of at most edge_px; they cover a small scene completely."""
     w, h = (min(edge_px, math.ceil(length / n_along)) for length in (width_px, height_px))
     for row in range(n_along):
         for column in range(n_along):
@@ -88,7 +87,7 @@ def probes(width_px: int, height_px: int, n_along: int, edge_px: int = 64) -> It
 
 
 class Scene(NamedTuple):
-    """An open raster with what its sidecars say of it."""
+    """An open raster with the information from its sidecars."""
 
     dataset: Any
     crs: Any
@@ -97,13 +96,13 @@ class Scene(NamedTuple):
 
     @classmethod
     def alone(cls, dataset: Any) -> Self:
-        """A raster without sidecars."""
+        """A scene without sidecars."""
         return cls(dataset, dataset.crs, dataset.transform, None)
 
 
 @contextmanager
 def opened(uri: str) -> Iterator[Scene]:
-    """A GeoTIFF and its sidecars.
+    """Open a GeoTIFF and its sidecars.
 
     Raises:
         TileError: a sidecar cannot be used.
@@ -147,7 +146,7 @@ def _opened_mask(path: str, dataset: Any) -> Iterator[Any]:
 
 
 def layout(uri: str, options: ReadOptions) -> list[Box] | None:
-    """The windows of a scene; None for a plain tile or what is no GeoTIFF; an empty list for a scene of no use.
+    """The windows of a scene; None for a single tile or a file that is no GeoTIFF; empty for an unusable scene.
 
     A scene is a raster with a CRS, or one larger than a tile.
     """
@@ -166,7 +165,7 @@ def layout(uri: str, options: ReadOptions) -> list[Box] | None:
 
 
 def damage(scene: Scene, options: ReadOptions) -> str | None:
-    """Why a scene cannot be used, from a look at 16 places, or at all of a single tile; None when they can be read."""
+    """Why a scene cannot be used, from reading 16 places, or all of a single tile; None if they are readable."""
     try:
         raster = Raster(scene, options)
         if raster.is_scene:
@@ -177,13 +176,13 @@ def damage(scene: Scene, options: ReadOptions) -> str | None:
             raster.stored(box)
     except TileError as error:
         return str(error)
-    except Exception as error:  # GDAL's errors have many classes; each means that the scene is not to be read
+    except Exception as error:  # GDAL raises many exception types; each means that the scene is unreadable
         return f"damaged raster: {gdal.said_by_gdal(error)}"
     return None
 
 
 def _check_windows(raster: "Raster") -> None:
-    """A file of some kB can claim a million windows."""
+    """Reject a file that declares too many windows, as a file of a few kB can."""
     dataset, n_windows = raster.dataset, raster.n_windows
     if n_windows > MOST_WINDOWS:
         raise TileError(
@@ -193,7 +192,7 @@ def _check_windows(raster: "Raster") -> None:
 
 
 def _check_work(raster: "Raster") -> None:
-    """Blocks that do not fit into GDAL's cache are decoded for each window anew."""
+    """Reject a scene that takes too long: blocks larger than GDAL's cache are decoded again for each window."""
     dataset = raster.dataset
     n_bytes = _block_bytes(dataset) * (1 if dataset.interleaving == Interleaving.pixel else len(raster.bands))
     if n_bytes > gdal.BLOCK_CACHE_MB * 2**20 and n_bytes * raster.n_windows > MOST_SCENE_BYTES:
@@ -214,14 +213,14 @@ def _check_bytes(n_bytes: int, what: str, options: ReadOptions) -> None:
 
 
 def _block_bytes(dataset: Any) -> int:
-    """Bytes of a block, the least that GDAL decodes; with pixel interleaving all bands lie in it."""
+    """Bytes of a block, the smallest unit that GDAL decodes; with pixel interleaving it holds all bands."""
     height, width = dataset.block_shapes[0]
     n_bands = dataset.count if dataset.interleaving == Interleaving.pixel else 1
     return int(height * width * n_bands * np.dtype(dataset.dtypes[0]).itemsize)
 
 
 def seen_bands(dataset: Any, wanted: tuple[int, ...]) -> list[int]:
-    """The bands seen as red, green and blue, or as grey: the wanted, else those tagged so, else the first three or one.
+    """The bands for red, green and blue, or for grey: the wanted, else those with colour tags, else the first 3 or 1.
 
     Raises:
         TileError: a wanted band does not exist.
@@ -239,11 +238,11 @@ def seen_bands(dataset: Any, wanted: tuple[int, ...]) -> list[int]:
 
 
 def exposure_range(values: NDArray[Any]) -> tuple[float, float]:
-    """[low, high] for one tile: from 0 to HEADROOM times the 98th percentile, like a camera's exposure.
+    """[low, high] for one tile: 0 to HEADROOM times the 98th percentile, like a camera's exposure.
 
-    Integers have at least 8 bits: high is 255 up to a 98th percentile of 255 and grows HEADROOM times as fast beyond,
-    so that 8-bit values in 16-bit files stay as they are. low is 0, or HEADROOM times the 2nd percentile where that is
-    negative (SAR in dB). Noise keeps its size relative to the brightness, and a little more light changes little.
+    For integers, high is 255 up to a 98th percentile of 255 and grows HEADROOM times as fast beyond, so that 8-bit
+    values in 16-bit files are unchanged. low is 0, or HEADROOM times the 2nd percentile if that is negative (SAR in
+    dB). Noise keeps its size relative to the brightness, and a small brightness change has a small effect.
 
     Args:
         values: (n,) valid pixel values, n >= 1.
@@ -256,14 +255,14 @@ def exposure_range(values: NDArray[Any]) -> tuple[float, float]:
 
 
 def percentiles(values: NDArray[Any]) -> tuple[float, float]:
-    """The 2nd and the 98th, in float64. Memory: one copy, of integers as they are, of others as float64."""
+    """The 2nd and 98th percentile, float64. Memory: one copy of the values (floats as float64)."""
     copy = values.copy() if np.issubdtype(values.dtype, np.integer) else values.astype(np.float64)
     p2, p98 = np.percentile(copy, (2, 98), overwrite_input=True)
     return float(p2), float(p98)
 
 
 def to_8_bits(values: NDArray[Any], low: float, high: float) -> Bytes:
-    """Map [low, high] linearly to 0..255, rounded; what lies outside is clipped. Memory: the result and a chunk."""
+    """Map [low, high] linearly to 0..255, rounded and clipped. Memory: the result and one chunk."""
     scaled = np.empty(values.shape, np.uint8)
     n_rows = max(CHUNK_VALUES // max(math.prod(values.shape[1:]), 1), 1)
     for start in range(0, len(values), n_rows):
@@ -274,10 +273,10 @@ def to_8_bits(values: NDArray[Any], low: float, high: float) -> Bytes:
 
 
 def place_of(scene: Scene, box: Box) -> Place:
-    """CRS, centre in WGS 84, and ground sample distance: the root of the ground area of the centre's pixel, metres.
+    """CRS, centre in WGS 84, and ground sample distance in metres (square root of the centre pixel's ground area).
 
-    Measured on the ellipsoid, so it holds for degrees, feet and the stretched metres of web Mercator alike. A CRS can
-    name a file with a grid of shifts, and PROJ would read whatever is there; with such a CRS only its name is given.
+    Measured on the ellipsoid, so it is correct for degrees, feet and Web Mercator alike. For a CRS that references a
+    grid-shift file only the name is given, since PROJ would read any file named there.
     """
     if scene.crs is None:
         return Place()
@@ -297,7 +296,7 @@ def place_of(scene: Scene, box: Box) -> Place:
 
 
 def _ground_step_m(lons: list[float], lats: list[float]) -> float:
-    """Root of the area spanned by the steps from the first point to the second and third, metres (WGS 84 series)."""
+    """Square root of the area spanned by the vectors from the first point to the other two, metres (WGS 84)."""
     phi = math.radians(lats[0])
     per_lat = 111132.954 - 559.822 * math.cos(2 * phi) + 1.175 * math.cos(4 * phi)
     per_lon = 111412.84 * math.cos(phi) - 93.5 * math.cos(3 * phi) + 0.118 * math.cos(5 * phi)
@@ -307,7 +306,7 @@ def _ground_step_m(lons: list[float], lats: list[float]) -> float:
 
 
 class Raster:
-    """An open raster with all that is decided once for it: bands, dtype, masks, scale, palette.
+    """An open raster with its settings: bands, dtype, masks, value range and palette.
 
     Raises:
         TileError: complex values; too many bands; a wanted band is missing; a block takes too much memory.
@@ -347,7 +346,7 @@ class Raster:
         return values
 
     def values(self, box: Box) -> tuple[NDArray[Any], Mask | None]:
-        """(C, h, w) values as stored, 0 where not valid, and the (h, w) mask of valid pixels, or None when all are."""
+        """(C, h, w) values as stored, 0 if invalid, and the (h, w) mask of valid pixels, or None if all are valid."""
         values = self.stored(box)
         valid = self._mask(Window(*box))
         if np.issubdtype(values.dtype, np.floating):
@@ -370,7 +369,7 @@ class Raster:
         return valid
 
     def planes(self, values: NDArray[Any], valid: Mask | None) -> tuple[Bytes, float | None, float | None]:
-        """(h, w, C) 8-bit planes, and the values shown as 0 and 255 (None for 8-bit sources)."""
+        """(h, w, C) 8-bit planes, and the values mapped to 0 and 255 (None for 8-bit sources)."""
         if self.palette is not None:
             return self.palette[values[0]], None, None
         pixels = values.transpose(1, 2, 0)
@@ -380,7 +379,7 @@ class Raster:
         return to_8_bits(pixels, low, high), low, high
 
     def range(self, values: NDArray[Any]) -> tuple[float, float]:
-        """[low, high] for a window with these valid values."""
+        """[low, high] for a window with the given valid values."""
         if self.options.value_range:
             return self.options.value_range[0], self.options.value_range[1]
         if not self.is_scene:
@@ -390,12 +389,13 @@ class Raster:
         return self._scene_range
 
     def remember_range(self, low: float | None, high: float | None) -> None:
-        """Take the range that the scan recorded for this scene, which spares measuring it again."""
+        """Use the range that the scan recorded for this scene instead of measuring it again."""
         if self.is_scene and low is not None and high is not None:
             self._scene_range = (low, high)
 
     def _measured_range(self) -> tuple[float, float]:
-        """2nd and 98th percentile at the probes; at least an eighth of the exposure wide, so that noise stays noise."""
+        """2nd and 98th percentile at the probes, at least 1/8 of the exposure range wide, to limit noise
+        amplification."""
         seen = []
         for box in probes(self.dataset.width, self.dataset.height, PROBES):
             values, valid = self.values(box)
@@ -409,7 +409,7 @@ class Raster:
 
 
 def _palette(dataset: Any, band: int) -> Bytes:
-    """(256, 3) colours of a palette band."""
+    """(256, 3) colour table of a palette band."""
     table = np.zeros((256, 3), np.uint8)
     for index, colour in dataset.colormap(band).items():
         table[index] = colour[:3]

@@ -1,7 +1,7 @@
-"""Finished work that is kept for later runs carries a checksum of its whole file: damaged work is done again.
+"""Cache files with an embedded checksum: a damaged file is detected and recomputed.
 
-The checksum stands in the file itself, as metadata of Parquet and safetensors and as a value of JSON, so that a file
-and its checksum take their place together. It is computed with zeros in its own place.
+The checksum is part of the file, as metadata in Parquet and safetensors and as a value in JSON, so that file and
+checksum are renamed into place together. It is computed with zeros in its own place.
 """
 
 import hashlib
@@ -16,30 +16,30 @@ _ZEROS = b"0" * 64
 
 KEY = "seal"
 UNSEALED = (_MARK + _ZEROS).decode()
-"""The value of KEY in a file that is to be sealed."""
+"""The value of KEY before the checksum is inserted."""
 
 _log = logging.getLogger(__name__)
 
 
 def sealed(data: bytes) -> bytes:
-    """A file's content with its checksum in the place that UNSEALED marks."""
+    """A file's content with its checksum in place of UNSEALED."""
     start = data.rindex(_MARK + _ZEROS) + len(_MARK)
     return data[:start] + _checksum(data, start) + data[start + len(_ZEROS) :]
 
 
 def is_sealed(data: bytes) -> bool:
-    """Whether a file's content is, bit for bit, what was sealed."""
+    """Whether a file's content matches its checksum."""
     start = data.rfind(_MARK) + len(_MARK)
     return start >= len(_MARK) and data[start : start + len(_ZEROS)] == _checksum(data, start)
 
 
 def is_whole(path: Path) -> bool:
-    """Whether finished work lies at `path` as it was written. Damaged work is removed, with one line of warning."""
+    """Whether an intact file exists at `path`. A damaged file is removed with a warning."""
     return read_whole(path) is not None
 
 
 def read_whole(path: Path) -> bytes | None:
-    """The finished work at `path`; None where there is none, or it was damaged: see `is_whole`."""
+    """The content of the file at `path`; None if it is missing or damaged (see `is_whole`)."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -52,7 +52,7 @@ def read_whole(path: Path) -> bytes | None:
 
 
 def sealed_table(table: pa.Table) -> bytes:
-    """A table as a sealed Parquet file."""
+    """A table as the bytes of a Parquet file with a checksum."""
     buffer = pa.BufferOutputStream()
     with pq.ParquetWriter(buffer, table.schema) as writer:
         writer.write_table(table)

@@ -1,7 +1,7 @@
-"""Which tiles are worked on together, and the cache of that work.
+"""Shards (tiles that are processed together) and the cache of their results.
 
-A shard is a list of tiles of one container. Known tiles stay in the shard they were first put in, so new files cost
-only themselves; how tiles are grouped never shows in a result, because every table is sorted by content afterwards.
+A shard is a list of tiles of one container. Known tiles stay in the shard they were first assigned to, so only new
+files need work. The grouping never affects a result, because every table is sorted by content afterwards.
 """
 
 import hashlib
@@ -29,30 +29,30 @@ _FIELD, _ROW = "\x1f", "\x1e"
 
 @dataclass(frozen=True)
 class Shard:
-    """Some tiles of one container, kept as a Parquet file of LOCATION rows."""
+    """Some tiles of one container, stored as a Parquet file of LOCATION rows."""
 
     key: str
     path: Path
     n_tiles: int
 
     def rows(self) -> pa.Table:
-        """(n_tiles,) LOCATION rows, in the order in which they lie in the container."""
+        """(n_tiles,) LOCATION rows in the order of the container."""
         return pq.read_table(self.path, schema=LOCATION)
 
 
 def digest(*parts: object) -> str:
-    """A sha256 over JSON: the same for equal values, on every machine."""
+    """sha256 of the values as JSON: equal for equal values on every machine."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 @contextmanager
 def written_whole(target: Path) -> Iterator[Path]:
-    """A path to write to; it becomes `target` by rename when the block ends well, and vanishes when it does not.
+    """A temporary path, renamed to `target` if the block succeeds and removed if it fails.
 
-    The file and its name are on the disk when the block has ended: a crash of the machine leaves no empty file.
+    File and folder are flushed to disk (fsync), so that a crash of the machine leaves no empty file.
 
     Raises:
-        RunError: the disk is full or not writable; the old file, if any, is untouched.
+        RunError: the disk is full or not writable; an existing file is unchanged.
     """
     draft = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.draft")
     try:
@@ -60,7 +60,7 @@ def written_whole(target: Path) -> Iterator[Path]:
         yield draft
         _flush(draft)
         os.replace(draft, target)
-        with suppress(OSError):  # the file is in its place; some file systems cannot flush a folder
+        with suppress(OSError):  # the file is renamed already; some file systems cannot flush a folder
             _flush(target.parent)
     except OSError as error:
         raise RunError(
@@ -81,7 +81,7 @@ def _flush(path: Path) -> None:
 
 
 def remove_drafts(root: Path) -> int:
-    """Remove what killed processes of this machine left half-written below `root`; returns how many files went."""
+    """Remove temporary files of killed processes of this machine below `root`; returns their number."""
     gone = 0
     for draft in root.rglob(".*.draft"):
         pid = draft.name.rsplit(".", 2)[1].split("-")[0]
@@ -93,11 +93,11 @@ def remove_drafts(root: Path) -> int:
 
 @dataclass(frozen=True)
 class ShardListing:
-    """How containers are listed and grouped.
+    """How containers are listed and grouped into shards.
 
-    `rows` gives a container's LOCATION rows and counts its members that are no tiles; `identity` is what besides the
-    container decides them; `unchanged` is asked for a known shard of a container with a new stamp whose rows look the
-    same: are their bytes the same too?
+    `rows` gives a container's LOCATION rows and counts its members that are not tiles; `identity` is everything else
+    that the rows depend on. `unchanged` says whether the bytes of a known shard are unchanged, if the container has a
+    new stamp but equal rows.
     """
 
     rows: Callable[[Container], tuple[pa.Table, Mapping[str, int]]]
@@ -108,21 +108,22 @@ class ShardListing:
 
 @dataclass(frozen=True)
 class ShardCache:
-    """Layouts and finished work below one folder.
+    """Shard lists and cached results below one folder.
 
-    `layout/` holds, for each container, the list of its shards; `shards/` their rows; `work/<step>/` the results, each
-    under the hash of its input, code and parameters. Each file is sealed (`corpus.seal`): a damaged one is made again.
+    `layout/` holds the list of shards of each container; `shards/` their rows; `work/<step>/` the results, each
+    under the hash of its input, code and parameters. Each file has a checksum (`corpus.seal`); a damaged one is
+    recomputed.
     """
 
     root: Path
 
     def result(self, step: str, shard: Shard, *identity: object) -> Path:
-        """Where the result of `step` for a shard belongs; `identity`: the code's version and what it depends on."""
+        """The path of the result of `step` for a shard; `identity`: code version and parameters."""
         key = digest(shard.key, *identity)
         return self.root / "work" / step / key[:2] / key
 
     def plan(self, containers: Iterable[Container], listing: ShardListing) -> tuple[list[Shard], Counter[str]]:
-        """The shards of a corpus, container by container, and the members that are no tiles, counted by suffix."""
+        """The shards of a corpus by container, and the number of members that are not tiles, by suffix."""
         shards: list[Shard] = []
         ignored: Counter[str] = Counter()
         for container in containers:
@@ -143,7 +144,7 @@ class ShardCache:
         if shards and container.stamp and same_stamp and all(is_whole(shard.path) for shard in shards):
             return shards, known["ignored"]
         rows, ignored = listing.rows(container)
-        # loose files are stamped one by one, a container's members only by the container
+        # loose files have their own stamps, a container's members only the container's
         trusted = same_stamp or not container.stamp
         kept = _still_there(shards, rows, listing.unchanged if not trusted else None)
         fresh = _without(rows, kept)
@@ -161,7 +162,7 @@ class ShardCache:
         return Shard(key, self.root / "shards" / key[:2] / f"{key}.parquet", n_tiles)
 
     def _write(self, rows: pa.Table, stamp: str) -> Shard:
-        """A new shard. The container's stamp is in its key: equal rows of a rewritten tar are not the same tiles."""
+        """Write a shard. Its key includes the container's stamp: equal rows of a rewritten tar may be other tiles."""
         key = hashlib.sha256(_ROW.join([str(LAYOUT_VERSION), stamp, *_identities(rows)]).encode()).hexdigest()
         shard = self._shard(key, rows.num_rows)
         if not is_whole(shard.path):

@@ -1,9 +1,9 @@
-"""What is read beside a GeoTIFF scene on a local disk. Every other file there is left alone.
+"""Sidecar files of a GeoTIFF scene on a local disk. Other neighbouring files are ignored.
 
 | file | what it gives |
 |---|---|
-| `scene.tif.msk` | the mask, a TIFF of the scene's size: 0 is not valid, and nodata value and alpha no longer count |
-| `scene.tif.aux.xml` | CRS (`SRS`, as WKT) and `GeoTransform`, which go before those in the scene |
+| `scene.tif.msk` | the mask, a TIFF of the scene's size: 0 is invalid; replaces nodata value and alpha |
+| `scene.tif.aux.xml` | CRS (`SRS`, as WKT) and `GeoTransform`, which override those in the scene |
 | `scene.tfw`, `.tifw`, `.wld` | the geotransform of a scene that has none |
 """
 
@@ -21,28 +21,28 @@ GEOREFERENCE = ".aux.xml"
 ENDINGS = (MASK, GEOREFERENCE, ".tfw", ".tifw", ".tiffw", ".wld")
 
 MOST_SIDECAR_BYTES = 2**24
-"""GDAL keeps statistics and attribute tables in the XML too, which may be some megabytes."""
+"""The XML also holds GDAL's statistics and attribute tables, which can take some megabytes."""
 
 Transform = tuple[float, float, float, float, float, float]
 """a, b, c, d, e, f: x = a column + b row + c, y = d column + e row + f."""
 
 
 class Georeference(NamedTuple):
-    """What the sidecars say of a scene's place; None where they say nothing."""
+    """A scene's georeference from its sidecars; None where they have none."""
 
     wkt: str | None = None
     transform: Transform | None = None
     world: Transform | None = None
-    """Of the world file."""
+    """The transform of the world file."""
 
 
 def is_sidecar(name: str) -> bool:
-    """Whether a file of this name may lie beside a scene."""
+    """Whether the name has the ending of a sidecar."""
     return name.lower().endswith(ENDINGS)
 
 
 def stamp(uri: str, own: str) -> str:
-    """The stamp of a raster and of all that is read with it: it changes when one of them comes, goes or is written.
+    """The stamp of a raster with its sidecars: it changes when one of them is added, removed or rewritten.
 
     Args:
         own: the stamp of the raster alone.
@@ -51,20 +51,20 @@ def stamp(uri: str, own: str) -> str:
 
 
 def name_of(path: str) -> str:
-    """The name of a file as a table holds it."""
+    """The escaped name of a file, as in tables."""
     return storage.spelled(os.path.basename(path))
 
 
 def mask_of(uri: str) -> str | None:
-    """Where the mask of a scene is, if it has one."""
+    """The path of a scene's mask; None if it has none."""
     return next((path for path in _beside(uri) if path.endswith(MASK)), None)
 
 
 def georeference(uri: str) -> Georeference:
-    """What the sidecars say of a scene's place.
+    """Read the georeference from a scene's sidecars.
 
     Raises:
-        TileError: a sidecar is too large, cannot be read, or holds no numbers where they belong.
+        TileError: a sidecar is too large, cannot be read, or its numbers are invalid.
     """
     wkt, transform, world = None, None, None
     for path in _beside(uri):
@@ -72,22 +72,22 @@ def georeference(uri: str) -> Georeference:
             text = _text(path)
             wkt = html.unescape(_element("SRS", text)).strip() or None
             if numbers := _element("GeoTransform", text):
-                c, a, b, f, d, e = _six(numbers.split(","), path)
+                c, a, b, f, d, e = _six_numbers(numbers.split(","), path)
                 transform = (a, b, c, d, e, f)
         elif not path.endswith(MASK) and world is None:
-            a, d, b, e, x, y = _six(_text(path).split()[:6], path)  # x, y: the centre of the first pixel
+            a, d, b, e, x, y = _six_numbers(_text(path).split()[:6], path)  # x, y: the centre of the first pixel
             world = (a, b, x - (a + b) / 2, d, e, y - (d + e) / 2)
     return Georeference(wkt, transform, world)
 
 
 def _beside(uri: str) -> Iterator[str]:
-    """The sidecars that there are."""
+    """The existing sidecars."""
     if not storage.is_remote(uri):
         yield from filter(os.path.isfile, _candidates(uri))
 
 
 def _candidates(uri: str) -> list[str]:
-    """Where sidecars would be, the first that counts first."""
+    """The possible paths of sidecars, by priority."""
     stem, suffix = os.path.splitext(uri)
     endings = (f"{suffix[1:2]}{suffix[-1:]}w", f"{suffix[1:]}w", "wld")
     worlds = [f"{stem}.{each}" for ending in endings for each in (ending.lower(), ending.upper())]
@@ -110,7 +110,7 @@ def _element(name: str, xml: str) -> str:
     return found[1] if found else ""
 
 
-def _six(words: list[str], path: str) -> Transform:
+def _six_numbers(words: list[str], path: str) -> Transform:
     try:
         a, b, c, d, e, f = (float(word) for word in words)
     except ValueError:

@@ -1,20 +1,19 @@
-"""What a corpus is made of: containers, and the tiles in them. Only names and headers are read here, never pixels.
+"""List a corpus: its containers and the tiles in them. Only names and headers are read, never pixels.
 
-A **container** is a folder's loose images, a tar, a Parquet file or a raster given by itself. Ids are paths relative to
-the corpus, so that a corpus may move: `sub/a.jpg`, `name.tar/member.jpg`, `name.parquet/row`, `scene.tif#x,y,w,h`. With
-several sources every id starts with its source's name. Names that are no text on one line are spelled as `storage`
-says.
+A **container** is the loose images of a folder, a tar, a Parquet file or a single raster. Tile ids are paths relative
+to the corpus, so that it can be moved: `sub/a.jpg`, `name.tar/member.jpg`, `name.parquet/row`, `scene.tif#x,y,w,h`.
+With several sources each id starts with the source's name. Unprintable names are escaped (see `storage`).
 
-**Labels.** The label of a tile is the first folder below the reference. Folders that every image of the source shares
-are a wrapping and do not count: `labelled/Forest/1.jpg` is Forest. The same holds inside a tar; a flat tar is
-labelled by its own folder, else by its name. In a WebDataset the label stands beside the image, and goes before any
-folder: `key.cls`, or `label`, `scene`, `class` or `category` in `key.json` (`webdataset`). A flat tar without labels
-whose name is that of a shard, such as `train-000012.tar`, is refused. A Parquet row is labelled by its column `label`,
-`scene`, `class` or `category`.
+**Labels.** The label of a tile is the first folder below the reference. Folders shared by all images of the source
+are skipped: the label of `labelled/Forest/1.jpg` is Forest. The same holds inside a tar; a tar without folders is
+labelled by its own folder, else by its name. In a WebDataset the label comes from a file beside the image and
+overrides folders: `key.cls`, or `label`, `scene`, `class` or `category` in `key.json` (`webdataset`). A tar without
+folders or labels that is named like a shard, such as `train-000012.tar`, is rejected. A Parquet row is labelled by its
+column `label`, `scene`, `class` or `category`.
 
-**What is no tile.** A pipe, socket or device with the name of a tile, tar or Parquet file gets a row, and reading says
-why it cannot be used. What desktops leave (`.DS_Store`, `Thumbs.db`, `._*`, ...) is counted as housekeeping, every
-other file by its suffix.
+**Other files.** A pipe, socket or device with the name of a tile, tar or Parquet file gets a row and is quarantined
+when read. Files of desktop systems (`.DS_Store`, `Thumbs.db`, `._*`, ...) are counted as housekeeping, all others by
+suffix.
 """
 
 import re
@@ -38,7 +37,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"}) | RASTER_
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 BATCH_ROWS = 8192
 LISTING_VERSION = 2
-"""Raised when the same files get other rows; known listings are then made anew. 2: spelled names, labels of
+"""Increment when the same files get other rows; cached listings are then recomputed. 2: escaped names, labels of
 WebDatasets, housekeeping."""
 
 Row = dict[str, Any]
@@ -46,11 +45,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Container:
-    """Where some tiles lie. Picklable; nothing is open.
+    """A place that holds tiles. Picklable; keeps no open files.
 
-    `prefix` is what the ids of its members start with. `stamp` changes when the container does; it is empty for loose
-    files of a folder, which must be looked at one by one. `label` is the scene that its place in a reference says, or
-    "".
+    `prefix` is the start of its members' ids. `stamp` changes when the container does; it is empty for the loose
+    files of a folder, which have their own stamps. `label` is the scene according to its place in a reference, or "".
     """
 
     uri: str
@@ -62,14 +60,14 @@ class Container:
 
 @dataclass(frozen=True)
 class Listing:
-    """The containers of a corpus in the order of their ids, and how many files of each suffix are no images."""
+    """The containers of a corpus in the order of their ids, and the number of other files by suffix."""
 
     containers: tuple[Container, ...]
     ignored: Mapping[str, int] = field(default_factory=dict)
 
 
 HOUSEKEEPING = "(housekeeping)"
-"""What files are counted as that desktops leave beside images: notes on folders, thumbnails, resource forks."""
+"""Counter key of files that desktop systems create: folder settings, thumbnails, resource forks."""
 _HOUSEKEEPING_NAMES = frozenset({".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".directory"})
 _HOUSEKEEPING_FOLDER = "__MACOSX"
 
@@ -80,7 +78,7 @@ def is_candidate(name: str) -> bool:
 
 
 def suffix_of(name: str) -> str:
-    """`.jpg` of `A.JPG`; HOUSEKEEPING; `(hidden)` for what starts with a dot; `(no suffix)` where there is none."""
+    """`.jpg` for `A.JPG`; HOUSEKEEPING; `(hidden)` for names with a leading dot; `(no suffix)` if there is none."""
     if name.lower() in _HOUSEKEEPING_NAMES or name.startswith("._"):
         return HOUSEKEEPING
     if name.startswith("."):
@@ -90,14 +88,14 @@ def suffix_of(name: str) -> str:
 
 
 def list_corpus(sources: Sequence[str], *, labelled: bool = False) -> Listing:
-    """The containers of a corpus, whatever the order of the sources or of the files on disk.
+    """The containers of a corpus, independent of the order of sources or of files on disk.
 
     Args:
         sources: folders, tars, Parquet files, images and GeoTIFF scenes; local paths or fsspec URLs.
         labelled: the sources are a reference, which must have a folder per scene.
 
     Raises:
-        UsageError: a source is missing, is not readable or is no image; nothing is there at all; no scene folders.
+        UsageError: a source is missing, unreadable or no image; the corpus is empty; there are no scene folders.
     """
     ignored: Counter[str] = Counter()
     uris = [storage.absolute(source) for source in sources]
@@ -118,15 +116,15 @@ def members(
     labelled: bool = False,
     ignored: MutableMapping[str, int] | None = None,
 ) -> Iterator[pa.Table]:
-    """The tiles of a container as LOCATION tables of at most BATCH_ROWS rows, in the order in which they lie there.
+    """The tiles of a container as LOCATION tables of at most BATCH_ROWS rows, in the container's order.
 
     Args:
         options: decides which rasters are cut into which windows.
         labelled: fill the column `label`.
-        ignored: counts, by suffix, the members of a tar that are no images.
+        ignored: receives the number of tar members that are not images, by suffix.
 
     Raises:
-        UsageError: the container cannot be read, or does not tell what its images or labels are.
+        UsageError: the container cannot be read, or its images or labels are ambiguous.
     """
     rows = _LISTERS[container.kind](container, options, labelled, Counter() if ignored is None else ignored)
     try:
@@ -143,27 +141,27 @@ def members(
 
 
 def check_reachable(sources: Sequence[str]) -> None:
-    """Ask for each source that is far away, before work is begun that waits for it.
+    """Check that each remote source is reachable, before the work starts.
 
     Raises:
-        UsageError: it is not there, or its URL or the credentials are off.
-        RunError: its server cannot be reached.
+        UsageError: the source does not exist, or its URL or credentials are invalid.
+        RunError: the server cannot be reached.
     """
     for uri in map(storage.absolute, sources):
         if storage.is_remote(uri):
-            with _told_plainly(uri):
+            with _as_user_error(uri):
                 storage.is_folder(uri)
 
 
 def _source(uri: str, name: str, ignored: Counter[str]) -> list[Container]:
-    with _told_plainly(uri):
+    with _as_user_error(uri):
         if storage.is_folder(uri):
             return _folder(uri, f"{name}/" if name else "", ignored)
     return [_single(uri, name)]
 
 
 @contextmanager
-def _told_plainly(uri: str) -> Iterator[None]:
+def _as_user_error(uri: str) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -181,9 +179,9 @@ def _told_plainly(uri: str) -> Iterator[None]:
 
 
 def _unreadable(uri: str, error: BaseException) -> UserError | None:
-    """What to tell where a source cannot be listed; None for an error that is told already, or is ours.
+    """The user error for a source that cannot be listed; None if `error` already is one, or is a bug.
 
-    Each filesystem behind fsspec has errors of its own: no route, no credentials, no such protocol.
+    Each fsspec filesystem has its own error types: no route, no credentials, unknown protocol.
     """
     if isinstance(error, UserError) or not (storage.is_remote(uri) or isinstance(error, OSError)):
         return None
@@ -218,7 +216,7 @@ def _single(uri: str, name: str) -> Container:
 
 
 def _container(uri: str, kind: str, tile_id: str) -> Container:
-    """A file that holds tiles, or is one. What is no regular file is listed as one tile, whose reading says so."""
+    """A file that holds tiles, or is one. A special file is listed as one tile, which is quarantined when read."""
     stamp = storage.size_and_stamp(uri)[1]
     if stamp in (storage.SPECIAL, storage.MISSING):
         return Container(uri, "scene", tile_id, stamp)
@@ -271,7 +269,7 @@ def _archive(child: storage.Entry, path: str, ignored: Counter[str]) -> list[Con
 
 
 def _walk(root: str) -> Iterator[tuple[tuple[str, ...], str, list[storage.Entry]]]:
-    """Every folder below the root with its files, sorted. Hidden folders and links that lead back are passed by."""
+    """Every folder below the root with its files, sorted. Hidden folders and circular links are skipped."""
     waiting: list[tuple[tuple[str, ...], str, frozenset[str]]] = [((), root, frozenset())]
     while waiting:
         parts, uri, above = waiting.pop()
@@ -280,25 +278,25 @@ def _walk(root: str) -> Iterator[tuple[tuple[str, ...], str, list[storage.Entry]
             continue
         children = storage.entries(uri)
         yield parts, uri, [child for child in children if not child.is_folder]
-        folders = [child for child in children if child.is_folder and not _is_passed_by(child.name)]
+        folders = [child for child in children if child.is_folder and not _is_skipped(child.name)]
         waiting += [((*parts, child.name), child.uri, above | {real}) for child in reversed(folders)]
 
 
-def _is_passed_by(folder: str) -> bool:
+def _is_skipped(folder: str) -> bool:
     return folder.startswith(".") or folder == _HOUSEKEEPING_FOLDER
 
 
 def wrapping_folders(folders: Collection[tuple[str, ...]]) -> int:
-    """How many leading folders all images share without being their scene: 1 for labelled/Forest and labelled/River."""
+    """Number of leading folders shared by all images, not counting a scene folder: 1 for labelled/{Forest,River}."""
     if not folders:
         return 0
     shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False)))
-    own = any(len(folder) == shared for folder in folders)  # images right there: the last shared folder is a scene
+    own = any(len(folder) == shared for folder in folders)  # it holds images itself: the last shared folder is a scene
     return max(shared - own, 0)
 
 
 def _names(uris: Sequence[str]) -> list[str]:
-    """What ids start with: nothing for a single folder, else the source's name, longer where two would be the same."""
+    """The id prefix per source: empty for a single folder, else the shortest unique path ending."""
     if len(set(uris)) < len(uris):
         raise UsageError(f"a source is given twice: {', '.join(uris)}; give each once")
     parts = [uri.replace("://", "/").strip("/").split("/") for uri in uris]
@@ -313,7 +311,7 @@ def _names(uris: Sequence[str]) -> list[str]:
 def _is_plain_folder(uri: str) -> bool:
     try:
         return storage.is_folder(uri)
-    except Exception:  # listing the source says what is wrong with it
+    except Exception:  # listing the source reports the error
         return False
 
 
@@ -345,12 +343,12 @@ def _scene_rows(
 
 
 def _one_file(uri: str, tile_id: str, label: str | None, options: ReadOptions) -> Iterator[Row]:
-    """One tile, or the windows of a scene. A damaged scene is one window without place: decoding says why."""
+    """One tile, or the windows of a scene. A damaged scene is one window without coordinates, quarantined when read."""
     length, stamp = storage.size_and_stamp(uri)
     if suffix_of(tile_id) in RASTER_SUFFIXES and stamp not in (storage.SPECIAL, storage.MISSING):
         from rsprune_dagster.corpus.rasters import layout
 
-        stamp = sidecars.stamp(uri, stamp)  # before the look: a sidecar that comes during it is seen next time
+        stamp = sidecars.stamp(uri, stamp)  # before reading: a sidecar added meanwhile is detected next time
         windows = layout(uri, options)
         if windows is not None:
             for x, y, w, h in windows:
@@ -386,10 +384,10 @@ def _member_suffix(name: str) -> str:
 
 
 def _tar_labels(container: Container) -> dict[str, str]:
-    """The labels of the images in a tar, by their ids there; an image may have none.
+    """The labels of the images in a tar, by member id; an image may have none.
 
     Raises:
-        UsageError: it is the shard of a WebDataset, and no label is in it.
+        UsageError: the tar is a WebDataset shard without labels.
     """
     members = list(tars.named_once(tars.tar_members(container.uri)))
     images = [own_id for own_id, member in members if _member_suffix(member.name) in IMAGE_SUFFIXES]
@@ -407,7 +405,7 @@ def _tar_labels(container: Container) -> dict[str, str]:
 
 
 _SHARD_NAME = re.compile(r"(^|[-_])\d{5,}$")
-"""How WebDataset's shards are called; a year is no number of a shard."""
+"""Names of WebDataset shards: at least five digits, so that a year does not match."""
 
 
 def _no_labels(uri: str) -> str:

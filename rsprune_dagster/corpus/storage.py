@@ -1,12 +1,12 @@
-"""Folders and files, on local disk or behind any fsspec URL, seen through the few questions a corpus asks.
+"""The few file operations that a corpus needs, on local disk or any fsspec URL.
 
 A local uri is an absolute path; everything else is a URL (`s3://bucket/key`, `memory://name`). In the tables of a
-project a path inside the project is relative to it, so that a clone elsewhere has the same tables and finds its tiles.
+project, paths inside the project are relative to it, so that a clone elsewhere has the same tables.
 
-**Odd names.** A table holds text, and a name on disk or in a tar may be any bytes. So tables hold names *spelled*: a
+**Escaping.** Tables hold text, but a name on disk or in a tar can be any bytes. So tables hold *escaped* names: a
 byte that is not UTF-8, and each byte of a control character or line separator, is written `\\xNN` (lower-case
-hexadecimal digits); a backslash that itself stands before `xNN` is written `\\x5c`. All other names are as they are.
-`unspelled` gives the name back, so a tile is found by what its table says.
+hexadecimal digits); a backslash before `xNN` is written `\\x5c`. All other names are unchanged. `unspelled` restores
+the name.
 """
 
 import errno
@@ -21,27 +21,27 @@ from typing import IO, Any, NamedTuple
 import fsspec
 
 MISSING = "missing"
-"""The stamp of a broken link, of links in a circle, and of a file that vanished while it was listed."""
+"""The stamp of a broken or circular link, and of a file that vanished during the listing."""
 
 SPECIAL = "special"
-"""The stamp of a pipe, socket or device: to read one may wait for ever."""
+"""The stamp of a pipe, socket or device, which may block when read."""
 
 GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP})
-"""What the system says of a file that is not there, or of a link that leads nowhere."""
+"""Error numbers for a missing file or a broken link."""
 
 _ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
 _ESCAPED = re.compile(r"\\x(?=[0-9a-f]{2})")
-_ODD_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_ESCAPED_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 _CONNECTION_ERRORS = frozenset(
     {"ClientConnectionError", "ClientPayloadError", "EndpointConnectionError", "HTTPClientError"}
 )
-"""Of aiohttp and botocore: what stands behind the errors of fsspec's filesystems."""
+"""Connection errors of aiohttp and botocore, which cause the errors of fsspec's filesystems."""
 
 
 class NotRegularError(OSError):
-    """A pipe, socket or device stands where a file was expected."""
+    """A pipe, socket or device instead of a regular file."""
 
 
 class Entry(NamedTuple):
@@ -53,31 +53,34 @@ class Entry(NamedTuple):
 
 
 def is_remote(uri: str) -> bool:
-    """Whether the uri is a URL that fsspec reads."""
+    """Whether the uri is a URL, to be read by fsspec."""
     return "://" in uri
 
 
 def absolute(source: str) -> str:
-    """The uri of a source as the user wrote it: `file://` and relative paths become absolute local paths."""
+    """The uri of a source given by the user: `file://` and relative paths become absolute local paths."""
     if source.startswith("file://"):
         source = source.removeprefix("file://")
     return source.rstrip("/") if is_remote(source) else os.path.abspath(os.path.expanduser(source))
 
 
 def spelled(name: str) -> str:
-    """A name, path or uri as a table holds it: UTF-8 on one line. See the head of this module."""
-    if name.isascii() and name.isprintable() and "\\x" not in name:  # nearly all, and this runs once per tile
+    """Escape a name, path or uri for a table: UTF-8 on one line; see the module docstring."""
+    if name.isascii() and name.isprintable() and "\\x" not in name:  # fast path for most tiles
         return name
     safe = _ESCAPED.sub(r"\\x5cx", name)
-    return "".join(_hexadecimal(sign) if unicodedata.category(sign) in _ODD_CATEGORIES else sign for sign in safe)
+    return "".join(
+        _hexadecimal(character) if unicodedata.category(character) in _ESCAPED_CATEGORIES else character
+        for character in safe
+    )
 
 
-def _hexadecimal(sign: str) -> str:
-    return "".join(f"\\x{byte:02x}" for byte in sign.encode("utf-8", "surrogateescape"))
+def _hexadecimal(character: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))
 
 
 def unspelled(text: str) -> str:
-    """The name that `spelled` gave as `text`."""
+    """The inverse of `spelled`."""
     if "\\x" not in text:
         return text
     true = _ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()), text.encode())
@@ -85,10 +88,10 @@ def unspelled(text: str) -> str:
 
 
 def is_unreachable(error: BaseException | None) -> bool:
-    """Whether an error of a filesystem says that its server could not be reached or did not answer as it should."""
+    """Whether a filesystem error means that the server was unreachable or failed."""
     if error is None or isinstance(error, FileNotFoundError | PermissionError):
         return False
-    status = getattr(error, "status", None)  # of an HTTP answer
+    status = getattr(error, "status", None)  # HTTP status code
     if isinstance(status, int):
         return status >= 500
     names = {kind.__name__ for kind in type(error).__mro__}
@@ -96,7 +99,7 @@ def is_unreachable(error: BaseException | None) -> bool:
 
 
 def located(uri: str, base: str) -> str:
-    """Where a file truly is: a table's uri is spelled, and may be relative to the folder `base`."""
+    """The real path of a table's uri, which is escaped and may be relative to the folder `base`."""
     true = unspelled(uri)
     return true if is_remote(true) else os.path.join(base, true)
 
@@ -116,26 +119,26 @@ def is_folder(uri: str) -> bool:
     if not is_remote(uri):
         return stat.S_ISDIR(Path(uri).stat().st_mode)
     fs, path = filesystem(uri)
-    fs.invalidate_cache()  # what a long-lived process saw there before does not count
+    fs.invalidate_cache()  # a long-lived process may have cached an older listing
     return bool(fs.info(path)["type"] == "directory")
 
 
 def entries(uri: str) -> list[Entry]:
-    """The children of a folder, sorted by name. Links are followed; a broken one counts as a file."""
+    """The children of a folder, sorted by name. Links are followed; a broken link counts as a file."""
     if not is_remote(uri):
         with os.scandir(uri) as found:
             return sorted(Entry(each.name, each.path, _leads_to_folder(each)) for each in found)
     fs, path = filesystem(uri)
     fs.invalidate_cache(path)
     children = [(info["name"].rstrip("/"), info["type"] == "directory") for info in fs.ls(path, detail=True)]
-    own = path.rstrip("/")  # S3 keeps an empty object for a folder, which lists itself
+    own = path.rstrip("/")  # S3 lists a folder's empty placeholder object as its own child
     return sorted(
         Entry(name.rsplit("/", 1)[-1], fs.unstrip_protocol(name), folder) for name, folder in children if name != own
     )
 
 
 def stamps(uri: str) -> list[tuple[str, str]]:
-    """Name and stamp (as `size_and_stamp`) of the files in a folder, sorted; one request where it is far away."""
+    """Name and stamp (as `size_and_stamp`) of the files in a folder, sorted; one request for a remote folder."""
     if not is_remote(uri):
         with os.scandir(uri) as found:
             return sorted((each.name, size_and_stamp(each.path)[1]) for each in found if not _leads_to_folder(each))
@@ -155,14 +158,14 @@ def _leads_to_folder(entry: "os.DirEntry[str]") -> bool:
 
 
 def real_path(uri: str) -> str:
-    """What a folder truly is, to notice links that lead in a circle."""
+    """The resolved path of a folder, to detect circular links."""
     return uri if is_remote(uri) else os.path.realpath(uri)
 
 
 def size_and_stamp(uri: str) -> tuple[int | None, str]:
-    """Bytes of a file, and a text that changes when they do: size with modification time, or with etag.
+    """Size of a file, and a text that changes with its content: size with modification time or etag.
 
-    MISSING and SPECIAL are the texts of what cannot be read.
+    The text is MISSING or SPECIAL for a file that cannot be read.
     """
     try:
         if not is_remote(uri):
@@ -184,7 +187,7 @@ def _version(info: Mapping[str, Any]) -> str:
 
 
 def open_binary(uri: str) -> IO[bytes]:
-    """A seekable binary file, read from the start to the end in large pieces where it is far away."""
+    """A seekable binary file; a remote one reads ahead in large blocks."""
     if not is_remote(uri):
         return os.fdopen(open_regular(uri)[0], "rb")
     fs, path = filesystem(uri)
@@ -193,7 +196,7 @@ def open_binary(uri: str) -> IO[bytes]:
 
 
 def open_regular(path: str) -> tuple[int, int]:
-    """A descriptor of a local file, and its size in bytes. Nothing waits, whatever stands there.
+    """Open a local file without blocking; returns its descriptor and size in bytes.
 
     Raises:
         NotRegularError: it is a pipe, socket or device.

@@ -1,4 +1,4 @@
-"""Sorted Parquet tables, made out of core: DuckDB sorts, pyarrow writes; the bytes depend on the rows alone."""
+"""Sorted Parquet tables, computed out of core: DuckDB sorts, pyarrow writes; the bytes depend on the rows only."""
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,12 +17,12 @@ ROWS_PER_GROUP = 2**16
 MEMORY_LIMIT = "1GB"
 
 CONTENT_ORDER = "content_md5, tile_id"
-"""Every table the method reads is in this order, so that paths and arrival cannot reach the arithmetic."""
+"""The order of every table that the method reads, so that paths and order of arrival cannot affect results."""
 
 
 @contextmanager
 def query(sql: str, tables: Mapping[str, Path | Sequence[Path]]) -> Iterator[pa.RecordBatchReader]:
-    """The result of `sql` in batches; each name in `tables` is a table of it, made of the named Parquet files.
+    """The result of `sql` in batches; `tables` maps table names to Parquet files.
 
     Sorting spills to a temporary folder beyond MEMORY_LIMIT.
 
@@ -49,7 +49,7 @@ def write_query(sql: str, tables: Mapping[str, Path | Sequence[Path]], target: P
 
 
 def write_batches(batches: Iterable[pa.RecordBatch], target: Path, schema: pa.Schema) -> int:
-    """Write batches as one Parquet file whose bytes do not depend on how the rows were batched."""
+    """Write batches as one Parquet file whose bytes do not depend on the batching."""
     n_rows = 0
     pending: list[pa.RecordBatch] = []
     n_pending = 0
@@ -73,9 +73,9 @@ def write_batches(batches: Iterable[pa.RecordBatch], target: Path, schema: pa.Sc
 
 
 def rows_at(table: Path, columns: Sequence[str], rows: NDArray[np.int64]) -> pa.Table:
-    """Some rising row numbers (n,) of a Parquet file, which is read batch by batch: (n,) rows.
+    """The rows with the ascending row numbers `rows` (n,) of a Parquet file, which is read in batches.
 
-    Strings and bytes have 64-bit offsets, so that rows may be taken from it though a column exceeds 2 GiB.
+    Strings and bytes have 64-bit offsets, since a column may exceed 2 GiB.
     """
     file = pq.ParquetFile(table)
     parts, start = [pa.Table.from_batches([], _wide(file.schema_arrow, columns))], 0
@@ -94,7 +94,7 @@ def _wide(schema: pa.Schema, columns: Sequence[str]) -> pa.Schema:
 
 
 def scalar(sql: str, tables: Mapping[str, Path | Sequence[Path]]) -> int:
-    """The single integer that `sql` gives; 0 where it gives null."""
+    """The single integer that `sql` returns; 0 for null."""
     with query(sql, tables) as batches:
         value = batches.read_all().column(0)[0].as_py()
     return int(value or 0)

@@ -1,6 +1,6 @@
-"""Tar archives read in place: where each member's bytes lie, found from the headers alone.
+"""Tar archives read in place: the byte range of each member, from the headers only.
 
-Plain (USTAR), GNU (long names) and pax archives are understood by Python's own `tarfile`. Nothing is extracted.
+Python's `tarfile` reads USTAR, GNU (long names) and pax archives. Nothing is extracted.
 """
 
 import io
@@ -13,15 +13,15 @@ from typing import IO, NamedTuple
 from rsprune_dagster.corpus.storage import open_binary
 
 MOST_HEADER_BYTES = 1 << 20
-"""A longer extended header is damage: the attributes of a file are 64 KiB at most on Linux, a path 4 KiB."""
+"""A longer extended header counts as damage: on Linux, attributes take 64 KiB at most, a path 4 KiB."""
 MOST_DIGITS = 255
-"""A longer run of digits in an extended header is damage: patterns in Python's tarfile take its square."""
+"""A longer run of digits in an extended header counts as damage: Python's tarfile takes quadratic time for it."""
 
 
 class Member(NamedTuple):
-    """A file in a tar. Without `offset` it cannot be read in place, without `length` it has no bytes of its own.
+    """A file in a tar. Without `offset` it cannot be read in place; without `length` it has no data.
 
-    Without both, and without a name, the tar is damaged there.
+    Without both, and without a name, it marks damage of the tar.
     """
 
     name: str
@@ -34,10 +34,10 @@ DAMAGE = Member("", None, None, 0.0)
 
 
 def tar_members(uri: str) -> Iterator[Member]:
-    """The files of an uncompressed tar, in their order there; hard links last, as the files they lead to.
+    """The files of an uncompressed tar in archive order; hard links last, as the files that they point to.
 
-    Symbolic links, pipes and devices, and hard links to what is not there, have an offset and no length. A tar that is
-    damaged or cut off ends in a member without name and offset, so that the loss is seen.
+    Symbolic links, pipes, devices and broken hard links have an offset but no length. A damaged or truncated tar ends
+    in the member DAMAGE, so that the loss is reported.
     """
     links: list[tarfile.TarInfo] = []
     whole = True
@@ -55,13 +55,13 @@ def tar_members(uri: str) -> Iterator[Member]:
 
 
 def _headers(uri: str) -> Iterator[tarfile.TarInfo | None]:
-    """The headers of a tar in their order; None at the end where it is damaged or cut off."""
+    """The headers of a tar in archive order; a final None if it is damaged or truncated."""
     with open_binary(uri) as handle:
         guard = _Headers(handle)
         try:
             with tarfile.open(fileobj=guard, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:  # type: ignore[call-overload]
                 while (info := archive.next()) is not None:
-                    archive.members = []  # else tarfile keeps every header in memory
+                    archive.members = []  # otherwise tarfile keeps every header in memory
                     if not (0 <= info.offset_data <= archive.offset and 0 <= info.size < 2**63):
                         raise tarfile.ReadError("a size that cannot be")
                     yield info
@@ -70,14 +70,14 @@ def _headers(uri: str) -> Iterator[tarfile.TarInfo | None]:
                     raise tarfile.ReadError("no header where one should be")
         except OSError:
             raise
-        except Exception:  # tarfile raises whatever its parser stumbles over: ValueError, RecursionError, ...
+        except Exception:  # tarfile's parser raises many exception types: ValueError, RecursionError, ...
             yield None
 
 
 class _Headers:
-    """What tarfile reads through: it asks for headers alone, goes forward only, and stays inside the file.
+    """A guarded file for tarfile: it allows reading headers only, forward and inside the file.
 
-    tarfile trusts what a header says: 3 GB of names, or a size that leads back to where it was.
+    tarfile trusts headers, such as names of 3 GB or a size that makes it seek backwards.
     """
 
     def __init__(self, handle: IO[bytes]) -> None:
@@ -89,7 +89,7 @@ class _Headers:
         return self._handle.tell()
 
     def seek(self, position: int) -> int:
-        """Raises tarfile.ReadError where no tar leads."""
+        """Raises tarfile.ReadError for a position that no valid tar uses."""
         if not self._furthest - tarfile.BLOCKSIZE <= position <= self._size:
             raise tarfile.ReadError(f"byte {position} of {self._size}")
         self._furthest = max(self._furthest, position)
@@ -125,7 +125,7 @@ def _linked(uri: str, links: list[tarfile.TarInfo]) -> Iterator[Member]:
 
 
 def named_once(members: Iterator[Member]) -> Iterator[tuple[str, Member]]:
-    """The members, each with an id of its own: tars may repeat names, whose second and third ids end in `~2`, `~3`."""
+    """The members with unique ids: the second and third member of one name get the endings `~2`, `~3`."""
     seen: Counter[str] = Counter()
     for member in members:
         own_id = member.name

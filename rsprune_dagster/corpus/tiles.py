@@ -1,4 +1,4 @@
-"""A tile: where its bytes are, and what one read of them tells."""
+"""Table schemas of a tile: its location, and the facts from one read."""
 
 import pyarrow as pa
 
@@ -27,7 +27,7 @@ LOCATION = pa.schema(
         ),
     ]
 )
-"""Where a tile is. One row a tile, no pixels."""
+"""The location of a tile: one row per tile, no pixels."""
 
 FACTS = pa.schema(
     [
@@ -49,7 +49,7 @@ FACTS = pa.schema(
         pa.field("quarantine", pa.string(), metadata={"doc": "why the tile cannot be used; null when it can"}),
     ]
 )
-"""What the scan finds out about a tile."""
+"""The facts that the scan measures for a tile."""
 
 SCAN = pa.schema([*LOCATION, *FACTS])
-"""A row of the scan: the location and the facts."""
+"""A row of the scan: location and facts."""

@@ -1,7 +1,7 @@
-"""Labels in a WebDataset: a tar in which a sample's files share a key, the path up to the first dot of the file's name.
+"""Labels in a WebDataset: a tar in which the files of a sample share a key, the path up to the first dot of the name.
 
-github.com/webdataset/webdataset: the class of `forest/0001.jpg` stands in `forest/0001.cls`, as a number or a name, or
-in `forest/0001.json`, under `label`, `scene`, `class` or `category`. `.cls` goes before `.json`.
+github.com/webdataset/webdataset: the class of `forest/0001.jpg` is in `forest/0001.cls`, as a number or a name, or
+in `forest/0001.json`, under `label`, `scene`, `class` or `category`. `.cls` overrides `.json`.
 """
 
 import json
@@ -13,15 +13,15 @@ from rsprune_dagster.corpus.storage import open_binary, spelled
 from rsprune_dagster.corpus.tars import Member
 
 MOST_LABEL_BYTES = 1 << 20
-"""A longer file is no label; it is not read."""
+"""A longer file is not a label and is not read."""
 
 
 def labels(uri: str, members: Sequence[Member], images: Collection[str]) -> dict[str, str]:
-    """The labels (spelled) of `images` (names in the tar) that have a file beside them that tells it."""
+    """The escaped labels of those `images` (member names) that have a label file."""
     keys = {key_of(image) for image in images}
     found: dict[str, str] = {}
     with open_binary(uri) as tar:
-        for kind in ("json", "cls"):  # the later wins
+        for kind in ("json", "cls"):  # the later one overrides
             for member in members:
                 if member.name.endswith(f".{kind}") and (key := key_of(member.name)) in keys:
                     label = _label(_content(tar, member), kind)
@@ -30,7 +30,7 @@ def labels(uri: str, members: Sequence[Member], images: Collection[str]) -> dict
 
 
 def key_of(name: str) -> str:
-    """`forest/0001` of `forest/0001.seg.png`."""
+    """The key: `forest/0001` for `forest/0001.seg.png`."""
     folder, slash, base = name.rpartition("/")
     return f"{folder}{slash}{base.partition('.')[0]}"
 
@@ -43,7 +43,7 @@ def _content(tar: IO[bytes], member: Member) -> bytes:
 
 
 def _label(content: bytes, kind: str) -> str:
-    """The label, or nothing where there is none."""
+    """The label; empty if there is none."""
     text = content.decode("utf-8", "surrogateescape").strip()
     if kind == "cls":
         return spelled(text)

@@ -1,1 +1,1 @@
-"""The diffusion model: tiles as training images, the denoiser, its training, sampling from it."""
+"""The diffusion model: training images, denoiser, training and sampling."""

@@ -1,4 +1,4 @@
-"""The model card of a checkpoint: what it is, what it was trained on and how, how to use it."""
+"""The model card of a checkpoint: model, training data, training and usage."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,13 +14,13 @@ LEARNED = {
 
 @dataclass(frozen=True)
 class Origin:
-    """What a checkpoint was trained on, for its model card."""
+    """The training data of a checkpoint, for its model card."""
 
     n_tiles: int
     subset_version: str
-    """The content hash of pruned_subset; empty where the tiles are not an asset's."""
+    """The content hash of pruned_subset; empty if the tiles do not come from an asset."""
     licence: str
-    """Of the images; empty: not stated."""
+    """Licence of the images; empty: not stated."""
 
 
 def model_card(trained: Trained, scene_names: Sequence[str], options: TrainingOptions, origin: Origin) -> str:
@@ -61,7 +61,7 @@ It repeats what its tiles show and may copy them: see the memorization figures o
 
 
 def in_dit_pipeline(trained: Trained) -> bool:
-    """Whether the checkpoint is a DiTPipeline: all that needs an autoencoder is."""
+    """Whether the checkpoint is a DiTPipeline, as for every DiT and every latent model."""
     return trained.model.space.autoencoder is not None
 
 

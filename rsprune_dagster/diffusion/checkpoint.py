@@ -1,4 +1,4 @@
-"""The trained model as a folder that diffusers loads by itself, with what it was trained on and how that went."""
+"""The trained model as a diffusers pipeline folder, with loss curve, scenes and model card."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ N_LOSS_POINTS = 400
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How images are made from a checkpoint unless one says otherwise."""
+    """Default sampling options of a checkpoint."""
 
     n_steps: int
     guidance: float
@@ -43,7 +43,7 @@ class SamplingOptions:
 def write_checkpoint(
     folder: Path, trained: Trained, scene_names: Sequence[str], options: TrainingOptions, origin: Origin
 ) -> None:
-    """Fill `folder` with a diffusers pipeline of the averaged weights, the loss curve, the scenes and a model card.
+    """Write a diffusers pipeline of the averaged weights, loss curve, scenes and model card into `folder`.
 
     `DiffusionPipeline.from_pretrained(folder)` loads it without this package (`pipeline_of`).
 
@@ -66,12 +66,12 @@ def write_checkpoint(
 
 
 def pipeline_of(trained: Trained, scene_names: Sequence[str]) -> Any:
-    """diffusers' own pipeline for a model. It has none that is meant for each kind, so some serve for what they can do.
+    """The diffusers pipeline for a model; diffusers has no dedicated class for each kind.
 
-    A DiTPipeline takes classes, guides and decodes: it holds every DiT and all that works in latents, a UNet as its
-    transformer too, and for pixels an autoencoder that changes nothing. A UNet in pixel space is a DDIMPipeline where
-    it has neither scenes nor flows, else a ConsistencyModelPipeline, which takes classes without guidance, and steps as
-    its scheduler says.
+    A DiTPipeline supports classes, guidance and decoding: it is used for every DiT and every latent model, with a UNet
+    as its transformer if need be, and with an identity autoencoder for pixels. A UNet in pixel space is a DDIMPipeline
+    if it has neither scenes nor flow matching, else a ConsistencyModelPipeline, which supports classes without
+    guidance and any scheduler.
     """
     from diffusers import ConsistencyModelPipeline, DDIMPipeline, DiTPipeline
 
@@ -85,10 +85,10 @@ def pipeline_of(trained: Trained, scene_names: Sequence[str]) -> Any:
 
 
 def load_checkpoint(folder: Path) -> tuple[Model, tuple[str, ...]]:
-    """The model and its scenes.
+    """Load the model and its scene names.
 
     Raises:
-        RunError: no checkpoint lies there, its weights are truncated, or of another architecture.
+        RunError: there is no checkpoint, or its weights are truncated or of another architecture.
     """
     try:
         names = tuple(json.loads((folder / SCENES).read_text()))
@@ -97,7 +97,7 @@ def load_checkpoint(folder: Path) -> tuple[Model, tuple[str, ...]]:
         denoiser = read_denoiser(folder / kind)
         edge = denoiser.config.sample_size
         space = _space(folder / "vae", edge) if (folder / "vae").is_dir() else pixels(edge)
-    except Exception as error:  # safetensors and diffusers raise many kinds
+    except Exception as error:  # safetensors and diffusers raise many exception types
         raise RunError(
             f"{folder} is no checkpoint that can be loaded ({' '.join(str(error).split())[:300]}): materialize "
             "diffusion_checkpoint, or restore an older version with `rsprune restore`"
@@ -106,13 +106,13 @@ def load_checkpoint(folder: Path) -> tuple[Model, tuple[str, ...]]:
 
 
 def _space(folder: Path, edge: int) -> Space:
-    """Of the autoencoder in a checkpoint, for latents of an edge."""
+    """The latent space of the autoencoder in a checkpoint, for latents of the given edge."""
     autoencoder, digest = read_autoencoder(folder)
     return Space(autoencoder.config.latent_channels, edge, autoencoder, digest)
 
 
 def trained_on(folder: Path) -> str:
-    """The version of pruned_subset that a checkpoint was trained on; empty where that is not known."""
+    """The version of pruned_subset that a checkpoint was trained on; empty if unknown."""
     try:
         return str(json.loads((folder / ORIGIN).read_text())["subset_version"])
     except (OSError, ValueError, KeyError):
@@ -120,7 +120,7 @@ def trained_on(folder: Path) -> str:
 
 
 def model_digest(folder: Path) -> str:
-    """sha256 of all that samples of a checkpoint depend on: its denoiser, schedule, autoencoder and scenes."""
+    """sha256 of everything that samples depend on: denoiser, schedule, autoencoder and scenes."""
     digest = hashlib.sha256()
     parts = [path for name in MODEL_FOLDERS for path in (folder / name).rglob("*") if path.is_file()]
     for path in sorted([*parts, folder / SCENES]):
@@ -132,7 +132,7 @@ def model_digest(folder: Path) -> str:
 def sample_grid(
     model: Model, scene_names: Mapping[int, str], *, n_per_scene: int, options: SamplingOptions
 ) -> dict[str, np.ndarray]:
-    """For each scene, given by its number and name, (n, s, s, 3) uint8 samples."""
+    """Samples (n, s, s, 3) uint8 for each scene, given by number and name."""
     scenes = np.repeat(list(scene_names), n_per_scene)
     images = sample(
         model,
@@ -147,7 +147,7 @@ def sample_grid(
 
 
 def _write_losses(path: Path, losses: Sequence[float], n_images: int) -> None:
-    """At most 400 rows, each the mean over its steps."""
+    """Write at most 400 rows, each the mean over several steps."""
     parts = np.array_split(np.asarray(losses, np.float64), min(N_LOSS_POINTS, len(losses)))
     per_step = n_images / len(losses)
     seen = np.cumsum([len(part) for part in parts]) * per_step

@@ -1,4 +1,4 @@
-"""The denoisers: sizes of diffusers' UNet and DiT by name, from minutes on two cores to days on many GPUs."""
+"""The denoisers: presets of diffusers' UNet and DiT, from minutes on two cores to days on many GPUs."""
 
 import json
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from rsprune_dagster.errors import UsageError
 from rsprune_dagster.params import suggest
 
 Denoiser = Any
-"""A diffusers model, `torch.nn.Module` and `ModelMixin` at once; diffusers ships no types that mypy can follow."""
+"""A diffusers model (`torch.nn.Module` and `ModelMixin`); Any, since mypy cannot follow diffusers' types."""
 
 
 @dataclass(frozen=True)
 class UNetPreset:
-    """Channels of each resolution, blocks in each, and at which edges attention looks at the whole image."""
+    """Channels and blocks per resolution, and the edges at which self-attention is used."""
 
     channels: tuple[int, ...]
     layers: int
@@ -24,7 +24,7 @@ class UNetPreset:
 
 @dataclass(frozen=True)
 class DiTPreset:
-    """Blocks of a transformer, heads in each, and the edge of the patches that are its tokens."""
+    """Number of transformer blocks and heads, and the patch size."""
 
     layers: int
     heads: int
@@ -52,7 +52,7 @@ DIT_PRESETS: dict[str, DiTPreset] = {
 KINDS = ("unet", "dit")
 
 N_LABELS = 1000
-"""Classes that diffusers' DiTPipeline has room for: it takes the class of this number for "any"."""
+"""Number of classes of diffusers' DiTPipeline, which uses the class of this index as the null class."""
 
 
 def build_denoiser(
@@ -65,11 +65,11 @@ def build_denoiser(
     channels: int = 3,
     for_latents: bool = False,
 ) -> Denoiser:
-    """A denoiser with random weights that come from `seed`, for (channels, size, size) images or latents.
+    """A denoiser with random weights from `seed`, for (channels, size, size) images or latents.
 
-    The last of its classes stands for "any scene", which is what classifier-free guidance (Ho & Salimans 2022) leads
-    away from (`any_scene`). A UNet in pixel space has one class more than there are scenes, and none where there is no
-    more than one. Those that go into a DiTPipeline, which are all others, have its 1,001.
+    The last class is the null class of classifier-free guidance (Ho & Salimans 2022; `any_scene`). A UNet in pixel
+    space has one class more than there are scenes, and no classes if there is only one scene. All other denoisers go
+    into a DiTPipeline and have its 1,001 classes.
 
     Raises:
         UsageError: unknown preset, a size that its resolutions do not divide, or more scenes than a DiTPipeline takes.
@@ -93,7 +93,7 @@ def build_denoiser(
 
 
 def any_scene(denoiser: Denoiser) -> int | None:
-    """The class that stands for any scene; None for a denoiser without classes."""
+    """The null class of classifier-free guidance; None for a denoiser without classes."""
     config = denoiser.config
     if "num_embeds_ada_norm" in config:
         return int(config.num_embeds_ada_norm)
@@ -101,10 +101,10 @@ def any_scene(denoiser: Denoiser) -> int | None:
 
 
 def read_denoiser(folder: Path) -> Denoiser:
-    """A denoiser that `save_pretrained` wrote. (`from_pretrained` would put the folder's path into its configuration.)
+    """Load a denoiser written by `save_pretrained`. (`from_pretrained` would add the folder's path to its config.)
 
     Raises:
-        Exception: of many kinds, when the files are missing, truncated, or weights and configuration do not fit.
+        Exception: of many types, if files are missing or truncated, or weights and configuration do not match.
     """
     from diffusers import DiTTransformer2DModel, UNet2DModel
     from safetensors.torch import load_file
@@ -112,7 +112,9 @@ def read_denoiser(folder: Path) -> Denoiser:
     config = json.loads((folder / "config.json").read_text())
     kinds = {kind.__name__: kind for kind in (UNet2DModel, DiTTransformer2DModel)}
     kind = kinds[config["_class_name"]]
-    denoiser = _undropped(kind(**{name: value for name, value in config.items() if not name.startswith("_")}))
+    denoiser = _without_class_dropout(
+        kind(**{name: value for name, value in config.items() if not name.startswith("_")})
+    )
     index = folder / f"{_WEIGHTS}.index.json"
     names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else [_WEIGHTS]
     weights: dict[str, Any] = {}
@@ -163,11 +165,11 @@ def _dit(name: str, edge: int, channels: int, *, for_latents: bool) -> Denoiser:
         patch_size=patch,
         num_embeds_ada_norm=N_LABELS,
     )
-    return _undropped(_started(denoiser))
+    return _without_class_dropout(_adaln_zero(denoiser))
 
 
-def _started(denoiser: Denoiser) -> Denoiser:
-    """The published start, which diffusers leaves out: every block passes its input on, and nothing is said yet."""
+def _adaln_zero(denoiser: Denoiser) -> Denoiser:
+    """adaLN-Zero initialization (Peebles & Xie 2023), which diffusers omits."""
     import torch
 
     nn = torch.nn
@@ -189,9 +191,9 @@ def _started(denoiser: Denoiser) -> Denoiser:
     return denoiser
 
 
-def _undropped(denoiser: Denoiser) -> Denoiser:
-    """Without the class dropout that diffusers draws anew in every block, from the global generator: ours is drawn by
-    the number of the image, once."""
+def _without_class_dropout(denoiser: Denoiser) -> Denoiser:
+    """Disable diffusers' class dropout, which is drawn per block from the global generator: the training draws it once
+    per image number."""
     for block in getattr(denoiser, "transformer_blocks", ()):
         block.norm1.emb.class_embedder.dropout_prob = 0.0
     return denoiser

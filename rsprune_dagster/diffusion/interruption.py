@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end a training between two steps, after a state was saved, and not in the middle of one."""
+"""SIGTERM and Ctrl-C stop a training after the current step, once a state was saved."""
 
 import signal
 from collections.abc import Iterator
@@ -13,30 +13,30 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @dataclass
 class Interruption:
-    """Whether a signal came. Changed by the signal's handler."""
+    """Whether a signal was received. The signal handler sets it."""
 
     came: int = 0
     """The signal's number; 0: none."""
     _former: dict[int, Any] = field(default_factory=dict)
 
     def take(self, number: int, frame: FrameType | None) -> None:
-        """Remember the first signal; a second one is impatience, and does what it would have done without us."""
+        """Record the first signal; a second one gets the previous handler at once."""
         if self.came:
             self.end(number)
         self.came = number
 
     def end(self, number: int) -> NoReturn:
-        """Let whoever handled the signal before have it: Dagster cancels the run, a bare process ends.
+        """Pass the signal to the previous handler: Dagster cancels the run, a plain process ends.
 
         Raises:
-            KeyboardInterrupt: the former handler did not raise.
+            KeyboardInterrupt: the previous handler did not raise.
         """
         self.restore()
         signal.raise_signal(number)
         raise KeyboardInterrupt
 
     def restore(self) -> None:
-        """Put the former handlers back."""
+        """Restore the previous handlers."""
         for number, handler in self._former.items():
             signal.signal(number, handler)
         self._former.clear()
@@ -44,7 +44,7 @@ class Interruption:
 
 @contextmanager
 def deferred() -> Iterator[Interruption]:
-    """Signals are remembered instead of raised in this context. Outside the main thread they cannot be, and are not."""
+    """Defer signals in this context. Outside the main thread this is impossible, and signals are not deferred."""
     interruption = Interruption()
     if current_thread() is main_thread():
         for number in SIGNALS:

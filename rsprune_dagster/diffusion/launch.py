@@ -1,10 +1,10 @@
-"""The training on several processes or GPUs:
+"""Training on several processes or GPUs:
 
     accelerate launch --num_processes 4 -m rsprune_dagster.diffusion.launch --out DIR
 
 (on CPUs, where accelerate starts one process: `torchrun --standalone --nproc_per_node 2 -m …`).
-Every process runs this; together they train what the asset diffusion_checkpoint would train alone, from the project's
-params.yaml and assets, and the first writes the checkpoint into DIR.
+Every process runs this module. Together they run the training of the asset diffusion_checkpoint, from the project's
+params.yaml and assets; the first process writes the checkpoint into DIR.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from rsprune_dagster.progress import silent, terminal
 def main() -> None:
     """Train with the other processes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="gets the checkpoint; its states go to OUT.states")
+    parser.add_argument("--out", type=Path, required=True, help="output folder; training states go to OUT.states")
     parser.add_argument("--assets", type=Path, help="default: the project's")
     parser.add_argument("--params", type=Path, help="default: the project's params.yaml")
     asked = parser.parse_args()

@@ -1,4 +1,4 @@
-"""A denoiser together with what it takes to make images from it: its schedule, and the space it works in."""
+"""A denoiser with its noise schedule and its space (pixels or latents)."""
 
 from dataclasses import dataclass, replace
 
@@ -11,14 +11,14 @@ from rsprune_dagster.diffusion.spaces import Space, pixels
 
 @dataclass(frozen=True)
 class Model:
-    """All that sampling needs, as a training leaves it and a checkpoint holds it."""
+    """Everything that sampling needs; the result of a training and the content of a checkpoint."""
 
     denoiser: Denoiser
     schedule: Schedule
     space: Space
 
     def to(self, device: str) -> "Model":
-        """With its weights on a device, in the plain layout."""
+        """Move the weights to a device, in contiguous memory format."""
         moved = self.denoiser.to(device=device, memory_format=torch.contiguous_format)
         return replace(self, denoiser=moved, space=self.space.on(device))
 
@@ -28,11 +28,11 @@ class Model:
 
     @property
     def any_scene(self) -> int | None:
-        """The class that stands for any scene; None for a denoiser without classes."""
+        """The null class of classifier-free guidance; None for a denoiser without classes."""
         return any_scene(self.denoiser)
 
 
 def in_pixels(denoiser: Denoiser) -> Model:
-    """A bare UNet, as trained by v-prediction in pixel space."""
+    """The Model of a bare UNet trained by v-prediction in pixel space."""
     assert "num_embeds_ada_norm" not in denoiser.config, "a DiT is sampled as the Model that the training returns"
     return Model(denoiser, noise_schedule(), pixels(denoiser.config.sample_size))

@@ -1,4 +1,4 @@
-"""What the denoiser learns, on noise and timesteps that come from the number of the image."""
+"""Training objectives: noisy inputs and targets. Noise and timesteps depend on the seed and the image number."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,26 +14,26 @@ from rsprune_dagster.diffusion.tiles import Batch
 
 @dataclass(frozen=True)
 class Noised:
-    """A batch as the denoiser sees it, and what it should say."""
+    """The noisy input of the denoiser, and its target."""
 
     noisy: torch.Tensor
     """(n, c, s, s) float32: alpha x + sigma noise."""
     timesteps: torch.Tensor
     """(n,) int64."""
     scenes: torch.Tensor
-    """(n,) int64; `any_scene` where the scene is left out."""
+    """(n,) int64; the null class where the scene is dropped."""
     target: torch.Tensor
     """(n, c, s, s) float32."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A way to train a denoiser."""
+    """A training objective."""
 
     schedule: Callable[[Space], Schedule]
     draw_timesteps: Callable[[int, torch.Generator], torch.Tensor]
     noised: Callable[[Schedule, torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-    """Of schedule, clean, noise and timesteps: noisy and target."""
+    """(schedule, clean, noise, timesteps) to (noisy, target)."""
 
 
 def to_tensor(images: np.ndarray) -> torch.Tensor:
@@ -59,12 +59,12 @@ def noised(
     rows: slice = slice(None),
     at_once: int = 64,
 ) -> Noised:
-    """Noise a batch, or some rows of it.
+    """Add noise to a batch, or to some rows of it.
 
-    The draws are for the whole batch and depend on the seed and on the number of its first image, on nothing else.
+    Random numbers are drawn for the whole batch and depend only on the seed and the number of its first image.
 
     Args:
-        at_once: images that an autoencoder encodes together.
+        at_once: images per call of the autoencoder.
     """
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence((seed, batch.first)).generate_state(1)[0]))
     n = len(batch.images)
@@ -78,12 +78,12 @@ def noised(
 
 
 def uniform_timesteps(n: int, generator: torch.Generator) -> torch.Tensor:
-    """(n,) from 0 to 999."""
+    """(n,) uniform timesteps from 0 to 999."""
     return torch.randint(N_TIMESTEPS, (n,), generator=generator)
 
 
 def logit_normal_timesteps(n: int, generator: torch.Generator) -> torch.Tensor:
-    """(n,) from 1 to 999, mostly from the middle, where there is most to learn (Esser et al. 2024)."""
+    """(n,) timesteps from 1 to 999 with logit-normal density, highest in the middle (Esser et al. 2024)."""
     sigma = torch.randn(n, generator=generator).sigmoid()
     return (sigma * N_TIMESTEPS).round().long().clamp(FIRST_FLOW_TIMESTEP, N_TIMESTEPS - 1)
 
@@ -91,14 +91,14 @@ def logit_normal_timesteps(n: int, generator: torch.Generator) -> torch.Tensor:
 def with_velocity(
     schedule: Schedule, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """alpha x + sigma noise, and v = alpha noise - sigma x (Salimans & Ho 2022)."""
+    """v-prediction: alpha x + sigma noise, and v = alpha noise - sigma x (Salimans & Ho 2022)."""
     return schedule.add_noise(clean, noise, timesteps), schedule.get_velocity(clean, noise, timesteps)
 
 
 def with_flow(
     schedule: Schedule, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(1 - sigma) x + sigma noise, and the path's direction, noise - x (Lipman et al. 2023)."""
+    """Flow matching: (1 - sigma) x + sigma noise, and the velocity noise - x (Lipman et al. 2023)."""
     sigma = (timesteps / N_TIMESTEPS)[:, None, None, None]
     return (1 - sigma) * clean + sigma * noise, noise - clean
 
@@ -110,7 +110,7 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 def loss_of(denoiser: Denoiser, part: Noised) -> torch.Tensor:
-    """The mean squared error of what the denoiser says, a scalar."""
+    """The mean squared error of the denoiser's prediction, a scalar."""
     labels = part.scenes if takes_scenes(denoiser) else None
     said = denoiser(part.noisy, part.timesteps, class_labels=labels).sample
     return torch.nn.functional.mse_loss(said.float(), part.target)

@@ -1,7 +1,7 @@
-"""Several processes or GPUs: each works on its share of every batch, and all hold the same weights.
+"""Data-parallel training: each process handles its share of every batch; all have the same weights.
 
-`accelerate launch` starts them; without it there is one. A batch need not be a multiple of the processes: gradients
-are averaged over the processes, so each row's loss is weighted by the processes over the rows of the whole batch.
+`accelerate launch` starts the processes; without it there is one. The batch size need not be a multiple of the number
+of processes: gradients are averaged over processes, so losses are weighted by (processes / rows of the whole batch).
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -12,7 +12,7 @@ import torch
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among `n`."""
+    """This process and the number of processes `n`."""
 
     number: int
     n: int
@@ -22,27 +22,27 @@ class Ranks:
         return self.number == 0
 
     def rows(self, n_rows: int) -> slice:
-        """The rows of a batch of `n_rows` that this process works on. All draw the same batch: no draw depends on `n`.
+        """This process's rows of a batch of `n_rows`. All processes draw the same batch, independent of `n`.
 
-        A process without rows of its own works on the first, with no weight: all take part in averaging gradients.
+        A process without own rows gets the first row with weight 0, since all must take part in averaging gradients.
         """
         return slice(self.number, None, self.n) if self.number < n_rows else slice(0, 1)
 
     def weight(self, n_part: int, n_rows: int) -> float:
-        """The weight of the mean loss over `n_part` of this process's rows of a batch of `n_rows`.
+        """The weight of the mean loss over `n_part` rows of this process in a batch of `n_rows`.
 
         The mean over processes of their weighted losses is the mean over the rows of the batch.
         """
         return n_part * self.n / n_rows if self.number < n_rows else 0.0
 
     def wrapped(self, model: torch.nn.Module) -> torch.nn.Module:
-        """The model, with gradients averaged over the processes."""
+        """The model wrapped so that gradients are averaged over processes."""
         return model if self.n == 1 else torch.nn.parallel.DistributedDataParallel(model)
 
     def averaging(self, model: torch.nn.Module, *, last: bool) -> AbstractContextManager[object]:
-        """For a pass through a `wrapped` model: only its `last` one in a step averages the sums of gradients.
+        """Context of a pass through a `wrapped` model: only the `last` pass of a step averages the gradients.
 
-        So processes may take unequal numbers of passes.
+        So processes may have different numbers of passes.
         """
         return nullcontext() if self.n == 1 or last else model.no_sync()  # type: ignore[operator]
 
@@ -53,7 +53,7 @@ class Ranks:
         return float(value) / self.n
 
     def any(self, flag: bool, device: str) -> bool:
-        """Whether the flag is raised in any of the processes: what ends one has to end all, after the same step."""
+        """Whether the flag is set in any process, so that all processes stop after the same step."""
         if self.n == 1:
             return flag
         raised = torch.tensor(int(flag), device=device)
@@ -61,7 +61,7 @@ class Ranks:
         return bool(raised)
 
     def wait(self) -> None:
-        """For the others."""
+        """Wait for all processes (barrier)."""
         if self.n > 1:
             torch.distributed.barrier()
 
@@ -70,10 +70,10 @@ ALONE = Ranks(0, 1)
 
 
 def launched(device: str) -> tuple[Ranks, str]:
-    """This process among those that `accelerate launch` started, and its device.
+    """This process's rank among those started by `accelerate launch`, and its device.
 
     Args:
-        device: cpu, or anything else for the GPU that the launcher gave this process.
+        device: cpu; any other value: the GPU assigned by the launcher.
     """
     from accelerate import PartialState
 

@@ -1,4 +1,4 @@
-"""Images from a denoiser: in batches, by scene, led towards it."""
+"""Sample images from a denoiser: in batches, by scene, with classifier-free guidance."""
 
 from collections.abc import Sequence
 
@@ -31,10 +31,10 @@ def sample(
     """One image per entry of `scenes`.
 
     Args:
-        model: of a training or a checkpoint; a bare denoiser is taken for a UNet in pixel space (`model.in_pixels`).
-        scenes: (n,) scene numbers; ANY_SCENE stands for any scene.
-        guidance: 1: as learned; more: further from "any scene" (Ho & Salimans 2022).
-        seed: image i starts from noise of (seed, i), whatever the batch size.
+        model: from a training or a checkpoint; a bare denoiser is treated as a UNet in pixel space (`model.in_pixels`).
+        scenes: (n,) scene numbers; ANY_SCENE: unconditional.
+        guidance: scale of classifier-free guidance (Ho & Salimans 2022); 1: none.
+        seed: image i starts from noise of (seed, i), independent of the batch size.
 
     Returns:
         (n, s, s, 3) uint8.
@@ -59,7 +59,7 @@ def sample(
 
 
 def grid(images: np.ndarray, *, columns: int) -> Image.Image:
-    """Images (n, s, s, 3) uint8, row by row."""
+    """Arrange images (n, s, s, 3) uint8 in a grid, row by row."""
     n, edge = images.shape[:2]
     rows = -(-n // columns)
     sheet = np.full((rows * columns, edge, edge, 3), 255, np.uint8)
@@ -98,16 +98,18 @@ def _noise(model: Model, numbers: np.ndarray, seed: int) -> torch.Tensor:
 def _guided(
     model: Model, state: torch.Tensor, timestep: torch.Tensor, labels: torch.Tensor, guidance: float
 ) -> torch.Tensor:
-    """What the denoiser says, led away from what it says of any scene."""
+    """The prediction with classifier-free guidance."""
     if model.any_scene is None:
-        return _said(model.denoiser, state, timestep, None)
+        return _predicted(model.denoiser, state, timestep, None)
     if guidance == 1:
-        return _said(model.denoiser, state, timestep, labels)
+        return _predicted(model.denoiser, state, timestep, labels)
     both = torch.cat([labels, torch.full_like(labels, model.any_scene)])
-    led, free = _said(model.denoiser, torch.cat([state, state]), timestep, both).chunk(2)
+    led, free = _predicted(model.denoiser, torch.cat([state, state]), timestep, both).chunk(2)
     return free + guidance * (led - free)
 
 
-def _said(denoiser: Denoiser, state: torch.Tensor, timestep: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+def _predicted(
+    denoiser: Denoiser, state: torch.Tensor, timestep: torch.Tensor, labels: torch.Tensor | None
+) -> torch.Tensor:
     said: torch.Tensor = denoiser(state, timestep.expand(len(state)), class_labels=labels).sample
     return said

@@ -1,4 +1,4 @@
-"""The noise schedules of the two objectives, as diffusers' schedulers, and the samplers that step along them."""
+"""The noise schedules of the two objectives as diffusers schedulers, and the samplers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ import numpy as np
 import torch
 
 Schedule = Any
-"""A diffusers scheduler; diffusers ships no types that mypy can follow."""
+"""A diffusers scheduler; Any, since mypy cannot follow diffusers' types."""
 
 N_TIMESTEPS = 1000
 FIRST_FLOW_TIMESTEP = 1
-"""Flows are trained with timesteps from 1; with 1000 steps diffusers' last one is 0.999, cut to 0."""
+"""Smallest timestep of flow matching; with 1000 steps diffusers' last timestep is 0.999, truncated to 0."""
 
 
 def noise_schedule(*, clipped: bool = True) -> Schedule:
-    """The cosine schedule (Nichol & Dhariwal 2021), rescaled to end in pure noise (Lin et al. 2023), v-prediction.
+    """Cosine schedule (Nichol & Dhariwal 2021) with zero terminal SNR (Lin et al. 2023) and v-prediction.
 
     Args:
-        clipped: whether what is denoised lies in [-1, 1], as pixels do and latents do not.
+        clipped: whether predictions are clipped to [-1, 1]: for pixels, not for latents.
     """
     from diffusers import DDIMScheduler
 
@@ -37,8 +37,8 @@ def noise_schedule(*, clipped: bool = True) -> Schedule:
 def flow_schedule() -> Schedule:
     """Straight paths from image to noise (Lipman et al. 2023; Liu et al. 2023), sigma = t / 1000.
 
-    It is DPM-Solver's scheduler, which at first order steps as FlowMatchEulerDiscreteScheduler does: that one lacks
-    `scale_model_input`, which every pipeline of diffusers that takes classes calls.
+    It uses DPM-Solver's scheduler, which at first order equals FlowMatchEulerDiscreteScheduler; the latter lacks
+    `scale_model_input`, which all class-conditional pipelines of diffusers call.
     """
     from diffusers import DPMSolverMultistepScheduler
 
@@ -53,10 +53,10 @@ def flow_schedule() -> Schedule:
 
 
 Stepper = Any
-"""Has `timesteps` (n,) int64, falling, and `step(said, timestep, state)`, whose `prev_sample` is the next state."""
+"""Has `timesteps` (n,) int64, descending, and `step(prediction, timestep, state)`, which returns `prev_sample`."""
 
 Sampler = Callable[[Schedule, int, "str | torch.device"], Stepper]
-"""Of a schedule, a number of steps, and the device of the timesteps."""
+"""(schedule, number of steps, device of the timesteps) to a stepper."""
 
 
 def ddim(schedule: Schedule, n_steps: int, device: str | torch.device) -> Stepper:
@@ -67,7 +67,7 @@ def ddim(schedule: Schedule, n_steps: int, device: str | torch.device) -> Steppe
 
 
 def dpm_solver(schedule: Schedule, n_steps: int, device: str | torch.device) -> Stepper:
-    """DPM-Solver++ of second order (Lu et al. 2022): as good in half the steps."""
+    """Second-order DPM-Solver++ (Lu et al. 2022): the same quality in half the steps."""
     return _dpm_solver(schedule, n_steps, device, order=2)
 
 
@@ -76,17 +76,17 @@ SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "dpm_solver": dpm_solver}
 
 @dataclass(frozen=True)
 class DdimStepper:
-    """DDIM without added noise (Song et al. 2021, equation 12), from each timestep to the next in the list.
+    """Deterministic DDIM (Song et al. 2021, equation 12), from each timestep to the next in the list.
 
-    diffusers' DDIMScheduler goes down by 1000 // n timesteps, whichever comes next: with a number of steps that does
-    not divide 1000 noise is left over. Where it divides 1000, both give the same bits.
+    diffusers' DDIMScheduler always steps by 1000 // n timesteps, which leaves residual noise if n does not divide
+    1000. If it does, both give the same bits.
     """
 
     schedule: Schedule
     timesteps: torch.Tensor
 
     def step(self, said: torch.Tensor, timestep: torch.Tensor, state: torch.Tensor) -> SimpleNamespace:
-        """The `prev_sample` that follows on `state` (n, c, s, s), of which the denoiser `said` v."""
+        """The next state, as `prev_sample`, from `state` (n, c, s, s) and the predicted v in `said`."""
         alphas = self.schedule.alphas_cumprod
         lower = self.timesteps[self.timesteps < timestep]
         here, there = alphas[int(timestep)], alphas[int(lower[0])] if len(lower) else torch.ones(())
@@ -100,7 +100,7 @@ class DdimStepper:
 def trailing_timesteps(n_steps: int) -> torch.Tensor:
     """(n_steps,) evenly spaced from 999 down (Lin et al. 2023, table 2), at most the 1000 there are.
 
-    As diffusers makes them, without the one more that it has for some n, such as 61: -1, for which nothing was trained.
+    As in diffusers, but without the extra timestep -1 that it adds for some n, such as 61.
     """
     n = min(n_steps, N_TIMESTEPS)
     ends = np.arange(N_TIMESTEPS, 0, -N_TIMESTEPS / n)[:n]
@@ -108,7 +108,7 @@ def trailing_timesteps(n_steps: int) -> torch.Tensor:
 
 
 def is_flow(schedule: Schedule) -> bool:
-    """Whether the schedule's paths are straight."""
+    """Whether the schedule is that of flow matching."""
     return bool(schedule.config.prediction_type == "flow_prediction")
 
 

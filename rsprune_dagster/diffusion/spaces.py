@@ -1,4 +1,4 @@
-"""What a denoiser works in: pixels, or the latents of an autoencoder that lies in a local folder."""
+"""The space of a denoiser: pixels, or the latents of an autoencoder in a local folder."""
 
 import hashlib
 import inspect
@@ -20,24 +20,24 @@ PASS_THROUGH_SCALE = 1024
 
 @dataclass(frozen=True)
 class Space:
-    """Where noise is added and taken away: (channels, edge, edge) numbers for each image."""
+    """The space in which the diffusion runs: (channels, edge, edge) numbers per image."""
 
     channels: int
     edge: int
     autoencoder: Module | None = None
-    """None: pixels as they are."""
+    """None: pixels."""
     digest: str = ""
-    """Of the autoencoder's files; empty for pixels."""
+    """sha256 of the autoencoder's files; empty for pixels."""
 
     @property
     def clipped(self) -> bool:
-        """Whether all numbers lie in [-1, 1]: those of pixels do."""
+        """Whether values are limited to [-1, 1]: true for pixels."""
         return not self.digest
 
     def encode(self, images: torch.Tensor, *, at_once: int) -> torch.Tensor:
-        """Images (n, 3, s, s) float32 in [-1, 1], as (n, channels, edge, edge) float32 on the CPU.
+        """Encode images (n, 3, s, s) float32 in [-1, 1] to (n, channels, edge, edge) float32 on the CPU.
 
-        The mean of an autoencoder's distribution, not a draw from it: so a tile has one code.
+        Uses the mean of the autoencoder's distribution, not a sample, so that a tile has one code.
         """
         if self.autoencoder is None:
             return images
@@ -45,7 +45,7 @@ class Space:
             return torch.cat([_encoded(self.autoencoder, part).cpu() for part in torch.split(images, at_once)])
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """The inverse: images, not clipped."""
+        """Decode to images, not clipped."""
         if self.autoencoder is None:
             return codes
         images: torch.Tensor = self.autoencoder.decode(codes / self.autoencoder.config.scaling_factor).sample
@@ -53,7 +53,7 @@ class Space:
 
     @property
     def image_size_px(self) -> int:
-        """The edge of the images that codes stand for."""
+        """The edge of the decoded images."""
         if self.autoencoder is None:
             return self.edge
         with torch.no_grad():
@@ -61,7 +61,7 @@ class Space:
             return int(self.decode(code).shape[-1])
 
     def on(self, device: str | torch.device) -> "Space":
-        """With the autoencoder on a device."""
+        """The space with its autoencoder on a device."""
         if self.autoencoder is not None:
             self.autoencoder.to(device)
         return self
@@ -73,15 +73,15 @@ def pixels(image_size_px: int) -> Space:
 
 
 def passed_through(image_size_px: int) -> Space:
-    """Pixels as they are, for a pipeline that wants an autoencoder."""
+    """Pixels behind an identity autoencoder, for a pipeline that requires one."""
     return Space(3, image_size_px, pass_through_autoencoder())
 
 
 def latents(autoencoder: Module, digest: str, image_size_px: int) -> Space:
-    """The space of an autoencoder for images of a size.
+    """The latent space of an autoencoder for images of the given size.
 
     Raises:
-        UsageError: it has no square code for such images, or one that diffusers' DiTPipeline would not decode.
+        UsageError: its code is not square, or diffusers' DiTPipeline could not decode it.
     """
     config = autoencoder.config
     if getattr(config, "shift_factor", None) or getattr(config, "latents_mean", None):
@@ -108,10 +108,10 @@ def latents(autoencoder: Module, digest: str, image_size_px: int) -> Space:
 
 
 def read_autoencoder(folder: Path) -> tuple[Module, str]:
-    """An autoencoder that diffusers' `save_pretrained` wrote, in safetensors, and the digest of its two files.
+    """Load an autoencoder written by diffusers' `save_pretrained` in safetensors, with the digest of its two files.
 
     Raises:
-        UsageError: there is none, it is of another kind, or its files do not fit each other.
+        UsageError: it is missing, of an unsupported class, or its files do not match.
     """
     from diffusers import AutoencoderKL, AutoencoderTiny
     from safetensors.torch import load_file
@@ -125,12 +125,12 @@ def read_autoencoder(folder: Path) -> tuple[Module, str]:
     try:
         config = json.loads((folder / CONFIG).read_text())
         kind = kinds[config.get("_class_name")]
-        taken = inspect.signature(kind).parameters  # AutoencoderTiny writes one more than it takes
+        taken = inspect.signature(kind).parameters  # AutoencoderTiny saves a key that its constructor rejects
         module = kind(**{name: value for name, value in config.items() if name in taken})
         module.load_state_dict(load_file(folder / WEIGHTS))
     except KeyError as error:
         raise UsageError(f"training.autoencoder {folder} is of kind {error}, expected {' or '.join(kinds)}") from error
-    except Exception as error:  # safetensors and torch raise many kinds
+    except Exception as error:  # safetensors and torch raise many exception types
         raise UsageError(
             f"training.autoencoder {folder} cannot be read ({' '.join(str(error).split())[:200]}): copy it anew"
         ) from error
@@ -138,7 +138,7 @@ def read_autoencoder(folder: Path) -> tuple[Module, str]:
 
 
 def digest_of(folder: Path) -> str:
-    """sha256 over configuration and weights, wherever they lie."""
+    """sha256 over configuration and weights, independent of the path."""
     digest = hashlib.sha256()
     for name in (CONFIG, WEIGHTS):
         with (folder / name).open("rb") as file:
@@ -147,11 +147,10 @@ def digest_of(folder: Path) -> str:
 
 
 def pass_through_autoencoder() -> Module:
-    """An autoencoder whose code is the image itself: what a pixel space is to a pipeline that decodes latents.
+    """An identity autoencoder, which lets a latent-diffusion pipeline work on pixels.
 
-    Two convolutions that each look at one pixel, between them the image and its negative, so that nothing is lost to
-    the ReLU. Its code before scaling is the image divided by 1024: there the tanh with which AutoencoderTiny bends its
-    codes is a straight line, to the last bits of float32.
+    Two 1 x 1 convolutions, between which the image and its negative pass the ReLU without loss. The code before scaling
+    is the image divided by 1024, where the tanh of AutoencoderTiny is linear to the last bits of float32.
     """
     from diffusers import AutoencoderTiny
 
@@ -170,7 +169,7 @@ def pass_through_autoencoder() -> Module:
         for layer in (first, last, opened, closed):
             layer.weight.zero_()
             layer.bias.zero_()
-        # the encoder is given (x + 1) / 2 and has no ReLU; the decoder's last line is 2 y - 1
+        # the encoder gets (x + 1) / 2 and has no ReLU; the decoder ends with 2 y - 1
         first.weight[:, :, 1, 1] = split
         last.weight[:, :, 1, 1] = split.T / PASS_THROUGH_SCALE
         last.bias.fill_(-1 / PASS_THROUGH_SCALE)

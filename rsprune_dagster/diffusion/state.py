@@ -1,6 +1,6 @@
-"""The state of a training on disk: safetensors and JSON, whole or not at all, and no pickle.
+"""The training state on disk: safetensors and JSON, written atomically, without pickle.
 
-There is no state of a random generator in it: every draw comes from the seed and the number of an image.
+It needs no random generator state: every draw depends on the seed and the image number.
 """
 
 import copy
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 N_KEPT = 2
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MAY_CHANGE = ("n_images", "save_every_images", "micro_batch_size", "gradient_checkpointing")
-"""Options that a training may go on with changed: its losses so far would have been the same."""
+"""Options that may change when a training resumes, since earlier losses do not depend on them."""
 
 
 @dataclass
 class TrainingState:
-    """What a training has come to. The loop owns it and changes it in place, as the weights are large."""
+    """The state of a training. The loop changes it in place, since the weights are large."""
 
     denoiser: Denoiser
     averaged: Denoiser
@@ -40,16 +40,16 @@ class TrainingState:
     n_images: int = 0
     losses: list[float] = field(default_factory=list)
     n_threads: int = 0
-    """Threads of the processor that an operation is shared by; 0: not known, or not begun."""
+    """Number of CPU threads of torch; 0: unknown or not started."""
 
     @classmethod
     def new(cls, denoiser: Denoiser) -> "TrainingState":
-        """Before the first image."""
+        """The state before the first image."""
         averaged = copy.deepcopy(denoiser).requires_grad_(False)
         return cls(denoiser, averaged, torch.optim.Adam(denoiser.parameters()))
 
     def on(self, device: str) -> "TrainingState":
-        """Moved to a device, in the layout that its convolutions like."""
+        """Move to a device, in the memory format that is faster there."""
         for model in (self.denoiser, self.averaged):
             model.to(device=device, memory_format=layout(device))
         for moments in self.optimizer.state.values():
@@ -58,10 +58,10 @@ class TrainingState:
         return self
 
     def after(self, loss: float, *, n: int, half_life_images: int) -> None:
-        """Count a step of `n` images; the averaged weights follow (Karras et al. 2022, half-life in images)."""
+        """Record a step of `n` images and update the EMA (Karras et al. 2022, half-life in images)."""
         self.n_images += n
         self.losses.append(loss)
-        # early on the average is over what there is, not over the random start
+        # early in training, average over the steps so far, not over the initialization
         beta = min(0.5 ** (n / max(half_life_images, 1e-9)), self.n_images / (self.n_images + 10 * n))
         with torch.no_grad():
             own, followed = list(self.averaged.parameters()), list(self.denoiser.parameters())
@@ -69,15 +69,15 @@ class TrainingState:
 
 
 def layout(device: str) -> torch.memory_format:
-    """GPUs are faster with the channels last, CPUs, at the few channels they are used with, a fifth slower."""
+    """channels_last on GPUs, where it is faster; contiguous on CPUs, where it is a fifth faster for few channels."""
     return torch.channels_last if device.startswith("cuda") else torch.contiguous_format
 
 
 def save_state(state: TrainingState, folder: Path, options: "TrainingOptions", tiles: "TileSet") -> Path:
-    """Write `folder/state-IMAGES` and remove all but the last two.
+    """Write `folder/state-IMAGES` and remove all states but the last two.
 
     Raises:
-        RunError: the disk is full or not writable; earlier states are untouched.
+        RunError: the disk is full or not writable; earlier states are unchanged.
     """
     target = folder / f"state-{state.n_images:012d}"
     draft = folder / f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -101,10 +101,10 @@ def save_state(state: TrainingState, folder: Path, options: "TrainingOptions", t
 
 
 def latest_state(folder: Path, options: "TrainingOptions", tiles: "TileSet") -> TrainingState | None:
-    """The last whole state in `folder`; none where there is none.
+    """The last complete state in `folder`; None if there is none.
 
     Raises:
-        UsageError: the state is of other options or other tiles; names each difference.
+        UsageError: the state has other options or tiles; lists the differences.
         RunError: its weights are truncated or of another architecture.
     """
     found = states(folder)
@@ -119,7 +119,7 @@ def latest_state(folder: Path, options: "TrainingOptions", tiles: "TileSet") -> 
         )
     try:
         return _read(found[-1], about)
-    except Exception as error:  # safetensors and diffusers raise many kinds
+    except Exception as error:  # safetensors and diffusers raise many exception types
         raise RunError(
             f"the training state {found[-1]} cannot be read ({' '.join(str(error).split())[:300]}): remove it, "
             "and the training goes on from the one before"
@@ -132,7 +132,7 @@ def states(folder: Path) -> list[Path]:
 
 
 def fingerprint(tiles: "TileSet") -> str:
-    """Changes when the tiles, their scenes or their size do."""
+    """A hash of the tiles, their scenes and their size."""
     digest = hashlib.sha256(f"{tiles.image_size_px} {tiles.scene_names}".encode())
     for content, scene in zip(tiles.table.column("content_md5").to_pylist(), tiles.scene_ids, strict=True):
         digest.update(f"{content}{scene}".encode())

@@ -1,4 +1,4 @@
-"""The training on folders: what the asset diffusion_checkpoint runs."""
+"""The training stage on folders, for the asset diffusion_checkpoint."""
 
 import hashlib
 import json
@@ -23,11 +23,11 @@ from rsprune_dagster.progress import Progress, silent
 from rsprune_dagster.pruning.steps.scan import read_options
 
 SAMPLES = "samples"
-"""A picture per saved state, named by the images seen: one sample of each scene, always from the same noise."""
+"""Folder with one picture per saved state, named by training images: a sample per scene from the same noise."""
 MOST_SCENES_SHOWN = 16
-"""In these pictures. A foreign pool has a scene for each of its clusters, which may be more than a hundred."""
+"""Limit of scenes in these pictures: a foreign pool has one scene per cluster, possibly over a hundred."""
 HARMLESS = tuple(name for name in MAY_CHANGE if name != "n_images")
-"""Options without which a training is the same."""
+"""Options that do not change the training's result."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class TrainingReport:
     final_loss: float
     """The mean over the last twentieth of the steps."""
     n_threads: int
-    """Threads of the processor that computed it."""
+    """Number of CPU threads used."""
     autoencoder_digest: str
-    """sha256 of the autoencoder whose latents were learned; empty: pixels."""
+    """sha256 of the autoencoder; empty: pixels."""
 
 
 def train_checkpoint(
@@ -60,11 +60,11 @@ def train_checkpoint(
     device: str,
     progress: Progress = silent,
 ) -> TrainingReport:
-    """Train on the kept tiles and write the checkpoint into `folder`, with samples drawn along the way.
+    """Train on the kept tiles and write the checkpoint into `folder`, with samples drawn during training.
 
     Args:
-        work: gets the states of the training, below the hash of what it depends on: a training that was cut short
-            goes on, one with other tiles or options starts anew.
+        work: receives the training states under a hash of tiles and options: an interrupted training resumes, one
+        with other tiles or options starts from scratch.
 
     Raises:
         UsageError, RunError: as `training.train`.
@@ -103,7 +103,7 @@ def train_checkpoint(
 
 
 def kept_tiles(corpus: Path, subset: Path, params: TrainingParams) -> TileSet:
-    """The tiles of a pruned subset, read as the corpus was.
+    """The tiles of a pruned subset, with the corpus' read options.
 
     Raises:
         UsageError: the subset is empty.
@@ -120,7 +120,7 @@ def space_of(params: TrainingParams) -> Space | None:
     """The latents of the autoencoder that params.yaml names; None: pixels.
 
     Raises:
-        UsageError: it cannot be read, or does not take images of that size.
+        UsageError: it cannot be read or does not support this image size.
     """
     if not params.autoencoder:
         return None
@@ -128,21 +128,21 @@ def space_of(params: TrainingParams) -> Space | None:
 
 
 def commonest_scenes(tiles: TileSet) -> dict[int, str]:
-    """Number and name of the scenes with most tiles, at most MOST_SCENES_SHOWN, in the order of their numbers."""
+    """Number and name of the MOST_SCENES_SHOWN scenes with the most tiles, by number."""
     counts = np.bincount(tiles.scene_ids, minlength=len(tiles.scene_names))
     most = np.argsort(-counts, kind="stable")[:MOST_SCENES_SHOWN]
     return {int(number): tiles.scene_names[number] for number in sorted(most)}
 
 
 def training_options(params: TrainingParams, seed: int, space: Space | None = None) -> TrainingOptions:
-    """The part of params.yaml that the training itself depends on."""
+    """The training options from params.yaml."""
     names = TrainingOptions.__dataclass_fields__.keys() - {"seed", "autoencoder_digest"}
     digest = space.digest if space else ""
     return TrainingOptions(seed=seed, autoencoder_digest=digest, **params.model_dump(include=set(names)))
 
 
 def sampling_options(params: TrainingParams, seed: int) -> SamplingOptions:
-    """How samples are made for the pictures."""
+    """The sampling options of the pictures."""
     return SamplingOptions(
         n_steps=params.sample_steps,
         guidance=params.guidance,
@@ -153,6 +153,6 @@ def sampling_options(params: TrainingParams, seed: int) -> SamplingOptions:
 
 
 def _key(options: TrainingOptions, tiles: TileSet) -> str:
-    """A folder name for a training: what may change without changing its result does not count."""
+    """A folder name: the hash of tiles and options, except options that do not change the result."""
     fixed = {name: value for name, value in asdict(options).items() if name not in HARMLESS}
     return hashlib.sha256(json.dumps([fixed, fingerprint(tiles)]).encode()).hexdigest()[:20]

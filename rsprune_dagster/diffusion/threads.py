@@ -1,4 +1,4 @@
-"""On how many threads of the processor torch computes: sums over them end in other last bits with another number."""
+"""The number of CPU threads of torch: sums differ in their last bits with another number."""
 
 import os
 from collections.abc import Iterator
@@ -8,10 +8,10 @@ import torch
 
 
 def threads_for(n_recorded: int, n_processes: int = 1) -> int:
-    """The threads that a training begun on `n_recorded` goes on with; 0: one that begins, or did not record them.
+    """The number of threads to resume a training that started with `n_recorded`; 0: a new or unrecorded one.
 
-    As many as recorded where each process has so many cores, so that it goes on to the same bits. With fewer cores it
-    takes what torch takes there: more threads than cores wait for each other.
+    The recorded number if each process has enough cores, so that the result has the same bits; else torch's default,
+    since more threads than cores are slow.
     """
     own = torch.get_num_threads()
     return n_recorded if 0 < n_recorded <= max(own, len(os.sched_getaffinity(0)) // n_processes) else own
@@ -19,7 +19,7 @@ def threads_for(n_recorded: int, n_processes: int = 1) -> int:
 
 @contextmanager
 def on_threads(n: int) -> Iterator[None]:
-    """Torch computes on `n` threads in this context, on as many as before after it."""
+    """Set torch's number of threads to `n` in this context."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:

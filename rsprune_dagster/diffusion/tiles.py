@@ -1,4 +1,4 @@
-"""Kept tiles as training images: read where they lie, resized, turned, in a seeded order that any resume continues."""
+"""Kept tiles as training images: read in place, resized, randomly rotated, in a seeded order that can be resumed."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,14 +15,14 @@ from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.errors import RunError, TileError, UsageError
 
 N_TURNS = 8
-"""Quarter turns and flips: a nadir tile has no up."""
+"""Number of rotations and flips: nadir tiles have no canonical orientation."""
 
 OnChanged = Literal["fail", "skip"]
 
 
 @dataclass(frozen=True)
 class TileSet:
-    """Tiles by index, as square RGB images of one size; decoded ones stay in memory while there is room.
+    """Tiles by index, as square RGB images of one size; decoded images are cached in memory up to a limit.
 
     Attributes:
         table: rows of a subset or a manifest (`corpus.tiles.LOCATION` and `content_md5`).
@@ -43,22 +43,22 @@ class TileSet:
         return int(self.table.num_rows)
 
     def images(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """(n, size, size, 3) uint8, as `labelled` reads them."""
+        """Images (n, size, size, 3) uint8; see `labelled`."""
         return self.labelled(indices)[0]
 
     def labelled(self, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images (n, size, size, 3) uint8, and the scenes (n,) int64 of what they show.
+        """Images (n, size, size, 3) uint8 and their scenes (n,) int64.
 
-        A tile that vanished or changed since pruning fails, or its next one stands in, with its own scene.
+        For a tile that vanished or changed since pruning: fail, or use the next tile with that tile's scene.
 
         Raises:
-            RunError: a tile is not what it was, and `on_changed` is `fail`; or none of the tiles can be read any more.
+            RunError: a tile changed and `on_changed` is `fail`, or no tile can be read any more.
         """
         read = [self._read_from(int(index)) for index in indices]
         return np.stack([image for _, image in read]), self.scene_ids[[at for at, _ in read]]
 
     def _read_from(self, index: int) -> tuple[int, np.ndarray]:
-        """The place and the image of the tile at `index`, or of the next one that can be read."""
+        """Index and image of the tile at `index`, or of the next readable one."""
         for step in range(len(self)):
             at = (index + step) % len(self)
             if (known := self.memory.get(at)) is not None:
@@ -101,7 +101,7 @@ def tile_set(
     on_changed: OnChanged = "fail",
     scene_column: str = "scene",
 ) -> TileSet:
-    """The tiles of a subset with their scenes; one scene for all where the column says nothing.
+    """The tiles of a subset with their scenes; one scene for all if the column is null.
 
     Raises:
         UsageError: there are no tiles.
@@ -127,13 +127,13 @@ def squared(image: np.ndarray, size_px: int) -> np.ndarray:
 
 
 def order_of(positions: np.ndarray, *, n_tiles: int, seed: int) -> np.ndarray:
-    """Which tile is the i-th image of the training: every epoch is a permutation of all tiles.
+    """The tile of the i-th training image: every epoch is a permutation of all tiles.
 
     Args:
         positions: (n,) numbers of training images, from 0.
 
     Returns:
-        (n,) tile indices; the same for a seed, however the training is cut into batches, processes or runs.
+        (n,) tile indices; they depend on the seed only, not on batches, processes or interruptions.
     """
     epochs, places = np.divmod(positions, n_tiles)
     order = np.empty(len(positions), np.int64)
@@ -144,7 +144,7 @@ def order_of(positions: np.ndarray, *, n_tiles: int, seed: int) -> np.ndarray:
 
 
 def turned(images: np.ndarray, turns: np.ndarray) -> np.ndarray:
-    """Images (n, s, s, 3), each turned by `turns` (n,) quarter turns, and mirrored first where that is 4 or more."""
+    """Rotate images (n, s, s, 3) by `turns` (n,) quarter turns each; mirrored first if that is 4 or more."""
     return np.stack(
         [
             np.rot90(image[:, ::-1] if turn >= N_TURNS // 2 else image, turn % 4)
@@ -155,7 +155,7 @@ def turned(images: np.ndarray, turns: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Batch:
-    """Training images by their number in the training."""
+    """Consecutive training images."""
 
     first: int
     images: np.ndarray
@@ -165,7 +165,7 @@ class Batch:
 
 
 def batches(tiles: TileSet, *, start: int, end: int, batch_size: int, seed: int, workers: int = 2) -> Iterator[Batch]:
-    """The images `start` to `end` of the training, in batches, each image turned at random by its number."""
+    """Training images `start` to `end` in batches, each randomly rotated and flipped by its number."""
     with ThreadPoolExecutor(workers) as pool:
         for first in range(start, end, batch_size):
             positions = np.arange(first, min(first + batch_size, end))

@@ -1,4 +1,4 @@
-"""The training loop, counted in images. Whatever cuts it short, it goes on from its last state to the same losses."""
+"""The training loop, counted in images. An interrupted training resumes from its last state with the same losses."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -25,20 +25,20 @@ from rsprune_dagster.pruning.embedding import ahead
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """What a training depends on, beside its tiles."""
+    """Options of a training."""
 
     preset: str
     n_images: int
     """Training length; an image that is seen twice counts twice."""
     batch_size: int
-    """Over all processes."""
+    """Images per step over all processes."""
     micro_batch_size: int
-    """Images that one process works on at a time; less memory, the same result."""
+    """Images per forward pass of one process; smaller: less memory, same result."""
     learning_rate: float
     warmup_images: int
-    """The learning rate rises linearly over these."""
+    """Images over which the learning rate rises linearly."""
     ema_half_life_images: int
-    """The averaged weights forget half in so many images."""
+    """Half-life of the weight average (EMA), in images."""
     scene_dropout: float
     precision: str
     """float32, bfloat16, or auto: bfloat16 where the device computes in it (`autocast`)."""
@@ -49,34 +49,34 @@ class TrainingOptions:
     objective: str = "v_prediction"
     """v_prediction or flow_matching."""
     gradient_checkpointing: bool = False
-    """Computes activations a second time instead of keeping them; less memory, the same result."""
+    """Recompute activations: less memory, slower, same result."""
     autoencoder_digest: str = ""
-    """Of the autoencoder whose latents are learned; empty: pixels."""
+    """sha256 of the autoencoder of a latent diffusion; empty: pixels."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The end of a training."""
+    """The result of a training."""
 
     model: Model
-    """With the averaged weights."""
+    """The model with averaged weights (EMA)."""
     losses: tuple[float, ...]
-    """One per step."""
+    """One loss per step."""
     n_images: int
     n_threads: int
-    """Threads of the processor that computed it; another number gives other last bits."""
+    """Number of CPU threads used; another number changes the last bits."""
 
     @property
     def denoiser(self) -> Denoiser:
         return self.model.denoiser
 
     def moved(self, device: str) -> "Trained":
-        """With its weights on a device, in the plain layout."""
+        """Move the weights to a device, in contiguous memory format."""
         return replace(self, model=self.model.to(device))
 
 
 OnState = Callable[[Model, int], object]
-"""Told of the averaged model and the images seen, whenever a state was saved as planned."""
+"""Callback with the averaged model and the number of training images, after each scheduled save."""
 
 
 def train(
@@ -92,18 +92,18 @@ def train(
 ) -> Trained:
     """Train a denoiser on tiles, from the last state in `folder` if there is one.
 
-    A training that goes on computes on as many threads as it began with where there are so many cores
-    (`threads.threads_for`). So on one type of processor it comes to the same bits.
+    A resumed training uses the same number of threads as before if there are enough cores (`threads.threads_for`), so
+    that it gives the same bits on the same type of processor.
 
-    SIGTERM and Ctrl-C are answered between two steps: a state is saved, then they do what they would have done.
+    SIGTERM and Ctrl-C are handled between two steps: a state is saved, then the previous handler runs.
 
     Args:
-        folder: gets the states, `state-IMAGES`; the last two are kept.
-        space: the latents to learn (`spaces.latents`), those of `options.autoencoder_digest`; None: pixels.
+        folder: receives the states, `state-IMAGES`; the last two are kept.
+        space: the latent space (`spaces.latents`) of `options.autoencoder_digest`; None: pixels.
 
     Raises:
         UsageError: fewer tiles than a batch, unknown preset, or `folder` holds the states of another training.
-        RunError: the loss is no number any more (the last state is from before), a tile changed, the disk is full.
+        RunError: the loss is not finite, a tile changed, or the disk is full; the last saved state is intact.
     """
     check(tiles, options)
     space = (space or own_space(tiles, options)).on(device)
@@ -142,16 +142,16 @@ def train(
 
 
 def is_due(n_images: int, n: int, options: TrainingOptions) -> bool:
-    """Whether the last `n` of the images seen reach the end, or another multiple of `save_every_images`.
+    """Whether the last `n` images reached the end or a multiple of `save_every_images`.
 
-    So it does not depend on where a training was interrupted.
+    This does not depend on where a training was interrupted.
     """
     every = options.save_every_images
     return n_images >= options.n_images or n_images // every > (n_images - n) // every
 
 
 def own_space(tiles: TileSet, options: TrainingOptions) -> Space:
-    """Pixels: a DiT has them from an autoencoder that changes nothing, as its pipeline wants one."""
+    """The pixel space; for a DiT with an identity autoencoder, which its pipeline requires."""
     return passed_through(tiles.image_size_px) if options.denoiser == "dit" else pixels(tiles.image_size_px)
 
 
@@ -164,7 +164,7 @@ def share_of(
     options: TrainingOptions,
     ranks: Ranks,
 ) -> Noised:
-    """This process's rows of a batch, noised."""
+    """This process's rows of a batch, with noise added."""
     return noised(
         batch,
         objective,
@@ -179,7 +179,7 @@ def share_of(
 
 
 def check(tiles: TileSet, options: TrainingOptions) -> None:
-    """Raise UsageError for what would fail later.
+    """Validate before training.
 
     Raises:
         UsageError: fewer tiles than a batch, or an unknown objective.
@@ -198,12 +198,12 @@ def check(tiles: TileSet, options: TrainingOptions) -> None:
 
 
 def learning_rate_at(n_images: int, options: TrainingOptions) -> float:
-    """Linear warm-up, then constant: the average of the weights does the cooling down."""
+    """Linear warm-up, then constant: the weight average (EMA) replaces a decay."""
     return options.learning_rate * min(1.0, (n_images + options.batch_size) / max(1, options.warmup_images))
 
 
 def autocast(device: str, precision: str) -> AbstractContextManager[object]:
-    """bfloat16 where asked, or by itself where the device computes in it; float32 else."""
+    """The autocast context: bfloat16 if requested, or with auto if it is faster on the device; else float32."""
     kind = device.split(":", maxsplit=1)[0]
     if precision == "bfloat16" or (precision == "auto" and pays_bfloat16(kind)):
         return torch.autocast(kind, torch.bfloat16)
@@ -211,9 +211,9 @@ def autocast(device: str, precision: str) -> AbstractContextManager[object]:
 
 
 def pays_bfloat16(kind: str) -> bool:
-    """Whether a step is faster in bfloat16: on GPUs, and on processors with tiles for it (AMX).
+    """Whether a step is faster in bfloat16: on GPUs and on processors with AMX.
 
-    AVX-512 alone converts as much as it saves, and without either it is emulated, ten times slower (docs/log.md).
+    With AVX-512 only, conversions cost what the arithmetic saves; emulation is ten times slower (docs/log.md).
     """
     if kind == "cpu":
         return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
@@ -221,7 +221,7 @@ def pays_bfloat16(kind: str) -> bool:
 
 
 def new_state(tiles: TileSet, options: TrainingOptions, space: Space) -> TrainingState:
-    """Before the first image: the same for a seed, on any machine."""
+    """The initial state; it depends on the seed only, not on the machine."""
     denoiser = build_denoiser(
         options.preset,
         image_size_px=space.edge,
@@ -235,7 +235,7 @@ def new_state(tiles: TileSet, options: TrainingOptions, space: Space) -> Trainin
 
 
 def _loaded(tiles: TileSet, options: TrainingOptions, start: int) -> AbstractContextManager[Iterator[Batch]]:
-    """The batches that are left, read ahead of the model."""
+    """The remaining batches, prefetched in a thread."""
     stream = batches(tiles, start=start, end=options.n_images, batch_size=options.batch_size, seed=options.seed)
     return ahead(stream, 4)
 
@@ -249,10 +249,10 @@ def step(
     device: str,
     ranks: Ranks,
 ) -> float:
-    """One step of Adam on a batch of `n_rows`, of which `share` is this process's; returns the batch's mean loss.
+    """One Adam step on a batch of `n_rows`, of which this process has `share`; returns the batch's mean loss.
 
     Raises:
-        RunError: the loss is no number.
+        RunError: the loss is not finite.
     """
     total = torch.zeros((), device=device)
     n_own, at_once = len(share.noisy), options.micro_batch_size

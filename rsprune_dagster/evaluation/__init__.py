@@ -1,1 +1,1 @@
-"""Is it good: fidelity, coverage, scenes, memorization, leakage. A library: no Dagster, MLflow or DVC."""
+"""Evaluation of samples: fidelity, coverage, scenes, memorization, leakage. No Dagster, MLflow or DVC."""

@@ -1,12 +1,12 @@
-"""Whether samples are real-looking, and whether all that is real is sampled: precision, recall, density, coverage.
+"""Precision, recall, density and coverage: whether samples look real and cover the real distribution.
 
-Each image carries an open ball: it reaches to its k-th nearest neighbour in its own set and does not contain it, as in
-Naeem et al.'s published code (prdc), so a set of distinct images has density 1 against itself. The balls together are
-the set's region. An image with k copies in its own set has an empty ball.
+Each image has an open ball whose radius is the distance to its k-th nearest neighbour in its own set, as in Naeem et
+al.'s code (prdc), so a set of distinct images has density 1 against itself. The union of the balls is the set's
+manifold. An image with k copies in its own set has an empty ball.
 
-Precision: share of samples within the reference's region; recall: share of reference images within the samples' region
-(Kynkäänniemi et al. 2019, arXiv 1904.06991). Density counts how many balls a sample lies in, coverage the share
-of reference balls with a sample in them: outliers of either set move these two less (Naeem et al. 2020, arXiv
+Precision: share of samples in the reference's manifold; recall: share of reference images in the samples' manifold
+(Kynkäänniemi et al. 2019, arXiv 1904.06991). Density: mean number of reference balls that contain a sample, over k;
+coverage: share of reference balls that contain a sample. These two are robust to outliers (Naeem et al. 2020, arXiv
 2002.09797). Recall and coverage rise with the number of samples: compare at equal counts.
 """
 
@@ -25,12 +25,12 @@ from rsprune_dagster.pruning.scenes import squared_distances
 
 NAMES: Final = ("precision", "recall", "density", "coverage")
 ROUNDING: Final = 1e-11
-"""Share of a set's squared spread that a squared distance may be off by: BLAS may round a product by its place in the
-matrix, and the k-th neighbour must not lie in the ball that reaches to it."""
+"""Tolerance of squared distances relative to a set's squared spread: BLAS may round by position in the matrix, and the
+k-th neighbour must lie outside the open ball."""
 BALLS: Final = "open, as in prdc"
-"""For the protocol: scores of balls that contained the k-th neighbour are not compared with these."""
+"""Protocol entry: prevents comparison with scores of closed balls."""
 SPARE_NEIGHBOURS: Final = 24
-"""Neighbours kept beyond 4 k. In half of a set, the k-th nearest is among them but for one time in many millions."""
+"""Neighbours stored beyond 4 k, so that the k-th nearest in a random half is almost certainly among them."""
 
 Floats = NDArray[np.float64]
 
@@ -47,7 +47,7 @@ class Neighbours:
         return self.squared[:, k - 1]
 
     def radii_among(self, member: NDArray[np.bool_], k: int) -> Floats:
-        """Squared distance (n,) of the k-th nearest that is a `member` (n,); the farthest known where fewer are."""
+        """Squared distance (n,) of the k-th nearest `member` (n,); the farthest stored one if there are fewer."""
         counted = np.cumsum(member[self.index], axis=1) >= k
         column = np.where(counted.any(axis=1), counted.argmax(axis=1), self.index.shape[1] - 1)
         return np.asarray(self.squared[np.arange(len(self.squared)), column])
@@ -62,9 +62,9 @@ def coverage_scores(
     protocol: Protocol,
     resampling: Resampling,
 ) -> tuple[Score, ...]:
-    """The four scores of generated (n, d) against reference (m, d) features, balls reaching to `n_neighbours`.
+    """The four scores of generated (n, d) against reference (m, d) features, with k = `n_neighbours`.
 
-    Raises RunError where either set is too small for balls in a half of it.
+    Raises RunError if half of either set has too few images for k.
     """
     _check_enough(len(generated), len(reference), n_neighbours)
     chosen = halves(len(generated), n_resamples=resampling.n_resamples, seed=resampling.seed)
@@ -88,8 +88,8 @@ def _check_enough(n_generated: int, n_reference: int, n_neighbours: int) -> None
     if n_neighbours < 1 or min(n_generated, n_reference) < needed:
         raise RunError(
             f"precision and recall with {n_neighbours} neighbours need {needed} images or more on either side and 1 "
-            f"neighbour or more, but {n_generated:,} generated and {n_reference:,} reference images came: bring more "
-            "images, or ask for fewer neighbours"
+            f"neighbour or more, but there are {n_generated:,} generated and {n_reference:,} reference images: use "
+            "more images or fewer neighbours"
         )
 
 
@@ -100,9 +100,9 @@ def four_measures(
     n_neighbours: int,
     chosen: NDArray[np.bool_],
 ) -> tuple[Floats, Floats]:
-    """Precision, recall, density and coverage (4,), and those (R, 4) of the `chosen` parts (R, n) of `generated`.
+    """Precision, recall, density and coverage (4,), and those (R, 4) of the subsets `chosen` (R, n) of `generated`.
 
-    Distances are made block by block: never a whole n x m matrix.
+    Distances are computed in blocks, never as a whole n x m matrix.
     """
     x, y, slack = _centred(generated, reference)
     parts = np.concatenate([np.ones((1, len(x)), np.bool_), chosen])
@@ -131,7 +131,7 @@ def four_measures(
 
 
 def _centred(generated: NDArray[np.floating], reference: NDArray[np.floating]) -> tuple[Floats, Floats, float]:
-    """Both sets around the reference's mean, where rounding is least, and the squared distance it may amount to."""
+    """Both sets centred on the reference's mean, to reduce rounding, and the tolerance of squared distances."""
     x, y = np.asarray(generated, np.float64), np.asarray(reference, np.float64)
     centre = y.mean(axis=0)
     largest = max(float(np.square(x - centre).sum(axis=1).max()), float(np.square(y - centre).sum(axis=1).max()))
@@ -151,6 +151,6 @@ def nearest_others(x: Floats, n_neighbours: int) -> Neighbours:
 
 
 def distance_blocks(x: Floats, y: Floats) -> Iterator[tuple[slice, Floats]]:
-    """Squared distances (b, m) of some rows of x to all of y (m, d), block by block."""
+    """Squared distances (b, m) of blocks of rows of x to all of y (m, d)."""
     for rows in blocks(len(x)):
         yield rows, squared_distances(x[rows], y)

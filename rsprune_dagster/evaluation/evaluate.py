@@ -1,4 +1,4 @@
-"""The story: generated images against real ones, and nothing that was trained on among the real ones.
+"""Evaluate generated images against real images that are not in the training set.
 
     networks = [inception(None, device="cpu"), encoder("mobilenet_v2", weights, 224, device="cpu")]
     reference = see(tiles, networks, pixel_edge_px=16, scenes=labels)
@@ -7,7 +7,7 @@
     generated = see(samples, networks, pixel_edge_px=16, turned_in=networks[1], scenes=asked_for)
     evaluation = evaluate(generated, reference, training, held_out, networks, settings=settings)
 
-What cannot be measured is left out with its reason; nothing is replaced by something of the same name.
+Scores that cannot be measured are left out with the reason; no score is replaced by another one.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,14 +32,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Settings:
-    """The numbers of an evaluation; none has a default here."""
+    """Settings of an evaluation, without defaults."""
 
     resampling: Resampling
-    n_neighbours: int  # that a ball reaches to, for precision, recall, density and coverage
-    min_per_scene: int  # images of a scene on either side, below which it gets no distance of its own
-    held_out_quantile: float  # of held-out tiles, nearer than which a sample counts as near
-    copy_neighbours: int  # next nearest training tiles that the nearest one is set in relation to
-    near_duplicate_correlation: float  # from which an evaluation tile nearly is a training tile
+    n_neighbours: int  # k for precision, recall, density and coverage
+    min_per_scene: int  # fewest generated and reference images for a distance per scene
+    held_out_quantile: float  # quantile of held-out distances below which a sample counts as close
+    copy_neighbours: int  # further nearest training tiles that the nearest distance is divided by
+    near_duplicate_correlation: float  # from which an evaluation tile is a near-duplicate of a training tile
     on_leak: Literal["refuse", "report"]
 
     @classmethod
@@ -50,18 +50,18 @@ class Settings:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that was measured, and what was left out with the reason."""
+    """All measured scores, and the reasons for those left out."""
 
     scores: tuple[Score, ...]
     left_out: dict[str, str]
     recognitions: dict[str, Recognition]  # by network
     memorizations: dict[str, Memorization]  # by space
     leaked: dict[str, tuple[Leak, ...]]
-    """By set, `reference` and `held_out` (alone, where they are one); absent where there was nothing to compare."""
+    """By set: `reference` and `held_out` (only the latter if they are one set); absent if not compared."""
     leak_sentences: tuple[str, ...]
 
     def score(self, name: str) -> Score:
-        """The score of that name. RunError: there is none, and why."""
+        """The score of that name. RunError: it was not measured; gives the reason."""
         for score in self.scores:
             if score.name == name:
                 return score
@@ -69,7 +69,7 @@ class Evaluation:
         raise RunError(f"there is no score {name}: {why}")
 
     def metrics(self) -> dict[str, float]:
-        """Flat: each score's value, `_low` and `_high`, the chances of copies, and the counts of leaks."""
+        """Flat metrics: each score with `_low` and `_high`, p-values of copying, and counts of leaks."""
         flat = {f"n_leaked_{name}": float(len(found)) for name, found in self.leaked.items()}
         flat |= {f"recognised_{name}_of_real": seen.held_out_accuracy for name, seen in self.recognitions.items()}
         for seen in self.memorizations.values():
@@ -80,7 +80,7 @@ class Evaluation:
         return flat
 
     def protocols(self) -> dict[str, dict[str, Any]]:
-        """By score: value, interval, protocol and caution."""
+        """Value, interval, protocol and caution by score."""
         return {score.name: score.as_json() for score in self.scores}
 
     def as_json(self) -> dict[str, Any]:
@@ -95,13 +95,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class _Sheet:
-    """What has been measured so far, and what could not be."""
+    """The results so far, and the reasons for missing ones."""
 
     scores: list[Score] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
 
     def attempt(self, names: Sequence[str], measure: Callable[[], T]) -> T | None:
-        """What `measure` gives; None where it refuses, and its reason is noted for `names`."""
+        """The result of `measure`; None if it raises RunError, whose reason is recorded for `names`."""
         try:
             return measure()
         except RunError as error:
@@ -118,16 +118,16 @@ def evaluate(
     *,
     settings: Settings,
 ) -> Evaluation:
-    """Measure `generated` against `reference` in every network, and its copying against `training` and `held_out`.
+    """Measure `generated` against `reference` in every network, and memorization against `training` and `held_out`.
 
     Args:
-        generated: seen in all `networks`; with its turns in the network in which copies are sought.
-        reference: real images that were not trained on, seen in all `networks`.
-        training: what the model was trained on, seen in the network in which copies are sought; None: not known.
-        held_out: real images that were not trained on, of the training set's kind, with their turns; it may be the
-            reference.
+        generated: with features of all `networks`, and of all orientations in the network used to search copies.
+        reference: real images outside the training set, with features of all `networks`.
+        training: the training set, with features of the network used to search copies; None: unknown.
+        held_out: real images outside the training set, from the same distribution, with all orientations; may be the
+        reference.
 
-    Raises RunError where evaluation tiles are in the training set, unless settings.on_leak is `report`.
+    Raises RunError if evaluation tiles are in the training set, unless settings.on_leak is `report`.
     """
     sets: dict[str, Seen | None] = {"reference": reference, "held_out": held_out}
     if held_out is reference:
@@ -199,7 +199,7 @@ def _measure_fidelity(
 
 
 def _kernel_scale(network: FeatureNetwork, reference: Seen) -> float:
-    """KID takes Inception's features as they are; other networks' are brought to their size."""
+    """1 for Inception, as KID defines; for other networks the scale that gives features of similar size."""
     return 1.0 if network.name == INCEPTION else kernel_scale(reference.spaces[network.name])
 
 
@@ -239,7 +239,7 @@ def _measure_scenes(
 
 
 def _unlike(asked_for: Labels, labels: Labels) -> str:
-    """Why nothing is measured scene by scene: a pool foreign to its reference has clusters for scenes."""
+    """The reason for missing scores per scene: the scenes of a foreign pool are clusters."""
     ours, theirs = (sorted(set(names.tolist())) for names in (asked_for, labels))
     return (
         f"the samples have {len(ours)} scenes ({ours[0]} and so on) and the reference images {len(theirs)} "
@@ -282,7 +282,7 @@ def _measure_copying(
 def _protocol_of_copies(
     space: str, networks: Sequence[FeatureNetwork], generated: Seen, training: Seen, held_out: Seen
 ) -> Protocol:
-    """Samples are held against the training set; which tiles were held out is a parameter."""
+    """The protocol of memorization: the reference is the training set; the held-out set is a parameter."""
     resizes = {PIXELS: ("", f"area averages to {generated.pixel_edge_px} px")}
     resizes |= {network.name: (network.sha256, network.resize) for network in networks}
     held = ("held_out", held_out.content), ("n_held_out", len(held_out))

@@ -1,7 +1,7 @@
-"""Networks whose features fidelity is measured on: clean-fid's Inception, or a named encoder.
+"""Feature networks for fidelity: clean-fid's Inception, or a named encoder.
 
-Only Inception's distances are called FID and KID (`FeatureNetwork.measure`); the same formula on another network is
-another number and bears that network's name.
+Only Inception's distances are called FID and KID (`FeatureNetwork.measure`); distances on another network carry its
+name.
 """
 
 import hashlib
@@ -31,21 +31,21 @@ Images = NDArray[np.uint8]
 
 INCEPTION: Final = "inception"
 INCEPTION_SHA256: Final = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
-"""Of inception-2015-12-05.pt. The file is TorchScript, which is code: no other one is run."""
+"""sha256 of inception-2015-12-05.pt. The file is TorchScript, that is, code: only this file is executed."""
 INCEPTION_DIMENSION: Final = 2048
 INCEPTION_PX: Final = 299
 N_CHANNELS: Final = 3
 TIMEOUT_S: Final = 30.0
 MEASURES: Final = {"frechet": "fid", "kernel": "kid"}
-"""What the two distances are called on Inception."""
+"""Names of the two distances on Inception."""
 
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """A frozen network: images to features. `forward` takes uint8 (n, H, W, 3) and gives float32 (n, dimension)."""
+    """A frozen network. `forward`: images uint8 (n, H, W, 3) to features float32 (n, dimension)."""
 
     name: str
-    sha256: str  # of its weights; empty where it has none
+    sha256: str  # of its weights; empty without weights
     resize: str  # the resize protocol in words
     image_size_px: int
     dimension: int
@@ -56,9 +56,9 @@ class FeatureNetwork:
         return MEASURES[distance] if self.name == INCEPTION else f"{distance}_{self.name}"
 
     def extract(self, batches: Iterable[Images]) -> NDArray[np.float32]:
-        """Features (N, dimension) of all images in `batches`, each uint8 (B, H, W, 3), in their order.
+        """Features (N, dimension) of all images in `batches`, each uint8 (B, H, W, 3), in order.
 
-        Raises RunError for another shape or dtype, and for features that are not finite.
+        Raises RunError for a wrong shape or dtype, and for features that are not finite.
         """
         passes = [self._checked(batch) for batch in batches]
         return np.concatenate([np.empty((0, self.dimension), np.float32), *passes])
@@ -75,7 +75,7 @@ def check_images(batch: Images) -> None:
     """Raise RunError unless `batch` is uint8 (B, H, W, 3)."""
     if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != N_CHANNELS:
         raise RunError(
-            f"images of dtype {batch.dtype} and shape {batch.shape} came, expected uint8 (B, H, W, 3): scale them to "
+            f"got images of dtype {batch.dtype} and shape {batch.shape}, expected uint8 (B, H, W, 3): scale them to "
             "0 to 255 and round before they are measured"
         )
 
@@ -83,8 +83,8 @@ def check_images(batch: Images) -> None:
 def encoder(backbone: str, weights: str, image_size_px: int, *, device: str) -> FeatureNetwork:
     """An encoder of `pruning.encoders` in float32. `weights`: a file, or empty for the published ones.
 
-    Its features are the pooled maps themselves, not scaled to length 1 as for pruning: how strongly a network
-    responds belongs to what a picture shows. Raises UsageError as `load_encoder`.
+    Features are the pooled maps, not scaled to length 1 as for pruning, since their magnitude carries information.
+    Raises UsageError as `load_encoder`.
     """
     made = load_encoder(backbone, weights=weights, image_size_px=image_size_px, precision="float32", device=device)
     return FeatureNetwork(
@@ -103,10 +103,10 @@ def _encoder_features(made: Encoder, images: Images) -> NDArray[np.float32]:
 
 
 def inception(weights: Path | None, *, device: str) -> FeatureNetwork:
-    """Inception V3 of 2015 as clean-fid uses it: images resized by Pillow, not rounded afterwards.
+    """Inception V3 (2015) as in clean-fid: images resized by Pillow without rounding.
 
-    `weights`: clean-fid's file inception-2015-12-05.pt; None: the copy that clean-fid or torch keeps, else the usual
-    download. Raises RunError where there is none, or another file.
+    `weights`: clean-fid's file inception-2015-12-05.pt; None: the cached copy of clean-fid or torch, else a download.
+    Raises RunError if the file is missing or has another hash.
     """
     path = _existing(weights) if weights is not None else _kept_or_downloaded()
     place = resolved_device(device)
@@ -142,14 +142,14 @@ def _clean(images: Images) -> torch.Tensor:
 def _in_passes(
     chunks: Iterable[torch.Tensor], model: Callable[[torch.Tensor], torch.Tensor], dimension: int
 ) -> NDArray[np.float32]:
-    """Features (n, dimension), every pass on as many tiles and without TF32: they depend on the image alone."""
+    """Features (n, dimension), in passes of equal size and without TF32, so that they depend on the image only."""
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         passes = [model(filled_up(chunk, FORWARD_TILES))[: len(chunk)].float().cpu().numpy() for chunk in chunks]
     return np.concatenate([np.empty((0, dimension), np.float32), *passes])
 
 
 def _loaded(path: Path) -> Any:
-    """The network in a file that is the one we know; what is run are the bytes that were hashed."""
+    """Load the network after checking its hash; the hashed bytes are those executed."""
     content = path.read_bytes()
     actual = hashlib.sha256(content).hexdigest()
     if actual != INCEPTION_SHA256:
@@ -158,7 +158,7 @@ def _loaded(path: Path) -> Any:
             "damaged or another network, and other networks give no FID; get the file again"
         )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # TorchScript is on its way out, the published file is not
+        warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated, but the published file uses it
         network: Any = torch.jit.load(io.BytesIO(content), map_location="cpu")  # type: ignore[no-untyped-call]
         return network.eval()
 
@@ -170,7 +170,7 @@ def _existing(path: Path) -> Path:
 
 
 def _kept_or_downloaded() -> Path:
-    """clean-fid's own copy in /tmp, else the one in torch's cache, downloaded there on first use."""
+    """clean-fid's copy in /tmp, else the one in torch's cache, downloaded on first use."""
     from cleanfid.downloads_helper import inception_url
 
     name = str(inception_url).rsplit("/", 1)[1]
@@ -190,7 +190,7 @@ def _kept_or_downloaded() -> Path:
 
 
 def _download(url: str, target: Path) -> None:
-    """Whole or not at all."""
+    """Download atomically."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         part = Path(folder, target.name)

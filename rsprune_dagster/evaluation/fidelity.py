@@ -1,7 +1,6 @@
-"""How far generated images lie from real ones, in features: the Fréchet distance and the kernel distance.
+"""Distances between generated and real images in feature space: Fréchet distance and kernel distance.
 
-Statistics are float64. Which images, network and counts they belong to is in each score's protocol. Intervals are those
-of `intervals.py`.
+Statistics are float64. Each score's protocol states images, network and counts. Intervals: `intervals.py`.
 """
 
 from collections.abc import Iterator
@@ -20,12 +19,12 @@ Features = NDArray[np.floating]
 """(n, d)."""
 
 RELIABLE_N: Final = 2048
-"""Images a side from which published Fréchet distances start; below, its bias is a large part of it."""
+"""Smallest sample size of published Fréchet distances; with fewer images the bias is large."""
 
 
 @dataclass(frozen=True)
 class Moments:
-    """What the Fréchet distance sees of a set."""
+    """Mean and covariance of a set of features, for the Fréchet distance."""
 
     mean: NDArray[np.float64]  # (d,)
     covariance: NDArray[np.float64]  # (d, d), divided by n - 1
@@ -40,10 +39,10 @@ def moments(features: Features) -> Moments:
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
-    """|mean_a - mean_b|² + tr(A + B - 2 (A B)^(1/2)), never negative (Dowson and Landau 1982; Heusel et al. 2017).
+    """|mean_a - mean_b|² + tr(A + B - 2 (A B)^(1/2)), not negative (Dowson and Landau 1982; Heusel et al. 2017).
 
-    (A B)^(1/2) has the trace of (A^(1/2) B A^(1/2))^(1/2), which is symmetric: eigenvalues, no matrix square root of a
-    product that may be singular.
+    The trace of (A B)^(1/2) is computed from the eigenvalues of the symmetric matrix A^(1/2) B A^(1/2), which avoids
+    the matrix square root of a possibly singular product.
     """
     with one_thread():
         half = root(a.covariance)
@@ -59,7 +58,7 @@ def root(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _nuclear(eigenvalues: NDArray[np.floating]) -> float:
-    """The sum of their roots; rounding may leave some a little below 0."""
+    """The sum of square roots; eigenvalues slightly below 0 from rounding are clipped."""
     return float(np.sqrt(np.maximum(eigenvalues, 0)).sum())
 
 
@@ -73,7 +72,7 @@ def frechet_score(
 ) -> Score:
     """The Fréchet distance of generated (n, d) to reference (m, d) features, with its interval.
 
-    Raises RunError where n or m is below d + 1: the covariance would be singular and the distance mostly bias.
+    Raises RunError if n or m is below d + 1: the covariance would be singular and the distance mostly bias.
     """
     check_enough(len(generated), len(reference), generated.shape[1] + 1, name)
     real = moments(reference)
@@ -90,18 +89,18 @@ def frechet_score(
 
 
 def check_enough(n_generated: int, n_reference: int, needed: int, name: str) -> None:
-    """Raise RunError, with the number needed, where a side has fewer images."""
+    """Raise RunError, with the number needed, if a set has too few images."""
     if min(n_generated, n_reference) >= needed:
         return
     raise RunError(
         f"{name} needs {needed:,} images or more on either side, one more than its network has features, but "
-        f"{n_generated:,} generated and {n_reference:,} reference images came: bring more, or measure on a network of "
-        "fewer features, or use the kernel distance, which has no bias"
+        f"there are {n_generated:,} generated and {n_reference:,} reference images: use more, or a network with "
+        "fewer features, or the unbiased kernel distance"
     )
 
 
 def caution(protocol: Protocol) -> str:
-    """A sentence where there are fewer images than Fréchet distances are published with."""
+    """A warning sentence if there are fewer images than in published Fréchet distances."""
     n = min(protocol.n_generated, protocol.n_reference)
     if n >= RELIABLE_N:
         return ""
@@ -112,7 +111,7 @@ def caution(protocol: Protocol) -> str:
 
 
 def _frechet_of_halves(generated: NDArray[np.float64], real: Moments, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The distance of each half, (R,). In y = A^(1/2) x the covariance is A^(1/2) B A^(1/2) already."""
+    """The distance of each half, (R,). The covariance of y = A^(1/2) x is A^(1/2) B A^(1/2)."""
     with one_thread():
         turned = generated @ root(real.covariance)
         return np.asarray([_frechet_of_half(generated[half], turned[half], real) for half in chosen])
@@ -120,7 +119,7 @@ def _frechet_of_halves(generated: NDArray[np.float64], real: Moments, chosen: ND
 
 def _frechet_of_half(half: NDArray[np.float64], turned: NDArray[np.float64], real: Moments) -> float:
     mean, y = half.mean(axis=0), turned - turned.mean(axis=0)
-    smaller = y.T @ y if len(y) > y.shape[1] else y @ y.T  # both have the same eigenvalues but zeros
+    smaller = y.T @ y if len(y) > y.shape[1] else y @ y.T  # both have the same nonzero eigenvalues
     along = _nuclear(np.linalg.eigvalsh(smaller / (len(y) - 1)))
     spread = float(np.trace(real.covariance)) + float(np.sum((half - mean) ** 2)) / (len(half) - 1)
     return float(np.sum((mean - real.mean) ** 2)) + spread - 2 * along
@@ -129,17 +128,17 @@ def _frechet_of_half(half: NDArray[np.float64], turned: NDArray[np.float64], rea
 def kernel_distance(generated: Features, reference: Features) -> float:
     """The unbiased squared maximum mean discrepancy of all pairs, kernel (x.y / d + 1)³ (Binkowski et al. 2018: KID).
 
-    0 on average where both sets come from one distribution, so it may be a little negative. n and m at least 2.
+    Its mean is 0 if both sets come from one distribution, so it can be slightly negative. n and m at least 2.
     """
     everything = np.ones((1, len(generated)), np.bool_)
     return float(_kernel_distances(generated, reference, everything)[0])
 
 
 def kernel_scale(reference: Features) -> float:
-    """The root mean square of reference features, 1 where all are 0: divided by it, they are of order 1.
+    """The root mean square of the reference features (1 if all are 0), by which features are divided.
 
-    The kernel's 1 is meant for such features, as Inception's are. Of networks with larger ones only x.y³ would be left,
-    that is, the few images that respond most.
+    The constant 1 of the kernel suits features of order 1, such as Inception's. With larger features only the cubic
+    term would matter, dominated by the few images with the strongest response.
     """
     return float(np.sqrt(np.mean(np.square(np.asarray(reference, np.float64))))) or 1.0
 
@@ -155,7 +154,7 @@ def kernel_score(
 ) -> Score:
     """The kernel distance of generated (n, d) to reference (m, d) features divided by `scale`, with its interval.
 
-    Raises RunError where a set has fewer than 4 images: a half needs two.
+    Raises RunError if a set has fewer than 4 images, since a half needs two.
     """
     if min(len(generated), len(reference)) < 4:
         raise RunError(f"{name} needs 4 images or more on either side, but {len(generated)} and {len(reference)} came")
@@ -167,9 +166,9 @@ def kernel_score(
 
 
 def _kernel_distances(generated: Features, reference: Features, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The distance of each chosen part (R, n) of the generated set to the whole reference, (R,).
+    """The distance of each chosen subset (R, n) of the generated set to the whole reference, (R,).
 
-    Kernels are summed block by block: never a whole n x n matrix.
+    Kernels are summed in blocks, never as a whole n x n matrix.
     """
     x, y = np.asarray(generated, np.float64), np.asarray(reference, np.float64)
     member = chosen.astype(np.float64)
@@ -191,7 +190,7 @@ def _pair_sums(x: NDArray[np.float64], member: NDArray[np.float64]) -> NDArray[n
 
 
 def _row_sums(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """For each x the sum of its kernels with all y, (n,)."""
+    """The sum of the kernel of each x with all y, (n,)."""
     return np.concatenate([kernel.sum(axis=1) for _, kernel in _kernel_blocks(x, y)])
 
 

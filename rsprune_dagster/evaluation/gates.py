@@ -1,7 +1,7 @@
-"""Of the trained model and its scores: the training went well, the champion is not beaten downwards, nothing leaked.
+"""Checks of the trained model and its scores: loss, regression against the champion, leakage.
 
-The scores are read from what `written.py` leaves in the evaluation's folder. The champion is the evaluation that was
-accepted last; scores are compared under equal protocols only, as anywhere.
+Scores are read from the files of `written.py`. The champion is the evaluation that was accepted last; only scores with
+equal protocols are compared.
 """
 
 import json
@@ -17,26 +17,26 @@ from rsprune_dagster.evaluation.protocol import Score, difference
 from rsprune_dagster.pruning.checks.verdict import Verdict
 
 DISTANCES: Final = ("fid", "frechet_")
-"""How the names of Fréchet distances start."""
+"""Name prefixes of Fréchet distances."""
 LEAKED: Final = "n_leaked_"
-"""How the counts of evaluation tiles that were trained on start."""
+"""Name prefix of the counts of leaked evaluation tiles."""
 LOSS_TAIL: Final = 10
-"""The first and the last tenth of the training are held against each other."""
+"""Number of parts of the loss curve, of which the first and the last are compared."""
 
 
 @dataclass(frozen=True)
 class Told:
-    """What an evaluation wrote."""
+    """The results of an evaluation, as written to its folder."""
 
     metrics: Mapping[str, float]
     scores: Mapping[str, Score]
     """By name."""
     leaks: tuple[str, ...]
-    """A sentence for each set that was trained on; empty: none was."""
+    """A sentence per set with leaked tiles; empty: no leaks."""
 
 
 def read_evaluation(files: Mapping[str, Path]) -> Told:
-    """What an evaluation says, from its files by name, which may lie in a cache."""
+    """Read an evaluation from its files by name, which may be in a cache."""
     from rsprune_dagster.evaluation.written import METRICS, PROTOCOLS
 
     told = json.loads(files[PROTOCOLS].read_text())
@@ -45,9 +45,9 @@ def read_evaluation(files: Mapping[str, Path]) -> Told:
 
 
 def training_went_well(checkpoint: Path) -> Verdict:
-    """The loss is finite all along, and less in the last tenth of the training than in the first.
+    """All losses are finite, and their mean is lower in the last tenth of the training than in the first.
 
-    The loss of single batches is mostly noise: of a training with less than one for each tenth, no fall is asked.
+    The loss of single batches is noisy: a training with too few batches per tenth need not show a decrease.
     """
     losses = [float(line["loss"]) for line in read_sheet(checkpoint / "loss.csv")]
     n_odd = sum(not math.isfinite(loss) for loss in losses)
@@ -74,7 +74,7 @@ def training_went_well(checkpoint: Path) -> Verdict:
 
 
 def no_leakage(evaluation: Told) -> Verdict:
-    """No tile that scores are measured on was trained on, nor nearly."""
+    """No evaluation tile is in the training set, also not as a near-duplicate."""
     counts = {name: int(n) for name, n in evaluation.metrics.items() if name.startswith(LEAKED)}
     if not counts:
         return Verdict(True, "not measured: there are no held-out tiles, or it is not known what was trained on.", {})
@@ -86,7 +86,7 @@ def no_leakage(evaluation: Told) -> Verdict:
 
 
 def _compared(metrics: Mapping[str, float]) -> str:
-    """What was compared, as far as the evaluation says so."""
+    """A phrase on which tiles were compared, if the evaluation recorded it."""
     try:
         drawn = int(metrics["n_held_out"]), int(metrics["n_training_tiles"])
         everything = int(metrics["n_held_out_all"]), int(metrics["n_training_tiles_all"])
@@ -102,12 +102,12 @@ def _compared(metrics: Mapping[str, float]) -> str:
 
 
 def not_worse_than_champion(evaluation: Told, champion: Told | None, *, max_fid_loss: float) -> Verdict:
-    """No Fréchet distance is above the champion's by more than `max_fid_loss` of it.
+    """No Fréchet distance exceeds the champion's by more than `max_fid_loss`, relatively.
 
-    A distance has failed where the difference is more than that and its interval does not hold 0, so not by chance.
+    A distance fails if the difference is larger and its interval excludes 0.
 
     Args:
-        champion: the accepted evaluation; None: there is none yet.
+        champion: the accepted evaluation; None: none yet.
     """
     if champion is None:
         return Verdict(

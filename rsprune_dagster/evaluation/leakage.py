@@ -1,7 +1,7 @@
-"""No evaluation tile is in the training set, or nearly: turned, re-encoded, moved a little.
+"""Find evaluation tiles in the training set, including rotated, re-encoded or slightly shifted copies.
 
-Equal tiles have equal hashes; near ones are found by the index of near-duplicates that pruning uses, so nothing is
-compared with everything. Tiles without detail (calm water) are never called nearly equal: see `near_duplicates`.
+Exact copies have equal hashes; near-duplicates are found by the index that pruning uses, without comparing all pairs.
+Tiles without detail (calm water) are never near-duplicates: see `near_duplicates`.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from rsprune_dagster.pruning.thumbnail_detail import tones
 from rsprune_dagster.pruning.thumbnail_index import candidate_pairs
 
 N_CANDIDATES = 32
-"""Look-alikes compared for each tile: the nearest in the index, of either set."""
+"""Candidates compared per tile: the nearest in the index, from either set."""
 N_EXAMPLES = 3
 FLATTERED = (
     "Scores on tiles that were trained on flatter the model: take these out of one of the two sets and run again"
@@ -28,7 +28,7 @@ FLATTERED = (
 
 @dataclass(frozen=True)
 class Leak:
-    """An evaluation tile and the training tile that it is, by their places in the given identities."""
+    """An evaluation tile and its copy in the training set, as row numbers."""
 
     evaluation: int
     training: int
@@ -38,7 +38,7 @@ class Leak:
 def leaks(evaluation: Identities, training: Identities, *, correlation: float, workers: int = 1) -> tuple[Leak, ...]:
     """All evaluation tiles (n) that are training tiles (m), one leak each, in order.
 
-    correlation: 0 to 1, that of `pruning.near_duplicates`. Memory follows n + m, 256 bytes a tile and some.
+    correlation: 0 to 1, as in `pruning.near_duplicates`. Memory grows with n + m, over 256 bytes per tile.
     """
     first = {md5: row for row, md5 in reversed(list(enumerate(training.md5)))}
     exact = {row: first[md5] for row, md5 in enumerate(evaluation.md5) if md5 in first}
@@ -50,7 +50,7 @@ def leaks(evaluation: Identities, training: Identities, *, correlation: float, w
 
 
 def shared_contents(evaluation: pa.Table, training: pa.Table) -> list[str]:
-    """Ids of the evaluation tiles whose content hash a training tile has, sorted; of tables of any length.
+    """Sorted ids of the evaluation tiles whose content hash occurs in the training set; for tables of any length.
 
     Both have the columns `tile_id` and `content_md5`.
     """
@@ -59,13 +59,13 @@ def shared_contents(evaluation: pa.Table, training: pa.Table) -> list[str]:
 
 
 def refuse_leaks(found: Sequence[Leak], evaluation: Identities, training: Identities, *, what: str) -> None:
-    """Raise RunError, with counts and examples, where there are leaks. `what` the evaluation tiles are: "reference"."""
+    """Raise RunError with counts and examples if there are leaks. `what`: name of the set, such as "reference"."""
     if found:
         raise RunError(f"{leaks_sentence(found, evaluation, training, what=what)} {FLATTERED}")
 
 
 def leaks_sentence(found: Sequence[Leak], evaluation: Identities, training: Identities, *, what: str) -> str:
-    """How many leak, and the first few by name."""
+    """A sentence with the number of leaks and the first few ids."""
     n_exact = sum(leak.exact for leak in found)
     examples = [f"{evaluation.names[leak.evaluation]} is {training.names[leak.training]}" for leak in found]
     more = ", ..." if len(examples) > N_EXAMPLES else ""
@@ -78,7 +78,7 @@ def leaks_sentence(found: Sequence[Leak], evaluation: Identities, training: Iden
 def _near(
     evaluation: NDArray[np.uint8], training: NDArray[np.uint8], correlation: float, workers: int
 ) -> dict[int, int]:
-    """For evaluation thumbnails (n, 256) that nearly are training ones (m, 256): row to row."""
+    """Near-duplicates of evaluation thumbnails (n, 256) among training ones (m, 256): row to row."""
     m = len(training)
     thumbnails = np.ascontiguousarray(np.concatenate([training, evaluation]))
     means, details = tones(thumbnails)
@@ -90,7 +90,7 @@ def _near(
     pairs = pairs[pairs[:, 1] >= m]
     across, within = pairs[pairs[:, 0] < m], pairs[pairs[:, 0] >= m]
     found = _first_copies(across, compared(across, evidence, workers))
-    # A tile whose neighbours in the index are its own copies in the evaluation set meets the training tile of those.
+    # If a tile's neighbours are its own copies in the evaluation set, use the training tile of those copies.
     handed = [(found[a], b) for a, b in [*within.tolist(), *within[:, ::-1].tolist()] if a in found and b not in found]
     if handed:
         again = np.asarray(handed, np.int64)
@@ -99,7 +99,7 @@ def _near(
 
 
 def _first_copies(pairs: NDArray[np.int64], copies: NDArray[np.bool_]) -> dict[int, int]:
-    """Later row to the first earlier one that it is a copy of."""
+    """Map each later row to the first earlier row that it is a copy of."""
     found: dict[int, int] = {}
     for tile, row in pairs[copies].tolist():
         found[row] = min(tile, found.get(row, tile))

@@ -1,22 +1,22 @@
-"""Are samples copies of training tiles? A small subset invites copying, and copies score well on fidelity.
+"""Detect samples that are copies of training tiles: small training sets invite copying, and copies score well.
 
-Each sample's nearest training tile is sought over all eight turns, in a network's features and in small pictures. A
-sample may be near for honest reasons, so tiles that were *held out* of training say how near is normal:
+Each sample's nearest training tile is searched over all eight orientations, in a network's features and in downscaled
+images. A sample can be close without copying, so *held-out* tiles define the normal distance:
 
-* `closer`: share of samples nearer to their training tile than all but a small share (the `quantile`) of held-out tiles
-  are to theirs. Smooth or plain samples are near everything and raise it without copying.
+* `closer`: share of samples whose distance is below the `quantile` of the held-out tiles' distances. Smooth samples are
+  close to everything and raise it without copying.
 * `singled_out`: the same for the distance to the nearest tile divided by the mean distance to the next nearest ones. A
-  copy is near one tile alone (Carlini et al. 2023, arXiv 2301.13188, section 5.1).
+  copy is close to one tile only (Carlini et al. 2023, arXiv 2301.13188, section 5.1).
 
-Without memorization either share is `quantile` at most, on average: the threshold is an order statistic of the held-out
-distances (as in conformal tests). The interval counts the samples' chance alone; `chance` counts that of the held-out
-tiles too: how often samples that are like held-out tiles would give as large a share, whatever the distribution. All
-this holds for held-out tiles of the samples' kind: of the same scenes in the same proportions.
+Without memorization the expected share is at most `quantile`: the threshold is an order statistic of the held-out
+distances (as in conformal tests). The interval covers the sampling error of the samples only; `chance` is a p-value
+that includes that of the held-out tiles: the probability of so large a share if samples and held-out tiles have the
+same distribution. This assumes held-out tiles with the same scenes in the same proportions.
 
-Measured on EuroSAT (1,024 training tiles, 640 held out, quantile 1 %): of turned copies re-encoded as JPEG 90,
-`singled_out` finds 88 % in small pictures, 0 to 26 % in features, which see the encoding; `closer` finds 5 %, since
-calm water lies nearer to other calm water than a copy of a town to the town. Exact copies are all found by all four.
-So `singled_out_pixels` is the number to watch.
+Measured on EuroSAT (1,024 training tiles, 640 held out, quantile 1 %): of rotated copies re-encoded as JPEG 90,
+`singled_out` finds 88 % in downscaled images and 0 to 26 % in features, which are sensitive to the encoding; `closer`
+finds 5 %, since calm water is closer to other calm water than a copy of a town to the town. All four find all exact
+copies. So `singled_out_pixels` is the most useful score.
 """
 
 import math
@@ -44,14 +44,14 @@ class Nearest:
     """The nearest training tile of each of n images."""
 
     index: NDArray[np.int64]  # (n,)
-    turn: NDArray[np.int64]  # (n,) which of the eight turns of the image lies nearest, see `seen.turn_of`
+    turn: NDArray[np.int64]  # (n,) the nearest of the image's eight orientations, see `seen.turn_of`
     distance: NDArray[np.float64]  # (n,) Euclidean
-    relative: NDArray[np.float64]  # (n,) to the mean distance to the next nearest; 0: a copy, 1: no nearer than those
+    relative: NDArray[np.float64]  # (n,) distance over the mean of the next nearest; 0: a copy, 1: not closer
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A sample and its nearest training tile, by their places in the order they came in."""
+    """A sample and its nearest training tile, as numbers in input order."""
 
     sample: int
     training: int
@@ -62,23 +62,23 @@ class Pair:
 
 @dataclass(frozen=True)
 class Excess:
-    """How many samples are nearer than is normal."""
+    """The share of samples that are closer than normal."""
 
     score: Score  # their share
-    threshold: float  # below which a value is not normal
-    chance: float  # 0 to 1, of so large a share where samples are like held-out tiles
+    threshold: float  # values below it are not normal
+    chance: float  # p-value: probability of so large a share without memorization
 
 
 @dataclass(frozen=True)
 class Memorization:
-    """What one space says. Rows of `samples` and `held_out` are in content order; `pairs` are not."""
+    """The results in one space. Rows of `samples` and `held_out` are in content order; `pairs` are not."""
 
     space: str
     samples: Nearest
     held_out: Nearest
     closer: Excess
     singled_out: Excess
-    pairs: tuple[Pair, ...]  # of all samples, the most singled out first
+    pairs: tuple[Pair, ...]  # all samples, smallest relative distance first
 
 
 def memorization(
@@ -94,8 +94,8 @@ def memorization(
 ) -> Memorization:
     """Compare samples with held-out tiles by their nearest training tiles in `space`.
 
-    `generated` and `held_out` were seen with their turns. `n_neighbours`: the next nearest tiles that a distance is set
-    in relation to. Raises RunError where there are too few held-out or training tiles.
+    `generated` and `held_out` have all orientations. `n_neighbours`: number of next nearest tiles for the relative
+    distance. Raises RunError if there are too few held-out or training tiles.
     """
     check_enough(len(held_out), len(training), quantile=quantile, n_neighbours=n_neighbours)
     samples, others = (
@@ -117,7 +117,7 @@ def memorization(
 
 
 def check_enough(n_held_out: int, n_training: int, *, quantile: float, n_neighbours: int) -> None:
-    """Raise RunError, with the numbers needed."""
+    """Raise RunError, with the numbers needed, if there are too few tiles."""
     needed = math.ceil(1 / quantile) - 1
     if n_held_out < needed:
         raise RunError(
@@ -140,10 +140,10 @@ def excess(
     quantile: float,
     level: float,
 ) -> Excess:
-    """The share of `values` (n,) under the j-th smallest of the `normal` ones (m,), j = floor(quantile (m + 1)).
+    """The share of `values` (n,) below the j-th smallest of the `normal` ones (m,), j = floor(quantile (m + 1)).
 
-    Of exchangeable values, the number under it is beta-binomial with n, j and m + 1 - j: `quantile` n at most on
-    average.
+    For exchangeable values, their number is beta-binomial with n, j and m + 1 - j, with a mean of at most
+    `quantile` n.
     """
     n, m = len(values), len(normal)
     j = max(math.floor(quantile * (m + 1) + 1e-9), 1)
@@ -155,19 +155,19 @@ def excess(
 
 
 def nearest(turned: NDArray[np.floating], training: NDArray[np.floating], *, n_neighbours: int) -> Nearest:
-    """The training tile (t, d) nearest to any turn of each image (8, n, d), block by block; of equals the first."""
+    """The training tile (t, d) nearest to any orientation of each image (8, n, d), in blocks; ties: the first."""
     centre = training.mean(axis=0, dtype=np.float64)
     images, tiles = turned - centre, training - centre
     with one_thread():
         found = [_nearest_of(images[:, rows], tiles, n_neighbours) for rows in blocks(images.shape[1])]
     index, turn, further = (np.concatenate(parts) for parts in zip(*found, strict=True))
     own = images[turn, np.arange(len(turn))]
-    distance = np.sqrt(np.square(own - tiles[index]).sum(axis=1))  # anew: exact for copies
+    distance = np.sqrt(np.square(own - tiles[index]).sum(axis=1))  # recomputed directly, so that copies have distance 0
     return Nearest(index, turn, distance, distance / np.maximum(further, 1e-12))
 
 
 def _nearest_of(images: Floats, tiles: Floats, n_neighbours: int) -> tuple[Rows, Rows, Floats]:
-    """Tile and turn (b,) of the nearest, and the mean distance of the `n_neighbours` next, for images (8, b, d)."""
+    """Nearest tile and orientation (b,), and mean distance of the next `n_neighbours`, for images (8, b, d)."""
     everyone = np.arange(images.shape[1])
     index, turn, best = np.zeros_like(everyone), np.zeros_like(everyone), np.full(len(everyone), np.inf)
     known = np.empty((len(everyone), 0))
@@ -182,12 +182,12 @@ def _nearest_of(images: Floats, tiles: Floats, n_neighbours: int) -> tuple[Rows,
 
 
 def _smallest(values: Floats, n: int) -> Floats:
-    """The n smallest of each row, in no order; all where there are no more."""
+    """The n smallest of each row, unsorted; all if there are fewer."""
     return values if values.shape[1] <= n else np.partition(values, n - 1, axis=1)[:, :n]
 
 
 def _over_turns(images: Floats, tiles: Floats) -> tuple[Floats, NDArray[np.int8]]:
-    """The least squared distances (b, t) over the turns of images (8, b, d) to tiles (t, d), and the turns."""
+    """The smallest squared distances (b, t) over orientations of images (8, b, d) to tiles (t, d); and those."""
     least = np.full((images.shape[1], len(tiles)), np.inf)
     which = np.zeros(least.shape, np.int8)
     norms = np.square(tiles).sum(axis=1)
@@ -199,7 +199,7 @@ def _over_turns(images: Floats, tiles: Floats) -> tuple[Floats, NDArray[np.int8]
 
 
 def pairs_of(samples: Nearest, generated: Seen, training: Seen) -> tuple[Pair, ...]:
-    """Each sample with its nearest training tile, the most singled out first."""
+    """Each sample with its nearest training tile, smallest relative distance first."""
     return tuple(
         Pair(
             sample=int(generated.rows[row]),

@@ -1,4 +1,4 @@
-"""The networks that params.yaml names, and why one of them is not to be had."""
+"""The feature networks in params.yaml, and why one is unavailable."""
 
 from pathlib import Path
 
@@ -12,14 +12,14 @@ from rsprune_dagster.params import suggest
 def named_networks(
     names: tuple[str, ...], *, image_size_px: int, device: str
 ) -> tuple[list[FeatureNetwork], dict[str, str]]:
-    """The networks, each NAME or NAME=FILE, and for the measures of those without weights the reason.
+    """Load the networks, each NAME or NAME=FILE; also returns the reason per score whose weights are unavailable.
 
-    Weights that were named must be there. Published ones may be out of reach: then what they measure is left out, as
-    long as another network is left.
+    Weights given as FILE must exist. If published weights cannot be downloaded, their scores are left out, provided
+    that another network is available.
 
     Raises:
-        UsageError: an unknown name, a name twice, a file that is not there or does not fit.
-        RunError: no network is left, or the Inception file is another one.
+        UsageError: an unknown or repeated name, or a missing or unsuitable file.
+        RunError: no network is available, or the Inception file has another hash.
     """
     networks: list[FeatureNetwork] = []
     missing: dict[str, str] = {}
@@ -45,7 +45,7 @@ def measures_of(name: str) -> list[str]:
 
 
 def copy_network(name: str, networks: list[FeatureNetwork]) -> FeatureNetwork | None:
-    """The network in which copies are sought besides small pictures; None for `pixels`. UsageError: not among them."""
+    """The network for the copy search besides downscaled images; None for `pixels`. UsageError: unknown name."""
     if name == PIXELS:
         return None
     for network in networks:

@@ -1,7 +1,7 @@
-"""A number and how it came about. Numbers of unequal protocols are not compared.
+"""Scores with their measurement protocol. Scores with different protocols are not compared.
 
-Feature network, resize, reference and counts all move a fidelity score (Parmar, Zhang and Zhu 2022, "On Aliased
-Resizing"), the count most of all: a Fréchet distance falls as samples are added (Binkowski et al. 2018).
+Feature network, resize, reference and counts affect a fidelity score (Parmar, Zhang and Zhu 2022, "On Aliased
+Resizing"), the count most: a Fréchet distance decreases as samples are added (Binkowski et al. 2018).
 """
 
 import math
@@ -18,18 +18,18 @@ UNSET: Final = "none"
 
 @dataclass(frozen=True)
 class Protocol:
-    """All that a score depends on besides the generated images themselves."""
+    """Everything that a score depends on besides the generated images."""
 
     network: str
-    sha256: str  # of the network's weights; empty where it has none
+    sha256: str  # of the network's weights; empty without weights
     resize: str  # in words
-    reference: str  # hash of the reference images' content, whatever their order
+    reference: str  # hash of the reference images, independent of their order
     n_reference: int
     n_generated: int
     parameters: tuple[tuple[str, Value], ...] = ()  # of the measure, such as ("n_neighbours", 5)
 
     def differences(self, other: "Protocol") -> list[str]:
-        """What differs from `other`, a phrase each; empty: scores may be compared."""
+        """Differences from `other`, as phrases; empty: the scores are comparable."""
         one, two = asdict(self), asdict(other)
         named = [field.name for field in fields(self) if field.name != "parameters"]
         return _differing({key: one[key] for key in named}, {key: two[key] for key in named}) + _differing(
@@ -48,7 +48,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Score:
-    """A measured value with its interval. `intervals.py` says what an interval means; `caution` what to mind."""
+    """A measured value with its interval (see `intervals.py`); `caution` is a warning sentence."""
 
     name: str
     value: float
@@ -81,7 +81,7 @@ class Difference:
 
 
 def difference(a: Score, b: Score) -> Difference:
-    """a - b with an interval, their errors taken as independent. RunError: their protocols differ.
+    """a - b with an interval, assuming independent errors. RunError: their protocols differ.
 
     The two intervals' arms are added in quadrature (MOVER: Zou and Donner 2008, doi:10.1002/sim.3095).
     """
@@ -93,9 +93,9 @@ def difference(a: Score, b: Score) -> Difference:
 
 
 def better(a: Score, b: Score, margin: float) -> bool:
-    """Whether a is better than b by more than `margin` (0 or more, units of the score), the whole interval of it.
+    """Whether the whole interval of the improvement of a over b exceeds `margin` (0 or more, units of the score).
 
-    Raises RunError where their protocols differ or the margin is negative.
+    Raises RunError if their protocols differ or the margin is negative.
     """
     if not margin >= 0:
         raise RunError(f"margin is {margin}, expected 0 or more: how much better a score has to be")
@@ -122,7 +122,7 @@ def _differing(one: Mapping[str, Value], two: Mapping[str, Value]) -> list[str]:
 
 
 def _shown(value: Value) -> str:
-    """A value in a sentence; a hash by its start."""
+    """A value for a message; hashes are shortened."""
     if isinstance(value, int):
         return f"{value:,}"
     text = str(value) or UNSET

@@ -1,6 +1,6 @@
-"""Arrays that took long to make, in files named by the hash of all that they depend on.
+"""A cache of arrays, in files named by the hash of everything that they depend on.
 
-A file that is damaged, or holds another array than is expected, is made anew.
+A damaged file, or one with another shape or dtype than expected, is recomputed.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ from rsprune_dagster.evaluation.features import FeatureNetwork, Images
 
 NAME = "array"
 FEATURES_VERSION = "1"
-"""Raised when a network gives other features with the same weights; the descriptor has none that tell."""
+"""Increment when a network gives other features with the same weights; the descriptor has no weights to hash."""
 
 
 def key_of(*depends_on: object) -> str:
-    """A file name for what depends on these values, which JSON can hold, and on the libraries that compute."""
+    """A file name: the hash of JSON-serializable values and of the library versions."""
     versions = {name: version(name) for name in ("torch", "torchvision", "diffusers", "numpy")}
     return hashlib.sha256(json.dumps([versions, *depends_on], sort_keys=True).encode()).hexdigest()
 
@@ -34,20 +34,20 @@ def key_of(*depends_on: object) -> str:
 def remembered(
     file: Path, shape: tuple[int, ...], dtype: type[np.generic], make: Callable[[], NDArray[Any]]
 ) -> NDArray[Any]:
-    """The array in `file`; where there is none of that shape and dtype, what `make` gives, which is then kept there."""
+    """The array in `file`; if there is none of that shape and dtype, the result of `make`, which is then stored."""
     data = read_whole(file)
     kept = None if data is None else load(data)[NAME]
     if kept is not None and kept.shape == shape and kept.dtype == dtype:
         return kept
     made = make()
     with written_whole(file) as draft:
-        # not save_file, which hides that the disk is full
+        # save_file does not report a full disk
         draft.write_bytes(sealed(save({NAME: np.ascontiguousarray(made)}, {KEY: UNSEALED})))
     return made
 
 
 def remembering(network: FeatureNetwork, folder: Path) -> FeatureNetwork:
-    """The network, its features kept in `folder` by the images they are of."""
+    """The network with its features cached in `folder` by image content."""
     return replace(network, forward=partial(_features, network, folder))
 
 

@@ -1,13 +1,12 @@
-"""Scene by scene: are samples of a scene like that scene, and are they recognised as it?
+"""Scores per scene: the distance of a scene's samples to that scene, and recognition of the scene.
 
-**Which distance is honest with fifty samples a scene.** Not a Fréchet distance on a network's thousand features: with
-fewer samples than features the covariance is singular, and the bias of so few dwarfs what is measured; shrinking the
-covariance exchanges that for another bias, which depends on the scene. The kernel distance is unbiased at any count, is
-0 on average for a scene drawn right, and has an interval that says how little fifty samples know. A scene's value is
-noisy; the mean over scenes is not.
+**Distance with fifty samples per scene.** A Fréchet distance is unsuitable: with fewer samples than features the
+covariance is singular and the bias dominates; shrinking the covariance introduces another, scene-dependent bias. The
+kernel distance is unbiased at any sample size, has mean 0 for a correct model, and an interval that reflects the
+small sample. The value of a single scene is noisy; the mean over scenes is not.
 
-**Recognition** is by the closed-form discriminant that pruning draws its strata from, fitted on the reference. Its own
-accuracy on reference tiles held out of the fit is the most that samples can be expected to reach, and stands beside.
+**Recognition** uses the closed-form discriminant that pruning uses for its strata, fitted on the reference. Its
+accuracy on held-out reference tiles is reported too, as the level to be expected from real images.
 """
 
 import math
@@ -32,7 +31,7 @@ MEAN = "mean_of_scenes"
 
 @dataclass(frozen=True)
 class Recognition:
-    """How samples of each scene are seen. `confusion` (C, C): asked-for scene in rows, recognised one in columns."""
+    """Recognition of samples. `confusion` (C, C): requested scenes in rows, recognised ones in columns."""
 
     scenes: tuple[str, ...]
     confusion: NDArray[np.int64]
@@ -52,10 +51,10 @@ def scene_distances(
     min_per_scene: int,
     resampling: Resampling,
 ) -> tuple[tuple[Score, ...], dict[str, str]]:
-    """The kernel distance of each scene and their mean; and the scenes left out, with the reason.
+    """The kernel distance of each scene and their mean; and the reason for each scene left out.
 
-    `scale`: of the features, as for the distance of all images, so that scenes share one kernel. A scene needs
-    `min_per_scene` images on either side. The mean is only there where no scene is left out.
+    `scale`: feature scale of the distance over all images, so that all scenes use the same kernel. A scene needs
+    `min_per_scene` generated and reference images. The mean exists only if no scene is left out.
     """
     scores, left_out = [], {}
     for scene in sorted({*generated_scenes.tolist(), *reference_scenes.tolist()}):
@@ -82,7 +81,7 @@ def scene_distances(
 
 
 def mean_score(scores: Sequence[Score], *, name: str, protocol: Protocol) -> Score:
-    """The mean of scores whose errors are independent: their arms are added in quadrature."""
+    """The mean of scores with independent errors: interval half-widths are added in quadrature."""
     value = math.fsum(score.value for score in scores) / len(scores)
     below = math.hypot(*(score.value - score.low for score in scores)) / len(scores)
     above = math.hypot(*(score.high - score.value for score in scores)) / len(scores)
@@ -100,7 +99,7 @@ def recognition(
     protocol: Protocol,
     level: float,
 ) -> Recognition:
-    """Which scene the reference's classifier sees in each sample. RunError: scenes that the reference does not have."""
+    """Classify samples by the reference's scenes. RunError: samples of scenes that the reference does not have."""
     _check_known(generated_scenes, reference_scenes)
     model = fit_scene_model(unit(reference), reference_scenes)
     asked = np.searchsorted(np.asarray(model.names), generated_scenes)

@@ -1,7 +1,7 @@
-"""A set of images looked at once: features, pixels and identities, in the order of their content.
+"""A set of images with features, downscaled pixels and content hashes, computed in one pass, in content order.
 
-All that is measured later reads these arrays, so images may come as a stream, and neither the order they came in nor
-how they were batched can reach a number.
+All measures use these arrays only, so images may come as a stream, and neither their order nor the batching affects a
+result.
 """
 
 import hashlib
@@ -19,31 +19,31 @@ from rsprune_dagster.evaluation.features import FeatureNetwork, Images, check_im
 from rsprune_dagster.pruning.entropy import thumbnail
 
 N_TURNS: Final = 8
-"""Nadir tiles have no up: quarter turns, and those of the mirror image."""
+"""Number of orientations: quarter turns of the image and of its mirror image."""
 PIXELS: Final = "pixels"
-"""The space of small pictures, beside those of the networks."""
+"""Name of the space of downscaled images, besides those of the networks."""
 
 
 @dataclass(frozen=True)
 class Identities:
-    """What images are recognised by."""
+    """Content hashes, thumbnails and names of images."""
 
     md5: tuple[str, ...]  # (n,) of size and pixels
-    thumbnails: NDArray[np.uint8]  # (n, 256): 16 x 16 grey levels, as the scan of a corpus makes them
+    thumbnails: NDArray[np.uint8]  # (n, 256): 16 x 16 grey levels, as in the corpus scan
     names: tuple[str, ...]  # (n,) for messages
 
 
 @dataclass(frozen=True)
 class Seen:
-    """n images in the order of their content. Spaces are named by their network, or PIXELS."""
+    """n images in content order. Spaces are named by their network, or PIXELS."""
 
-    rows: NDArray[np.int64]  # (n,) where each image stood as it came
+    rows: NDArray[np.int64]  # (n,) input position of each image
     identities: Identities
     spaces: dict[str, NDArray[np.float32]]  # (n, d) each
-    turned: dict[str, NDArray[np.float32]]  # (8, n, d) each, of the eight turns; the first is the image as it is
+    turned: dict[str, NDArray[np.float32]]  # (8, n, d) each, of the eight orientations; the first is the original
     scenes: NDArray[np.str_] | None  # (n,)
     pixel_edge_px: int
-    content: str = field(init=False)  # hash of all images, whatever their order
+    content: str = field(init=False)  # hash of all images, independent of their order
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "content", hashlib.sha256("".join(self.identities.md5).encode()).hexdigest())
@@ -62,17 +62,17 @@ def see(
     scenes: Sequence[str] | None = None,
     names: Sequence[str] | None = None,
 ) -> Seen:
-    """Look once at all images in `batches`, each uint8 (B, H, W, 3).
+    """Compute the set of all images in `batches`, each uint8 (B, H, W, 3), in one pass.
 
     Args:
-        networks: those whose features are wanted.
-        pixel_edge_px: edge of the small pictures in the space PIXELS.
-        turned: also the small pictures of all eight turns: for samples and held-out tiles, whose nearest training tile
-            is sought.
-        turned_in: where given, also the features of all eight turns in this network, and the turned small pictures.
-        scenes, names: one for each image; where there are no names, numbers stand in.
+        networks: networks whose features are computed.
+        pixel_edge_px: edge of the downscaled images in the space PIXELS.
+        turned: also compute downscaled images of all eight orientations, to search the nearest training tiles of
+            samples and held-out tiles.
+        turned_in: if given, also compute features of all eight orientations in this network (implies `turned`).
+        scenes, names: one for each image; default names are numbers.
 
-    Raises RunError for images of another shape or dtype, and where scenes or names are not one for each image.
+    Raises RunError for a wrong shape or dtype, and if the number of scenes or names is wrong.
     """
     identities: list[tuple[str, NDArray[np.uint8]]] = []
     spaces: dict[str, list[NDArray[np.float32]]] = {name: [] for name in (PIXELS, *(one.name for one in networks))}
@@ -111,7 +111,7 @@ def _one_each(values: Sequence[str], n_images: int, what: str) -> Sequence[str]:
 
 
 def _md5(image: NDArray[np.uint8]) -> str:
-    """Of size and pixels: the same picture in another file format has the same."""
+    """md5 of size and pixels, independent of the file format."""
     return hashlib.md5(str(image.shape).encode() + image.tobytes(), usedforsecurity=False).hexdigest()
 
 
@@ -128,12 +128,12 @@ def _turned(batch: Images, network: FeatureNetwork | None, pixel_edge_px: int) -
 
 
 def turn_of(images: Images, turn: int) -> Images:
-    """Images (n, H, W, 3) in one of the eight turns: `turn` % 4 quarter turns, of the transposed from 4 on."""
+    """Images (n, H, W, 3) in one of the eight orientations: `turn` % 4 quarter turns, transposed first from 4 on."""
     return np.rot90(images if turn < 4 else images.swapaxes(1, 2), turn % 4, axes=(1, 2))
 
 
 def small(batch: Images, edge_px: int) -> NDArray[np.float32]:
-    """Area averages in grey levels of red, green and blue, float32 (n, edge_px² * 3)."""
+    """Images downscaled by area averaging, RGB in grey levels, float32 (n, edge_px² * 3)."""
     planes = torch.from_numpy(np.ascontiguousarray(batch)).permute(0, 3, 1, 2).float()
     averaged = torch.nn.functional.adaptive_avg_pool2d(planes, edge_px)
     return np.asarray(averaged.permute(0, 2, 3, 1).flatten(1).numpy(), np.float32)

@@ -1,4 +1,4 @@
-"""The evaluation on folders: what the asset evaluation_metrics runs."""
+"""The evaluation stage on folders, for the asset evaluation_metrics."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -33,11 +33,11 @@ from rsprune_dagster.progress import Progress, silent
 from rsprune_dagster.pruning.steps.scan import Scanner, read_options, scan
 
 HELD_OUT = "held_out"
-"""Below the asset's folder: the manifest of the tiles that samples were held against."""
+"""Subfolder of the asset with the manifest of the held-out tiles."""
 SAMPLES_VERSION = "1"
-"""Of how samples are drawn; raised when the same model and options give others."""
+"""Version of the sampling code; increment when the same model and options give other samples."""
 TOLD_SAMPLERS = {"ddim": "ddim to each next timestep"}
-"""How protocols call a sampler that drew otherwise under its own name: DDIM, where the steps did not divide 1000."""
+"""Sampler names in protocols. DDIM was renamed after a fix for step counts that do not divide 1000."""
 READ_TILES = 256
 """Tiles read at a time."""
 NOTHING_HELD_OUT = (
@@ -47,18 +47,18 @@ NOTHING_HELD_OUT = (
 
 @dataclass(frozen=True)
 class Upstream:
-    """What an evaluation is made from."""
+    """The inputs of an evaluation."""
 
     corpus: Path
     subset: Path
     checkpoint: Path
     subset_version: str
-    """The content hash of pruned_subset as it lies there; empty where it is not known."""
+    """The content hash of the current pruned_subset; empty if unknown."""
 
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """What came of it. `metrics` is metrics.json, flat."""
+    """The result. `metrics` is the content of metrics.json, flat."""
 
     metrics: dict[str, float]
     scores: tuple[Score, ...]
@@ -66,7 +66,7 @@ class EvaluationReport:
     leaks: tuple[str, ...]
 
     def figures(self) -> dict[str, float]:
-        """The metrics without those of single scenes, which are many."""
+        """The metrics except those of single scenes."""
         return {name: value for name, value in self.metrics.items() if "/" not in name or f"/{MEAN}" in name}
 
 
@@ -82,18 +82,18 @@ def evaluate_checkpoint(
     device: str,
     progress: Progress = silent,
 ) -> EvaluationReport:
-    """Sample from a checkpoint, and write into `folder` how the samples compare with the held-out tiles in `sources`.
+    """Sample from a checkpoint, compare with the held-out tiles in `sources`, and write the results into `folder`.
 
-    All tiles are seen as in training: cut square, at the checkpoint's own size. Without sources only the training tile
-    nearest to each sample is found; the rest is left out with that reason.
+    All tiles are preprocessed as in training: cropped to a square, at the checkpoint's image size. Without sources only
+    the nearest training tile of each sample is found; other scores are left out with that reason.
 
     Args:
-        work: keeps samples and features. Those of the same model and the same way of sampling are not made again.
+        work: cache of samples and features, reused for the same model and sampling options.
 
     Raises:
-        UsageError: sources without images or scenes, an unknown network, an empty subset.
+        UsageError: sources without images or scenes, an unknown network, or an empty subset.
         RunError: the checkpoint cannot be loaded or was trained on another subset; too few held-out tiles for any
-            distance; held-out tiles that were trained on, unless `on_leak` is `report`.
+            distance; held-out tiles in the training set, unless `on_leak` is `report`.
     """
     model, scene_names = _checkpoint(upstream)
     size_px = model.space.image_size_px
@@ -158,7 +158,7 @@ def evaluate_checkpoint(
 
 
 def scenes_to_sample(params: EvaluationParams, scene_names: Sequence[str], subset: Path) -> NDArray[np.int64]:
-    """The scene number of each sample, (n_samples,), sorted: as many of each scene, or in the subset's proportions."""
+    """The scene number of each sample, (n_samples,), sorted: equal per scene, or in the subset's proportions."""
     if params.scenes == "balanced":
         weights = np.ones(len(scene_names))
     else:
@@ -181,7 +181,7 @@ def _checkpoint(upstream: Upstream) -> tuple[Model, tuple[str, ...]]:
 
 
 def _held_out(sources: Sequence[str], folder: Path, scanner: Scanner) -> pa.Table | None:
-    """The manifest of the tiles in `sources`, written into `folder`; None without sources."""
+    """Scan `sources` into `folder` and return the manifest; None without sources."""
     if not sources:
         return None
     folder.mkdir()
@@ -190,9 +190,9 @@ def _held_out(sources: Sequence[str], folder: Path, scanner: Scanner) -> pa.Tabl
 
 
 def _shared(others: pa.Table, kept: pa.Table, params: EvaluationParams) -> list[str]:
-    """Held-out tiles with the content of a training tile, where pixels are compared of a part of the tiles alone.
+    """Held-out tiles with the content of a training tile, if only a sample of the tiles is compared by pixels.
 
-    Raises RunError where there are any, unless `on_leak` is `report`.
+    Raises RunError if there are any, unless `on_leak` is `report`.
     """
     if max(others.num_rows, kept.num_rows) <= params.max_tiles:
         return []
@@ -210,7 +210,7 @@ def _shared_sentence(shared: Sequence[str]) -> str:
 def _drawn(
     table: pa.Table, options: ReadOptions, size_px: int, params: EvaluationParams, seed: int, *, scene_column: str
 ) -> TileSet:
-    """Of many tiles max_tiles, drawn evenly. They are read once, so none is kept in memory."""
+    """A sample of at most max_tiles tiles. Each is read once, so none is cached in memory."""
     if table.num_rows > params.max_tiles:
         chosen = np.random.default_rng(seed).choice(table.num_rows, params.max_tiles, replace=False)
         table = table.take(np.sort(chosen))
@@ -219,7 +219,7 @@ def _drawn(
 
 
 def _drawn_alike(params: EvaluationParams, scenes: NDArray[np.int64], seed: int, device: str) -> list[object]:
-    """What samples depend on beside the model. The batch and the kind of device change last bits."""
+    """Everything that samples depend on besides the model; batch size and device type change the last bits."""
     how = params.model_dump(include={"sampler", "sample_steps", "guidance", "batch_size"})
     return [how, scenes.tolist(), seed, resolved_device(device).type]
 
@@ -277,14 +277,14 @@ def _nothing_held_out(networks: Sequence[FeatureNetwork]) -> Evaluation:
 
 
 def _check_measured(evaluation: Evaluation, networks: Sequence[FeatureNetwork], n_held_out: int) -> None:
-    """Raise RunError where there are too few tiles even for the measure that needs the fewest."""
+    """Raise RunError if there are too few tiles for every measure."""
     kernel = networks[0].measure("kernel")
     if reason := evaluation.left_out.get(kernel):
         raise RunError(f"{n_held_out:,} held-out tiles are too few to measure anything: {reason}")
 
 
 def _with_sampling(score: Score, params: EvaluationParams) -> Score:
-    """The score, its protocol with how the samples were drawn: a sampler's settings are no merit of the checkpoint."""
+    """The score with the sampling options added to its protocol, since they affect it."""
     sampler = TOLD_SAMPLERS.get(params.sampler, params.sampler)
     drawn = f"{params.scenes} scenes, {sampler}, {params.sample_steps} steps, guidance {params.guidance:g}"
     protocol = replace(score.protocol, parameters=(*score.protocol.parameters, ("samples", drawn)))
@@ -292,7 +292,7 @@ def _with_sampling(score: Score, params: EvaluationParams) -> Score:
 
 
 def _pairs(generated: Seen, training: Seen, params: EvaluationParams) -> tuple[Pair, ...]:
-    """Each sample and its nearest training tile in small pictures; none where one tile has no next nearest."""
+    """Each sample and its nearest training tile among downscaled images; empty if there is only one tile."""
     n_neighbours = min(params.copy_neighbours, len(training) - 1)
     if n_neighbours < 1:
         return ()

@@ -1,9 +1,9 @@
-"""The study: one denoiser trained on the tiles of each arm, everything else equal, sampled and measured along the way.
+"""The study: the same denoiser trained on the tiles of each arm, sampled and evaluated at several checkpoints.
 
-Equal are the first weights, the order's seed, noise, timesteps and turns of every training image, the number of
-training images, the optimizer, and the noise that samples start from: all of them come from the seed. An arm with fewer
-tiles sees each of them more often. The denoiser has no scenes: what it makes shows how the tiles it was given are
-spread, which is what pruning changes.
+Initial weights, data order, noise, timesteps and rotations of every training image, and the initial noise of samples
+are equal for all arms and derived from the seed; so are the optimizer and the number of training images. An arm with
+fewer tiles repeats each more often. The denoiser is unconditional, so that its samples reflect the distribution of the
+training tiles, which is what pruning changes.
 
     study = Study(training=..., image_size_px=32, checkpoints=(4_000, 16_000), n_samples=1_000, ...)
     for arm in arms:
@@ -46,23 +46,23 @@ from rsprune_dagster.progress import Progress, silent
 from rsprune_dagster.pruning.steps.scan import read_options
 
 CODE_VERSION: Final = "2"
-"""Of what a result depends on here; results of another version do not count."""
+"""Version of the study code; results of other versions are ignored."""
 READ_TILES: Final = 256
 SHOWN_SAMPLES: Final = 40
-"""Samples whose picture is kept beside a result."""
+"""Number of samples in the picture stored with a result."""
 HARMLESS: Final = ("seed", "n_images", "save_every_images", "micro_batch_size")
-"""Options of the training that are given elsewhere, or change no result."""
+"""Training options that are set elsewhere or do not change a result."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """What all arms share. UsageError: checkpoints that do not rise, or that no whole number of batches reaches."""
+    """Settings shared by all arms. UsageError: checkpoints that are not ascending or no multiples of a batch."""
 
     training: TrainingOptions
-    """Its seed and length are replaced by each run's."""
+    """Each run sets its own seed and length."""
     image_size_px: int
     checkpoints: tuple[int, ...]
-    """Training images after which samples are measured; the last is the training's length."""
+    """Training images after which samples are evaluated; the last is the training length."""
     n_samples: int
     sampler: str
     sample_steps: int
@@ -79,28 +79,28 @@ class Study:
             )
 
     def options(self, seed: int, n_images: int) -> TrainingOptions:
-        """Those of one run, up to a checkpoint."""
+        """The training options of one run up to a checkpoint."""
         return replace(self.training, seed=seed, n_images=n_images)
 
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What samples are measured with: the same for all arms."""
+    """Held-out tiles, networks and settings of the measurement, equal for all arms."""
 
     networks: Sequence[FeatureNetwork]
     held_out: Seen
-    """Real tiles that neither pruning nor training saw, seen in all networks at the size of the samples."""
+    """Real tiles unused by pruning and training, with features of all networks, at the size of the samples."""
     settings: Settings
 
 
 def study_key(study: Study, yardstick: Yardstick) -> str:
-    """Changes with everything that all results depend on; arms and seeds may be added under the same key."""
+    """A hash of everything that all results depend on; arms and seeds can be added under the same key."""
     own = study.training
     training = {
         one.name: getattr(own, one.name)
         for one in fields(own)
         if one.name not in HARMLESS and getattr(own, one.name) != one.default
-    }  # an option that is added later, and as it was before by default, leaves the key
+    }  # an option added later does not change the key while it has its default
     content = {
         **asdict(study),
         "training": training,
@@ -113,7 +113,7 @@ def study_key(study: Study, yardstick: Yardstick) -> str:
 
 
 def study_folder(folder: Path, study: Study, yardstick: Yardstick, corpus: PrunedCorpus) -> Path:
-    """Where results of this study lie below `folder`: those of another corpus, or pruned otherwise, lie elsewhere."""
+    """The subfolder of this study's results; other corpora and prunings have others."""
     return folder / corpus.digest[:12] / study_key(study, yardstick)[:20]
 
 
@@ -130,11 +130,11 @@ def run_arm(
     space: Space | None = None,
     progress: Progress = silent,
 ) -> ArmResult:
-    """Train and measure one arm under one seed, from where it was left; nothing is done twice.
+    """Train and evaluate one arm with one seed, resuming earlier work.
 
     Args:
-        folder: of all studies; gets `ARM/SEED.json` below `study_folder` after each checkpoint, with a picture.
-        space: the latents of `study.training.autoencoder_digest`; None: pixels.
+        folder: folder of all studies; receives `ARM/SEED.json` in `study_folder` after each checkpoint, with a picture.
+        space: the latent space of `study.training.autoencoder_digest`; None: pixels.
 
     Raises:
         UsageError, RunError: as `chosen_tiles`, `training.train` and `evaluate` raise them.
@@ -164,7 +164,7 @@ def arm_tiles(study: Study, arm: Arm, corpus: PrunedCorpus, *, seed: int, worker
 
 
 def samples_of(study: Study, trained: Trained, *, seed: int, device: str, progress: Progress = silent) -> Images:
-    """The study's samples (n, s, s, 3), from the noise of the seed, in the arithmetic of the training."""
+    """The study's samples (n, s, s, 3), from the noise of the seed, in the precision of the training."""
     kind = str(resolved_device(device))
     with autocast(kind, study.training.precision):
         return sample(
@@ -180,23 +180,23 @@ def samples_of(study: Study, trained: Trained, *, seed: int, device: str, progre
 
 
 def measured(images: Images, yardstick: Yardstick) -> dict[str, float]:
-    """Every score of samples against the held-out tiles. RunError: none can be measured."""
+    """Every score of the samples against the held-out tiles. RunError: none can be measured."""
     generated = seen_images(images, yardstick.networks)
     evaluation = evaluate(generated, yardstick.held_out, None, None, yardstick.networks, settings=yardstick.settings)
     scores = {score.name: score.value for score in evaluation.scores}
     if not scores:
-        evaluation.score(yardstick.networks[0].measure("kernel"))  # says why
+        evaluation.score(yardstick.networks[0].measure("kernel"))  # raises with the reason
     return scores
 
 
 def seen_images(images: Images, networks: Sequence[FeatureNetwork]) -> Seen:
-    """Images (n, s, s, 3) as they are measured."""
+    """The image set of images (n, s, s, 3)."""
     parts = (images[start : start + READ_TILES] for start in range(0, len(images), READ_TILES))
     return see(parts, networks, pixel_edge_px=min(16, images.shape[1]))
 
 
 def seen_tiles(tiles: TileSet, networks: Sequence[FeatureNetwork], progress: Progress = silent) -> Seen:
-    """Tiles as they are trained on, named by their id."""
+    """The image set of tiles, preprocessed as in training and named by tile id."""
     names = tiles.table.column("tile_id").to_pylist()
     with progress("tiles seen", len(tiles)) as advance:
 
@@ -210,12 +210,12 @@ def seen_tiles(tiles: TileSet, networks: Sequence[FeatureNetwork], progress: Pro
 
 
 def held_out_leaks(held_out: Seen, corpus_tiles: Seen, *, correlation: float, workers: int) -> tuple[Leak, ...]:
-    """Held-out tiles that are in the corpus, or nearly; checked once, as every arm trains on tiles of the corpus."""
+    """Held-out tiles that are in the corpus or near-duplicates of its tiles; checked once for all arms."""
     return leaks(held_out.identities, corpus_tiles.identities, correlation=correlation, workers=workers)
 
 
 def _begun(own: Path, key: str, arm: Arm, seed: int, tiles: TileSet) -> ArmResult:
-    """The result as far as it is; a new one where there is none, or the arm's tiles are others now."""
+    """The stored partial result; a new one if there is none or the arm's tiles changed."""
     kept = read_result(result_path(own, arm.name, seed))
     print_of_tiles = fingerprint(tiles)
     if kept is not None and (kept.tiles, kept.study) == (print_of_tiles, key):
@@ -228,6 +228,6 @@ def _recent_loss(trained: Trained) -> float:
 
 
 def _keep_picture(own: Path, arm: Arm, seed: int, images: Images) -> None:
-    """Of the first samples: the same noise in every arm. Each checkpoint replaces the one before."""
+    """Save a picture of the first samples, which start from the same noise in every arm; replaces the last one."""
     with written_whole(own / arm.name / f"{seed}.png") as draft:
         grid(images[:SHOWN_SAMPLES], columns=SHOWN_COLUMNS).save(draft, "PNG")

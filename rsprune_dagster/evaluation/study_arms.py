@@ -1,4 +1,4 @@
-"""The arms of a study: which tiles each trains on, chosen from one pruned corpus by one strategy."""
+"""The arms of a study: the training tiles of each, selected from one pruned corpus."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from rsprune_dagster.pruning.steps.select import RSPRUNE, StageFolders, order_ca
 
 FULL: Final = "full"
 STRATIFIED_RANDOM: Final = "stratified_random"
-"""The scenes that RS-Prune finds take turns as its own do, but at random inside: its strata without its herding."""
+"""The strata and quotas of RS-Prune with random selection inside instead of herding."""
 NEEDS_TRUTH: Final = "label_balanced"
 RANKED: Final = ("content_md5", "scene", "cluster_id", "rank", "near_copy_of")
 STRATEGIES: Final = (FULL, RSPRUNE, STRATIFIED_RANDOM, *(name for name in BASELINES if name != NEEDS_TRUTH))
@@ -29,11 +29,11 @@ STRATEGIES: Final = (FULL, RSPRUNE, STRATIFIED_RANDOM, *(name for name in BASELI
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to choose training tiles. UsageError: an unknown strategy, a fraction out of 0 to 1, a part called full."""
+    """A strategy and keep fraction. UsageError: an unknown strategy or an invalid fraction."""
 
     strategy: str
     keep_fraction: float
-    """Of the readable tiles; 1 for `full`."""
+    """Share of the readable tiles; 1 for `full`."""
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
@@ -49,12 +49,12 @@ class Arm:
 
     @property
     def name(self) -> str:
-        """Also a partition key and a folder: `full`, `rsprune-0.15`."""
+        """Name, partition key and folder: `full`, `rsprune-0.15`."""
         return FULL if self.strategy == FULL else f"{self.strategy}-{self.keep_fraction:g}"
 
 
 def parse_arm(name: str) -> Arm:
-    """The arm of a name. UsageError: it is none."""
+    """Parse the name of an arm. UsageError: it is invalid."""
     strategy, _, fraction = name.partition("-")
     try:
         return Arm(strategy, float(fraction) if fraction else 1.0)
@@ -66,18 +66,18 @@ def parse_arm(name: str) -> Arm:
 
 @dataclass(frozen=True)
 class PrunedCorpus:
-    """What arms are chosen from: the assets of a prune."""
+    """The assets of a prune, from which arms are selected."""
 
     folders: StageFolders
     ranking: pa.Table
-    """ranking.parquet of pruned_subset: its candidates are what all arms but `full` choose from."""
+    """ranking.parquet of pruned_subset, with the candidates of all arms but `full`."""
     manifest: pa.Table
     """The readable tiles, in content order."""
     selection: SelectionParams
 
     @property
     def digest(self) -> str:
-        """Changes with the readable tiles and with anything that pruning said of them."""
+        """A hash of the readable tiles and of their pruning results."""
         hashed = hashlib.sha256(repr(self.selection).encode())
         for table, names in ((self.manifest, ("content_md5",)), (self.ranking, RANKED)):
             for name in names:
@@ -86,10 +86,10 @@ class PrunedCorpus:
 
 
 def chosen_tiles(corpus: PrunedCorpus, arm: Arm, *, seed: int, workers: int) -> pa.Table:
-    """Rows of the manifest that `arm` trains on, in content order. `scene` is one for all: the study is unconditional.
+    """Manifest rows of the arm's training tiles, in content order, with one common `scene` (unconditional study).
 
-    Candidates are what survived the entropy threshold and the search for duplicates, for the method and its peers
-    alike; `full` is every readable tile. The seed draws the peers' chance; RS-Prune has none of its own.
+    Candidates are the survivors of the entropy threshold and of the duplicate search, for RS-Prune and baselines
+    alike; `full` is every readable tile. The seed affects the baselines only.
 
     Raises:
         UsageError: fewer tiles survive than the arm keeps.
@@ -103,7 +103,7 @@ def chosen_tiles(corpus: PrunedCorpus, arm: Arm, *, seed: int, workers: int) -> 
 
 
 def read_pruned(folders: StageFolders, subset: Path, selection: SelectionParams) -> PrunedCorpus:
-    """The corpus as its assets lie there; `subset`: the folder of pruned_subset."""
+    """Read the pruned corpus from the assets' folders; `subset`: the folder of pruned_subset."""
     ranking = pq.read_table(subset / "ranking.parquet")
     return PrunedCorpus(folders, ranking, pq.read_table(folders.corpus / "manifest.parquet"), selection)
 

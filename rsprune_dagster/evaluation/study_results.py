@@ -1,4 +1,4 @@
-"""What a study measured, one JSON file for each arm and seed, written whole or not at all."""
+"""Results of a study: one JSON file per arm and seed, written atomically."""
 
 import json
 from collections.abc import Iterable
@@ -10,22 +10,22 @@ from rsprune_dagster.corpus.shards import written_whole
 from rsprune_dagster.errors import RunError
 
 SHOWN_COLUMNS: Final = 10
-"""Of the picture of samples beside a result."""
+"""Suffix of the picture of samples."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """What samples scored after so many training images."""
+    """Scores of the samples at one checkpoint."""
 
     n_images: int
     loss: float
-    """The mean over the last tenth of the steps so far."""
+    """The mean loss over the last tenth of the steps so far."""
     scores: dict[str, float]
 
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One arm under one seed, as far as it has come."""
+    """The (partial) result of one arm with one seed."""
 
     arm: str
     strategy: str
@@ -35,12 +35,12 @@ class ArmResult:
     tiles: str
     """Fingerprint of the training tiles."""
     study: str
-    """The key of the study: results of other studies do not count."""
+    """The key of the study; results of other studies are ignored."""
     points: tuple[Point, ...] = field(default=())
 
     @property
     def n_images(self) -> int:
-        """Training images measured so far."""
+        """Training images of the last evaluated checkpoint."""
         return self.points[-1].n_images if self.points else 0
 
     def values(self, score: str) -> dict[int, float]:
@@ -49,7 +49,7 @@ class ArmResult:
 
 
 def result_path(folder: Path, arm: str, seed: int) -> Path:
-    """Where the result of an arm and a seed lies below the folder of a study."""
+    """The path of the result of an arm and a seed in the folder of a study."""
     return folder / arm / f"{seed}.json"
 
 

@@ -1,4 +1,4 @@
-"""The study on folders: what the asset pruning_study runs, one arm and seed at a time."""
+"""The study stage on folders, for the asset pruning_study, one arm and seed at a time."""
 
 import json
 import shutil
@@ -37,20 +37,20 @@ from rsprune_dagster.pruning.steps.scan import Scanner, scan
 from rsprune_dagster.pruning.steps.select import StageFolders
 
 N_RESAMPLES = 2
-"""The fewest there are: the study's intervals are over seeds, not over halves of one run's samples."""
+"""The minimum, since the study's intervals are over seeds, not over halves of one run's samples."""
 CURVES, SUMMARY, LEAK_FREE = "curves.csv", "summary.json", "held_out_is_apart.json"
 
 
 @dataclass(frozen=True)
 class StudyReport:
-    """What one more arm and seed, and all so far, have come to."""
+    """The result of one arm and seed, and the summary of all so far."""
 
     result: ArmResult
     summary: Summary
     n_runs: int
 
     def figures(self) -> dict[str, Any]:
-        """Numbers for the web UI: of this run, and of its arm so far."""
+        """Figures for the web UI: of this run and of its arm so far."""
         own = next(arm for arm in self.summary.arms if arm.arm == self.result.arm)
         figures: dict[str, Any] = {
             "arm": self.result.arm,
@@ -78,11 +78,11 @@ def study_arm(
     device: str,
     progress: Progress = silent,
 ) -> StudyReport:
-    """Run what is left of one arm and seed, and write all that the study has so far into `folder`.
+    """Run one arm and seed, resuming earlier work, and write all results of the study so far into `folder`.
 
     Args:
-        sources: labelled images that neither pruning nor training saw.
-        work: keeps states and results; a run that was cut short goes on, one that is done is not done again.
+        sources: labelled images unused by pruning and training.
+        work: keeps states and results: an interrupted run resumes, a finished one is not repeated.
 
     Raises:
         UsageError: no sources, an unknown arm or network, checkpoints that are no multiples of a batch.
@@ -115,7 +115,7 @@ def study_arm(
 
 
 def study_of(params: Params) -> Study:
-    """The study that params.yaml asks for: the training of `training`, measured as in `evaluation`, without scenes."""
+    """The study of params.yaml: options of `training` and `evaluation`, unconditional."""
     training = training_options(params.training, 0, space_of(params.training))
     return Study(
         training=training,
@@ -155,7 +155,7 @@ def _check_apart(
     workers: int,
     progress: Progress,
 ) -> None:
-    """Once for a study, against the whole corpus: every arm is a part of it. RunError: held-out tiles are in it."""
+    """Check once per study that no held-out tile is in the corpus, which contains every arm. RunError: one is."""
     marker = own / LEAK_FREE
     if marker.exists():
         return
@@ -168,7 +168,7 @@ def _check_apart(
 
 
 def _write(folder: Path, own: Path, results: Sequence[ArmResult], summary: Summary) -> None:
-    """Every result and picture of samples, all scores in one table, and the summary of the deciding one."""
+    """Write every result and picture, all scores in one table, and the summary of the deciding score."""
     for result in results:
         (folder / result.arm).mkdir(exist_ok=True)
         for suffix in ("json", "png"):

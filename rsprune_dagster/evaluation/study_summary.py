@@ -1,7 +1,7 @@
-"""What a study says: curves with their spread over seeds, differences by seed, images needed, a sentence for each arm.
+"""Summary of a study: curves over seeds, paired differences, images needed, and a sentence per arm.
 
-Intervals are Student's t over seeds. Where two arms share seeds, their difference is taken seed by seed: both began
-from the same weights and saw the same noise, so that chance cancels out.
+Intervals are Student's t over seeds. Differences of two arms are paired by seed: both start from the same weights and
+use the same noise, so common variation cancels.
 """
 
 import math
@@ -23,7 +23,7 @@ UNKNOWN: Final = math.nan
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over n seeds with its interval; `low` and `high` are nan where one seed tells of no spread."""
+    """A mean over n seeds with its interval; `low` and `high` are nan for one seed."""
 
     value: float
     low: float
@@ -32,7 +32,7 @@ class Estimate:
 
     @property
     def is_certain(self) -> bool:
-        """Whether 0 lies outside: a difference that is one."""
+        """Whether the interval excludes 0: a significant difference."""
         return self.low > 0 or self.high < 0
 
 
@@ -44,22 +44,22 @@ class ArmSummary:
     n_tiles: int
     seeds: tuple[int, ...]
     curve: tuple[tuple[int, Estimate], ...]
-    """By training images; only seeds that came to the end."""
+    """By training images; complete seeds only."""
     to_full: Estimate | None
-    """This arm less the full corpus, at the end of the training, by seed; None for the full corpus or without it."""
+    """This arm minus the full corpus at the end, paired by seed; None for the full corpus or without it."""
     to_random: Estimate | None
-    """The same against the random arm of as many tiles."""
+    """The same against the random arm with the same keep fraction."""
     images_needed: tuple[float, ...]
-    """Training images, by seed, until it is as good as the full corpus is at its end; inf: not within the training."""
+    """Training images, by seed, to reach the full corpus' final score; inf: not reached."""
 
     @property
     def final(self) -> Estimate:
-        """At the end of the training."""
+        """The estimate at the end of the training."""
         return self.curve[-1][1]
 
     @property
     def median_images_needed(self) -> float:
-        """nan where there is no full corpus to compare with."""
+        """The median of `images_needed`; nan without the full corpus."""
         return float(np.median(self.images_needed)) if self.images_needed else UNKNOWN
 
 
@@ -78,15 +78,15 @@ class Summary:
         return plain
 
     def verdicts(self) -> list[str]:
-        """A sentence for each arm but the full corpus."""
+        """A sentence per arm except the full corpus."""
         return [sentence for arm in self.arms if (sentence := verdict(arm, self))]
 
 
 def summarize(results: Sequence[ArmResult], *, score: str, level: float) -> Summary:
-    """Summarize the runs that came to the end.
+    """Summarize the complete runs.
 
     Raises:
-        RunError: results of several studies, no run that is complete, or none that has the score.
+        RunError: results of several studies, no complete run, or none with the score.
     """
     if len({result.study for result in results}) > 1:
         raise RunError("results of several studies came, and a changed study is another one: give those of one")
@@ -113,10 +113,10 @@ def mean_over_seeds(values: Sequence[float], *, level: float) -> Estimate:
 
 
 def images_to_reach(curve: Mapping[int, float], target: float, *, larger_is_better: bool = False) -> float:
-    """Training images at which a curve first is as good as `target`; inf where it never is.
+    """Training images at which a curve first reaches `target`; inf if it never does.
 
-    Between two checkpoints the score is taken as linear in the logarithm of the images, as training pays in powers. At
-    or before the first checkpoint it is that checkpoint: an upper bound.
+    Between checkpoints the score is interpolated linearly in the logarithm of the images. If it is reached at the first
+    checkpoint, that is an upper bound.
     """
     sign = -1.0 if larger_is_better else 1.0
     points = sorted((n_images, sign * value) for n_images, value in curve.items())
@@ -132,7 +132,7 @@ def images_to_reach(curve: Mapping[int, float], target: float, *, larger_is_bett
 
 
 def verdict(arm: ArmSummary, summary: Summary) -> str:
-    """What an arm shows, in a sentence; empty for the full corpus alone."""
+    """The result of an arm in a sentence; empty for the full corpus."""
     against = {"the full corpus": arm.to_full, "as many random tiles": arm.to_random}
     said = [_compared(gap, whom, summary) for whom, gap in against.items() if gap is not None]
     if not said:
@@ -149,7 +149,7 @@ def verdict(arm: ArmSummary, summary: Summary) -> str:
 
 
 def larger_is_better(score: str) -> bool:
-    """Distances fall, shares rise."""
+    """Whether larger values are better: true for proportions, false for distances."""
     return score.startswith(LARGER_IS_BETTER)
 
 
@@ -186,7 +186,7 @@ def _summarized(name: str, by_arm: Mapping[str, Mapping[int, ArmResult]], score:
 def _difference(
     own: Mapping[int, ArmResult], other: Mapping[int, ArmResult], score: str, level: float
 ) -> Estimate | None:
-    """Final scores, seed by seed; None where no seed is shared."""
+    """The difference of final scores, paired by seed; None without common seeds."""
     shared = sorted(own.keys() & other.keys())
     gaps = [_final(own[seed], score) - _final(other[seed], score) for seed in shared]
     return mean_over_seeds(gaps, level=level) if gaps else None
@@ -202,7 +202,7 @@ def _random_peer(name: str) -> str:
 
 
 def _place(name: str) -> tuple[float, bool, bool, str]:
-    """Full first, then by falling fraction; at a fraction random first, RS-Prune second."""
+    """Sort key: full first, then by descending fraction; within a fraction random first, RS-Prune second."""
     arm = parse_arm(name)
     return -arm.keep_fraction, arm.strategy != RANDOM, arm.strategy != "rsprune", name
 

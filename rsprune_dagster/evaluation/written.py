@@ -1,4 +1,4 @@
-"""What an evaluation leaves in its folder: figures, protocols, curves, samples and the training tiles they are near."""
+"""Write an evaluation to its folder: metrics, protocols, curves, samples and their nearest training tiles."""
 
 import io
 import json
@@ -27,7 +27,7 @@ COPIES = "copies.csv"
 
 KEPT_PER_SCENE = 12
 KEPT_PAIRS = 24
-"""Samples whose pixels are kept, for the pictures: the first of each scene, and those nearest to one training tile."""
+"""Number of samples stored with pixels: the first of each scene, and those closest to a training tile."""
 N_QUANTILES = 101
 
 SAMPLES_SCHEMA = pa.schema(
@@ -47,15 +47,15 @@ SAMPLES_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Sampled:
-    """Samples, and what training tiles they are near."""
+    """Samples and their nearest training tiles."""
 
     images: Images
     scenes: tuple[str, ...]
-    """Asked for, (n,)."""
+    """Requested scene of each sample, (n,)."""
     tile_ids: tuple[str, ...]
-    """Of the training tiles."""
+    """Ids of the training tiles."""
     pairs: tuple[Pair, ...]
-    """The most singled out first; may be empty."""
+    """Smallest relative distance first; may be empty."""
 
 
 def write_evaluation(
@@ -66,10 +66,10 @@ def write_evaluation(
     *,
     network: FeatureNetwork,
 ) -> dict[str, float]:
-    """Write all files into `folder`; returns what metrics.json holds.
+    """Write all files into `folder`; returns the content of metrics.json.
 
     Args:
-        network: the one whose distances and recognition stand in the tables of scenes.
+        network: the network whose distances and recognition are in the tables per scene.
     """
     metrics = {**counts, **evaluation.metrics()}
     _write_json(folder / METRICS, metrics)
@@ -119,7 +119,7 @@ def _png(image: np.ndarray) -> bytes:
 
 
 def _scenes(evaluation: Evaluation, network: FeatureNetwork) -> Iterable[Sequence[object]]:
-    """The kernel distance of each scene that has one, and the share of its samples that are recognised as it."""
+    """Kernel distance and recognition rate per scene, where measured."""
     start = f"{network.measure('kernel')}/"
     scores = {score.name: score for score in evaluation.scores}
     recognition = evaluation.recognitions.get(network.name)
@@ -139,7 +139,7 @@ def _recognised(evaluation: Evaluation, network: FeatureNetwork) -> Iterable[Seq
 
 
 def _copies(found: Memorization | None) -> Iterable[Sequence[object]]:
-    """The quantiles of how near samples and held-out tiles are to one training tile."""
+    """The quantiles of the relative distances of samples and held-out tiles."""
     if found is None:
         return
     shares = np.linspace(0, 1, N_QUANTILES)

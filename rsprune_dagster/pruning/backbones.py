@@ -1,4 +1,4 @@
-"""The torchvision networks that can embed tiles, and how each gives pooled features."""
+"""The supported torchvision networks, and how pooled features are taken from each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torchvision.models._api import get_model
 
 @dataclass(frozen=True)
 class Backbone:
-    """A torchvision classifier seen as an encoder: its trunk gives (n, d) or (n, d, h, w), its head is not used."""
+    """A torchvision classifier as an encoder: its trunk gives (n, d) or (n, d, h, w); its head is unused."""
 
     name: str
     dimension: int
@@ -30,7 +30,7 @@ class Backbone:
         return {key: tuple(value.shape) for key, value in state.items() if self.needs(key)}
 
     def needs(self, key: str) -> bool:
-        """Whether a weight belongs to the trunk; a counter of training steps does not matter."""
+        """Whether a weight belongs to the trunk; batch-norm step counters are ignored."""
         return not key.startswith(self.head) and not key.endswith("num_batches_tracked")
 
 
@@ -66,4 +66,4 @@ BACKBONES = {
         Backbone("vit_b_16", 768, class_token, "heads.", fixed_size_px=224),
     )
 }
-"""The networks by torchvision's name. Another one is a line here."""
+"""The networks by torchvision name; add a line for another one."""

@@ -1,8 +1,8 @@
-"""The peers of the method: what others keep, through the same door, so that a comparison changes nothing else.
+"""Baseline selection methods with the same interface as RS-Prune, for comparison.
 
-Each takes `Candidates` and gives distinct rows, best first: a nested order of which the first `n_kept` count. They see
-what the method sees, except `label_balanced`, which is told the truth and so is no rival but a yardstick. None holds
-anything of the size N x N; `k_center` and `herding` take O(N n_kept d) time, by their nature.
+Each takes `Candidates` and returns distinct rows, best first, of which the first `n_kept` are kept. They use the same
+inputs as RS-Prune, except `label_balanced`, which uses the true labels and serves as an upper reference. None needs
+N x N memory; `k_center` and `herding` inherently take O(N n_kept d) time.
 """
 
 from collections.abc import Callable
@@ -18,12 +18,12 @@ from rsprune_dagster.pruning.numerics import blocks, one_thread
 from rsprune_dagster.pruning.selection import Reader, nested_order
 
 CHUNK_TILES: Final = 8192
-"""Tiles whose distances to all centroids are held at once."""
+"""Tiles whose distances to all centroids are in memory at a time."""
 POINTS_PER_CENTROID: Final = 64
-"""Tiles that train a centroid, evenly spaced over the content order; more hardly move it."""
+"""Training tiles per centroid, evenly spaced in content order; more have little effect."""
 N_ITERATIONS: Final = 20
 LEVEL_SHRINKAGE: Final = 10
-"""Clusters of a level of the hierarchy per cluster of the level above."""
+"""Ratio of the cluster counts of successive levels of the hierarchy."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Candidates:
     n_kept: int
     seed: int
     n_clusters: int = 300
-    labels: NDArray[np.generic] | None = None  # (N,) the truth, for the oracle alone
+    labels: NDArray[np.generic] | None = None  # (N,) true labels, for label_balanced only
 
     def vectors(self) -> NDArray[np.float32]:
-        """All of them, (N, d)."""
+        """All vectors, (N, d)."""
         return self.read(np.arange(self.n_tiles))
 
     def shuffled(self) -> NDArray[np.int64]:
-        """A random number (N,) for each tile, all different."""
+        """A random permutation (N,)."""
         return np.random.default_rng(self.seed).permutation(self.n_tiles)
 
 
@@ -50,35 +50,35 @@ Baseline = Callable[[Candidates], NDArray[np.int64]]
 
 
 def random(pool: Candidates) -> NDArray[np.int64]:
-    """A draw without replacement."""
+    """Uniform sampling without replacement."""
     return np.argsort(pool.shuffled(), kind="stable")
 
 
 def proportional(pool: Candidates) -> NDArray[np.int64]:
-    """As many of each k-means cluster as its share of the pool: proportional allocation (Neyman 1934)."""
+    """Tiles per k-means cluster in proportion to its size: proportional allocation (Neyman 1934)."""
     return drawn_in_turns(pool, kmeans(pool, pool.n_clusters)[0], exponent=1.0)
 
 
 def kmeans_uniform(pool: Candidates) -> NDArray[np.int64]:
-    """The same number of each k-means cluster, drawn at random inside."""
+    """The same number of random tiles from each k-means cluster."""
     return drawn_in_turns(pool, kmeans(pool, pool.n_clusters)[0], exponent=0.0)
 
 
 def label_balanced(pool: Candidates) -> NDArray[np.int64]:
-    """The same number of each true label, drawn at random: the yardstick. Raises UsageError without labels."""
+    """The same number of random tiles from each true label. Raises UsageError without labels."""
     if pool.labels is None:
         raise UsageError("strategy label_balanced needs the true labels of the pool; give a labelled corpus")
     return drawn_in_turns(pool, np.unique(pool.labels, return_inverse=True)[1], exponent=0.0)
 
 
 def drawn_in_turns(pool: Candidates, group: NDArray[np.integer], *, exponent: float) -> NDArray[np.int64]:
-    """Groups (N,) take turns (`nested_order`), random inside."""
+    """Groups (N,) in turn (`nested_order`), in random order within a group."""
     group = np.unique(group, return_inverse=True)[1]
     return np.argsort(nested_order(group, places(group, pool.shuffled()), exponent=exponent), kind="stable")
 
 
 def places(group: NDArray[np.integer], key: NDArray[np.generic]) -> NDArray[np.int64]:
-    """The position (N,) of each item in its group, from 0, by rising `key`; ties go to the earlier row."""
+    """The position (N,) of each item in its group, from 0, by ascending `key`; ties go to the earlier row."""
     order = np.lexsort((key, group))
     sizes = np.bincount(group)
     place = np.empty(len(group), np.int64)
@@ -87,8 +87,8 @@ def places(group: NDArray[np.integer], key: NDArray[np.generic]) -> NDArray[np.i
 
 
 def k_center(pool: Candidates) -> NDArray[np.int64]:
-    """Farthest point first (Gonzalez 1985; as a core-set: Sener & Savarese 2018, arXiv 1708.00489); first, the row
-    nearest to the mean. Holds all vectors."""
+    """Farthest-point traversal (Gonzalez 1985; as a core-set: Sener & Savarese 2018, arXiv 1708.00489), starting at the
+    row nearest to the mean. Keeps all vectors in memory."""
     points = pool.vectors()
     order = np.empty(min(pool.n_kept, pool.n_tiles), np.int64)
     apart = np.full(len(points), np.inf, np.float32)
@@ -96,7 +96,7 @@ def k_center(pool: Candidates) -> NDArray[np.int64]:
     for step in range(len(order)):
         order[step] = row
         np.minimum(apart, squared_to(points, points[row]), out=apart)
-        apart[row] = -1  # never again, even among equals
+        apart[row] = -1  # do not select it again, even among equal vectors
         row = int(apart.argmax())
     return order
 
@@ -112,7 +112,7 @@ def squared_to(points: NDArray[np.float32], point: NDArray[np.floating]) -> NDAr
 
 def herding(pool: Candidates) -> NDArray[np.int64]:
     """Kernel herding of the whole pool toward its mean, with the linear kernel (Welling 2009,
-    doi:10.1145/1553374.1553517; Chen, Welling & Smola 2010, arXiv 1203.3472). Holds all vectors."""
+    doi:10.1145/1553374.1553517; Chen, Welling & Smola 2010, arXiv 1203.3472). Keeps all vectors in memory."""
     points = pool.vectors()
     order = np.empty(min(pool.n_kept, pool.n_tiles), np.int64)
     aim = points.mean(axis=0, dtype=np.float64).astype(np.float32) if len(points) else np.empty(0, np.float32)
@@ -127,8 +127,8 @@ def herding(pool: Candidates) -> NDArray[np.int64]:
 
 
 def semdedup(pool: Candidates) -> NDArray[np.int64]:
-    """SemDeDup (Abbas et al. 2023, arXiv 2303.09540): inside a k-means cluster a tile goes when it resembles
-    one that lies farther from the centroid. The threshold follows from how many are kept: the least similar first."""
+    """SemDeDup (Abbas et al. 2023, arXiv 2303.09540): within a k-means cluster, drop a tile that is similar to one
+    farther from the centroid. The threshold follows from `n_kept`: the least similar tiles come first."""
     cluster, distance = kmeans(pool, pool.n_clusters)
     resemblance = np.empty(pool.n_tiles)
     with one_thread():
@@ -139,7 +139,7 @@ def semdedup(pool: Candidates) -> NDArray[np.int64]:
 
 
 def highest_earlier_cosine(vectors: NDArray[np.float32], order: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The largest cosine (m,) of each of `vectors` (m, d) with one before it in `order`; -2 for the first."""
+    """The largest cosine (m,) of each of `vectors` (m, d) with an earlier one in `order`; -2 for the first."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = (vectors / np.maximum(norms, 1e-12))[order]
     highest = np.full(len(unit), -2.0)
@@ -151,8 +151,8 @@ def highest_earlier_cosine(vectors: NDArray[np.float32], order: NDArray[np.int64
 
 
 def hierarchical_kmeans(pool: Candidates) -> NDArray[np.int64]:
-    """Hierarchical k-means with balanced sampling (Vo et al. 2024, arXiv 2405.15613): clusters of clusters, and at
-    each level siblings take turns. Random inside the smallest ones; without the paper's resampling between levels."""
+    """Hierarchical k-means with balanced sampling (Vo et al. 2024, arXiv 2405.15613): clusters of clusters, with equal
+    quotas at each level and random order in the smallest. Omits the paper's resampling between levels."""
     paths = hierarchy(pool)
     within = places(paths[0], pool.shuffled())
     for cluster, above in zip(paths, [*paths[1:], np.zeros(pool.n_tiles, np.int64)], strict=True):
@@ -172,7 +172,7 @@ def hierarchy(pool: Candidates) -> list[NDArray[np.int64]]:
 
 
 def kmeans(pool: Candidates, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The nearest of k centroids (N,), and how far it is (N,)."""
+    """The nearest of k centroids (N,) and the distance to it (N,)."""
     cluster, distance, _ = kmeans_points(pool, k)
     return cluster, distance
 

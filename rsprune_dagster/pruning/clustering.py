@@ -1,5 +1,6 @@
-"""Stage 2b: clusters from a stratified sample. Every scene gives the same number of tiles, so rare scenes get centroids
-of their own and training costs the same however large the pool is; then every tile goes to its nearest centroid.
+"""Stage 2b: clusters from a stratified sample. Every scene contributes the same number of tiles, so that rare scenes
+get their own centroids and the training cost does not grow with the pool. Every tile is assigned to its nearest
+centroid.
 
 k-means by faiss (Douze et al. 2024, arXiv 2401.08281), started by k-means++ (Arthur & Vassilvitskii 2007).
 """
@@ -15,16 +16,16 @@ from rsprune_dagster.pruning.numerics import blocks, one_thread
 from rsprune_dagster.pruning.scenes import squared_distances
 
 NEARLY_BEST: Final = 0.85
-"""Share of the best NMI that is good enough: on unknown scenes fewer clusters balanced better than the best for NMI."""
+"""Share of the best NMI that suffices: on unknown scenes, fewer clusters balanced better than the NMI optimum."""
 
 
 ASSIGNED_TILES: Final = 2**14
-"""Tiles whose distances to all centroids are held at once."""
+"""Tiles whose distances to all centroids are in memory at a time."""
 
 
 @dataclass(frozen=True)
 class Centroids:
-    """k cluster centres, and how many were asked for: k is less where there are too few distinct tiles."""
+    """k cluster centres and the requested number; k is smaller if there are too few distinct tiles."""
 
     points: np.ndarray  # (k, c) float32
     n_asked: int
@@ -35,16 +36,16 @@ class Centroids:
         return len(self.points)
 
     def note(self) -> str:
-        """What a person should know about k; empty when k is what was asked for."""
+        """A note if k is not the requested number; else empty."""
         if self.n_clusters == self.n_asked:
             return ""
         return f"{self.n_clusters} clusters instead of {self.n_asked}: the sample has no more distinct tiles"
 
 
 def stratified_sample(scene: np.ndarray, *, n_per_scene: int, seed: int) -> np.ndarray:
-    """Rising rows of at most `n_per_scene` tiles of each scene, drawn evenly. `scene` (n,) is in content order.
+    """Ascending rows of at most `n_per_scene` random tiles per scene. `scene` (n,) is in content order.
 
-    A scene's draw depends on its own tiles alone, so a new tile of one scene leaves the samples of the others alone.
+    A scene's sample depends on its own tiles only, so a new tile of one scene does not change the others' samples.
     """
     drawn = [
         sample_rows(np.flatnonzero(scene == index), n_per_scene, np.random.default_rng([seed, int(index) + 1]))
@@ -54,16 +55,16 @@ def stratified_sample(scene: np.ndarray, *, n_per_scene: int, seed: int) -> np.n
 
 
 def sample_rows(rows: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """At most `n` of `rows`, without replacement."""
+    """A sample of at most `n` of `rows`, without replacement."""
     return rows if len(rows) <= n else rng.choice(rows, size=n, replace=False)
 
 
 def train_centroids(
     vectors: np.ndarray, k: int, *, seed: int, n_iterations: int, n_restarts: int = 1, use_gpu: bool = False
 ) -> Centroids:
-    """k-means of `vectors` (n, c), the best of `n_restarts`. One thread: faiss' sums would depend on their number.
+    """k-means of `vectors` (n, c), the best of `n_restarts`. Single-threaded: faiss' sums depend on the thread count.
 
-    Fewer distinct vectors than k: they are the centroids.
+    If there are fewer distinct vectors than k, they are the centroids.
     """
     points = np.ascontiguousarray(vectors, dtype=np.float32)
     distinct = np.unique(points, axis=0)
@@ -78,7 +79,7 @@ def train_centroids(
 
 
 def kmeans_options(seed: int, n_iterations: int, n_restarts: int, n_points: int) -> dict[str, object]:
-    """faiss' settings: no subsampling of its own (the sample is ours) and no word about few points per centroid."""
+    """Settings of faiss: no subsampling, since the input is a sample, and no warning about few points per centroid."""
     return {
         "seed": seed,
         "niter": n_iterations,
@@ -101,7 +102,7 @@ def assign(vectors: np.ndarray, centroids: Centroids) -> tuple[np.ndarray, np.nd
 
 @dataclass(frozen=True)
 class ClusterQuality:
-    """How well `n_clusters` clusters recover known scenes: both measures lie in 0 to 1, 1 is perfect."""
+    """How well `n_clusters` clusters recover known scenes: NMI and purity, 0 to 1."""
 
     n_clusters: int
     nmi: float
@@ -134,7 +135,7 @@ def entropy_nats(shares: np.ndarray) -> float:
 def choose_k(
     vectors: np.ndarray, truth: np.ndarray, candidates: Sequence[int], *, seed: int, n_iterations: int
 ) -> tuple[int, tuple[ClusterQuality, ...]]:
-    """The smallest candidate whose clusters of the labelled `vectors` (M, c) have NEARLY_BEST of the highest NMI."""
+    """The smallest candidate whose clusters of the labelled `vectors` (M, c) reach NEARLY_BEST of the highest NMI."""
     measured = []
     for k in sorted(set(candidates)):
         centroids = train_centroids(vectors, k, seed=seed, n_iterations=n_iterations)

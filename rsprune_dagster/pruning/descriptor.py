@@ -1,4 +1,4 @@
-"""The default encoder: fixed filters, no weights, no download. Colour and texture of a tile as one vector.
+"""The default encoder: a vector of colour and texture statistics from fixed filters, without weights or download.
 
 Four kinds of numbers, each pooled over the whole tile and over the filters' directions, so that a quarter turn or a
 flip of the tile changes nothing but rounding:
@@ -15,8 +15,8 @@ flip of the tile changes nothing but rounding:
    Gray-Scale and Rotation Invariant Texture Classification with Local Binary Patterns", PAMI 2002) on three levels of
    the luma, square-rooted like the colours.
 
-Statistics are centred and scaled by constants (`descriptor_constants.py`), not by the corpus at hand: a tile's vector
-never depends on other tiles.
+Statistics are standardised with constants (`descriptor_constants.py`), not with the corpus, so that a tile's vector
+does not depend on other tiles.
 """
 
 import math
@@ -30,7 +30,7 @@ from rsprune_dagster.pruning.descriptor_constants import COLOUR_WEIGHT, PATTERN_
 
 NAME = "descriptor"
 WORKING_SIZE_PX = 64
-"""Edge the descriptor looks at, whatever image_size_px says: the coarsest of four levels is two wavelengths wide."""
+"""Input edge, independent of image_size_px: the coarsest of four pyramid levels is two wavelengths wide."""
 
 N_LEVELS = 4
 N_DIRECTIONS = 4
@@ -38,16 +38,16 @@ N_PATTERN_LEVELS = 3
 N_PATTERNS = 10
 LUMA_BINS, CHROMA_BINS = 7, 5
 CHROMA_GAIN = 10.0
-"""Chroma of nadir imagery is small: tanh(10 x) spreads the range of +-0.1 over most of the bins."""
+"""Nadir imagery has low chroma: tanh(10 x) spreads the range of +-0.1 over most of the bins."""
 
 FLOOR = 0.002
-"""Half a grey level of 255: texture below it is rounding of the 8-bit source."""
+"""Half a grey level of 255: weaker texture is rounding of the 8-bit source."""
 
 CHROMA_LEVELS = (1, 2)
-"""JPEG stores chroma at half the resolution, so the finest level has none of its own."""
+"""JPEG stores chroma at half the resolution, so the finest level is skipped for chroma."""
 
 SLICE_TILES = 16
-"""Tiles worked on at a time: their filter responses stay in the processor's cache."""
+"""Tiles processed at a time, so that their filter responses stay in the processor's cache."""
 
 Blocks = list[tuple[str, torch.Tensor]]
 """Named groups of statistics, each (n, number of statistics)."""
@@ -76,7 +76,7 @@ class Descriptor(nn.Module):
 
     @torch.inference_mode()
     def describe(self, channels: torch.Tensor) -> torch.Tensor:
-        """Histogram and standardised statistics side by side."""
+        """Histogram and standardised statistics, concatenated."""
         statistics = torch.cat([block for _, block in self.statistics(channels)], 1)
         histogram = colour_histogram(functional.avg_pool2d(channels, 2)).sqrt()
         patterns = pattern_histograms(channels[:, 0]).sqrt()
@@ -96,7 +96,8 @@ class Descriptor(nn.Module):
         return blocks
 
     def texture(self, channels: torch.Tensor, energy: torch.Tensor, finer: torch.Tensor | None) -> Blocks:
-        """Of one level: channels (n, c, h, w), energies (n, c, directions, h, w), the log energy one level finer."""
+        """Texture statistics of one level: channels (n, c, h, w), energies (n, c, directions, h, w), finer log
+        energy."""
         log_energy = log_of(energy.mean(2))
         luma = log_energy[:, 0]
         shape = [spread_of(luma), skewness(luma, 0.1), correlation(luma, channels[:, 0])]
@@ -119,10 +120,10 @@ class Descriptor(nn.Module):
 
 
 def single_threaded_pool(n_threads: int) -> ThreadPoolExecutor:
-    """Threads in which torch itself uses one thread.
+    """A thread pool in which each torch operation is single-threaded.
 
-    The operations are too small to be shared out (on two cores that was 30 times slower beside a busy neighbour), the
-    slices are not; and a result cannot depend on the number of threads.
+    The operations are too small to parallelize (30 times slower on two busy cores), the slices are not; and results do
+    not depend on the number of threads.
     """
     return ThreadPoolExecutor(n_threads, "descriptor", initializer=torch.set_num_threads, initargs=(1,))
 
@@ -178,9 +179,9 @@ def pattern_histograms(luma: torch.Tensor) -> torch.Tensor:
 
 
 def binary_patterns(luma: torch.Tensor) -> torch.Tensor:
-    """The pattern of each inner pixel of (n, h, w): how many of its 8 neighbours are brighter, 0 to 8, if those are in
-    one arc, else 9. Brighter means by more than FLOOR, which no difference of 8-bit grey levels equals at any level, so
-    rounding decides nothing.
+    """The pattern of each inner pixel of (n, h, w): the number of brighter neighbours, 0 to 8, if these are contiguous,
+    else 9. Brighter means by more than FLOOR, which no difference of 8-bit grey levels equals at any level, so that
+    rounding has no effect.
     """
     h, w = luma.shape[1] - 2, luma.shape[2] - 2
     around = [(0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0)]
@@ -213,7 +214,7 @@ def colour_statistics(channels: torch.Tensor) -> Blocks:
 
 
 def anisotropy(energy: torch.Tensor) -> torch.Tensor:
-    """How uneven the energies (n, 4, h, w) are over directions: of the whole tile, then the mean over pixels; (n, 4).
+    """Anisotropy of the energies (n, 4, h, w) over directions: of the tile's mean, then the mean over pixels; (n, 4).
 
     The moduli of the Fourier transform over directions do not change when a quarter turn or a flip permutes those.
     """
@@ -229,7 +230,7 @@ def uneven(energy: torch.Tensor, floor: float) -> torch.Tensor:
 
 
 def log_of(energy: torch.Tensor) -> torch.Tensor:
-    """log of energies, from FLOOR up."""
+    """log of energies, clipped below at FLOOR."""
     return (energy + FLOOR).log()
 
 
@@ -245,7 +246,7 @@ def skewness(values: torch.Tensor, floor: float) -> torch.Tensor:
 
 
 def correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Correlation over the pixels of two maps (n, h, w), drawn to 0 where one of them hardly varies."""
+    """Correlation over the pixels of two maps (n, h, w), shrunk to 0 if one of them hardly varies."""
     a, b = a - a.mean((1, 2), keepdim=True), b - b.mean((1, 2), keepdim=True)
     scale = (spread_of(a) + 0.01) * (spread_of(b) + 0.01)
     return (a * b).mean((1, 2)) / scale

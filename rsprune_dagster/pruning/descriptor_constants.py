@@ -1,15 +1,16 @@
 """Centre and spread of every statistic of the descriptor.
 
 The rounded mean and standard deviation of each number over 2,000 tiles of EuroSAT (200 a class) and the 2,100 of UC
-Merced at 64 px, half and half satellite and aerial. No label was used for them, and they are constants: they say how
-much of each statistic is a lot, and do not follow the corpus at hand.
+Merced at 64 px, half satellite and half aerial. They were computed without labels and do not depend on the corpus
+at hand.
 """
 
 COLOUR_WEIGHT = 5.0
-"""Of the histogram, of length 1, beside the statistics, each of spread 1. Chosen on 5-NN accuracy; flat from 4 to 7."""
+"""Weight of the unit-length histogram relative to the standardised statistics. Chosen by 5-NN accuracy; flat from 4 to
+7."""
 
 PATTERN_WEIGHT = 4.0
-"""Of each level's histogram of patterns, of length 1."""
+"""Weight of each level's unit-length histogram of patterns."""
 
 STANDARD: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "mean": ((0.43, -0.01, -0.0016), (0.12, 0.03, 0.034)),
@@ -36,4 +37,4 @@ STANDARD: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "shape_3": ((0.32, -0.13, 0.051, 0.42), (0.13, 0.28, 0.26, 0.26)),
     "anisotropy_3": ((0.15, 0.15, 0.22, 0.2), (0.12, 0.1, 0.088, 0.077)),
 }
-"""Centres and spreads by group of statistics, in the order in which the descriptor computes them."""
+"""Means and standard deviations by group of statistics, in the descriptor's order."""

@@ -1,4 +1,4 @@
-"""Tiles to vectors as a stream: the next batches are decoded and resized while the encoder works on this one."""
+"""Embed a stream of tiles: the next batches are decoded and resized while the encoder processes the current one."""
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,16 +13,16 @@ from rsprune_dagster.pruning.encoders import Prepared, TileEncoder
 T = TypeVar("T")
 
 POLL_S = 0.05
-"""How often a waiting thread looks whether it should stop."""
+"""Interval at which a waiting thread checks whether it should stop."""
 
 
 def embed_stream(
     batches: Iterator[Sequence[np.ndarray]], encoder: TileEncoder, *, prefetch: int = 4
 ) -> Iterator[np.ndarray]:
-    """Unit vectors, float32 (n, d), of each batch of RGB tiles, uint8 (h, w, 3) of any sizes, in their order.
+    """Unit vectors, float32 (n, d), of each batch of RGB tiles, uint8 (h, w, 3) of any sizes, in order.
 
-    `batches` runs in a thread of its own, at most `prefetch` + 2 batches ahead; what it raises is raised here. Batches
-    of a multiple of `encoders.FORWARD_TILES` waste no work. Close the stream, or use it up, to stop the thread.
+    `batches` runs in its own thread, at most `prefetch` + 2 batches ahead; its exceptions are raised here. Batch sizes
+    that are multiples of `encoders.FORWARD_TILES` avoid padding. Close or exhaust the stream to stop the thread.
     """
     with ahead(prepared(batches, encoder), prefetch) as ready:
         for batch in ready:
@@ -30,7 +30,7 @@ def embed_stream(
 
 
 def prepared(batches: Iterator[Sequence[np.ndarray]], encoder: TileEncoder) -> Iterator[Prepared]:
-    """Every batch as the encoder looks at it; `batches` is closed with this generator."""
+    """Every batch as the encoder's input; `batches` is closed with this generator."""
     try:
         for batch in batches:
             yield encoder.prepare(batch)
@@ -41,7 +41,7 @@ def prepared(batches: Iterator[Sequence[np.ndarray]], encoder: TileEncoder) -> I
 
 @contextmanager
 def ahead(items: Iterator[T], n_ahead: int) -> Iterator[Iterator[T]]:
-    """Run `items` in a thread, with at most `n_ahead` finished ones waiting; leaving the context stops and joins it."""
+    """Run `items` in a thread that is at most `n_ahead` items ahead; leaving the context stops and joins it."""
     producer = Producer(items, n_ahead)
     producer.thread.start()
     try:
@@ -52,7 +52,7 @@ def ahead(items: Iterator[T], n_ahead: int) -> Iterator[Iterator[T]]:
 
 
 class Producer(Generic[T]):
-    """A thread that fills a bounded queue. It ends with the items, with their error, or when told to stop."""
+    """A thread that fills a bounded queue, until the items end, raise an error, or it is stopped."""
 
     def __init__(self, items: Iterator[T], n_ahead: int) -> None:
         self.items = items
@@ -63,9 +63,9 @@ class Producer(Generic[T]):
         self.thread = Thread(target=self._run, name="ahead", daemon=True)
 
     def results(self) -> Iterator[T]:
-        """The items in order; then the error, where there was one."""
+        """The items in order; then raises the thread's error, if any."""
         while True:
-            finished = self.finished.is_set()  # asked before the queue: what was put before the end is not lost
+            finished = self.finished.is_set()  # read before the queue, so that the last items are not lost
             try:
                 yield self.queue.get(timeout=0 if finished else POLL_S)
             except Empty:
@@ -81,7 +81,7 @@ class Producer(Generic[T]):
                     break
             if isinstance(self.items, Generator):
                 self.items.close()
-        except BaseException as error:  # handed to the caller's thread, whatever it is
+        except BaseException as error:  # re-raised in the caller's thread
             self.error = error
         finally:
             self.finished.set()

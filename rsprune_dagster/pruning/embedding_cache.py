@@ -1,6 +1,6 @@
-"""Vectors already computed, by the content they are of: a moved file or a new threshold costs only what is new.
+"""Cache of vectors by content hash: after a moved file or a new threshold only new content is embedded.
 
-A block is a sealed safetensors file with one chunk of work: `md5` (n, 16) uint8, rising, `vectors` (n, d) float16.
+A block is a safetensors file with checksum: `md5` (n, 16) uint8, ascending, and `vectors` (n, d) float16.
 """
 
 import hashlib
@@ -15,16 +15,16 @@ from rsprune_dagster.corpus.seal import KEY, UNSEALED, read_whole, sealed
 from rsprune_dagster.corpus.shards import written_whole
 
 DIGEST = np.dtype("S16")
-"""A raw md5. numpy orders S16 by bytes, as the hexadecimal strings are ordered."""
+"""A binary md5. numpy orders S16 by bytes, like the hexadecimal strings."""
 
 
 def digests(content_md5: list[str]) -> np.ndarray:
-    """(n,) S16 from hexadecimal md5 strings, in their order."""
+    """(n,) S16 from hexadecimal md5 strings, in the same order."""
     return np.frombuffer(bytes.fromhex("".join(content_md5)), dtype=DIGEST)
 
 
 def find(wanted: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Positions of `wanted` (n,) S16 in the rising `among` (m,) S16, -1 where absent: (n,) int64."""
+    """Positions of `wanted` (n,) S16 in the ascending `among` (m,) S16, -1 if absent: (n,) int64."""
     if not len(among):
         return np.full(len(wanted), -1, np.int64)
     at = np.minimum(np.searchsorted(among, wanted), len(among) - 1)
@@ -33,12 +33,12 @@ def find(wanted: np.ndarray, among: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class EmbeddingCache:
-    """The blocks of one encoder; its folder is named by the hash of all that decides a vector but the tile."""
+    """The blocks of one encoder; the folder name is the hash of everything that a vector depends on but the tile."""
 
     folder: Path
 
     def add(self, md5: np.ndarray, vectors: np.ndarray) -> None:
-        """Keep a chunk, whole or not at all: (n,) S16 distinct digests and (n, d) vectors, in any order."""
+        """Store a chunk atomically: (n,) S16 distinct digests and (n, d) vectors, in any order."""
         order = np.argsort(md5)
         raw = np.ascontiguousarray(md5[order]).view(np.uint8).reshape(-1, DIGEST.itemsize)
         tensors: dict[str, np.ndarray] = {
@@ -46,10 +46,10 @@ class EmbeddingCache:
             "vectors": np.ascontiguousarray(vectors[order], dtype=np.float16),
         }
         with written_whole(self.folder / f"{hashlib.sha256(raw.tobytes()).hexdigest()}.safetensors") as draft:
-            draft.write_bytes(sealed(save(tensors, {KEY: UNSEALED})))  # save_file hides that the disk is full
+            draft.write_bytes(sealed(save(tensors, {KEY: UNSEALED})))  # save_file does not report a full disk
 
     def known(self) -> np.ndarray:
-        """(m,) S16, rising and distinct: what there are vectors of."""
+        """The digests with cached vectors, (m,) S16, ascending and distinct."""
         return np.unique(
             np.concatenate(
                 [np.zeros(0, DIGEST), *(tensors[0].reshape(-1).view(DIGEST) for tensors in self._read("md5"))]
@@ -62,7 +62,7 @@ class EmbeddingCache:
             yield md5.reshape(-1).view(DIGEST), vectors
 
     def _read(self, *names: str) -> Iterator[list[np.ndarray]]:
-        """Block by block. A damaged block is removed, with a warning: its tiles have no vectors any more."""
+        """Block by block. A damaged block is removed with a warning; its tiles are no longer cached."""
         for block in sorted(self.folder.glob("*.safetensors")):
             if (data := read_whole(block)) is not None:
                 tensors = load(data)

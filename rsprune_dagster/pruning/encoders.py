@@ -1,9 +1,8 @@
-"""Frozen encoders: tiles to unit vectors. torchvision networks with given weights, or the fixed-filter descriptor.
+"""Frozen encoders from tiles to unit vectors: torchvision networks, or the fixed-filter descriptor.
 
-A vector depends on its tile alone. The forward pass always runs on FORWARD_TILES tiles, the last pass filled up with
-blank ones, because kernels are chosen by the shape of a batch and round differently (measured: float32 MobileNetV2, a
-batch of 1 against one of 64). Between machines, or precisions, vectors do differ in rounding: `Encoder.identity` says
-which is which.
+A vector depends on its tile only. Every forward pass has FORWARD_TILES tiles, padded with blank ones, because kernels
+are chosen by batch shape and round differently (measured: float32 MobileNetV2, batch of 1 against 64). Between
+machines or precisions vectors differ in rounding; `Encoder.identity` distinguishes them.
 """
 
 import difflib
@@ -24,7 +23,7 @@ from rsprune_dagster.pruning.backbones import BACKBONES, Backbone
 from rsprune_dagster.pruning.weights import load_trunk, load_weights
 
 FORWARD_TILES = 64
-"""Tiles of one forward pass: enough for the processor's rate, little memory."""
+"""Tiles per forward pass: enough for full throughput, with little memory."""
 
 CACHED_TILES = 4
 """Tiles normalised at a time."""
@@ -33,15 +32,15 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
-"""`normalise`: uint8 tiles (n, 3, h, w) on the device to what the model takes. `model`: that to features (n, d)."""
+"""`normalise`: uint8 tiles (n, 3, h, w) on the device to the model's input. `model`: input to features (n, d)."""
 
 
 Prepared = tuple[torch.Tensor, ...]
-"""A batch of tiles as the parts of an encoder look at it: uint8 (n, 3, side, side) for each."""
+"""A batch of tiles as input of each part of an encoder: uint8 (n, 3, side, side) each."""
 
 
 class TileEncoder(Protocol):
-    """Tiles to unit vectors of `dimension` components, a vector depending on its tile alone."""
+    """Tiles to unit vectors of `dimension` components; a vector depends on its tile only."""
 
     @property
     def name(self) -> str: ...
@@ -57,18 +56,18 @@ class TileEncoder(Protocol):
         """All that decides the vectors, for the cache and the record."""
 
     def prepare(self, tiles: Sequence[np.ndarray]) -> Prepared:
-        """RGB tiles, uint8 (h, w, 3), of any sizes, resized; this may run ahead in another thread."""
+        """Resize RGB tiles, uint8 (h, w, 3) of any sizes; may run in another thread."""
 
     def embed_prepared(self, batch: Prepared) -> np.ndarray:
         """Unit vectors, float32 (n, d). Raises RunError on a NaN."""
 
     def embed(self, tiles: Sequence[np.ndarray]) -> np.ndarray:
-        """Both of the above."""
+        """`prepare` and `embed_prepared`."""
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """Tiles to unit vectors of `dimension` components; `weights_sha256` is empty where there are no weights."""
+    """Tiles to unit vectors of `dimension` components; `weights_sha256` is empty without weights."""
 
     name: str
     dimension: int
@@ -100,7 +99,7 @@ class Encoder:
 
     @torch.inference_mode()
     def embed_prepared(self, batch: Prepared) -> np.ndarray:
-        """What `prepare` gives to unit vectors, float32 (n, d). Raises RunError on a NaN."""
+        """Unit vectors, float32 (n, d), of a prepared batch. Raises RunError on a NaN."""
         (seen,) = batch
         passes = [self._features(chunk) for chunk in torch.split(seen, FORWARD_TILES)] if len(seen) else []
         features = np.concatenate([np.empty((0, self.dimension), np.float32), *passes])
@@ -125,9 +124,9 @@ def load_encoder(
     precision: str = "auto",
     device: str = "auto",
 ) -> Encoder:
-    """The encoder named `backbone`. UsageError: an unknown name, weights that do not fit, an absent device.
+    """Load the encoder `backbone`. Raises UsageError for an unknown name, unsuitable weights or a missing device.
 
-    `weights` is a file, or empty for torchvision's published ones. The descriptor takes none and has a size of its own.
+    `weights` is a file, or empty for torchvision's published ones. The descriptor has no weights and a fixed size.
     """
     place = resolved_device(device)
     if backbone == descriptor.NAME:
@@ -144,13 +143,13 @@ def load_encoder(
 
 
 def check_backbone(name: str) -> None:
-    """Raise UsageError where no network has this name."""
+    """Raise UsageError for an unknown network."""
     if name not in BACKBONES:
         raise UsageError(unknown_backbone(name))
 
 
 def descriptor_encoder(weights: str, device: torch.device) -> Encoder:
-    """The fixed-filter descriptor, in float32 and at its own size: it has no weights and is fast enough."""
+    """The fixed-filter descriptor, in float32 and at its fixed size."""
     if weights:
         raise UsageError(f"the descriptor takes no weights: name the --backbone that {weights} belongs to")
     side = descriptor.WORKING_SIZE_PX
@@ -184,7 +183,7 @@ def network_encoder(
 
 
 def network_model(trunk: nn.Module, precision: str, device: torch.device) -> Forward:
-    """The trunk in its precision, and the mean over the picture: normalised tiles to features (n, d), float32."""
+    """The trunk in the given precision with average pooling: normalised tiles to features (n, d), float32."""
 
     def model(normalised: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
@@ -195,7 +194,7 @@ def network_model(trunk: nn.Module, precision: str, device: torch.device) -> For
 
 
 def network_normalised(batch: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """uint8 (n, 3, h, w) to `dtype`, channels last, with ImageNet's mean and spread of each channel.
+    """uint8 (n, 3, h, w) to `dtype`, channels last, normalised with ImageNet's mean and standard deviation.
 
     Computed in float32 on whole rows of pixels (a broadcast over three channels, innermost in memory, is four times
     slower), a few tiles at a time, which the processor's cache holds.
@@ -215,7 +214,7 @@ def network_normalised(batch: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def resized(tiles: Sequence[np.ndarray], image_size_px: int) -> torch.Tensor:
     """RGB tiles, uint8 (h, w, 3), to uint8 (n, 3, image_size_px, image_size_px), channels last in memory.
 
-    Tiles of one size are resized together (bilinear, antialiased); a tile of the right size is taken as it is.
+    Tiles of one size are resized together (bilinear, antialiased); a tile of the target size is unchanged.
     """
     by_size: dict[tuple[int, ...], list[int]] = {}
     for row, tile in enumerate(tiles):
@@ -237,7 +236,7 @@ def resized_group(tiles: Sequence[np.ndarray], image_size_px: int) -> torch.Tens
 
 
 def filled_up(chunk: torch.Tensor, n_tiles: int) -> torch.Tensor:
-    """The tiles and as many blank ones as make `n_tiles`."""
+    """The tiles padded with blank ones to `n_tiles`."""
     if len(chunk) == n_tiles:
         return chunk
     whole = torch.zeros((n_tiles, *chunk.shape[1:]), dtype=chunk.dtype).to(memory_format=torch.channels_last)
@@ -246,7 +245,7 @@ def filled_up(chunk: torch.Tensor, n_tiles: int) -> torch.Tensor:
 
 
 def unit(features: np.ndarray) -> np.ndarray:
-    """Rows of (n, d) scaled to length 1, as float32; zeros, which have no direction, become the diagonal."""
+    """Rows of (n, d) scaled to length 1, float32; zero rows become the normalised all-ones vector."""
     values = features.astype(np.float64)
     norms = np.linalg.norm(values, axis=1, keepdims=True)
     values = np.where(norms > 1e-12, values, 1.0)
@@ -255,7 +254,7 @@ def unit(features: np.ndarray) -> np.ndarray:
 
 
 def resolved_precision(precision: str, device: torch.device) -> str:
-    """`auto` is bfloat16 where the device computes in it, else float32."""
+    """Resolve the precision; `auto` is bfloat16 if the device supports it, else float32."""
     if precision not in ("auto", "float32", "bfloat16"):
         raise UsageError(f"precision is {precision!r}, expected auto, float32 or bfloat16")
     if precision != "auto":
@@ -264,7 +263,7 @@ def resolved_precision(precision: str, device: torch.device) -> str:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device has bfloat16 arithmetic; emulated, it would be slower than float32."""
+    """Whether the device has native bfloat16 arithmetic; emulated bfloat16 is slower than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
@@ -272,7 +271,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def unknown_backbone(name: str) -> str:
-    """The line for a name that is not known, with the one probably meant."""
+    """The error message for an unknown name, with a suggestion."""
     names = [descriptor.NAME, *BACKBONES]
     close = difflib.get_close_matches(name, names, n=1)
     meant = f"; did you mean {close[0]}?" if close else ""

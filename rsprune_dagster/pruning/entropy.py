@@ -1,6 +1,6 @@
-"""Stage 1: how much a tile tells, in bits, and below which value it tells too little.
+"""Stage 1: the entropy of a tile in bits, and the threshold below which tiles are dropped.
 
-The kernels are compiled by numba, hold no lock, and see one tile at a time; they run inside the scan (`scan.py`).
+The kernels are compiled by numba, release the GIL and process one tile at a time; they run in the scan (`scan.py`).
 """
 
 from collections.abc import Mapping
@@ -16,16 +16,16 @@ _TABLE_LENGTH = 2**16 + 1
 _FIXED_POINT = float(2**32)
 _COUNTS = np.arange(_TABLE_LENGTH, dtype=np.float64)
 _N_LOG_N = np.rint(_COUNTS * np.log2(np.maximum(_COUNTS, 1.0)) * _FIXED_POINT).astype(np.int64)
-"""n log2 n in units of 2**-32 bit: a look-up instead of a logarithm, and integers may be added in any order."""
+"""Lookup table of n log2 n in units of 2**-32 bit: integer sums do not depend on their order."""
 
 
 @njit(cache=True, nogil=True)
 def patch_histograms(grey: np.ndarray, valid: np.ndarray, grid: int) -> np.ndarray:
-    """Grey-level counts of each of `grid` x `grid` patches.
+    """Grey-level histograms of `grid` x `grid` patches.
 
     Args:
         grey: (H, W) uint8.
-        valid: (H, W) bool, false where there is no data; (0, 0) when all pixels are valid.
+        valid: (H, W) bool, false for nodata; (0, 0) if all pixels are valid.
 
     Returns:
         (grid * grid, 256) int32, patches row by row.
@@ -78,11 +78,11 @@ def entropy_of_counts(counts: np.ndarray) -> float:
 def tile_entropy(grey: np.ndarray, valid: np.ndarray, grid: int) -> tuple[float, float]:
     """Entropy of the whole tile, and the mean over its patches.
 
-    The second tells a tile that is half blank from one that is full. Patches without valid pixels count as 0.
+    The latter distinguishes half-blank from full tiles. Patches without valid pixels count as 0.
 
     Args:
         grey: (H, W) uint8.
-        valid: (H, W) bool, or (0, 0) when all pixels are valid.
+        valid: (H, W) bool, or (0, 0) if all pixels are valid.
 
     Returns:
         (entropy_bits, patch_entropy_bits), each 0 to 8.
@@ -107,7 +107,7 @@ def thumbnail(grey: np.ndarray) -> np.ndarray:
         top = row * height // THUMBNAIL_PX
         bottom = max(top + 1, (row + 1) * height // THUMBNAIL_PX)
         band[:] = 0
-        for y in range(top, bottom):  # whole rows first: the compiler turns that into vector instructions
+        for y in range(top, bottom):  # row by row, which the compiler vectorizes
             for x in range(width):
                 band[x] += grey[y, x]
         for column in range(THUMBNAIL_PX):
@@ -120,7 +120,7 @@ def thumbnail(grey: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Threshold:
-    """The entropy below which tiles go, and how it was found."""
+    """The entropy below which tiles are dropped, and how it was determined."""
 
     bits: float
     origin: str
@@ -129,10 +129,10 @@ class Threshold:
 def threshold_from_reference(
     entropy_by_scene: Mapping[str, np.ndarray], *, max_scene_loss: float, max_threshold_bits: float
 ) -> Threshold:
-    """The highest threshold that costs no reference scene more than `max_scene_loss` of its tiles.
+    """The highest threshold at which no reference scene loses more than `max_scene_loss` of its tiles.
 
-    t = min over scenes of the scene's `max_scene_loss` quantile, capped. The cap matters when the reference is foreign:
-    aerial photographs at 0.3 m carry 6 to 7 bits, calm sea seen from a satellite 3.
+    t = min over scenes of the scene's `max_scene_loss` quantile, capped. The cap matters for a foreign reference:
+    aerial photographs at 0.3 m have 6 to 7 bits, calm sea in satellite images has 3.
 
     Args:
         entropy_by_scene: for each scene, (n,) entropies in bits; none may be empty.
@@ -152,7 +152,7 @@ def threshold_from_reference(
 
 
 def threshold_from_quantile(entropy_bits: np.ndarray, *, quantile: float) -> Threshold:
-    """The value below which a share `quantile` of the corpus lies. `entropy_bits`: (N,), N >= 1."""
+    """The `quantile` of the corpus' entropies `entropy_bits` (N,), N >= 1."""
     return Threshold(
         float(np.quantile(entropy_bits, quantile, method="lower")), f"the lowest {quantile:.0%} of the corpus"
     )

@@ -1,8 +1,8 @@
-"""A clustering that is kept: new tiles go to the scenes and centroids there are, until they have drifted too far.
+"""Incremental clustering: new tiles are assigned to existing scenes and centroids until the pool has drifted.
 
-All that a tile's scene and cluster depend on besides its vector is in `Frozen`: the scenes of the reference with the
-pool's priors, the space, the centroids. Assigning the tiles that the centroids were trained on gives what the training
-gave, bit for bit; and assigning more of them does not depend on the steps in which they came.
+`Frozen` holds everything that a tile's scene and cluster depend on besides its vector: the scene model with the pool's
+priors, the clustering space and the centroids. Assigning the training tiles again gives the same result bit for bit,
+and the assignment of new tiles does not depend on the steps in which they arrived.
 """
 
 from dataclasses import dataclass
@@ -18,46 +18,46 @@ from rsprune_dagster.pruning.scenes import foreignness
 from rsprune_dagster.pruning.selection import Reader
 
 FAR_QUANTILE: Final = 0.99
-"""A tile farther from its centroid than this share of those that trained it lies outside what the clusters know."""
+"""A tile beyond this quantile of the training tiles' distances counts as far."""
 BY_CHANCE: Final = 0.05
-"""Too many far tiles ask for a new clustering only where chance explains so many in fewer than one case of twenty."""
+"""Significance level: far tiles count as drift only if chance explains them with a smaller probability."""
 
 
 @dataclass(frozen=True)
 class Frozen:
-    """A clustering as it was trained, on `trained_on`: contents (n, 16) uint8, md5s in content order."""
+    """A fitted clustering. `trained_on`: content md5s (n, 16) uint8 of the training tiles, in content order."""
 
     fitted: Fitted
     centroids: Centroids
     quality: tuple[ClusterQuality, ...]
     balance_over: str
     trained_on: NDArray[np.uint8]
-    counts: NDArray[np.int64]  # (k,) tiles of each cluster when it was trained
-    far_distance: float  # the FAR_QUANTILE of their distances
+    counts: NDArray[np.int64]  # (k,) training tiles per cluster
+    far_distance: float  # FAR_QUANTILE of the training distances
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How far a pool may drift from the one that trained the centroids."""
+    """Limits of the drift from the training pool."""
 
-    max_far_fraction: float  # of the new tiles
-    max_cluster_shift: float  # population stability index
-    max_growth: float  # new tiles over those that trained
+    max_far_fraction: float  # largest share of new tiles that are far
+    max_cluster_shift: float  # largest population stability index
+    max_growth: float  # largest ratio of new tiles to training tiles
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How far the pool has come since the centroids were trained, and why that is too far; no reasons: it is not."""
+    """The drift since the centroids were trained, and the exceeded limits; no reasons: within the limits."""
 
     n_new: int
-    far_fraction: float  # of the new tiles; at home 1 - FAR_QUANTILE
+    far_fraction: float  # share of new tiles; 1 - FAR_QUANTILE without drift
     cluster_shift: float
     foreignness: float
     reasons: tuple[str, ...]
 
 
 def frozen(clusters: SceneClusters, contents: NDArray[np.uint8]) -> Frozen:
-    """What is to be kept of a clustering that was just trained on tiles of these contents (N, 16)."""
+    """The reusable part of a clustering just trained on tiles with content md5s (N, 16)."""
     assert clusters.fitted is not None, "cluster_pool gives it"
     return Frozen(
         clusters.fitted,
@@ -71,7 +71,7 @@ def frozen(clusters: SceneClusters, contents: NDArray[np.uint8]) -> Frozen:
 
 
 def topped_up(read: Reader, n_tiles: int, kept: Frozen, progress: Progress = silent) -> SceneClusters:
-    """Every tile's scene and cluster by a kept clustering; `read` as for `cluster_pool`."""
+    """Assign every tile to the scenes and clusters of a fitted clustering; `read` as for `cluster_pool`."""
     model = kept.fitted.scenes
     points, scene, novelty = placed(read, n_tiles, kept.fitted.space, model, progress)
     cluster, distance = assign(points, kept.centroids)
@@ -99,34 +99,34 @@ def drift(
     apart: float,
     limits: Limits,
 ) -> Drift:
-    """How far a pool of N tiles has drifted: contents (N, 16), cluster and distance (N,), and its foreignness."""
+    """The drift of a pool of N tiles: content md5s (N, 16), cluster and distance (N,), and foreignness."""
     new = ~_is_in(contents, kept.trained_on)
     n_new, n_far = int(new.sum()), int((distance[new] > kept.far_distance).sum())
     shift = stability_index(np.bincount(cluster, minlength=len(kept.counts)), kept.counts)
     kind = "scenes" if kept.fitted.scenes and apart < FOREIGN_FROM else "clusters"
     reasons = []
     if n_new and _is_more(n_far, n_new, limits.max_far_fraction):
-        reasons.append(f"{n_far:,} of {n_new:,} new tiles lie farther out than 99 in 100 of those that trained")
+        reasons.append(f"{n_far:,} of {n_new:,} new tiles lie beyond the 99th percentile of the training distances")
     if shift > limits.max_cluster_shift:
-        reasons.append(f"the shares of the clusters moved (stability index {shift:.2f})")
+        reasons.append(f"the cluster sizes changed (population stability index {shift:.2f})")
     if n_new > limits.max_growth * len(kept.trained_on):
-        reasons.append(f"{n_new:,} tiles came to the {len(kept.trained_on):,} that trained")
+        reasons.append(f"{n_new:,} tiles were added to {len(kept.trained_on):,} training tiles")
     if kind != kept.balance_over:
         reasons.append(f"the pool is now balanced over {kind} (foreignness {apart:.2f})")
     return Drift(n_new, n_far / max(n_new, 1), shift, apart, tuple(reasons))
 
 
 def stability_index(now: NDArray[np.int64], before: NDArray[np.int64]) -> float:
-    """The population stability index of counts (k,): sum (p - q) ln(p / q), half a tile added to each; 0: the same.
+    """The population stability index of counts (k,): sum (p - q) ln(p / q), with 1/2 added to each count; 0: equal.
 
-    Below 0.1 hardly a change, above 0.25 another population (Siddiqi 2006, Credit Risk Scorecards).
+    Below 0.1: little change; above 0.25: another population (Siddiqi 2006, Credit Risk Scorecards).
     """
     p, q = ((counts + 0.5) / (counts.sum() + 0.5 * len(counts)) for counts in (now, before))
     return float(np.sum((p - q) * np.log(p / q)))
 
 
 def _is_more(n_far: int, n_new: int, share: float) -> bool:
-    """Whether more than this share is far, and not by chance: a one-sided binomial test."""
+    """Whether significantly more than `share` is far: a one-sided binomial test."""
     from scipy.stats import binom
 
     return bool(n_far > share * n_new and binom.sf(n_far - 1, n_new, share) < BY_CHANCE)

@@ -1,9 +1,9 @@
-"""The method from vectors to one order: scenes, clusters, quotas, herding. The assets and the benchmarks call this.
+"""The method from vectors to a ranking: scenes, clusters, quotas, herding. Assets and benchmarks call this.
 
-`cluster_pool` is stage 2 and `rank_pool` stage 3; `select` chains them for arrays in memory. A pool that looks like the
-reference is balanced over the reference's scenes. A foreign one is balanced over clusters, found where the
-reference's scenes differ and where the pool varies, in units of how much tiles of one scene vary. Without a
-reference, neighbours tell that unit.
+`cluster_pool` is stage 2 and `rank_pool` stage 3; `select` chains them for arrays in memory. A pool that resembles the
+reference is balanced over the reference's scenes. A foreign pool is balanced over clusters. The clustering space has
+the discriminant axes of the reference's scenes and the principal axes of the pool, whitened by the within-scene
+covariance. Without a reference that covariance is estimated from nearest neighbours.
 """
 
 from collections.abc import Sequence
@@ -38,62 +38,62 @@ from rsprune_dagster.pruning.scenes import (
 from rsprune_dagster.pruning.selection import Reader, Target, itself, rank_tiles
 
 FOREIGN_FROM: Final = 0.25
-"""Foreignness from which clusters carry the balance. Measured: 0.06 at most on pools of the same kind, else
-0.59 to 0.95."""
+"""Foreignness from which the pool is balanced over clusters. Measured: at most 0.06 on pools of the same kind, 0.59
+to 0.95 on others."""
 CHUNK_TILES: Final = 2**14
-"""Tiles that are read and assigned at a time."""
+"""Tiles read and assigned at a time."""
 AXES_SAMPLE: Final = 20_000
-"""Tiles, evenly spaced, that give the pool's principal axes and the priors of its scenes."""
+"""Evenly spaced tiles from which the pool's principal axes and scene priors are computed."""
 NEIGHBOUR_SAMPLE: Final = 4_000
-"""Tiles whose neighbours are sought where there is no reference."""
+"""Tiles whose nearest neighbours are searched if there is no reference."""
 N_NEIGHBOURS: Final = 5
 NEIGHBOUR_SHRINKAGE: Final = 0.3
-"""Of the covariance that neighbours give; about what references choose for their own."""
+"""Shrinkage of the covariance estimated from neighbours; about the value that references select."""
 N_WHITENED_AXES: Final = 16
 N_RESTARTS: Final = 5
-"""k-means runs, of which the best counts: with few clusters one run may leave a scene without a centroid."""
+"""Number of k-means runs, of which the best is used: a single run may leave a scene without a centroid."""
 MIN_TARGET_TILES: Final = 20
-"""Reference tiles of a scene from which they are a target: fewer do not show how a scene varies."""
+"""Fewest reference tiles of a scene to serve as its target: fewer do not represent its variation."""
 UNNAMED_SCENE: Final = "pool"
 
 
 @dataclass(frozen=True)
 class SceneClusters:
-    """Stage 2: scene, cluster and distance of each of N tiles, and how the clustering came about."""
+    """The result of stage 2: scene, cluster and distance of each of N tiles, and facts on the clustering."""
 
-    scene: NDArray[np.int32]  # (N,) index into scene_names: the likeliest scene of the reference
+    scene: NDArray[np.int32]  # (N,) index into scene_names: the most probable reference scene
     scene_names: tuple[str, ...]
     cluster: NDArray[np.int32]  # (N,)
     distance: NDArray[np.float64]  # (N,) to the centroid, in the clustering space
     novelty: NDArray[np.float64]  # (N,) 0 to 1
     centroids: Centroids
-    quality: tuple[ClusterQuality, ...]  # one per number of clusters tried; empty without a reference
+    quality: tuple[ClusterQuality, ...]  # one per candidate number of clusters; empty without a reference
     foreignness: float  # 0 to 1; 0 without a reference
     balance_over: str  # "scenes" or "clusters"
     note: str
-    fitted: "Fitted | None" = None  # what assigned them, where it is at hand
+    fitted: "Fitted | None" = None  # the fitted model, if available
 
     @property
     def is_foreign(self) -> bool:
-        """Whether there is a reference that does not know the pool: its scenes are guesses then."""
+        """Whether the pool is foreign to the reference, so that the assigned scenes are guesses."""
         return is_foreign(self.scene_names, self.balance_over)
 
     @property
     def strata(self) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-        """The stratum (N,) of each tile, and the strata's names: the scenes, or the clusters of a foreign pool."""
+        """The stratum (N,) of each tile and the names: scenes, or clusters if the pool is foreign."""
         if self.is_foreign:
             return self.cluster, cluster_names(self.centroids.n_clusters)
         return self.scene, self.scene_names
 
     def of(self, rows: NDArray[np.int64]) -> "SceneClusters":
-        """The same, of some tiles (n,)."""
+        """The subset of some tiles (n,)."""
         parts = {name: getattr(self, name)[rows] for name in ("scene", "cluster", "distance", "novelty")}
         return replace(self, **parts)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """All rows, best first: a keep fraction is a prefix; and the clusters they were chosen by."""
+    """All rows, best first, so that a keep fraction is a prefix; and the clusters."""
 
     order: NDArray[np.int64]  # (N,)
     clusters: SceneClusters
@@ -130,7 +130,7 @@ def select(
     use_gpu: bool = False,
     workers: int = 1,
 ) -> Selection:
-    """Rank the unit `vectors` (N, d), in content order, by a labelled reference (M, d), (M,), or none: two Nones."""
+    """Rank the unit `vectors` (N, d) in content order, with a labelled reference (M, d), (M,), or None and None."""
     pool = np.asarray(vectors, dtype=np.float32)
     clusters = cluster_pool(
         lambda rows: pool[rows],
@@ -171,12 +171,12 @@ def cluster_pool(
     use_gpu: bool = False,
     progress: Progress = silent,
 ) -> SceneClusters:
-    """Stage 2 over a pool that is read in chunks; memory holds a few numbers a tile and one chunk of vectors.
+    """Stage 2 over a pool read in chunks; memory: a few numbers per tile and one chunk of vectors.
 
     Args:
-        read: rising row numbers (n,) to unit vectors (n, d); rows are in content order.
+        read: ascending row numbers (n,) to unit vectors (n, d); rows are in content order.
         reference_vectors, labels: (M, d) and (M,); None, or fewer than two scenes: one stratum.
-        n_clusters: 0: the candidate that best recovers the reference's scenes; without a reference, the first one.
+        n_clusters: 0: chosen by `choose_k` on the reference; without a reference, the first candidate.
         sample_per_scene: tiles of each scene that train the centroids.
     """
     known = reference_vectors is not None and labels is not None and len(np.unique(labels)) > 1
@@ -213,19 +213,19 @@ def cluster_pool(
 
 
 def cluster_names(n_clusters: int) -> tuple[str, ...]:
-    """What the scenes of a foreign pool are called, by cluster: `cluster 07`. Sorted by name they are in order."""
+    """Names of a foreign pool's strata: `cluster 07`, padded so that they sort by number."""
     n_digits = len(str(n_clusters - 1))
     return tuple(f"cluster {number:0{n_digits}d}" for number in range(n_clusters))
 
 
 def scene_note(apart: float | None, balance_over: str, centroids: Centroids) -> str:
-    """What a person should know of a clustering; `apart`: its foreignness, None without a reference."""
+    """A sentence about a clustering for the user; `apart`: its foreignness, None without a reference."""
     return " ".join(filter(None, [foreignness_sentence(apart, balance_over), centroids.note()]))
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What gives a vector its scene and its place: the reference's model with the pool's priors, and the space."""
+    """The scene model with the pool's priors, and the clustering space."""
 
     scenes: SceneModel | None
     space: "ClusteringSpace"
@@ -237,16 +237,16 @@ class Fitted:
 
 @dataclass(frozen=True)
 class ClusteringSpace:
-    """The parts that make up the space of the clusters, each scaled to unit variance over the pool, side by side."""
+    """The projections whose concatenation is the clustering space, each scaled to unit variance over the pool."""
 
     parts: tuple[Projection, ...]
     shifts: tuple[NDArray[np.float64], ...]
     scales: tuple[float, ...]
 
     def place(self, vectors: np.ndarray) -> NDArray[np.float32]:
-        """`vectors` (n, d) as points (n, c): side by side, then each divided by the square root of its length.
+        """Project `vectors` (n, d) to points (n, c): concatenated, then divided by the square root of their norm.
 
-        The root brings tiles far from all others half-way in: they must not claim clusters of their own.
+        The root damps outliers, so that they do not form clusters of their own.
         """
         sides = [
             (part.project(vectors) - shift) / scale
@@ -258,21 +258,21 @@ class ClusteringSpace:
 
 
 def even_rows(n_tiles: int, n_rows: int) -> NDArray[np.int64]:
-    """At most `n_rows` evenly spaced rows: content order is random, so they stand for all."""
+    """At most `n_rows` evenly spaced rows; content order is random, so they are a representative sample."""
     return np.unique(np.linspace(0, n_tiles - 1, min(n_tiles, n_rows)).astype(np.int64))
 
 
 def fitted_to_pool(model: SceneModel, sample: np.ndarray) -> SceneModel:
-    """The model with the pool's priors, from a `sample` (n, d) of it; a foreign pool has no say on known scenes."""
+    """The model with priors estimated from a `sample` (n, d) of the pool; unchanged if the pool is foreign."""
     apart = foreignness(model.assign(sample).novelty)
     return model.adapted(sample) if apart < FOREIGN_FROM else model
 
 
 def clustering_space(sample: np.ndarray, model: SceneModel | None) -> ClusteringSpace:
-    """Where clusters are sought, from an even `sample` (n, d) of the pool.
+    """The space in which clusters are searched, from an evenly spaced `sample` (n, d) of the pool.
 
-    With a reference: its discriminant axes, and the pool's principal axes after whitening by the variation within
-    scenes. Without one: the latter alone, the variation within scenes being guessed from nearest neighbours.
+    With a reference: its discriminant axes, and the pool's principal axes after whitening by the within-scene
+    covariance. Without one: the principal axes only, with that covariance estimated from nearest neighbours.
     """
     whitened = fit_principal_axes(
         sample, N_WHITENED_AXES, whitening=model.whitening if model else blind_whitening(sample)
@@ -285,7 +285,7 @@ def clustering_space(sample: np.ndarray, model: SceneModel | None) -> Clustering
 
 
 def blind_whitening(sample: np.ndarray) -> NDArray[np.float64]:
-    """A whitening (d, d) by the variation within scenes, guessed without labels from a `sample` (n, d) of the pool."""
+    """The whitening (d, d) by the within-scene covariance, estimated without labels from a `sample` (n, d)."""
     seen = sample[even_rows(len(sample), NEIGHBOUR_SAMPLE)]
     scatter = neighbour_scatter(seen, min(N_NEIGHBOURS, len(seen) - 1)) if len(seen) > 1 else np.eye(sample.shape[1])
     with one_thread():
@@ -295,7 +295,7 @@ def blind_whitening(sample: np.ndarray) -> NDArray[np.float64]:
 def placed(
     read: Reader, n_tiles: int, space: ClusteringSpace, model: SceneModel | None, progress: Progress = silent
 ) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float64]]:
-    """Every tile's point in `space` (N, c), scene (N,) and novelty (N,), chunk by chunk."""
+    """Every tile's point in the clustering space (N, c), scene (N,) and novelty (N,), computed in chunks."""
     n_axes = sum(part.n_axes for part in space.parts)
     points = np.empty((n_tiles, n_axes), np.float32)
     scene, novelty = np.zeros(n_tiles, np.int32), np.full(n_tiles, 0.5)
@@ -322,7 +322,8 @@ def rank_pool(
     workers: int = 1,
     progress: Progress = silent,
 ) -> NDArray[np.int64]:
-    """Stage 3: all rows, best first. Same kind: scenes take turns and resemble the reference; foreign: clusters do."""
+    """Stage 3: all rows, best first. Balanced over scenes and herded toward the reference; if foreign, over
+    clusters."""
     everything_one = np.zeros(len(clusters.scene), np.int32)
     if clusters.balance_over == "clusters":
         return rank_tiles(
@@ -349,7 +350,7 @@ def rank_pool(
 
 
 def reference_targets(names: Sequence[str], reference_vectors: np.ndarray | None, labels: np.ndarray | None) -> Target:
-    """What tiles of a scene should resemble: the reference's tiles of that scene, if there are a few."""
+    """The herding target of a scene: the reference's tiles of that scene, if there are enough."""
     if reference_vectors is None or labels is None:
         return itself
     vectors, of = np.asarray(reference_vectors, np.float32), np.asarray(labels).astype(str)

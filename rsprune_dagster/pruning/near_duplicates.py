@@ -1,13 +1,11 @@
-"""Near-duplicates: the same ground in the same picture, turned, flipped, re-encoded, brightened, moved a little, made
-noisy.
+"""Near-duplicates: copies of an image that are rotated, flipped, re-encoded, brightened, slightly shifted or noisy.
 
-Nadir tiles have no up, so all eight rotations and flips count. Candidates come from an index on a description that
-none of the eight changes; nothing is compared with everything. Whether two candidates are one picture is settled on
-their 16 x 16 thumbnails by a regression: how much of the *detail* of one, beyond a smooth quadratic surface, the
-other explains when it may be turned, flipped, scaled in contrast and moved by part of a thumbnail pixel. Plain
-correlation will not do: any two shores, field edges or gradients of one direction correlate. Tiles with no detail at
-this scale (calm water, closed forest) are never called near-duplicates: there is nothing to recognise them by, and
-two pieces of sea are two tiles.
+Nadir tiles have no canonical orientation, so all eight rotations and flips are tried. Candidates come from an index on
+a feature that is invariant to these eight, without comparing all pairs. Two candidates are compared on their 16 x 16
+thumbnails by a regression: how much of the *detail* of one (beyond a smooth quadratic surface) the other explains, when
+rotated, flipped, scaled in contrast and shifted by a fraction of a thumbnail pixel. Plain correlation does not
+suffice: any two shores, field edges or gradients of one direction correlate. Tiles without detail at this scale (calm
+water, closed forest) are never near-duplicates: two pieces of sea are two tiles.
 """
 
 import math
@@ -32,12 +30,12 @@ from rsprune_dagster.pruning.thumbnail_detail import (
 from rsprune_dagster.pruning.thumbnail_index import candidate_pairs
 
 MIN_DETAIL: Final = 1.5
-"""Standard deviation in grey levels that a thumbnail needs beyond a quadratic surface. Rounding, JPEG and sensor
-noise leave 0.3 to 1."""
+"""Smallest detail of a comparable thumbnail: standard deviation from a quadratic surface, in grey levels. Rounding,
+JPEG and sensor noise give 0.3 to 1."""
 MIN_PLAIN_CORRELATION: Final = 0.5
-"""Detail that correlates less before any shift is not looked at further."""
+"""Pairs whose detail correlates less before shifting are rejected early."""
 PLACES: Final = np.ascontiguousarray(SYMMETRIES.T)
-"""(256, 8): the eight turns side by side, so that all are tried in one go over a thumbnail."""
+"""(256, 8): pixel indices of the eight orientations, to try all in one pass over a thumbnail."""
 BLOCK_PAIRS: Final = 8192
 """Pairs compared at a time, by one thread."""
 
@@ -51,20 +49,19 @@ def near_duplicates(
     n_neighbours: int = 16,
     workers: int = 1,
 ) -> NDArray[np.int64]:
-    """The row that each tile is a near-duplicate of; its own row when it is none.
+    """The row that each tile is a near-duplicate of; its own row if it is none.
 
     Args:
-        thumbnails: (N, 256) uint8, 16 x 16 area-averaged grey levels in rows; rows in content order, exact duplicates
-            gone.
-        correlation: multiple correlation of detail, 0 to 1, from which two tiles are one picture.
-        embeddings: (N, d) vectors; when given, the two tiles' cosine must also be `min_cosine` or more.
+        thumbnails: (N, 256) uint8, 16 x 16 area-averaged grey levels; in content order, without exact duplicates.
+        correlation: multiple correlation of detail, 0 to 1, from which two tiles are near-duplicates.
+        embeddings: (N, d) vectors; if given, the cosine of two tiles must also be at least `min_cosine`.
         n_neighbours: candidates per tile.
-        workers: threads, which do not show in the result.
+        workers: number of threads; the result does not depend on it.
 
     Returns:
-        Leaders (N,) int64: a leader is the first of its copies in content order, leads itself, and was itself compared
-        with each tile it leads, so there are no chains. Takes time like N to the 1.5, some 20 microseconds a tile at
-        a million.
+        Leaders (N,) int64: a leader is the first of its copies in content order, leads itself, and was compared with
+        each tile that it leads, so there are no chains. Time grows as N^1.5: about 20 microseconds per tile at a
+        million tiles.
     """
     thumbnails = np.ascontiguousarray(thumbnails).reshape(-1, EDGE * EDGE)
     vectors = np.zeros((0, 0), np.float32) if embeddings is None else np.asarray(embeddings)
@@ -75,13 +72,13 @@ def near_duplicates(
     while len(searched) > 1:
         pairs = candidate_pairs(thumbnails, (means, details), searched, n_neighbours=n_neighbours, workers=workers)
         merged = _adopt(leader, pairs, compared(pairs, evidence, workers), *evidence)
-        # A crowd of copies larger than n_neighbours falls into several groups: compare their leaders until none merge.
+        # More than n_neighbours copies of one tile form several groups: compare their leaders until none merge.
         searched = np.unique(leader[leader != np.arange(len(leader))]) if merged else searched[:0]
     return leader
 
 
 def compared(pairs: NDArray[np.int64], evidence: tuple[Any, ...], workers: int) -> NDArray[np.bool_]:
-    """Whether each of `pairs` (P, 2) is one picture, by several threads."""
+    """Whether each of `pairs` (P, 2) is a near-duplicate, multithreaded."""
     with ThreadPoolExecutor(workers) as pool:
         copies = pool.map(lambda part: _compare(pairs[part], *evidence), blocks(len(pairs), BLOCK_PAIRS))
         return np.concatenate([np.zeros(0, np.bool_), *copies])
@@ -89,7 +86,7 @@ def compared(pairs: NDArray[np.int64], evidence: tuple[Any, ...], workers: int) 
 
 @njit(cache=True, nogil=True)
 def _compare(pairs, thumbnails, means, details, vectors, correlation, min_cosine):  # type: ignore[no-untyped-def]
-    """Whether each of `pairs` (P, 2) is one picture."""
+    """Whether each of `pairs` (P, 2) is a near-duplicate."""
     copies = np.empty(pairs.shape[0], np.bool_)
     for p in range(pairs.shape[0]):
         copies[p] = _is_copy(pairs[p, 0], pairs[p, 1], thumbnails, means, details, vectors, correlation, min_cosine)
@@ -98,9 +95,9 @@ def _compare(pairs, thumbnails, means, details, vectors, correlation, min_cosine
 
 @njit(cache=True, nogil=True)
 def _adopt(leader, pairs, copies, thumbnails, means, details, vectors, correlation, min_cosine):  # type: ignore[no-untyped-def]
-    """Give every later tile of a pair the first leader that it is a copy of, in place; return whether any got one.
+    """Assign the later tile of each pair to the first leader that it is a copy of, in place; whether any changed.
 
-    `copies` (P,) tells of each pair whether it is one picture; only a pair's *leader* may have to be compared anew.
+    `copies` (P,): whether each pair is a near-duplicate. Only a pair's *leader* may need a new comparison.
     """
     merged = False
     for p in range(pairs.shape[0]):
@@ -113,7 +110,7 @@ def _adopt(leader, pairs, copies, thumbnails, means, details, vectors, correlati
         if copy:
             leader[row] = head
             merged = True
-    for row in range(leader.size):  # followers of a leader that has just been adopted itself
+    for row in range(leader.size):  # tiles whose leader has just got a leader itself
         head = leader[leader[row]]
         if head != leader[row]:
             copy = _is_copy(head, row, thumbnails, means, details, vectors, correlation, min_cosine)
@@ -123,23 +120,23 @@ def _adopt(leader, pairs, copies, thumbnails, means, details, vectors, correlati
 
 @njit(cache=True, nogil=True)
 def _is_copy(a, b, thumbnails, means, details, vectors, correlation, min_cosine):  # type: ignore[no-untyped-def]
-    """Whether rows a and b show one picture."""
+    """Whether rows a and b are near-duplicates."""
     if not tones_agree(means[a], details[a], means[b], details[b]):
         return False
-    if vectors.shape[0] > 0 and not _alike(vectors[a], vectors[b], min_cosine):
+    if vectors.shape[0] > 0 and not _has_cosine(vectors[a], vectors[b], min_cosine):
         return False
     one, other = thumbnails[a].astype(np.float64), thumbnails[b].astype(np.float64)
     turn = _best_turn(one, other, MIN_PLAIN_CORRELATION * one.size * details[a] * details[b])
     if turn < 0:
         return False
     turned = one[SYMMETRIES[turn]]
-    # Both ways: a tile with one bright corner explains much of many others, but they do not explain it.
+    # In both directions: a tile with one bright corner explains many others, but they do not explain it.
     return _explained(turned, other) >= correlation and _explained(other, turned) >= correlation
 
 
 @njit(cache=True, nogil=True)
-def _alike(a, b, min_cosine):  # type: ignore[no-untyped-def]
-    """Whether two vectors have that cosine; a zero vector is unlike any."""
+def _has_cosine(a, b, min_cosine):  # type: ignore[no-untyped-def]
+    """Whether the cosine of two vectors is at least `min_cosine`; false for a zero vector."""
     ab, aa, bb = 0.0, 0.0, 0.0
     for i in range(a.size):
         x, y = float(a[i]), float(b[i])
@@ -151,9 +148,9 @@ def _alike(a, b, min_cosine):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _best_turn(one, other, least):  # type: ignore[no-untyped-def]
-    """The turn of `one` whose detail has the largest product with the other's; -1 if none is above `least`.
+    """The orientation of `one` whose detail has the largest product with the other's; -1 if none is above `least`.
 
-    Turned surfaces are surfaces: it is enough to take them out of the other.
+    Quadratic surfaces stay such when rotated, so it suffices to remove them from the other.
     """
     detail = other.copy()
     remove(detail, SURFACE)
@@ -167,11 +164,10 @@ def _best_turn(one, other, least):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _explained(one, other):  # type: ignore[no-untyped-def]
-    """Multiple correlation, 0 to 1, of the other's detail with one's grey levels and their differences.
+    """Multiple correlation, 0 to 1, of the other's detail with one's grey levels and their derivatives.
 
-    To second order, a picture moved by (p, q) pixels is f + p f_x + q f_y + (p² f_xx + 2 p q f_xy + q² f_yy) / 2, so
-    least squares on these six undo a small shift (Lucas and Kanade 1981, one step). Borders have no differences and
-    are left out.
+    To second order, an image shifted by (p, q) pixels is f + p f_x + q f_y + (p² f_xx + 2 p q f_xy + q² f_yy) / 2, so
+    least squares on these six undo a small shift (Lucas and Kanade 1981, one step). Border pixels are excluded.
     """
     columns = _shift_columns(one)
     target = np.empty(INNER_SURFACE.shape[1])

@@ -1,4 +1,4 @@
-"""Matrix products whose bits depend on the numbers alone: not on threads, not on how rows came in chunks."""
+"""Reproducible matrix products: bit-identical for any number of threads and any chunking of rows."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ BLOCK_ROWS = 1024
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """BLAS and OpenMP on one thread: how they split a sum over threads would show in its last bits."""
+    """Limit BLAS and OpenMP to one thread: sums split over threads differ in their last bits."""
     with threadpool_limits(limits=1):
         yield
 
@@ -23,7 +23,7 @@ def blocks(n_rows: int, size: int = BLOCK_ROWS) -> Iterator[slice]:
 
 
 def padded(vectors: np.ndarray, size: int = BLOCK_ROWS) -> np.ndarray:
-    """`vectors` (n <= size, d) as float64 (size, d), zeros below: products of one shape take one path through BLAS."""
+    """`vectors` (n <= size, d) as float64 (size, d), zero-padded: equal shapes use the same BLAS kernel."""
     block = np.zeros((size, vectors.shape[1]))
     block[: len(vectors)] = vectors
     return block

@@ -1,10 +1,10 @@
-"""From distances to probabilities: calibrated on tiles held out of the reference, then fitted to how common scenes are.
+"""Scene probabilities from distances: calibrated on held-out reference tiles, with priors estimated from the pool.
 
 A tile at squared distances d_c^2 from the prototypes is of scene c with a probability proportional to
-pi_c exp(-d_c^2 / (2 T)). T, the temperature (Guo et al. 2017, arXiv 1706.04599), mends the discriminant's trust in
-itself: it makes the scenes of held-out reference tiles likeliest. The priors pi are the pool's own, by the EM of
-Saerens, Latinne & Decaestecker (2002, doi:10.1162/089976602753284446): a scene that is rare in the pool claims fewer
-doubtful tiles of common ones. No label of the pool is needed.
+pi_c exp(-d_c^2 / (2 T)). The temperature T (Guo et al. 2017, arXiv 1706.04599) corrects overconfidence: it maximises
+the likelihood of the scenes of held-out reference tiles. The priors pi are estimated from the unlabelled pool by the EM
+of Saerens, Latinne & Decaestecker (2002, doi:10.1162/089976602753284446): a scene that is rare in the pool then gets
+fewer ambiguous tiles of common scenes.
 """
 
 from typing import Final
@@ -15,9 +15,9 @@ TEMPERATURES: Final = np.geomspace(0.5, 50, 81)
 N_STEPS: Final = 200
 TOLERANCE: Final = 1e-6
 PRIOR_WEIGHT: Final = 0.25
-"""Tiles of equal scenes that are added to each tile of the pool, as a Dirichlet prior. One tile a scene, whatever the
-pool's size, let EM give a common scene what a poor reference cannot tell from it: 126 tiles instead of 61. More than a
-quarter costs the rarest scene of a pool that the reference tells well. docs/log.md has the figures."""
+"""Weight of the symmetric Dirichlet prior, in pseudo-tiles per tile of the pool. A fixed weight of one tile per scene
+let EM assign ambiguous tiles to a common scene (126 instead of 61). More than a quarter harms the rarest scene of a
+pool that the reference separates well. Figures: docs/log.md."""
 
 
 def posteriors(squared: np.ndarray, temperature: float, priors: np.ndarray) -> np.ndarray:
@@ -28,12 +28,12 @@ def posteriors(squared: np.ndarray, temperature: float, priors: np.ndarray) -> n
 
 
 def log_scores(squared: np.ndarray, temperature: float, priors: np.ndarray) -> np.ndarray:
-    """ln pi_c - d_c^2 / (2 T), (n, C): the posteriors' logarithms but for a constant a row."""
+    """ln pi_c - d_c^2 / (2 T), (n, C): log posteriors up to a constant per row."""
     return np.asarray(np.log(priors) - squared / (2 * temperature))
 
 
 def log_likelihood(squared: np.ndarray, scene: np.ndarray, temperature: float) -> float:
-    """Mean ln posterior of the true `scene` (n,) under equal priors, every scene weighing the same; 0 is certainty."""
+    """Mean ln posterior of the true `scene` (n,) with equal priors and equal weight per scene; 0 is certainty."""
     n_scenes = squared.shape[1]
     scores = -squared / (2 * temperature)
     top = scores.max(axis=1)
@@ -44,18 +44,18 @@ def log_likelihood(squared: np.ndarray, scene: np.ndarray, temperature: float) -
 
 
 def fit_temperature(squared: np.ndarray, scene: np.ndarray) -> tuple[float, float]:
-    """The temperature of TEMPERATURES under which held-out tiles' scenes are likeliest, and that log-likelihood."""
+    """The value of TEMPERATURES with the highest log-likelihood of the held-out tiles' scenes, and that likelihood."""
     found = [log_likelihood(squared, scene, float(temperature)) for temperature in TEMPERATURES]
     best = int(np.argmax(found))
     return float(TEMPERATURES[best]), found[best]
 
 
 def fit_priors(squared: np.ndarray, temperature: float) -> np.ndarray:
-    """How common each scene is (C,) among tiles at `squared` distances (n, C); sums to 1.
+    """The scene priors (C,) of tiles at `squared` distances (n, C); they sum to 1.
 
-    EM from equal priors with a symmetric Dirichlet prior: every step, the new prior of a scene is its mean posterior,
-    with a = PRIOR_WEIGHT n / C tiles of each scene added. So no prior is below w / ((1 + w) C), w = PRIOR_WEIGHT,
-    and none above that + 1 / (1 + w). Without tiles priors are equal.
+    EM from equal priors with a symmetric Dirichlet prior: in every step, the new prior of a scene is its mean posterior
+    with a = PRIOR_WEIGHT n / C tiles of each scene added. So priors lie between w / ((1 + w) C), w = PRIOR_WEIGHT,
+    and that + 1 / (1 + w). Without tiles the priors are equal.
     """
     n_tiles, n_scenes = squared.shape
     priors = np.full(n_scenes, 1 / n_scenes)

@@ -1,7 +1,7 @@
-"""The one pass over a corpus: each tile is read once and decoded once.
+"""The single pass over a corpus: each tile is read and decoded once.
 
-That read tells a tile's identity, size and place, whether it can be used at all, its entropy, and the thumbnail that
-near-duplicates are looked for by.
+It yields a tile's content hash, size and geolocation, whether it is usable, its entropy, and the thumbnail for the
+near-duplicate search.
 """
 
 from operator import attrgetter
@@ -29,12 +29,12 @@ _NOTHING = (None,) * (len(FACTS) - 1)
 
 
 def scan_identity(options: ReadOptions, patch_grid: int) -> tuple[object, ...]:
-    """All that decides a shard's scan besides its tiles."""
+    """Everything that a shard's scan depends on besides its tiles."""
     return SCAN_VERSION, options.values(), patch_grid
 
 
 def scan_shard(shard: Shard, cache: ShardCache, options: ReadOptions, patch_grid: int) -> Path:
-    """Scan a shard, unless that is done already; returns the Parquet file of its SCAN rows."""
+    """Scan a shard unless the result is cached; returns the Parquet file of its SCAN rows."""
     target = cache.result("scan", shard, *scan_identity(options, patch_grid))
     if not is_whole(target):
         table = scan_tiles(shard.rows(), options, patch_grid)
@@ -44,7 +44,7 @@ def scan_shard(shard: Shard, cache: ShardCache, options: ReadOptions, patch_grid
 
 
 def scan_tiles(rows: pa.Table, options: ReadOptions, patch_grid: int) -> pa.Table:
-    """SCAN rows of LOCATION rows, in the same order. A tile that cannot be used gets its reason in `quarantine`."""
+    """SCAN rows for LOCATION rows, in the same order. `quarantine` holds the reason of an unusable tile."""
     with TileReader(options) as reader:
         facts = [_facts(reader, row, patch_grid) for row in rows.to_pylist()]
     columns = zip(*facts, strict=True) if facts else [()] * len(FACTS)
@@ -53,9 +53,9 @@ def scan_tiles(rows: pa.Table, options: ReadOptions, patch_grid: int) -> pa.Tabl
 
 
 def same_bytes(shard: Shard, scan: Path, options: ReadOptions) -> bool:
-    """Whether the tiles of a shard still have the bytes that its scan saw: read and hashed, not decoded."""
+    """Whether the tiles of a shard have the same bytes as when scanned; they are hashed, not decoded."""
     if not is_whole(scan):
-        return True  # it will be scanned anyway
+        return True  # not scanned yet: it will be
     seen = pq.read_table(scan, columns=["content_md5"]).column(0).to_pylist()
     with TileReader(options) as reader:
         rows = zip(shard.rows().to_pylist(), seen, strict=True)
@@ -70,7 +70,7 @@ def _md5(reader: TileReader, row: dict[str, Any]) -> str | None:
 
 
 def _facts(reader: TileReader, row: dict[str, Any], patch_grid: int) -> tuple[Any, ...]:
-    """The FACTS of a tile, in their order."""
+    """The FACTS of a tile, in column order."""
     try:
         pixels = reader.read_grey(row)
     except TileError as error:

@@ -1,10 +1,9 @@
-"""Stage 2a: the labelled reference as strata, without training. Closed-form statistics assign each tile a scene.
+"""Stage 2a: strata from the labelled reference. Closed-form statistics assign each tile a scene, without training.
 
-The reference's embeddings give a shrinkage linear discriminant (Fisher 1936; Friedman 1989): directions in which scenes
-differ, in units of how much tiles of one scene differ. Prototypes are the scenes' means there. How far a tile of a
-*known* scene lies from its prototype is learnt from reference tiles held out of the fit, so a tile's distance becomes a
-p-value (split conformal prediction: Vovk 2005; Bates et al. 2023, doi:10.1214/22-AOS2244), and a pool's foreignness one
-number.
+The reference's embeddings give a shrinkage linear discriminant (Fisher 1936; Friedman 1989): the directions of large
+variance between scenes relative to the variance within scenes. Prototypes are the scene means in that space. The
+distances of held-out reference tiles calibrate a tile's distance to a p-value (split conformal prediction: Vovk 2005;
+Bates et al. 2023, doi:10.1214/22-AOS2244), and give a pool's foreignness.
 """
 
 from collections.abc import Sequence
@@ -17,15 +16,15 @@ from rsprune_dagster.pruning.numerics import blocks, one_thread, padded
 from rsprune_dagster.pruning.posteriors import fit_priors, fit_temperature, log_scores
 
 SHRINKAGES: Final = (0.05, 0.1, 0.2, 0.3, 0.5)
-"""Candidates; the one under which held-out reference tiles are likeliest is taken."""
+"""Candidates; the one with the highest likelihood of held-out reference tiles is used."""
 BLIND_SHRINKAGE: Final = 0.5
-"""Where no reference tile can be held out."""
+"""The shrinkage if no reference tile can be held out."""
 N_FOLDS: Final = 4
 
 
 @dataclass(frozen=True)
 class Projection:
-    """An affine map of vectors to a space of few axes."""
+    """An affine map of vectors to a low-dimensional space."""
 
     mean: np.ndarray  # (d,)
     axes: np.ndarray  # (d, c)
@@ -36,7 +35,7 @@ class Projection:
         return int(self.axes.shape[1])
 
     def project(self, vectors: np.ndarray) -> np.ndarray:
-        """`vectors` (n, d) in the space (n, c), float64; the bits of a row do not depend on its neighbours."""
+        """Project `vectors` (n, d) to (n, c), float64; bit-identical for a row whatever the other rows."""
         out = np.empty((len(vectors), self.n_axes))
         with one_thread():
             for rows in blocks(len(vectors)):
@@ -47,7 +46,7 @@ class Projection:
 
 @dataclass(frozen=True)
 class Discriminant:
-    """The map to discriminant space, where the pooled within-scene covariance is the identity; and the scenes there."""
+    """The map to discriminant space, where the pooled within-scene covariance is the identity; and the prototypes."""
 
     projection: Projection
     prototypes: np.ndarray  # (C, c)
@@ -55,27 +54,27 @@ class Discriminant:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What a model says of reference tiles it was not fitted on: m of them, none where scenes have but one tile."""
+    """Statistics of m held-out reference tiles; m is 0 if every scene has one tile only."""
 
-    distances: np.ndarray  # (m,) to the nearest prototype, rising
-    accuracy: float  # share whose nearest prototype is their own scene's; 0 where there are none
-    log_likelihood: float  # mean ln posterior of the own scene, nats; minus infinity where there are none
-    temperature: float  # what makes them likeliest; 1 where there are none
-    shrinkage: float  # of the model that was held to them
+    distances: np.ndarray  # (m,) to the nearest prototype, ascending
+    accuracy: float  # share whose nearest prototype is their own scene's; 0 without tiles
+    log_likelihood: float  # mean ln posterior of the true scene, nats; minus infinity without tiles
+    temperature: float  # maximum-likelihood temperature; 1 without tiles
+    shrinkage: float  # of the evaluated model
 
 
 @dataclass(frozen=True)
 class SceneModel:
-    """What the reference knows: its scenes' names and discriminant, and the distances of its held-out tiles."""
+    """The model of the reference: scene names, discriminant, and distances of held-out tiles."""
 
     names: tuple[str, ...]
     discriminant: Discriminant
-    whitening: np.ndarray  # (d, d) to vectors whose pooled within-scene covariance is the identity
+    whitening: np.ndarray  # (d, d) makes the pooled within-scene covariance the identity
     held_out: HeldOut
-    priors: np.ndarray  # (C,) how common scenes are taken to be; they sum to 1
+    priors: np.ndarray  # (C,) scene priors; they sum to 1
 
     def adapted(self, sample: np.ndarray) -> "SceneModel":
-        """The model with the priors of a pool, from an even `sample` (n, d) of it."""
+        """The model with the priors of a pool, estimated from an evenly spaced `sample` (n, d)."""
         squared = squared_distances(self.discriminant.projection.project(sample), self.discriminant.prototypes)
         return replace(self, priors=fit_priors(squared, self.held_out.temperature))
 
@@ -106,7 +105,7 @@ def fit_scene_model(
     shrinkages: Sequence[float] = SHRINKAGES,
     n_folds: int = N_FOLDS,
 ) -> SceneModel:
-    """The model of a labelled reference: vectors (M, d), labels (M,) of at least two scenes, in content order."""
+    """Fit the model of a labelled reference: vectors (M, d), labels (M,) of two or more scenes, in content order."""
     names, scene = np.unique(np.asarray(labels).astype(str), return_inverse=True)
     vectors = np.asarray(reference_vectors, dtype=np.float64)
     with one_thread():
@@ -154,7 +153,7 @@ def scene_means(vectors: np.ndarray, scene: np.ndarray) -> np.ndarray:
 
 
 def within_scatter(vectors: np.ndarray, scene: np.ndarray) -> np.ndarray:
-    """The pooled covariance within scenes (d, d). With one tile a scene there is none: that of all tiles stands in."""
+    """The pooled within-scene covariance (d, d); that of all tiles if every scene has one tile only."""
     means = scene_means(vectors, scene)
     residuals, degrees = vectors - means[scene], len(vectors) - len(means)
     if degrees < 1 or not np.any(residuals):
@@ -163,10 +162,10 @@ def within_scatter(vectors: np.ndarray, scene: np.ndarray) -> np.ndarray:
 
 
 def neighbour_scatter(vectors: np.ndarray, n_neighbours: int) -> np.ndarray:
-    """The covariance within scenes (d, d), guessed without labels from `vectors` (n, d), n > `n_neighbours`.
+    """The within-scene covariance (d, d), estimated without labels from `vectors` (n, d), n > `n_neighbours`.
 
-    A tile and its nearest neighbours mostly show one scene, so half the mean square of their differences stands in for
-    how much tiles of a scene differ. O(n^2 d).
+    A tile and its nearest neighbours mostly show the same scene, so half the mean outer product of their differences
+    estimates it. O(n^2 d).
     """
     rows = np.asarray(vectors, dtype=np.float64)
     neighbours = np.concatenate([_nearest(rows, part, n_neighbours) for part in blocks(len(rows))])
@@ -179,7 +178,7 @@ def neighbour_scatter(vectors: np.ndarray, n_neighbours: int) -> np.ndarray:
 
 
 def _nearest(rows: np.ndarray, part: slice, n_neighbours: int) -> np.ndarray:
-    """The nearest other rows of `rows[part]`, (b, n_neighbours) row numbers, in no order."""
+    """The nearest other rows of `rows[part]`, (b, n_neighbours) row numbers, unsorted."""
     squared = squared_distances(rows[part], rows)
     squared[np.arange(len(squared)), np.arange(part.start, part.start + len(squared))] = np.inf
     return np.argpartition(squared, n_neighbours - 1, axis=1)[:, :n_neighbours]
@@ -192,7 +191,7 @@ def shrunk(scatter: np.ndarray, shrinkage: float) -> np.ndarray:
 
 
 def fit_held_out(vectors: np.ndarray, scene: np.ndarray, *, shrinkages: Sequence[float], n_folds: int) -> HeldOut:
-    """Leave out a fold at a time, fit on the others, look at the tiles left out; the shrinkage that foresees them best.
+    """Cross-validate the shrinkages: the held-out statistics of the one with the highest likelihood.
 
     Ties go to the shrinkage named first.
     """
@@ -210,14 +209,14 @@ def fit_held_out(vectors: np.ndarray, scene: np.ndarray, *, shrinkages: Sequence
 
 
 def judged(squared: np.ndarray, truth: np.ndarray, shrinkage: float) -> HeldOut:
-    """What the squared distances (m, C) of held-out tiles say, whose scenes are `truth` (m,)."""
+    """The statistics of held-out tiles at squared distances (m, C), whose scenes are `truth` (m,)."""
     temperature, likelihood = fit_temperature(squared, truth)
     accuracy = float(np.mean(squared.argmin(axis=1) == truth))
     return HeldOut(np.sort(np.sqrt(squared.min(axis=1))), accuracy, likelihood, temperature, shrinkage)
 
 
 def _complete(scene: np.ndarray, fold: np.ndarray, index: int) -> bool:
-    """Whether the fold has tiles, and every scene has tiles outside it."""
+    """Whether the fold is not empty and every scene has tiles outside it."""
     out = fold == index
     return bool(out.any()) and len(np.unique(scene[~out])) == scene.max() + 1
 
@@ -225,14 +224,14 @@ def _complete(scene: np.ndarray, fold: np.ndarray, index: int) -> bool:
 def _squared_when_left_out(
     vectors: np.ndarray, scene: np.ndarray, out: np.ndarray, shrinkages: Sequence[float]
 ) -> list[np.ndarray]:
-    """For each shrinkage, the squared distances (n, C) of the tiles `out` from the prototypes of the others."""
+    """For each shrinkage, the squared distances (n, C) of the held-out tiles from the prototypes of the others."""
     means, scatter = scene_means(vectors[~out], scene[~out]), within_scatter(vectors[~out], scene[~out])
     models = [fit_discriminant(means, shrunk(scatter, shrinkage)) for shrinkage in shrinkages]
     return [squared_distances(model.projection.project(vectors[out]), model.prototypes) for model in models]
 
 
 def folds(scene: np.ndarray, n_folds: int) -> np.ndarray:
-    """A fold per tile: the tiles of a scene are dealt in turn; a scene's only tile is never held out (-1)."""
+    """The fold of each tile, round-robin within scenes; a scene's only tile is never held out (-1)."""
     fold = np.full(len(scene), -1)
     for index in range(scene.max() + 1):
         rows = np.flatnonzero(scene == index)
@@ -242,7 +241,7 @@ def folds(scene: np.ndarray, n_folds: int) -> np.ndarray:
 
 
 def squared_distances(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Squared Euclidean distances (n, C) of (n, c) to (C, c), never negative; a row's bits do not depend on others."""
+    """Squared Euclidean distances (n, C) of (n, c) to (C, c), not negative; bit-identical whatever the other rows."""
     out = np.empty((len(points), len(centres)))
     norms = np.einsum("kc,kc->k", centres, centres)
     with one_thread():
@@ -254,14 +253,14 @@ def squared_distances(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
 
 
 def novelty(distances: np.ndarray, held_out_distances: np.ndarray) -> np.ndarray:
-    """1 - the conformal p-value: the share of held-out known tiles that lie nearer. 0.5 where none was held out."""
+    """1 - conformal p-value: the share of held-out reference tiles that lie nearer. 0.5 without held-out tiles."""
     if not len(held_out_distances):
         return np.full(len(distances), 0.5)
     return np.searchsorted(held_out_distances, distances, side="left") / (len(held_out_distances) + 1)
 
 
 def foreignness(pool_novelty: np.ndarray) -> float:
-    """0: the pool lies as near the prototypes as held-out reference tiles do, or nearer; 1: all of it lies farther.
+    """0: pool tiles are as near to the prototypes as held-out reference tiles, or nearer; 1: all are farther.
 
     Twice the area under the ROC curve (pool against held-out) less one, and never negative: Somers' D.
     """
@@ -274,7 +273,7 @@ def is_foreign(scene_names: Sequence[str], balance_over: str) -> bool:
 
 
 def foreignness_sentence(value: float | None, balance_over: str) -> str:
-    """What the number means for the person who reads the report; None: there is no reference."""
+    """The foreignness as a sentence for the user; None: there is no reference."""
     if value is None:
         return "There is no reference of two scenes or more: clusters carry the balance."
     if balance_over == "scenes":

@@ -1,11 +1,10 @@
-"""Stage 3: one order of all tiles, of which every keep fraction is a prefix.
+"""Stage 3: a ranking of all tiles, of which every keep fraction is a prefix.
 
-Quotas first: scenes, then the clusters of a scene, take turns by a divisor method (Sainte-Laguë 1910; Balinski & Young
-2001), so a smaller subset lies inside a greater one. Inside a cluster the turn goes to the tile that keeps the mean
-*and* the covariance of the tiles taken so far closest to those of a target: the reference's tiles of that scene where
-there are some of the same kind, else the cluster itself. That is greedy minimisation of the maximum mean discrepancy
-(kernel herding: Chen, Welling & Smola 2010, arXiv 1203.3472) under a quadratic kernel, whose discrepancy is zero
-exactly when both moments agree.
+Quotas are assigned to scenes, then to the clusters of a scene, by a divisor method (Sainte-Laguë 1910; Balinski & Young
+2001), so a smaller subset is contained in a larger one. Within a cluster, the next tile is the one that keeps the mean
+*and* the covariance of the selected tiles closest to those of a target: the reference's tiles of that scene if the pool
+resembles the reference, else the cluster itself. This greedily minimises the maximum mean discrepancy (kernel herding:
+Chen, Welling & Smola 2010, arXiv 1203.3472) with a quadratic kernel, which is zero exactly when both moments agree.
 """
 
 from collections import deque
@@ -23,31 +22,31 @@ from rsprune_dagster.progress import Progress, silent
 from rsprune_dagster.pruning.numerics import one_thread
 
 BLOCK_TILES: Final = 2048
-"""Tiles that are compared with each other. Larger clusters are cut into such blocks: the cost is N x BLOCK_TILES.
+"""Tiles compared with each other. Larger clusters are split into such blocks: the cost is N x BLOCK_TILES.
 Of the squared discrepancy of a random draw, 15 % of 12,000 EuroSAT tiles keep 0.043 with blocks of 1,024, 0.039 with
 2,048, 0.036 with 4,096, and 0.032 uncut."""
 VISITS: Final = tuple(BLOCK_TILES >> halvings for halvings in range(4, -1, -1))
-"""Tiles that a block of a larger cluster has given after each visit. Doubling: few passes, yet no block runs ahead."""
+"""Tiles selected from a block of a larger cluster after each visit. Doubling: few passes, and blocks stay in step."""
 CENTRE_TILES: Final = 1024
-"""Evenly spaced tiles of a cluster that give the centre about which its moments are taken, where there is no target."""
+"""Evenly spaced tiles whose mean is the centre of a cluster's moments if there is no target."""
 
 HELD_TILES: Final = 2**15
-"""Clusters up to this size are read once and held; of larger ones each block is read again at each visit."""
+"""Clusters up to this size are read once into memory; the blocks of larger ones are read again at each visit."""
 
 PANEL_TILES: Final = 512
-"""Rows of one matrix product among a block's tiles: a panel is mirrored while it is in the cache."""
+"""Rows per matrix product among a block's tiles, so that a panel is mirrored while it is in the cache."""
 
 Reader = Callable[[NDArray[np.int64]], NDArray[np.float32]]
-"""Rising row numbers (n,) to their vectors (n, d)."""
+"""Ascending row numbers (n,) to their vectors (n, d)."""
 Target = Callable[[int, int], NDArray[np.floating] | None]
-"""(scene, cluster) to the vectors (t, d) that its tiles should resemble; None: the cluster itself."""
+"""(scene, cluster) to the target vectors (t, d) of its herding; None: the cluster itself."""
 
 
 _Job = tuple[NDArray[np.int64], NDArray[np.floating] | None]
 
 
 def itself(scene: int, cluster: int) -> None:
-    """The target where there is no reference of the same kind: each cluster stands for itself."""
+    """The target without a suitable reference: each cluster is its own target."""
 
 
 def rank_tiles(
@@ -65,15 +64,15 @@ def rank_tiles(
     """All N rows, best first; ties go to the earlier row, and rows are in content order.
 
     Args:
-        read: gives float32 vectors; called for one block at a time in each of `workers` threads, which do not show
-            in the result.
-        scene, cluster: (N,), of each tile. Clusters are looked at within their scene.
+        read: returns float32 vectors; called for one block at a time in each of `workers` threads, which do not affect
+        the result.
+        scene, cluster: (N,), of each tile. A cluster is treated separately in each scene.
         scene_exponent, cluster_exponent: 1 for quotas proportional to size, 0 for uniform ones.
-        cluster_half_size: tiles of a cluster that has half the claim of a large one.
-        target: what the tiles of a cluster should resemble.
+        cluster_half_size: cluster size at which the quota weight is half of a large cluster's.
+        target: the herding target of a cluster.
 
     Returns:
-        (N,) row numbers, a permutation. Takes O(N) time; memory follows the block, beside a few numbers a tile.
+        (N,) row numbers, a permutation. O(N) time; memory for a block and a few numbers per tile.
     """
     _, scenes = np.unique(scene, return_inverse=True)
     _, clusters = np.unique(cluster, return_inverse=True)
@@ -97,18 +96,18 @@ def nested_order(
     half_size: float = 0.0,
     inside: NDArray[np.integer] | None = None,
 ) -> NDArray[np.int64]:
-    """The rank (N,) of each item, from 0, when groups take turns by a divisor method; `inside` ranks apart.
+    """The rank (N,) of each item, from 0, when groups take turns by a divisor method, separately per `inside`.
 
-    The i-th tile of a group of n (i from 0) comes at (i + 1/2) / w with w = n**exponent n / (n + half_size): a claim
-    saturates with size, since a small group may be chance. Ties go to the earlier row. A group that is used up drops
-    out, which is water-filling; with each further tile no group's quota falls: subsets are nested.
+    The i-th tile of a group of n (i from 0) has the key (i + 1/2) / w with w = n**exponent n / (n + half_size): the
+    weight saturates with size, since a small group may be due to chance. Ties go to the earlier row. An exhausted group
+    drops out (water-filling). No group's quota decreases as tiles are added, so subsets are nested.
 
     Args:
-        group: (N,) numbers from 0 up.
+        group: (N,) group numbers from 0.
         place: (N,) position of each item in its group, from 0.
-        exponent: 1: quotas proportional to size, within one tile of it on any two groups; 0: uniform ones.
-        half_size: items of a group that has half the claim of a large one; 0: size does not matter beyond `exponent`.
-        inside: (N,) the larger group, from 0 up, that an item's group is a part of. None: one for all.
+        exponent: 1: quotas proportional to size, within one tile for any two groups; 0: uniform.
+        half_size: group size at which the weight is half of a large group's; 0: no saturation.
+        inside: (N,) the parent group of each item, from 0. None: one for all.
     """
     size = np.bincount(group).astype(np.float64)
     claim = size**exponent * size / np.maximum(size + half_size, 1.0)
@@ -124,20 +123,20 @@ def nested_order(
 def herding_order(vectors: NDArray[np.floating], target: NDArray[np.floating]) -> NDArray[np.int64]:
     """The rows of `vectors` (m, d) in the order that keeps every prefix close in distribution to `target` (t, d).
 
-    Each next tile minimises || mean of phi over the tiles taken - mean of phi over the target ||, where phi spans all
-    products of two components and the components themselves: `quadratic_kernel`. Ties go to the earlier row. The first
-    BLOCK_TILES rows are gone through together, then the next; O(m d (BLOCK_TILES + d)).
+    Each next tile minimises || mean of phi over the selected tiles - mean of phi over the target ||, where phi spans
+    all products of two components and the components themselves: `quadratic_kernel`. Ties go to the earlier row. The
+    first BLOCK_TILES rows are processed together, then the next; O(m d (BLOCK_TILES + d)).
     """
     return cluster_order(lambda rows: vectors[rows].astype(np.float32), np.arange(len(vectors)), target)
 
 
 def cluster_order(read: Reader, rows: NDArray[np.int64], target: NDArray[np.floating] | None) -> NDArray[np.int64]:
-    """The rising `rows` (m,) of one cluster, herded toward `target` (t, d) or toward themselves: see `herding_order`.
+    """Herd the ascending `rows` (m,) of one cluster toward `target` (t, d), or toward themselves: see `herding_order`.
 
-    Blocks are visited in turn and give a few tiles each, every one chosen in sight of all that were taken before, from
-    whichever block. (Blocks herded apart and interleaved would all begin with the same kind of tile, the most typical.)
+    Blocks are visited in turn and contribute a few tiles each, chosen with regard to all tiles selected before from any
+    block. (If blocks were herded separately and interleaved, all would begin with the same, most typical kind of tile.)
     """
-    look = _held(read, rows) if len(rows) <= HELD_TILES else read
+    look = _in_memory(read, rows) if len(rows) <= HELD_TILES else read
     left = np.array_split(rows, max(-(-len(rows) // BLOCK_TILES), 1))
     aims = _own_aims(look, rows, left) if target is None else _aims(target)
     taken = Moments.none(aims.centre)
@@ -158,7 +157,7 @@ def cluster_order(read: Reader, rows: NDArray[np.int64], target: NDArray[np.floa
 
 @dataclass(frozen=True)
 class Moments:
-    """Count, sum and sum of squares of vectors about a centre: all that the quadratic kernel sees of them. float64."""
+    """Count, sum and sum of outer products of vectors about a centre, float64: sufficient for the quadratic kernel."""
 
     centre: NDArray[np.float64]  # (d,)
     n: int
@@ -167,21 +166,21 @@ class Moments:
 
     @classmethod
     def none(cls, centre: NDArray[np.float64]) -> "Moments":
-        """Of no vectors."""
+        """The moments of an empty set."""
         return cls(centre, 0, np.zeros(len(centre)), np.zeros((len(centre), len(centre))))
 
     @classmethod
     def of(cls, vectors: NDArray[np.floating], *, centre: NDArray[np.float64]) -> "Moments":
-        """Of `vectors` (n, d)."""
+        """The moments of `vectors` (n, d)."""
         return cls.none(centre).joined(vectors - centre)
 
     def joined(self, gaps: NDArray[np.floating]) -> "Moments":
-        """With `gaps` (n, d) added: vectors less the centre."""
+        """The moments with further vectors added, given as differences `gaps` (n, d) from the centre."""
         gaps = gaps.astype(np.float64)
         return Moments(self.centre, self.n + len(gaps), self.first + gaps.sum(axis=0), self.second + gaps.T @ gaps)
 
     def spread(self) -> float:
-        """Mean squared distance from the centre; 1 where there is none."""
+        """Mean squared distance from the centre; 1 if it is 0."""
         return float(np.trace(self.second)) / max(self.n, 1) or 1.0
 
     def kernel_sum(self, points: NDArray[np.float32], spread: float) -> NDArray[np.float64]:
@@ -198,19 +197,19 @@ class Moments:
 def herd_block(
     points: NDArray[np.float32], pull: NDArray[np.float64], taken: Moments, spread: float, n: int
 ) -> NDArray[np.int64]:
-    """The next `n` of `points` (m, d), about the target's centre, after those `taken`; `pull` (m,) is their mean kernel
-    with the target."""
+    """Select the next `n` of `points` (m, d), relative to the target's centre, after those `taken`; `pull` (m,) is the
+    mean kernel of each point with the target."""
     picks: NDArray[np.int64] = _herd(_products(points), spread, pull, taken.kernel_sum(points, spread), taken.n, n)
     return picks
 
 
 def _products(points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Of each of `points` (m, d) with each: half of it panel by panel, the other half mirrored."""
+    """Inner products of all pairs of `points` (m, d), (m, m): one triangle computed in panels, the other mirrored."""
     products = np.empty((len(points), len(points)), np.float32)
     for start in range(0, len(points), PANEL_TILES):
         panel = slice(start, start + PANEL_TILES)
         np.matmul(points[panel], points[: panel.stop].T, out=products[panel, : panel.stop])
-        # not every processor's BLAS gives <x, y> the last bits of <y, x>
+        # with some BLAS, <x, y> and <y, x> differ in their last bits
         products[panel, panel] = np.tril(products[panel, panel]) + np.tril(products[panel, panel], -1).T
         for before in range(0, start, PANEL_TILES):
             mirrored = slice(before, before + PANEL_TILES)
@@ -220,14 +219,14 @@ def _products(points: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @njit(nogil=True, cache=True)
 def quadratic_kernel(product, spread):  # type: ignore[no-untyped-def]
-    """(1 + <x, y> / spread)^2 from the product of two vectors about a centre; `spread` takes the unit away."""
+    """(1 + <x, y> / spread)^2 from the inner product of two centred vectors; `spread` makes it dimensionless."""
     return (1.0 + product / spread) ** 2
 
 
 @njit(nogil=True, cache=True)
 def _herd(products, spread, pull, taken_sum, n_taken, n):  # type: ignore[no-untyped-def]
-    """Of all x, the one with the largest pull(x) - (sum of k(x, .) over t taken + k(x, x) / 2) / (t + 1) comes next:
-    the squared discrepancy after taking x is a constant less 2 / (t + 1) times that."""
+    """Select next the x with the largest pull(x) - (sum of k(x, .) over t selected + k(x, x) / 2) / (t + 1): the
+    squared discrepancy after selecting x is a constant minus 2 / (t + 1) times that."""
     m = len(pull)
     own = np.array([quadratic_kernel(products[row, row], spread) for row in range(m)])
     left = np.arange(m)
@@ -241,21 +240,21 @@ def _herd(products, spread, pull, taken_sum, n_taken, n):  # type: ignore[no-unt
                 best, best_gain = at, gain
         chosen = left[best]
         order[step] = chosen
-        for at in range(best, m - step - 1):  # the rest stays in rising order: ties go to the earlier row
+        for at in range(best, m - step - 1):  # keep the rest in ascending order: ties go to the earlier row
             left[at] = left[at + 1]
         for at in range(m - step - 1):
             taken_sum[left[at]] += quadratic_kernel(products[chosen, left[at]], spread)
     return order
 
 
-def _held(read: Reader, rows: NDArray[np.int64]) -> Reader:
-    """A reader of `rows`, now in memory."""
+def _in_memory(read: Reader, rows: NDArray[np.int64]) -> Reader:
+    """A reader of `rows`, loaded into memory."""
     vectors = np.asarray(read(rows), np.float32)
     return lambda part: vectors[np.searchsorted(rows, part)]
 
 
 def _members(groups: NDArray[np.integer], n_groups: int) -> Iterator[NDArray[np.int64]]:
-    """Each group's rows, rising."""
+    """Each group's rows, ascending."""
     order = np.argsort(groups, kind="stable")
     ends = np.cumsum(np.bincount(groups, minlength=n_groups))
     yield from (rows for rows in np.split(order, ends[:-1]) if len(rows))
@@ -278,7 +277,7 @@ def _own_aims(read: Reader, rows: NDArray[np.int64], blocks: list[NDArray[np.int
 def _in_flight(
     pool: ThreadPoolExecutor, work: Callable[[_Job], NDArray[np.int64]], jobs: Iterator[_Job], workers: int
 ) -> Iterator[NDArray[np.int64]]:
-    """`work` of every job, in order, with few of them under way at a time."""
+    """The results of all jobs in order, with a bounded number in progress."""
     waiting = deque(pool.submit(work, job) for job in islice(jobs, workers + 1))
     while waiting:
         yield waiting.popleft().result()

@@ -1,4 +1,4 @@
-"""What a 16 x 16 thumbnail shows beyond its tone: its eight turns, and its detail beyond a smooth quadratic surface."""
+"""Brightness, detail and the eight orientations of a 16 x 16 thumbnail."""
 
 import math
 from typing import Final
@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 EDGE: Final = 16
 """Edge of a thumbnail, px."""
 MAX_CONTRAST_RATIO: Final = 1.25
-"""Two copies differ less in contrast; brightness changes of 5 % and a shift by half a thumbnail pixel stay well
-within."""
+"""Upper limit of the contrast difference of two copies; brightness changes of 5 % and shifts by half a thumbnail pixel
+stay well below."""
 MAX_LEVEL_SHARE: Final = 0.08
 MAX_LEVELS: Final = 3.0
-"""Mean grey levels of two copies differ by at most this share of the brighter one, or by so many levels where that is
+"""Upper limits of the brightness difference of two copies: a share of the brighter mean, or grey levels if that is
 more."""
 
 
 def _symmetries() -> NDArray[np.int64]:
-    """(8, 256): the pixel of a thumbnail that each of the eight rotations and flips puts at every place."""
+    """(8, 256): pixel indices of the eight rotations and flips of a thumbnail."""
     grid = np.arange(EDGE * EDGE).reshape(EDGE, EDGE)
     turns = [np.rot90(square, n) for square in (grid, grid.T) for n in range(4)]
     return np.stack([turn.ravel() for turn in turns]).astype(np.int64)
@@ -31,7 +31,7 @@ def _quadratic_surface(edge: int) -> NDArray[np.float64]:
     basis: list[NDArray[np.float64]] = []
     for surface in (np.ones_like(x), x, y, x * x, x * y, y * y):
         vector = surface.ravel()
-        for earlier in basis * 2:  # twice: once leaves rounding errors along the earlier ones
+        for earlier in basis * 2:  # twice, to remove the rounding errors of the first pass
             vector = vector - (vector * earlier).sum() * earlier
         basis.append(vector / math.sqrt((vector * vector).sum()))
     return np.stack(basis)
@@ -44,10 +44,10 @@ INNER_SURFACE: Final = _quadratic_surface(EDGE - 2)
 
 @njit(cache=True, nogil=True)
 def remove(vector, basis):  # type: ignore[no-untyped-def]
-    """Take the components along the orthonormal rows of `basis` out of `vector`, in place."""
+    """Remove the components along the orthonormal rows of `basis` from `vector`, in place."""
     along = np.zeros(basis.shape[0])
     for i in range(vector.size):
-        for row in range(basis.shape[0]):  # side by side: sums that do not wait for each other
+        for row in range(basis.shape[0]):  # independent sums, which the processor runs in parallel
             along[row] += vector[i] * basis[row, i]
     for row in range(basis.shape[0]):
         for i in range(vector.size):
@@ -84,7 +84,7 @@ def tones(thumbnails: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[n
 
 @njit(cache=True, nogil=True)
 def tones_agree(mean_a, detail_a, mean_b, detail_b):  # type: ignore[no-untyped-def]
-    """Whether two thumbnails may be copies by their brightness and contrast alone."""
+    """Whether brightness and contrast of two thumbnails are compatible with being copies."""
     if abs(mean_a - mean_b) > max(MAX_LEVELS, MAX_LEVEL_SHARE * max(mean_a, mean_b)):
         return False
     return max(detail_a, detail_b) <= MAX_CONTRAST_RATIO * min(detail_a, detail_b)

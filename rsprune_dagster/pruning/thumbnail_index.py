@@ -1,7 +1,7 @@
-"""Which thumbnails may be copies of each other: nothing is compared with everything.
+"""Candidate pairs of near-duplicates, without comparing all pairs.
 
-An inverted file (Sivic and Zisserman 2003) on a description that no turn changes. Its pivots are evenly spaced rows:
-content order is as good as random, and without training there is nothing that threads or libraries could change.
+An inverted file (Sivic and Zisserman 2003) on an orientation-invariant feature. Its pivots are evenly spaced rows:
+content order is effectively random, and without training the result does not depend on threads or libraries.
 """
 
 import math
@@ -18,19 +18,18 @@ from rsprune_dagster.pruning.numerics import blocks
 from rsprune_dagster.pruning.thumbnail_detail import EDGE, SYMMETRIES, tones_agree
 
 N_FREQUENCIES: Final = 6
-"""Cosine frequencies below this, summed over both axes, describe a thumbnail in the index."""
+"""The feature uses cosine frequencies whose sum over both axes is below this."""
 MIN_CONTRAST_NORM: Final = 128.0
-"""Norm that descriptions are divided by at least (8 grey levels x 16 px), so that noise is not blown up to a
-pattern."""
+"""Smallest norm that features are divided by (8 grey levels x 16 px), so that noise is not amplified."""
 RADIUS: Final = 0.25
-"""Candidates are no farther apart in the index; descriptions have norm 1 at most. A 2 px shift of a 64 px tile moves
-0.12 to 0.25."""
+"""Largest distance of candidates in the index; features have norm 1 at most. A 2 px shift of a 64 px tile changes the
+feature by 0.12 to 0.25."""
 PIVOTS_PER_ROOT: Final = 4
-"""The index of N tiles has so many times the root of N lists: a tile meets 4 root(N) pivots and 3 root(N) others."""
+"""The index of N tiles has this times sqrt(N) lists: a tile is compared with 4 sqrt(N) pivots and 3 sqrt(N) tiles."""
 N_PROBES: Final = 12
-"""Lists looked into for each tile."""
+"""Lists searched for each tile."""
 BLOCK: Final = 4096
-"""Thumbnails worked on at a time, by one thread."""
+"""Thumbnails processed at a time by one thread."""
 
 Rows = NDArray[np.int64]
 
@@ -43,13 +42,14 @@ def candidate_pairs(
     n_neighbours: int,
     workers: int = 1,
 ) -> NDArray[np.int64]:
-    """Pairs (P, 2) of the rising `rows` (n,), earlier first, sorted by the later: equal up to a turn, or neighbours.
+    """Pairs (P, 2) of the ascending `rows` (n,) that are equal up to orientation or neighbours; sorted by the later
+    row.
 
     Args:
         thumbnails: (N, 256) uint8.
-        tones: mean grey level and detail (N,) of each; pairs in which they do not agree are left out.
-        n_neighbours: nearest ones that are looked for, within RADIUS.
-        workers: threads; they do not show in the result.
+        tones: mean grey level and detail (N,) of each; incompatible pairs are left out.
+        n_neighbours: number of nearest neighbours to search within RADIUS.
+        workers: number of threads; the result does not depend on it.
     """
     first = first_of_equals(thumbnails, rows)
     kept = rows[first == rows]
@@ -62,11 +62,11 @@ def candidate_pairs(
 
 
 def turn_free(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Descriptions (N, D) of thumbnails (N, 256) that no rotation by 90 degrees and no flip changes; norms up to 1.
+    """Features (N, D) of thumbnails (N, 256), invariant to 90-degree rotations and flips; norms up to 1.
 
     A flip changes signs of the two-dimensional cosine transform c, a transposition swaps c_uv and c_vu. So |c_uv| +
-    |c_vu| and ||c_uv| - |c_vu|| stay. Low frequencies only, divided by the norm of all: independent of brightness and
-    contrast.
+    |c_vu| and ||c_uv| - |c_vu|| are invariant. Low frequencies only, divided by the norm of all, which removes
+    brightness and contrast.
     """
     waves = np.abs(dctn(thumbnails.reshape(-1, EDGE, EDGE).astype(np.float64), axes=(1, 2), norm="ortho"))
     waves[:, 0, 0] = 0.0
@@ -78,7 +78,7 @@ def turn_free(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def first_of_equals(thumbnails: NDArray[np.uint8], rows: Rows) -> Rows:
-    """The first of `rows` (n,) that equals each up to a turn. Without this, many equals would fill the index."""
+    """For each of `rows` (n,), the first that equals it up to orientation; keeps equal thumbnails out of the index."""
     _, first, group = np.unique(_keys(thumbnails, rows), return_index=True, return_inverse=True)
     leaders = rows[first[group]]
     return np.asarray(np.where(_equal(thumbnails, leaders, rows), leaders, rows))
@@ -86,7 +86,7 @@ def first_of_equals(thumbnails: NDArray[np.uint8], rows: Rows) -> Rows:
 
 @njit(cache=True, nogil=True)
 def _keys(thumbnails, rows):  # type: ignore[no-untyped-def]
-    """A number (n,) for each thumbnail that no turn changes: FNV-1a over the bytes of its standard turn."""
+    """An orientation-invariant hash (n,) of each thumbnail: FNV-1a over its canonical orientation."""
     keys = np.empty(rows.size, np.uint64)
     for at in range(rows.size):
         key = np.uint64(14695981039346656037)
@@ -98,7 +98,7 @@ def _keys(thumbnails, rows):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _equal(thumbnails, one, other):  # type: ignore[no-untyped-def]
-    """Whether the thumbnails of rows one (n,) and other (n,) really are equal up to a turn: keys may collide."""
+    """Whether the thumbnails of rows one (n,) and other (n,) are equal up to orientation; hashes may collide."""
     equal = np.ones(one.size, np.bool_)
     for at in range(one.size):
         if one[at] != other[at]:
@@ -108,7 +108,7 @@ def _equal(thumbnails, one, other):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _standard(thumbnail):  # type: ignore[no-untyped-def]
-    """A thumbnail in that one of its eight turns which comes first in the order of its bytes."""
+    """The canonical orientation of a thumbnail: the first of the eight in byte order."""
     best = 0
     for turn in range(1, 8):
         for i in range(thumbnail.size):
@@ -128,13 +128,13 @@ def _neighbours(
     details: NDArray[np.float64],
     n_neighbours: int,
 ) -> NDArray[np.int32]:
-    """Positions (n, n_neighbours) in `kept` (n,) near each, nearest first, -1 where there are fewer."""
+    """Positions (n, n_neighbours) in `kept` (n,) of the nearest neighbours of each, nearest first, padded with -1."""
     described = _in_blocks(pool, len(kept), lambda rows: turn_free(thumbnails[kept[rows]]))
     n_pivots = min(PIVOTS_PER_ROOT * math.isqrt(len(kept)), len(kept))
     pivots = np.ascontiguousarray(described[np.linspace(0, len(kept) - 1, n_pivots).astype(np.int64)].T)
     n_probes = min(N_PROBES, n_pivots)
     probes = _in_blocks(pool, len(kept), lambda rows: _nearest_pivots(described[rows], pivots, n_probes))
-    members = np.argsort(probes[:, 0], kind="stable")  # list by list, in which order they are looked up too
+    members = np.argsort(probes[:, 0], kind="stable")  # sorted by list, which is also the search order
     starts = np.searchsorted(probes[members, 0], np.arange(n_pivots + 1))
     lists = _packed(described, members, starts), members, starts, means, details
     found = _in_blocks(pool, len(kept), lambda rows: _search(described, probes, members[rows], *lists, n_neighbours))
@@ -146,13 +146,13 @@ def _neighbours(
 def _in_blocks(
     pool: ThreadPoolExecutor, n_rows: int, work: Callable[[slice], NDArray[np.generic]]
 ) -> NDArray[np.generic]:
-    """The results of `work` on each block of rows, one below the other."""
+    """The concatenated results of `work` on each block of rows."""
     return np.concatenate(list(pool.map(work, [*blocks(n_rows, BLOCK)] or [slice(0, 0)])))
 
 
 @njit(cache=True, nogil=True)
 def _insert(rows, distances, row, distance):  # type: ignore[no-untyped-def]
-    """Put a row into a short list sorted by distance; of equal ones the earlier stays first."""
+    """Insert a row into a short list sorted by distance; ties keep their order."""
     at = distances.size - 1
     while at > 0 and distances[at - 1] > distance:
         distances[at], rows[at] = distances[at - 1], rows[at - 1]
@@ -162,8 +162,8 @@ def _insert(rows, distances, row, distance):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _squared(point, columns, size, squared):  # type: ignore[no-untyped-def]
-    """Squared distances of a point (D,) to the `size` points in `columns`, which holds them component by component:
-    so the inner loop runs over many at once, and each sum still in one order."""
+    """Squared distances of a point (D,) to the `size` points in `columns`, stored component-wise, so that the inner
+    loop is vectorized over points and each sum has a fixed order."""
     squared[:size] = 0.0
     for i in range(point.size):
         column = columns[i * size : (i + 1) * size]
@@ -186,7 +186,7 @@ def _nearest_pivots(points, pivots, n):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _packed(points, members, starts):  # type: ignore[no-untyped-def]
-    """The points (n, D) list by list, each list component by component."""
+    """The points (n, D) grouped by list, each list stored component-wise."""
     packed = np.empty(points.size, np.float32)
     for pivot in range(starts.size - 1):
         first, size = starts[pivot], starts[pivot + 1] - starts[pivot]

@@ -1,7 +1,7 @@
-"""What tiles are embedded with: the descriptor alone, or a network with the descriptor's vector beside its own.
+"""The tile encoder: the descriptor alone, or a network's vector concatenated with the descriptor's.
 
-Networks are taught to look away from colour and fine texture, which tell land cover apart. The descriptor sees little
-else, and costs little.
+Networks are trained to be invariant to colour and fine texture, which separate land cover. The descriptor captures
+these at low cost.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from rsprune_dagster.pruning.encoders import (
 
 @dataclass(frozen=True)
 class TexturedEncoder:
-    """A network, and the descriptor that counts `weight` beside it."""
+    """A network combined with the descriptor, which has the given `weight`."""
 
     network: Encoder
     texture: Encoder
@@ -32,22 +32,22 @@ class TexturedEncoder:
 
     @property
     def name(self) -> str:
-        """As in `mobilenet_v2 with descriptor`."""
+        """A name such as `mobilenet_v2 with descriptor`."""
         return f"{self.network.name} with {self.texture.name}"
 
     @property
     def dimension(self) -> int:
-        """Of both together."""
+        """The sum of both dimensions."""
         return self.network.dimension + self.texture.dimension
 
     @property
     def device(self) -> torch.device:
-        """Where both are."""
+        """The device of both."""
         return self.network.device
 
     @property
     def identity(self) -> dict[str, str | int | float]:
-        """The network's, with the descriptor's weight and size."""
+        """The network's identity with the descriptor's weight and size."""
         ours = {"descriptor_weight": self.weight, "descriptor_size_px": self.texture.image_size_px}
         return self.network.identity | ours | {"dimension": self.dimension}
 
@@ -66,7 +66,7 @@ class TexturedEncoder:
 
 
 def load_tile_encoder(params: EmbeddingParams, device: str) -> TileEncoder:
-    """The encoder of params.yaml's section `embedding`. UsageError: unknown backbone, unfit weights, absent device."""
+    """The encoder of section `embedding`. UsageError: unknown backbone, unsuitable weights or missing device."""
     encoder = load_encoder(
         params.backbone,
         weights=params.weights,
@@ -83,6 +83,6 @@ def load_tile_encoder(params: EmbeddingParams, device: str) -> TileEncoder:
 def beside(network: np.ndarray, texture: np.ndarray, weight: float) -> np.ndarray:
     """(x, w y) / sqrt(1 + w^2): unit vectors (n, d) and (n, e) as unit vectors (n, d + e), float32.
 
-    The cosine of two tiles is then the mean of their cosines in either part, weighted 1 to w^2.
+    The cosine of two tiles is the mean of their cosines in both parts, weighted 1 to w^2.
     """
     return unit(np.concatenate([network, weight * texture], axis=1))

@@ -1,7 +1,7 @@
-"""Vectors on disk: (N, d) halves as safetensors parts, written in any order, read by row, never mapped into memory.
+"""Vectors on disk: (N, d) float16 as safetensors parts, written in any order, read by row, not memory-mapped.
 
-Every part but the last holds ROWS_PER_PART rows and is a plain safetensors file with the one tensor `vectors`, so the
-place of a row follows from its number. The bytes depend on the vectors alone, not on the order they were written in.
+Every part but the last holds ROWS_PER_PART rows and is a plain safetensors file with one tensor `vectors`, so the
+position of a row follows from its number. The bytes do not depend on the order of writing.
 
 Round trip: `read(write(v)) == float32(float16(v))`, exactly; nothing is renormalised, so writing what was read gives
 the same bytes. A unit vector comes back with a norm within 2**-10 of 1 (half precision rounds each component by 2**-11
@@ -24,9 +24,9 @@ from rsprune_dagster.errors import RunError
 ROWS_PER_PART = 2**16
 HALF = np.dtype("<f2")
 DENSE = 16
-"""Rows fewer than so many apart on average are read with all that lies between them: one call costs like 16 rows."""
+"""If rows are closer than this on average, the whole span is read: one system call costs as much as 16 rows."""
 SPAN_ROWS = 4096
-"""Rows of such a read at a time."""
+"""Rows per read of a span."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class VectorFile:
         return self.dimension * HALF.itemsize
 
     def write_rows(self, rows: np.ndarray, vectors: np.ndarray) -> None:
-        """Put `vectors` (n, d) at the distinct row numbers `rows` (n,), in any order. OSError: the disk is full."""
+        """Write `vectors` (n, d) at the distinct row numbers `rows` (n,), in any order. OSError: the disk is full."""
         rows = np.asarray(rows, dtype=np.int64)
         self._check(rows, vectors)
         order = np.argsort(rows, kind="stable")
@@ -58,7 +58,7 @@ class VectorFile:
         return self.read_rows(np.arange(start, stop))
 
     def read_rows(self, rows: np.ndarray) -> np.ndarray:
-        """The vectors of the rising row numbers `rows` (n,) as float32 (n, d); neighbours are read together."""
+        """The vectors of the ascending row numbers `rows` (n,) as float32 (n, d); adjacent rows are read together."""
         rows = np.asarray(rows, dtype=np.int64)
         self._check_range(rows)
         if np.any(np.diff(rows) <= 0):
@@ -73,7 +73,7 @@ class VectorFile:
         return halves.astype(np.float32)
 
     def _read_span(self, fd: int, rows: np.ndarray, halves: np.ndarray) -> None:
-        """Rows of one part, with all that lies between them, piece by piece."""
+        """Read rows of one part by reading their whole span in pieces."""
         base, end = self._offset(int(rows[0])), int(rows[-1]) + 1
         for start in range(int(rows[0]), end, SPAN_ROWS):
             piece = np.empty((min(SPAN_ROWS, end - start), self.dimension), HALF)
@@ -82,7 +82,7 @@ class VectorFile:
             halves[first:last] = piece[rows[first:last] - start]
 
     def _read_scattered(self, fd: int, rows: np.ndarray, halves: np.ndarray) -> None:
-        """Rows of one part, each run by itself. A cluster's rows lie far apart: the loop runs once for almost each."""
+        """Read rows of one part, one call per run of adjacent rows. A cluster's rows are far apart: mostly one each."""
         data = halves.view(np.uint8).reshape(-1).data
         starts, stops = np.array(runs(rows), np.int64).T
         offsets = self._offset(int(rows[0])) + (rows[starts] - rows[0]) * self.row_bytes
@@ -118,7 +118,7 @@ class VectorFile:
 
 
 def create_vectors(folder: Path, n_rows: int, dimension: int) -> VectorFile:
-    """Lay out the parts, all zeros, taking no disk yet where the file system has sparse files."""
+    """Create the parts filled with zeros; sparse files take no disk space yet."""
     folder.mkdir(parents=True, exist_ok=True)
     for part in range(n_parts(n_rows)):
         first = header(rows_of(part, n_rows), dimension)
@@ -129,7 +129,7 @@ def create_vectors(folder: Path, n_rows: int, dimension: int) -> VectorFile:
 
 
 def open_vectors(folder: Path) -> VectorFile:
-    """Open the parts in `folder`. Raises RunError when one is missing, cut short or not ours."""
+    """Open the parts in `folder`. Raises RunError if one is missing, truncated or has another format."""
     paths = sorted(folder.glob("part-*.safetensors"))
     shapes = [read_shape(path) for path in paths]
     if not shapes:
@@ -143,7 +143,8 @@ def open_vectors(folder: Path) -> VectorFile:
 
 @cache
 def header(n_rows: int, dimension: int) -> bytes:
-    """The start of a safetensors file: length of the JSON (8 bytes, little-endian), JSON, blanks to a multiple of 8."""
+    """The header of a safetensors file: length (8 bytes, little-endian), JSON, padded with blanks to a multiple of
+    8."""
     entry = {"dtype": "F16", "shape": [n_rows, dimension], "data_offsets": [0, n_rows * dimension * HALF.itemsize]}
     text = json.dumps({"vectors": entry}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -167,7 +168,7 @@ def read_shape(path: Path) -> tuple[int, int]:
 
 
 def n_parts(n_rows: int) -> int:
-    """Number of parts; no rows still make one part, which keeps the dimension."""
+    """Number of parts; at least one, which stores the dimension."""
     return max(1, -(-n_rows // ROWS_PER_PART))
 
 
@@ -182,7 +183,7 @@ def part_path(folder: Path, part: int) -> Path:
 
 
 def runs(rows: np.ndarray) -> list[tuple[int, int]]:
-    """(start, stop) positions in the rising `rows` whose row numbers follow each other within one part."""
+    """(start, stop) positions of runs of consecutive row numbers within one part, in the ascending `rows`."""
     if not len(rows):
         return []
     cuts = np.flatnonzero((np.diff(rows) != 1) | (rows[1:] % ROWS_PER_PART == 0)) + 1
@@ -190,14 +191,14 @@ def runs(rows: np.ndarray) -> list[tuple[int, int]]:
 
 
 def write_all(fd: int, data: memoryview, offset: int) -> None:
-    """Write every byte at `offset`: one call may write less than asked."""
+    """Write all bytes at `offset`: one call may write fewer than requested."""
     while len(data):
         written = os.pwrite(fd, data, offset)
         data, offset = data[written:], offset + written
 
 
 def read_all(fd: int, data: memoryview, offset: int) -> None:
-    """Fill `data` from `offset`: one call may read less than asked. Raises RunError at the end of the file."""
+    """Fill `data` from `offset`: one call may read fewer than requested. Raises RunError at the end of the file."""
     while len(data):
         n_read = os.preadv(fd, [data], offset)
         if n_read == 0:

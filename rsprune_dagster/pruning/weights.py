@@ -1,4 +1,4 @@
-"""Network weights from a file or torchvision's servers: hashed, checked, and never executed."""
+"""Network weights from a file or torchvision's servers: the hash is checked and no code is executed."""
 
 import hashlib
 import pickle
@@ -16,7 +16,7 @@ from rsprune_dagster.errors import UsageError
 from rsprune_dagster.pruning.backbones import BACKBONES, Backbone
 
 NAME_HASH = re.compile(r"-([0-9a-f]{8,64})\.(?:pth|pt|safetensors)$")
-"""torchvision's convention: the start of the file's sha256 ends its name."""
+"""torchvision's convention: the file name ends with the start of its sha256."""
 
 UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, SafetensorError)
 
@@ -32,7 +32,7 @@ class Weights:
 
 
 def load_weights(backbone: Backbone, file: str, sha256: str) -> Weights:
-    """Weights of `backbone` from `file`, or the published ones where that is empty. UsageError: they cannot be used."""
+    """Weights of `backbone` from `file`, or the published ones if it is empty. UsageError: they are unusable."""
     path = existing(file) if file else published(backbone)
     actual = hash_of(path)
     check_hash(path, actual, sha256)
@@ -42,7 +42,7 @@ def load_weights(backbone: Backbone, file: str, sha256: str) -> Weights:
 
 
 def existing(file: str) -> Path:
-    """The path of a weights file that exists and has a known ending."""
+    """Check that a weights file exists and has a known suffix; returns its path."""
     path = Path(file)
     if not path.is_file():
         raise UsageError(f"weights {file}: no such file")
@@ -74,7 +74,7 @@ def hash_of(path: Path) -> str:
 
 
 def check_hash(path: Path, actual: str, expected: str) -> None:
-    """Compare with the hash that was given, and with the one in the name."""
+    """Compare with the given hash and with the one in the file name. Raises UsageError if they differ."""
     if expected and not re.fullmatch(r"[0-9a-fA-F]{8,64}", expected):
         raise UsageError(f"weights_sha256 is {expected!r}, expected 8 to 64 hexadecimal digits")
     in_name = NAME_HASH.search(path.name)
@@ -88,7 +88,7 @@ def check_hash(path: Path, actual: str, expected: str) -> None:
 
 
 def read_state(path: Path) -> object:
-    """The file's content; pickled code is refused by torch, not run."""
+    """The file's content; torch rejects pickled code without running it."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -111,7 +111,7 @@ def brief(error: Exception) -> str:
 
 
 def flat(content: object, path: Path) -> State:
-    """The state dict in a checkpoint: itself, or under `state_dict` or `model`; without data-parallel prefixes."""
+    """The state dict of a checkpoint, at top level or under `state_dict` or `model`, without data-parallel prefixes."""
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -121,7 +121,7 @@ def flat(content: object, path: Path) -> State:
 
 
 def check_state(backbone: Backbone, state: State, path: Path) -> None:
-    """Every weight of the trunk is there, in its shape; the classifier may be of any number of classes."""
+    """Check that every weight of the trunk exists in its shape; the number of classes may differ."""
     expected = backbone.shapes()
     given = shapes_of(backbone, state)
     if given == expected:
@@ -145,7 +145,7 @@ def shapes_of(backbone: Backbone, state: State) -> dict[str, tuple[int, ...]]:
 
 
 def suggestion(state: State) -> str:
-    """What to do about weights of another network."""
+    """A suggestion for weights of another network."""
     fitting = [name for name, backbone in BACKBONES.items() if backbone.shapes() == shapes_of(backbone, state)]
     if fitting:
         return f"they fit --backbone {fitting[0]}"

@@ -1,4 +1,4 @@
-"""A procedural corpus with a known truth."""
+"""A procedural corpus with ground truth."""
 
 from rsprune_dagster.corpus.synthetic.corpus import TRUTH, write_corpus
 from rsprune_dagster.corpus.synthetic.plan import SyntheticPlan

@@ -1,4 +1,4 @@
-"""Writes a synthetic corpus: folders, tars, Parquet, scene files, broken files, the labelled parts and the truth."""
+"""Write a synthetic corpus: folders, tars, Parquet, scene files, broken files, labelled sets and ground truth."""
 
 import io
 import json
@@ -28,10 +28,10 @@ TRUTH: Final = pa.schema(
         pa.field("way", pa.string(), metadata={"doc": "how a blank, noise, near-duplicate or broken file was made"}),
     ]
 )
-"""A row per planted tile, window and broken file."""
+"""One row per generated tile, window and broken file."""
 
 OURS: Final = {"corpus", "reference", "held_out", "truth.parquet", "plan.json"}
-"""What a folder holds that was written here; a folder with more is not replaced."""
+"""The entries of a synthetic corpus folder; a folder with other entries is not replaced."""
 
 WAYS: Final = {
     "blank": tuple(faults.BLANKS),
@@ -39,17 +39,16 @@ WAYS: Final = {
     "near_duplicate": tuple(faults.CHANGES),
     "noise": tuple(faults.NOISES),
 }
-"""How tiles of each kind are spoiled, in turns."""
+"""The variants of each kind, used in turn."""
 
 ROWS_PER_GROUP: Final = 512
 
 
 def write_corpus(folder: Path, plan: SyntheticPlan, *, progress: Progress = silent) -> None:
-    """Make `folder/corpus/`, `folder/reference/<scene>/`, `folder/held_out/<scene>/`, `truth.parquet` and `plan.json`.
+    """Write `folder/corpus/`, `folder/reference/<scene>/`, `folder/held_out/<scene>/`, `truth.parquet` and `plan.json`.
 
-    The same plan gives the same bytes. Nothing is done when the folder holds this plan's corpus; another plan's
-    corpus is replaced once the new one is complete. Raises UsageError when the folder holds anything else,
-    RunError when it cannot be written.
+    The same plan gives the same bytes. An existing corpus of the same plan is kept; one of another plan is replaced
+    once the new one is complete. Raises UsageError if the folder holds anything else, RunError if writing fails.
     """
     folder = folder.absolute()
     try:
@@ -63,7 +62,7 @@ def write_corpus(folder: Path, plan: SyntheticPlan, *, progress: Progress = sile
 
 
 def _replace(folder: Path, plan: SyntheticPlan, progress: Progress) -> None:
-    """Write the corpus beside the folder, then put it in its place."""
+    """Write the corpus to a temporary folder, then rename it into place."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
         new = Path(beside) / "new"
@@ -74,7 +73,7 @@ def _replace(folder: Path, plan: SyntheticPlan, progress: Progress) -> None:
 
 
 def _holds(folder: Path, plan: SyntheticPlan) -> bool:
-    """Whether the folder holds this plan's corpus. Raises UsageError when it holds something that is not ours."""
+    """Whether the folder holds this plan's corpus. Raises UsageError if it holds something else."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     foreign = sorted({path.name for path in folder.iterdir()} - OURS) if folder.is_dir() else [folder.name]
@@ -110,7 +109,7 @@ def _truth_row(item: Planted) -> dict[str, Any]:
 
 
 def tile_bytes(plan: SyntheticPlan, item: Planted) -> bytes:
-    """The encoded image. A copy's original is painted again, so that no more than one tile is held at a time."""
+    """The encoded image. The original of a copy is painted again, so that only one tile is in memory."""
     rng = plan.generator(item.kind, item.name, item.index)
     match item.kind:
         case "tile":
@@ -127,7 +126,7 @@ def tile_bytes(plan: SyntheticPlan, item: Planted) -> bytes:
 
 
 def _write_tiles(folder: Path, plan: SyntheticPlan, items: list[Planted], advance: Callable[[int], None]) -> None:
-    """The tiles of each container, in the order of their numbers."""
+    """Write the tiles of each container, in the order of their numbers."""
     for container, members in groupby(items, key=lambda item: item.container):
         encoded = ((item.member, tile_bytes(plan, item)) for item in members)
         _write_container(folder / container, _counted(encoded, advance))
@@ -152,7 +151,7 @@ def _write_folder(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
 
 
 def _write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
-    """An uncompressed tar; TarInfo's own times and owners are 0, so the bytes do not depend on who writes when."""
+    """Write an uncompressed tar; TarInfo's default times and owners are 0, so the bytes are reproducible."""
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in members:
             info = tarfile.TarInfo(name)
@@ -161,7 +160,7 @@ def _write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
 
 
 def _write_parquet(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
-    """One row an image, as Hugging Face writes them: bytes and a name in a column `image`."""
+    """Write one row per image as in Hugging Face datasets: bytes and name in a column `image`."""
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     rows = ({"image": {"bytes": data, "path": None}} for _, data in members)
     with pq.ParquetWriter(path, pa.schema([("image", image)]), compression="none") as writer:
@@ -170,7 +169,7 @@ def _write_parquet(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
 
 
 def _write_scene_files(folder: Path, plan: SyntheticPlan, advance: Callable[[int], None]) -> list[dict[str, Any]]:
-    """The GeoTIFFs, and the truth of their windows of `plan.window_px`."""
+    """Write the GeoTIFFs; returns the ground truth of their windows of `plan.window_px`."""
     rows = []
     for index in range(plan.n_scene_files):
         data, windows = scene_file(plan, index)
@@ -186,7 +185,7 @@ def _write_scene_files(folder: Path, plan: SyntheticPlan, advance: Callable[[int
 
 
 def _write_labelled(folder: Path, plan: SyntheticPlan, n_per_scene: int, advance: Callable[[int], None]) -> None:
-    """So many tiles of each scene, JPEG and PNG in turns; none is in the corpus or in a part of another name."""
+    """Write `n_per_scene` tiles per scene, JPEG and PNG in turn; they occur in no other part."""
     for scene in SCENES:
         for index in range(n_per_scene):
             rng = plan.generator(folder.name, scene, index)
@@ -197,7 +196,7 @@ def _write_labelled(folder: Path, plan: SyntheticPlan, n_per_scene: int, advance
 
 
 def _write_broken(folder: Path, plan: SyntheticPlan) -> list[dict[str, Any]]:
-    """Files that are no tiles, spread over the folders of loose tiles, and their rows of the truth."""
+    """Write files that are no valid tiles into the folders of loose tiles; returns their ground truth."""
     rows = []
     for index in range(plan.n_broken):
         turn, kind = divmod(index, len(faults.BROKEN))

@@ -1,4 +1,4 @@
-"""What is wrong with a crawled corpus: blank tiles, noise, near-duplicates, and files that are no images."""
+"""Faults of a crawled corpus: blank tiles, noise, near-duplicates, and files that are no images."""
 
 import io
 from collections.abc import Callable
@@ -25,19 +25,19 @@ def nodata(rng: np.random.Generator, size_px: int) -> Pixels:
 
 
 def faint(rng: np.random.Generator, size_px: int) -> Pixels:
-    """One grey with a level of noise on a tenth of the pixels: under half a bit of entropy."""
+    """One grey level, 6 % of the pixels one level brighter: under half a bit of entropy."""
     grey = int(rng.integers(4, 250))
     noisy = rng.random((size_px, size_px, 1)) < 0.06
     return np.repeat((grey + noisy).astype(np.uint8), 3, axis=2)
 
 
 def white_noise(rng: np.random.Generator, size_px: int) -> Pixels:
-    """Every pixel and band by itself: the highest entropy and nothing to see."""
+    """Independent uniform values in every pixel and band: maximal entropy without content."""
     return rng.integers(0, 256, (size_px, size_px, 3), dtype=np.uint8)
 
 
 def dark_noise(rng: np.random.Generator, size_px: int) -> Pixels:
-    """A sensor read out in the dark, with its stripes."""
+    """Sensor noise without light, with column stripes."""
     stripes = rng.normal(0, 6, (1, size_px, 1))
     return np.clip(rng.normal(40, 14, (size_px, size_px, 3)) + stripes, 0, 255).astype(np.uint8)
 
@@ -66,12 +66,12 @@ def brighten(rng: np.random.Generator, tile: Pixels) -> Pixels:
 
 
 def add_noise(rng: np.random.Generator, tile: Pixels) -> Pixels:
-    """Noise with a deviation of two levels."""
+    """Add noise with a standard deviation of two grey levels."""
     return np.clip(np.rint(tile + rng.normal(0, 2, tile.shape)), 0, 255).astype(np.uint8)
 
 
 def shift(rng: np.random.Generator, tile: Pixels) -> Pixels:
-    """Moved by two pixels, the far edge mirrored."""
+    """Shift by two pixels, the edge mirrored."""
     down, across = ((2, 0), (0, 2), (2, 2))[int(rng.integers(3))]
     padded = np.pad(tile, ((0, down), (0, across), (0, 0)), mode="reflect")
     return padded[down:, across:]
@@ -84,7 +84,7 @@ CHANGES: Final[dict[str, Change]] = {
     "noisier": add_noise,
     "shifted": shift,
 }
-"""Ways to make a near-duplicate; each is saved as a JPEG of a lower quality than the originals have."""
+"""Ways to make a near-duplicate; each is saved as a JPEG of lower quality than the originals."""
 
 
 def encode(tile: Pixels, suffix: str, *, quality: int = 92) -> bytes:
@@ -97,13 +97,13 @@ def encode(tile: Pixels, suffix: str, *, quality: int = 92) -> bytes:
 
 
 def decode(data: bytes) -> Pixels:
-    """The pixels of what `encode` gave."""
+    """The inverse of `encode`."""
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("RGB"))
 
 
 def truncated_jpeg(picture: Pixels) -> bytes:
-    """A JPEG whose transfer broke off halfway."""
+    """The first half of a JPEG, as after an interrupted transfer."""
     data = encode(picture, ".jpg")
     return data[: len(data) // 2]
 
@@ -114,17 +114,17 @@ def empty(picture: Pixels) -> bytes:
 
 
 def html_page(picture: Pixels) -> bytes:
-    """What a server sends in place of the image."""
+    """An error page sent by a server instead of the image."""
     return b"<html><head><title>429 Too Many Requests</title></head><body>Try again later.</body></html>\n"
 
 
 def lfs_pointer(picture: Pixels) -> bytes:
-    """What git leaves where a large file was not fetched."""
+    """A Git LFS pointer, as left by git when the file was not fetched."""
     return b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0f" * 32 + b"\nsize 48213\n"
 
 
 def complex_tif(picture: Pixels) -> bytes:
-    """A radar scene in complex numbers, as single-look products come."""
+    """A complex-valued radar scene, as in single-look complex products."""
     from rsprune_dagster.corpus.synthetic.scene_files import geotiff_bytes
 
     grey = picture.astype(np.float32).mean(axis=2)
@@ -132,12 +132,12 @@ def complex_tif(picture: Pixels) -> bytes:
 
 
 def desktop_leftover(picture: Pixels) -> bytes:
-    """What a file manager leaves in a folder, which is no fault."""
+    """A settings file of a file manager; not a fault."""
     return b"\x00\x00\x00\x01Bud1" + bytes(120)
 
 
 def readme(picture: Pixels) -> bytes:
-    """A text beside the images, which is no fault."""
+    """A text file beside the images; not a fault."""
     return b"Synthetic tiles, painted by rsprune_dagster. Nothing here was photographed.\n"
 
 
@@ -150,4 +150,4 @@ BROKEN: Final[dict[str, tuple[str, Callable[[Pixels], bytes]]]] = {
     "ds_store": (".DS_Store", desktop_leftover),
     "readme": ("README.txt", readme),
 }
-"""File name, with its number, and content of each kind of file that is no tile."""
+"""Name pattern and content of each kind of file that is no valid tile."""

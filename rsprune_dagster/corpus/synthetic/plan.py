@@ -1,4 +1,4 @@
-"""What a synthetic corpus holds, and where: settled before anything is painted."""
+"""The plan of a synthetic corpus: its tiles and their places, before anything is painted."""
 
 import zlib
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ from rsprune_dagster.corpus.synthetic.scenes import SCENES
 from rsprune_dagster.errors import UsageError
 
 PAINTING_VERSION: Final = 1
-"""Raised whenever the same plan would give other bytes, so that corpora made before are made again."""
+"""Increment when the same plan gives other bytes, so that existing corpora are regenerated."""
 
 CONTAINERS: Final = {
     "part": (0.50, ".jpg"),
@@ -22,21 +22,21 @@ CONTAINERS: Final = {
     "archive_b.tar": (0.15, ".png"),
     "rows.parquet": (0.15, ".jpg"),
 }
-"""Each container's share of the tiles and the encoding of originals there. `part` stands for folders of loose files."""
+"""Each container's share of the tiles and the encoding of originals in it. `part`: folders of loose files."""
 
 TILES_PER_FOLDER: Final = 100
 
 COPIES: Final = ("exact_copy", "near_duplicate")
-"""The kinds that are made from another tile."""
+"""The kinds that are derived from another tile."""
 
 
 @dataclass(frozen=True)
 class SyntheticPlan:
-    """The size and the faults of a synthetic corpus. Raises UsageError when it cannot be laid out.
+    """Size and faults of a synthetic corpus. Raises UsageError if the values are inconsistent.
 
-    `n_tiles` counts blanks, copies and noise, whose shares are of `n_tiles`; scene files, broken files, the reference
-    and the held-out tiles come on top. The rest are distinct tiles whose scenes fall geometrically, the commonest
-    `imbalance` times as many as the rarest.
+    `n_tiles` includes blanks, copies and noise, whose shares refer to `n_tiles`; scene files, broken files, the
+    reference and the held-out tiles are extra. The other tiles are distinct; their counts per scene fall
+    geometrically, the most common scene having `imbalance` times as many as the rarest.
     """
 
     n_tiles: int = 1200
@@ -83,7 +83,7 @@ class SyntheticPlan:
 
     @cached_property
     def scene_counts(self) -> tuple[int, ...]:
-        """Distinct tiles of each scene, in the order of SCENES; together what the other kinds leave."""
+        """Number of distinct tiles per scene, in the order of SCENES."""
         n_distinct = self.n_tiles - sum(round(share * self.n_tiles) for share in self.shares.values())
         bounds = np.rint(np.cumsum(self.scene_weights) * n_distinct).astype(int)
         return tuple(int(n) for n in np.diff(bounds, prepend=0))
@@ -96,23 +96,23 @@ class SyntheticPlan:
         return weights
 
     def as_dict(self) -> dict[str, Any]:
-        """What decides the corpus's bytes, for `plan.json`."""
+        """Everything that the corpus's bytes depend on, for `plan.json`."""
         return {"painting_version": PAINTING_VERSION, **asdict(self)}
 
     def generator(self, role: str, name: str, index: int) -> np.random.Generator:
-        """The randomness of one picture: it depends on the seed and these three only, not on what was made before."""
+        """The random generator of one picture; it depends on the seed and these three values only."""
         words = (self.seed, zlib.crc32(role.encode()), zlib.crc32(name.encode()), index)
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
 
 
 @dataclass(frozen=True)
 class Planted:
-    """A tile to be written: what it shows, what it was made from, where it goes."""
+    """A tile to be written: content, original and place."""
 
     kind: str
     """tile, blank, exact_copy, near_duplicate or noise"""
     name: str
-    """the scene it is painted as, or the way it was spoiled"""
+    """the scene that is painted, or the fault"""
     index: int
     """its number among those of its kind and name"""
     original: "Planted | None" = None
@@ -142,10 +142,10 @@ class Planted:
 
 
 def lay_out(plan: SyntheticPlan, *, ways: Mapping[str, Iterable[str]]) -> list[Planted]:
-    """Every tile of the plan with its place, shuffled so that neither place nor name tells what it shows.
+    """Every tile of the plan with its place, shuffled so that place and name do not reveal the content.
 
-    `ways` gives, for each kind other than `tile`, how one can be made; they take turns. An original is copied again
-    only when every original was.
+    `ways` gives the variants of each kind other than `tile`; they are used in turn. An original is copied a second
+    time only after every original was copied.
     """
     rng = plan.generator("lay out", "", 0)
     in_order = _slots(plan.n_tiles)
@@ -165,7 +165,7 @@ def lay_out(plan: SyntheticPlan, *, ways: Mapping[str, Iterable[str]]) -> list[P
 
 
 def _slots(n_tiles: int) -> list[tuple[str, int, str]]:
-    """A container, a number in it and an encoding for every tile."""
+    """Container, number in it and encoding of every tile."""
     slots: list[tuple[str, int, str]] = []
     bounds = np.rint(np.cumsum([share for share, _ in CONTAINERS.values()]) * n_tiles).astype(int)
     for (name, (_, suffix)), n in zip(CONTAINERS.items(), np.diff(bounds, prepend=0), strict=True):

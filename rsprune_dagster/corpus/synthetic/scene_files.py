@@ -15,13 +15,13 @@ from rsprune_dagster.corpus.synthetic.terrain import Field, fractal, over, ramp
 GSD_M: Final = 10.0
 NODATA: Final = 0
 MIN_VALID_FRACTION: Final = 0.5
-"""As `corpus.min_valid_fraction` in params.yaml: windows with less are no tiles and not in the truth."""
+"""As `corpus.min_valid_fraction` in params.yaml: windows below it are no tiles and have no ground truth."""
 
 DIGITAL_NUMBERS: Final = 4200
-"""Level of a reflectance of 1: bright ground fills a sixteenth of the 16 bits, as in surface reflectance products."""
+"""Digital number of reflectance 1: bright ground uses 1/16 of the 16 bits, as in surface reflectance products."""
 
 PLACES: Final = ((32632, 500_000, 5_400_000), (32737, 300_000, 9_200_000), (32718, 620_000, 8_500_000))
-"""EPSG code and upper left corner in metres, taken in turns: two hemispheres."""
+"""EPSG code and upper left corner in metres, used in turn; both hemispheres."""
 
 
 def scene_file(plan: SyntheticPlan, index: int) -> tuple[bytes, dict[tuple[int, int], str]]:
@@ -36,7 +36,7 @@ def scene_file(plan: SyntheticPlan, index: int) -> tuple[bytes, dict[tuple[int, 
 
 
 def _joined(plan: SyntheticPlan, names: list[str], rng: np.random.Generator) -> Field:
-    """The scenes side by side, each running over those above and left of it by a ragged margin."""
+    """The scenes side by side, each overlapping those above and left of it by an irregular margin."""
     step, margin = plan.window_px, plan.window_px // 32
     picture = np.zeros((plan.scene_file_px + margin, plan.scene_file_px + margin, 3), dtype=np.float32)
     y, x = np.mgrid[: step + margin, : step + margin].astype(np.float32)
@@ -49,21 +49,21 @@ def _joined(plan: SyntheticPlan, names: list[str], rng: np.random.Generator) -> 
 
 
 def _with_infrared(picture: Field) -> Field:
-    """Bands first: red, green, blue, and a near infrared that is bright where green exceeds red and blue."""
+    """(4, h, w): red, green, blue, and a near infrared that is high where green exceeds red and blue."""
     red, green, blue = np.moveaxis(picture, 2, 0)
     infrared = np.clip(0.6 * green + 4 * np.maximum(green - np.maximum(red, blue), 0) + 0.3 * (red - blue), 0, 1)
     return np.stack([red, green, blue, infrared])
 
 
 def _on_swath(rng: np.random.Generator, size_px: int) -> NDArray[np.bool_]:
-    """False in one corner, beyond the slanted edge of what was recorded."""
+    """Validity mask with one invalid corner beyond the slanted edge of the swath."""
     y, x = np.mgrid[:size_px, :size_px]
     inside = x + y * rng.uniform(0.4, 2.5) > size_px * rng.uniform(0.15, 0.4)
     return np.rot90(inside, int(rng.integers(4)))
 
 
 def _windows(plan: SyntheticPlan, names: list[str], valid: NDArray[np.bool_]) -> dict[tuple[int, int], str]:
-    """The scene of each window that is recorded well enough to be a tile, by its left and top pixel."""
+    """The scene of each window with enough valid pixels, by its left and top pixel."""
     step = plan.window_px
     corners = [divmod(at, plan.scene_file_px // step) for at in range(len(names))]
     return {

@@ -1,7 +1,7 @@
-"""Eight kinds of ground as an aerial camera sees them, painted from noise; nothing is taken from a photograph.
+"""Eight procedural scenes as seen by an aerial camera, generated from noise without photographs.
 
-A painter gives the ground's reflectance, a float32 picture (size, size, 3); `paint` adds air and camera. Every painter
-draws its own scale, direction, season and colours, so that tiles of one scene differ as tiles of one scene do.
+A painter returns the ground's reflectance, float32 (size, size, 3); `paint` adds atmosphere and camera. Every painter
+draws scale, direction, season and colours at random, so that the tiles of a scene vary realistically.
 """
 
 from collections.abc import Callable
@@ -128,7 +128,7 @@ def _trees(rng: np.random.Generator, size_px: int, *, pitch_px: float) -> tuple[
 
 
 def _rarely(rng: np.random.Generator) -> tuple[float, float]:
-    """The ramp over unit noise that opens nothing in many tiles and up to a fifth of the ground in some."""
+    """Ramp limits over unit noise that select nothing in many tiles and up to a fifth of the ground in some."""
     level = rng.uniform(0.9, 3.2)
     return level, level + 0.25
 
@@ -319,7 +319,7 @@ SCENES: Final[dict[str, Callable[[np.random.Generator, int], Field]]] = {
     "river": river,
     "cloud": cloud,
 }
-"""The painters by name, the commonest scene of a corpus first."""
+"""The painters by name, the most common scene first."""
 
 
 def ground(scene: str, *, rng: np.random.Generator, size_px: int) -> Field:
@@ -331,7 +331,7 @@ def ground(scene: str, *, rng: np.random.Generator, size_px: int) -> Field:
 
 
 def paint(scene: str, *, rng: np.random.Generator, size_px: int) -> NDArray[np.uint8]:
-    """A tile of the scene as a camera gives it, uint8 (size, size, 3). Raises KeyError for an unknown scene."""
+    """A tile of the scene as a camera image, uint8 (size, size, 3). Raises KeyError for an unknown scene."""
     picture = ground(scene, rng=rng, size_px=size_px)
     grain = rng.standard_normal((size_px, size_px, 3), np.float32) * np.float32(rng.uniform(0.003, 0.006))
     tile: NDArray[np.uint8] = np.rint(np.clip(picture + grain, 0, 1) * 255).astype(np.uint8)

@@ -1,7 +1,7 @@
-"""Noise, coordinates and light: what every painted scene is made of.
+"""Noise, coordinates and light: the building blocks of the painted scenes.
 
 Fields are float32 arrays of shape (size, size); pictures have a last axis of red, green and blue, reflectance
-in 0 to 1. Lengths are in pixels, so a larger picture shows more ground, not larger things.
+in 0 to 1. Lengths are in pixels, so a larger picture shows more ground, not larger objects.
 """
 
 import numpy as np
@@ -46,7 +46,7 @@ def _filtered(rng: np.random.Generator, gain: Field, size_px: int) -> Field:
 
 
 def crowns(rng: np.random.Generator, size_px: int, *, pitch_px: float) -> tuple[Field, Field]:
-    """Height of tree crowns `pitch_px` apart, 0 between and 1 in their middle, and a value of each in -1 to 1.
+    """Height of tree crowns `pitch_px` apart, 0 between and 1 at the centre, and a random value per crown in -1 to 1.
 
     Cellular noise (Worley, A cellular texture basis function, 1996): the nearest of points jittered about a grid.
     """
@@ -81,7 +81,7 @@ def centred(field: Field) -> Field:
 
 
 def ramp(field: Field, low: float, high: float) -> Field:
-    """0 below `low`, 1 above `high` and smooth between: an edge without stairs."""
+    """0 below `low`, 1 above `high` and smooth between: an antialiased edge."""
     t: Field = np.clip((field - np.float32(low)) / np.float32(high - low), 0, 1)
     return t * t * (np.float32(3) - np.float32(2) * t)
 
@@ -101,7 +101,7 @@ def colour(*rgb: int) -> Field:
 
 
 def one_of(rng: np.random.Generator, palette: Field) -> Field:
-    """A colour of the palette (n, 3), a little off: more in brightness than in hue."""
+    """A random colour of the palette (n, 3), slightly varied, more in brightness than in hue."""
     light = 1 + rng.normal(0, 0.07)
     rgb: Field = (palette[rng.integers(len(palette))] * light + rng.normal(0, 0.008, 3)).astype(np.float32)
     return rgb

@@ -1,1 +1,1 @@
-"""What must hold of the assets, asked of their folders: each check gives a verdict with a sentence and its figures."""
+"""Checks of the assets' folders: each returns a verdict with a sentence and figures."""

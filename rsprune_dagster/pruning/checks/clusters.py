@@ -1,4 +1,4 @@
-"""Of scene_clusters: every tile is in one cluster, clusters are neither empty nor all, and they tell scenes apart."""
+"""Checks of scene_clusters: complete assignment, cluster sizes, agreement with the reference's scenes, drift."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from rsprune_dagster.pruning.checks.verdict import Verdict, row, within_bounds
 
 
 def assigned_once(embeddings: Path, clusters: Path) -> Verdict:
-    """The assignment has the rows of the embeddings, with a known scene, a known cluster and finite numbers."""
+    """The assignment has the rows of the embeddings, with valid scenes and clusters and finite numbers."""
     from rsprune_dagster.pruning.steps.cluster import read_clusters
 
     found = read_clusters(clusters)
@@ -41,7 +41,7 @@ def assigned_once(embeddings: Path, clusters: Path) -> Verdict:
 
 
 def cluster_sizes(clusters: Path, *, max_cluster_fraction: float) -> Verdict:
-    """No cluster is empty, and none holds more than this share of the tiles."""
+    """No cluster is empty or holds more than `max_cluster_fraction` of the tiles."""
     from rsprune_dagster.pruning.steps.cluster import read_clusters
 
     cluster = pq.read_table(clusters / "assignment.parquet", columns=["cluster_id"]).column(0).to_numpy()
@@ -68,7 +68,7 @@ def cluster_sizes(clusters: Path, *, max_cluster_fraction: float) -> Verdict:
 
 
 def tells_scenes_apart(clusters: Path, *, min_nmi: float) -> Verdict:
-    """The clusters recover the reference's own scenes: normalized mutual information of at least `min_nmi`."""
+    """The clusters recover the reference's scenes with a normalized mutual information of at least `min_nmi`."""
     content: dict[str, Any] = json.loads((clusters / "quality.json").read_text())
     measured = {quality["n_clusters"]: quality for quality in content["quality"]}
     chosen = measured.get(content["n_clusters_asked"])
@@ -83,14 +83,14 @@ def tells_scenes_apart(clusters: Path, *, min_nmi: float) -> Verdict:
         return Verdict(True, f"{sentence}.", figures)
     return Verdict(
         False,
-        f"{sentence}, expected {min_nmi:.2f} or more: the embedding hardly knows these scenes. Try a network instead "
-        "of the descriptor (embedding.backbone), or look for wrong labels in the reference.",
+        f"{sentence}, expected {min_nmi:.2f} or more: the embedding hardly separates these scenes. Try a network "
+        "instead of the descriptor (embedding.backbone), or look for wrong labels in the reference.",
         figures,
     )
 
 
 def no_drift(clusters: Path, params: ClusteringParams) -> Verdict:
-    """The pool is still like the one that trained the centroids."""
+    """The pool has not drifted from the one that trained the centroids."""
     from rsprune_dagster.pruning.steps.cluster import drift_of
 
     found = drift_of(clusters, params)

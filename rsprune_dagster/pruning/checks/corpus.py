@@ -1,4 +1,4 @@
-"""Of raw_corpus, reference_scenes and entropy_scores: ids, readability, size, entropy."""
+"""Checks of raw_corpus, reference_scenes and entropy_scores: ids, readability, size, entropy."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from rsprune_dagster.pruning.checks.verdict import N_EXAMPLES, Verdict, named, r
 MAX_ENTROPY_BITS: Final = 8
 """log2 of 256 grey levels."""
 SAMPLING_ERRORS: Final = 2.0
-"""A small scene may lose this many standard errors more than its share before that says anything."""
+"""A scene's loss is reported only if it exceeds its limit by this many standard errors."""
 
 BESIDE_IMAGES: Final = frozenset(
     {HOUSEKEEPING, "(hidden)", "(no suffix)", ".parquet without image bytes"}
@@ -19,13 +19,13 @@ BESIDE_IMAGES: Final = frozenset(
     | {".csv", ".tsv", ".cls", ".md5", ".sha256", ".crc", ".jgw", ".pgw", ".prj", ".aux", ".ovr", ".py"}
     | {f".{ending.rpartition('.')[2]}" for ending in sidecars.ENDINGS}
 )
-"""What no tile is looked for in: notes, labels, tables, checksums, world files and overviews."""
+"""Suffixes of files that hold no tiles: notes, labels, tables, checksums, world files and overviews."""
 N_KINDS: Final = 6
-"""Suffixes that a sentence names."""
+"""Number of suffixes named in a sentence."""
 
 
 def unique_ids(corpus: Path) -> Verdict:
-    """Every tile id is there once, among the usable tiles and the quarantined ones together."""
+    """Every tile id is unique among usable and quarantined tiles."""
     found = row(
         f"""
         WITH ids AS (SELECT tile_id FROM manifest UNION ALL SELECT tile_id FROM quarantine),
@@ -47,7 +47,7 @@ def unique_ids(corpus: Path) -> Verdict:
 
 
 def readable(corpus: Path, *, max_quarantined_fraction: float) -> Verdict:
-    """At most this share of the tiles is quarantined: more is a broken source rather than a few broken files."""
+    """At most `max_quarantined_fraction` of the tiles is quarantined; a larger share indicates a broken source."""
     found = row(
         """SELECT (SELECT count(*) FROM manifest) AS n_usable, (SELECT count(*) FROM quarantine) AS n_quarantined,
            (SELECT mode(reason ORDER BY reason) FROM quarantine) AS reason""",
@@ -69,7 +69,7 @@ def readable(corpus: Path, *, max_quarantined_fraction: float) -> Verdict:
 
 
 def read_as_asked(corpus: Path) -> Verdict:
-    """`corpus.bands` and `corpus.value_range`, where given, changed how some tile was read."""
+    """`corpus.bands` and `corpus.value_range`, if given, applied to some tile."""
     given = json.loads((corpus / "corpus.json").read_text())["read_options"]
     found = row(
         r"""SELECT count(*) FILTER (dtype <> 'uint8') AS n_deep,
@@ -90,12 +90,12 @@ def read_as_asked(corpus: Path) -> Verdict:
 
 
 def all_read(corpus: Path) -> Verdict:
-    """No file was passed by that may hold tiles: only those that customarily stand beside images."""
+    """No ignored file may hold tiles: only files that commonly accompany images were ignored."""
     ignored: dict[str, int] = json.loads((corpus / "corpus.json").read_text())["ignored_files"]
     unread = {kind: n for kind, n in ignored.items() if kind not in BESIDE_IMAGES}
     figures = {"n_ignored": sum(ignored.values()), "n_unread": sum(unread.values())}
     if not unread:
-        return Verdict(True, "no file was passed by that may hold tiles.", figures)
+        return Verdict(True, "no ignored file may hold tiles.", figures)
     commonest = sorted(unread.items(), key=lambda item: (-item[1], item[0]))[:N_KINDS]
     kinds = ", ".join(f"{n:,} x {kind}" for kind, n in commonest) + (", ..." if len(unread) > N_KINDS else "")
     return Verdict(
@@ -107,7 +107,7 @@ def all_read(corpus: Path) -> Verdict:
 
 
 def not_shrunken(corpus: Path, n_before: int | None, *, max_shrink_fraction: float) -> Verdict:
-    """The corpus has not lost more than this share of its `n_before` usable tiles. None: nothing to compare with."""
+    """The corpus has not lost more than `max_shrink_fraction` of its `n_before` tiles. None: no earlier version."""
     n_now = int(row("SELECT count(*) AS n FROM manifest", _tables(corpus))["n"])
     if not n_before:
         return Verdict(
@@ -127,7 +127,7 @@ def not_shrunken(corpus: Path, n_before: int | None, *, max_shrink_fraction: flo
 
 
 def scenes_large_enough(reference: Path) -> Verdict:
-    """Every scene of the reference has as many tiles as are needed to show how it varies."""
+    """Every scene of the reference has enough tiles to serve as a target of the selection."""
     from rsprune_dagster.pruning.method import MIN_TARGET_TILES
 
     counts = {
@@ -151,7 +151,7 @@ def scenes_large_enough(reference: Path) -> Verdict:
 
 
 def entropy_in_range(corpus: Path, scores: Path) -> Verdict:
-    """Every tile of the manifest has a row with its entropy, 0 to 8 bits, whole and over patches."""
+    """Every tile of the manifest has an entropy and a patch entropy of 0 to 8 bits."""
     found = row(
         f"""
         SELECT count(*) AS n, count(*) FILTER (scores.tile_id IS NULL) AS without_score,
@@ -173,7 +173,7 @@ def entropy_in_range(corpus: Path, scores: Path) -> Verdict:
 
 
 def no_scene_erased(reference: Path, scores: Path, *, max_scene_loss: float) -> Verdict:
-    """The threshold leaves enough of every scene that the reference knows: a bare one erases water and forest."""
+    """The threshold drops at most `max_scene_loss` of every reference scene; a fixed one erases water and forest."""
     threshold_bits = float(json.loads((scores / "threshold.json").read_text())["threshold_bits"])
     lost = {
         found["label"]: (int(found["n_lost"]), int(found["n"]))
@@ -204,7 +204,7 @@ def no_scene_erased(reference: Path, scores: Path, *, max_scene_loss: float) -> 
 
 
 def _is_entropy(column: str) -> str:
-    """SQL: null counts as right, as a missing row is counted by itself."""
+    """SQL condition; null passes, since missing rows are counted separately."""
     return f"coalesce({column} BETWEEN 0 AND {MAX_ENTROPY_BITS} AND NOT isnan({column}), true)"
 
 

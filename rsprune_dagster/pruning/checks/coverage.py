@@ -1,4 +1,4 @@
-"""Of pruned_subset against its last version: which scenes gained and which lost, and whether it is still fresh."""
+"""Checks of pruned_subset against its last version: changed scene shares, and freshness."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from rsprune_dagster.pruning.checks.verdict import Verdict, named
 from rsprune_dagster.pruning.scenes import is_foreign
 
 SAMPLING_ERRORS: Final = 3.0
-"""A scene's count must also move by so many square roots of what was expected: a handful of tiles vary by chance."""
+"""A change counts only beyond this many standard deviations (square root of the expected count)."""
 NAMED_SCENES: Final = "scenes"
 DAY_S: Final = 86_400.0
 
@@ -23,9 +23,9 @@ def kept_by_scene(subset: Path) -> dict[str, int]:
 
 
 def strata_of(clusters: Path) -> str:
-    """What the scenes of a version are: `scenes` that the reference names, or the hash of a foreign pool's centroids.
+    """The kind of strata: `scenes` of the reference, or the hash of the centroids if the pool is foreign.
 
-    Counts of two versions can be compared where this is the same. A cluster's number says nothing beyond its centroids.
+    Counts of two versions are comparable only if it is equal: cluster numbers have no meaning for other centroids.
     """
     quality = json.loads((clusters / "quality.json").read_text())
     if not is_foreign(quality["scene_names"], quality["balance_over"]):
@@ -34,10 +34,10 @@ def strata_of(clusters: Path) -> str:
 
 
 def scene_coverage(now: Mapping[str, int], before: Mapping[str, int], *, max_scene_shift: float) -> Verdict:
-    """No scene's share of the kept tiles moved by more than `max_scene_shift` of what it was, and none vanished.
+    """No scene's share of the kept tiles changed by more than `max_scene_shift`, relatively, and none vanished.
 
     Args:
-        now, before: kept tiles of each scene; `before` is empty where there is no last version with the same strata.
+        now, before: kept tiles per scene; `before` is empty if no last version has the same strata.
     """
     if not before:
         sentence = f"{_n_scenes(now)} scenes, and no last version with the same scenes or clusters to compare with."
@@ -70,11 +70,11 @@ def scene_coverage(now: Mapping[str, int], before: Mapping[str, int], *, max_sce
 
 
 def fresh(age_s: float | None, stale: Mapping[str, str], *, max_age_days: float) -> Verdict:
-    """Made from what lies there now, and not too long ago.
+    """The subset was made from the current inputs and is not too old.
 
     Args:
-        age_s: since it was made; None: not known.
-        stale: the inputs that are other versions now, with what lies there.
+        age_s: age of the subset; None: unknown.
+        stale: the inputs that have another version now, with that version.
     """
     age_days = 0.0 if age_s is None else age_s / DAY_S
     figures = {"age_days": round(age_days, 3), "n_stale_inputs": len(stale)}

@@ -1,4 +1,4 @@
-"""Of pruned_subset: every tile is accounted for, as many are kept as were asked for, and none of them twice."""
+"""Checks of pruned_subset: conservation of tiles, exact count, no duplicates, no reference tiles."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from rsprune_dagster.pruning.steps.ledger import n_to_keep
 
 
 def conservation(corpus: Path, subset: Path) -> Verdict:
-    """Every tile seen, usable or quarantined, is in the ledger once, with a reason; and nothing else is."""
+    """The ledger has exactly one row with a reason for every tile, usable or quarantined, and no others."""
     found = row(
         """
         WITH seen AS (SELECT tile_id FROM manifest UNION ALL SELECT tile_id FROM quarantine)
@@ -40,7 +40,7 @@ def conservation(corpus: Path, subset: Path) -> Verdict:
 
 
 def exact_count(corpus: Path, subset: Path) -> Verdict:
-    """round(keep_fraction x readable tiles) are kept, or all survivors where these are fewer; ranks are 1 to n."""
+    """round(keep_fraction x readable tiles) are kept, or all survivors if these are fewer; ranks are 1 to n."""
     summary: dict[str, Any] = json.loads((subset / "summary.json").read_text())
     found = row(
         """
@@ -84,7 +84,7 @@ def no_copies(subset: Path) -> Verdict:
 def near_duplicates_left(
     corpus: Path, subset: Path, *, max_near_duplicate_fraction: float, workers: int = 1
 ) -> Verdict:
-    """Looked for again among the kept tiles alone, hardly any are copies of another, turned or flipped as may be."""
+    """A search among the kept tiles finds few near-duplicates, rotations and flips included."""
     from rsprune_dagster.pruning.entropy import THUMBNAIL_PX
     from rsprune_dagster.pruning.near_duplicates import near_duplicates
 
@@ -109,7 +109,7 @@ def near_duplicates_left(
 
 
 def apart_from_reference(reference: Path, subset: Path) -> Verdict:
-    """No kept tile has the bytes of a reference tile: who measures a model against the reference would be flattered."""
+    """No kept tile has the bytes of a reference tile, which would bias scores against the reference."""
     found = row(
         f"""
         WITH both_sets AS (SELECT subset.tile_id || ' is ' || min(reference.tile_id) AS pair FROM subset

@@ -1,4 +1,4 @@
-"""Of embeddings: a vector for each tile that is to have one, finite, of length 1. One pass over the vectors."""
+"""Checks of embeddings: one finite unit vector per informative tile. One pass over the vectors."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from rsprune_dagster.pruning.checks.verdict import Verdict, row, within_bounds
 from rsprune_dagster.pruning.vectors import open_vectors
 
 CHUNK_ROWS: Final = 2**14
-"""Vectors held at once."""
+"""Vectors in memory at a time."""
 _PARTS: Final = (".", "reference")
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """What one pass over the vectors of the tiles and of the reference tells."""
+    """Statistics of one pass over the vectors of the tiles and of the reference."""
 
     n_vectors: int
     n_not_finite: int
     n_off: int
-    largest_error: float  # of a length from 1, among the finite ones
+    largest_error: float  # largest deviation of a finite vector's length from 1
 
 
 def measure(embeddings: Path, *, norm_tolerance: float) -> Lengths:
@@ -46,7 +46,7 @@ def finite(lengths: Lengths) -> Verdict:
 
 
 def unit_norms(lengths: Lengths, *, norm_tolerance: float) -> Verdict:
-    """Every vector has length 1, but for the rounding to half precision."""
+    """Every vector has length 1 up to half-precision rounding."""
     todo = (
         "nearest tiles would be wrong: materialize embeddings again, from an empty cache (.state/cache/work/embeddings)"
     )
@@ -56,7 +56,7 @@ def unit_norms(lengths: Lengths, *, norm_tolerance: float) -> Verdict:
 
 
 def embedded_once(scores: Path, embeddings: Path) -> Verdict:
-    """The informative tiles, exact copies once, are the rows of the index, in content order, with a vector each."""
+    """The index has one row and one vector per informative tile (exact copies once), in content order."""
     from rsprune_dagster.pruning.steps.embed import read_digests
 
     found = row(

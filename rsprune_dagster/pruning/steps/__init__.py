@@ -1,1 +1,1 @@
-"""The method on folders: each step reads the tables of those before it, calls the method, writes its own."""
+"""The method on folders: each stage reads the tables of earlier stages, calls the library and writes its own."""

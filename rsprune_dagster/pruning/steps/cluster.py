@@ -1,4 +1,4 @@
-"""scene_clusters: scenes from the reference, centroids from a stratified sample, then every tile in one stream."""
+"""scene_clusters: scenes from the reference, centroids from a stratified sample, assignment of every tile."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -42,14 +42,14 @@ ASSIGNMENT = pa.schema(
         ),
     ]
 )
-"""In content order, row for row with the vectors."""
+"""One row per vector, in content order."""
 
 _FIGURES = ("scene_names", "foreignness", "balance_over", "note")
 
 
 @dataclass(frozen=True)
 class ReferenceSet:
-    """The labelled vectors (M, d) and their labels (M,), in content order; None both where there is no reference."""
+    """The labelled vectors (M, d) and their labels (M,), in content order; both None without a reference."""
 
     vectors: NDArray[np.float32] | None
     labels: NDArray[np.str_] | None
@@ -57,7 +57,7 @@ class ReferenceSet:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The clusters, and how they came about: centroids trained now, or kept, and how far the pool has drifted."""
+    """The clusters, the origin of the centroids (trained or reused), and the pool's drift."""
 
     clusters: SceneClusters
     origin: str
@@ -80,10 +80,10 @@ def cluster(
     last: Path | None = None,
     progress: Progress = silent,
 ) -> Outcome:
-    """Write assignment.parquet, centroids.safetensors, quality.json and the kept model into `folder`.
+    """Write assignment.parquet, centroids.safetensors, quality.json and the fitted model into `folder`.
 
     Args:
-        last: an earlier version whose centroids new tiles are to be assigned to; None: they are trained.
+        last: an earlier version whose centroids are reused; None: train centroids.
     """
     identity = identity_of(embeddings, params, seed)
     contents = contents_of(embeddings / "index.parquet")
@@ -92,7 +92,7 @@ def cluster(
         why = "" if earlier is None else ": parameters, encoder or reference are others than those of the last version"
         outcome = Outcome(_trained(embeddings, params, seed, use_gpu, progress), f"trained{why}", kept=False)
     else:
-        outcome = _topped_up(embeddings, earlier[0], contents, params, seed, use_gpu, progress)
+        outcome = _assign_new(embeddings, earlier[0], contents, params, seed, use_gpu, progress)
     kept = earlier[0] if earlier and outcome.kept else frozen(outcome.clusters, contents)
     write_clusters(
         outcome.clusters, pq.read_table(embeddings / "index.parquet", columns=["content_md5", "tile_id"]), folder
@@ -101,7 +101,7 @@ def cluster(
     return outcome
 
 
-def _topped_up(
+def _assign_new(
     embeddings: Path,
     kept: Frozen,
     contents: NDArray[np.uint8],
@@ -110,7 +110,7 @@ def _topped_up(
     use_gpu: bool,
     progress: Progress,
 ) -> Outcome:
-    """New tiles assigned to kept centroids, unless they drifted too far and `recluster` lets centroids be trained."""
+    """Assign tiles to the existing centroids; None if the pool has drifted and `recluster` allows training."""
     vectors = open_vectors(embeddings / "vectors")
     found = topped_up(vectors.read_rows, vectors.n_rows, kept, progress)
     gone = drift(kept, contents, found.cluster, found.distance, found.foreignness, limits_of(params))
@@ -123,7 +123,7 @@ def _topped_up(
 
 
 def drift_of(folder: Path, params: ClusteringParams) -> Drift | None:
-    """How far the tiles of a version have drifted from those that trained its centroids; None: it kept no model."""
+    """The drift of a version's tiles from its training tiles; None if it stored no model."""
     earlier = read_kept(folder)
     if earlier is None:
         return None
@@ -151,7 +151,7 @@ def _trained(embeddings: Path, params: ClusteringParams, seed: int, use_gpu: boo
 
 
 def read_reference(embeddings: Path) -> ReferenceSet:
-    """The reference that the asset `embeddings` holds."""
+    """The reference in the folder of the asset `embeddings`."""
     labels = pq.read_table(embeddings / "reference" / "index.parquet", columns=["label"]).column(0).to_pylist()
     if not labels:
         return ReferenceSet(None, None)
@@ -160,7 +160,7 @@ def read_reference(embeddings: Path) -> ReferenceSet:
 
 
 def write_clusters(clusters: SceneClusters, index: pa.Table, folder: Path) -> None:
-    """Write what `read_clusters` reads."""
+    """Write the files of `read_clusters`."""
     table = index
     for column, (number, names) in (
         ("scene", clusters.strata),
@@ -175,7 +175,7 @@ def write_clusters(clusters: SceneClusters, index: pa.Table, folder: Path) -> No
         table = table.append_column(name, pa.array(values, ASSIGNMENT.field(name).type, safe=False))
     write_batches(table.to_batches(), folder / "assignment.parquet", ASSIGNMENT)
     centroids = save({"centroids": clusters.centroids.points})
-    (folder / "centroids.safetensors").write_bytes(centroids)  # not save_file, which hides that the disk is full
+    (folder / "centroids.safetensors").write_bytes(centroids)  # save_file does not report a full disk
     figures = {name: getattr(clusters, name) for name in _FIGURES}
     quality = [asdict(measured) for measured in clusters.quality]
     content = {**figures, "n_clusters_asked": clusters.centroids.n_asked, "quality": quality}
@@ -183,7 +183,7 @@ def write_clusters(clusters: SceneClusters, index: pa.Table, folder: Path) -> No
 
 
 def read_clusters(folder: Path) -> SceneClusters:
-    """The clusters of the asset scene_clusters."""
+    """Read the clusters from the folder of the asset scene_clusters."""
     content: dict[str, Any] = json.loads((folder / "quality.json").read_text())
     path = folder / "assignment.parquet"
     guesses = reference_column(path)

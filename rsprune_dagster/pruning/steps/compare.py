@@ -1,4 +1,4 @@
-"""Two ledgers side by side: which tiles entered the subset, which left it, and why."""
+"""Compare two ledgers: which tiles entered the subset, which left it, and why."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from rsprune_dagster.corpus.tables import query, write_query
 ENTERED, LEFT, STAYED = "entered", "left", "stayed"
 
 SAME_CLUSTERS_FROM = 0.9
-"""Clusters of two ledgers with one number are one cluster where at least this share of the tiles is in both."""
+"""Cluster numbers of two ledgers correspond if at least this share of the tiles has the same number in both."""
 
 REASONS_LEFT = {
     "absent": "not in the corpus any more",
@@ -26,7 +26,7 @@ REASONS_LEFT = {
     "other_cluster": "in another cluster now, ranked below the cut",
     "unselected": "ranked below the cut",
 }
-"""Why a kept tile is not kept in the later ledger, in the order in which the kinds are looked for."""
+"""Why a kept tile is not kept in the later ledger, by priority."""
 
 REASONS_ENTERED = {
     "absent": "not in the corpus before",
@@ -38,7 +38,7 @@ REASONS_ENTERED = {
     "other_cluster": "was in another cluster, ranked below the cut",
     "unselected": "was ranked below the cut",
 }
-"""The same kinds, for a tile that the earlier ledger did not keep."""
+"""The same kinds for a tile that the earlier ledger did not keep."""
 
 CHANGES = pa.schema(
     [
@@ -58,12 +58,12 @@ CHANGES = pa.schema(
         ),
     ]
 )
-"""A row for each tile that entered or left."""
+"""One row per tile that entered or left."""
 
 
 @dataclass(frozen=True)
 class SceneChange:
-    """Kept tiles of one scene. A tile that both keep, but in different scenes, moved: `n_moved` is the net of those.
+    """Kept tiles of one scene. `n_moved`: net number of tiles that both ledgers keep, but in different scenes.
 
     n_kept_b = n_kept_a + n_entered - n_left + n_moved.
     """
@@ -77,12 +77,12 @@ class SceneChange:
 
 
 class Clusters(NamedTuple):
-    """Whether cluster numbers and scene names mean the same in two ledgers."""
+    """Whether cluster numbers and scene names correspond in two ledgers."""
 
     are_same: bool
-    """Not so where the centroids were trained anew: a number is then given to another cluster."""
+    """False if the centroids were retrained: numbers then denote other clusters."""
     are_scenes: bool
-    """Whether the scenes of both ledgers are clusters, as in a pool that is foreign to its reference."""
+    """Whether the scenes of both ledgers are clusters, as in a foreign pool."""
 
     @property
     def scenes_are_same(self) -> bool:
@@ -91,7 +91,7 @@ class Clusters(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """What changed from ledger A to ledger B. Counts are tiles; the reasons are counted by kind, greatest first."""
+    """The changes from ledger A to ledger B. Counts are tiles; reasons are counted by kind, largest first."""
 
     n_tiles_a: int
     n_tiles_b: int
@@ -100,7 +100,7 @@ class Comparison:
     n_left: int
     clusters: Clusters
     scenes: tuple[SceneChange, ...]
-    """The greatest first, by what B keeps; empty where names do not mean the same."""
+    """By kept tiles in B, largest first; empty if scene names do not correspond."""
     reasons_entered: dict[str, int]
     reasons_left: dict[str, int]
 
@@ -145,7 +145,7 @@ def changed_tiles(a: Path, b: Path, clusters: Clusters, change: str, limit: int)
     """The first tiles (rows of CHANGES) that entered or left, best rank first.
 
     Args:
-        clusters: of the comparison of `a` and `b`.
+        clusters: the correspondence from the comparison of `a` and `b`.
         change: ENTERED or LEFT.
     """
     ledger = "b" if change == ENTERED else "a"
@@ -169,7 +169,7 @@ def write_changes(a: Path, b: Path, clusters: Clusters, target: Path) -> int:
 
 
 def _clusters(a: Path, b: Path) -> Clusters:
-    """Judged by the tiles that one of the ledgers keeps and both have in a cluster; by no tiles, they are the same."""
+    """Decided on tiles that one ledger keeps and both assign to a cluster; without such tiles they correspond."""
     named = " AND ".join(f"regexp_full_match({x}.scene, 'cluster 0*' || {x}.cluster_id)" for x in "ab")
     sql = f"""
         SELECT avg(CAST(a.cluster_id = b.cluster_id AS DOUBLE)) AS shared, bool_and({named}) AS are_scenes
@@ -217,7 +217,7 @@ def _counted(groups: Sequence[dict[str, Any]], column: str) -> Counter[str]:
 
 
 def _kind(other: str, clusters: Clusters) -> str:
-    """Why the ledger `other` does not keep a tile: a key of REASONS_LEFT, as SQL over the joined ledgers."""
+    """SQL over the joined ledgers: why `other` does not keep a tile, as a key of REASONS_LEFT."""
     by_scene = "WHEN a.scene <> b.scene THEN 'other_scene'" if clusters.scenes_are_same else ""
     by_cluster = "WHEN a.cluster_id <> b.cluster_id THEN 'other_cluster'" if clusters.are_same else ""
     return f"""CASE WHEN {other}.decision IS NULL THEN 'absent'
@@ -229,12 +229,12 @@ def _kind(other: str, clusters: Clusters) -> str:
 
 
 def _side(name: str, columns: str = "") -> str:
-    """What is joined of a ledger. Content is told by 8 bytes, not by its 32 letters: the join is what takes memory."""
+    """The joined columns of a ledger. Content is hashed to 8 bytes, since the join dominates the memory."""
     return f"(SELECT tile_id, hash(content_md5) AS content, scene, cluster_id, rank, decision{columns} FROM {name})"
 
 
 def _joined(a: str, b: str, clusters: Clusters, more: str = "", columns: str = "") -> str:
-    """Every tile that one of the ledgers keeps, with what both say of it."""
+    """SQL: every tile that at least one ledger keeps, with the columns of both."""
     return f"""
         SELECT coalesce(a.tile_id, b.tile_id) AS tile_id,
                CASE WHEN b.decision IS DISTINCT FROM 'kept' THEN '{LEFT}'
@@ -248,7 +248,7 @@ def _joined(a: str, b: str, clusters: Clusters, more: str = "", columns: str = "
 
 
 def _changes_sql(a: str, b: str, clusters: Clusters) -> str:
-    """The rows of CHANGES, unordered."""
+    """SQL: the rows of CHANGES, unordered."""
     told = "".join(
         f", {side}.{name} AS {name}_{side}" for side in "ab" for name in ("decision", "reason", "cluster_id")
     )

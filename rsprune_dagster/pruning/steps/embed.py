@@ -26,7 +26,7 @@ from rsprune_dagster.pruning.vectors import create_vectors
 
 EMBED_VERSION = "2"
 CHUNK_TILES = 1024
-"""Vectors kept at once: what a killed run loses at most."""
+"""Vectors per cached chunk: the most that a killed run loses."""
 
 INDEX = pa.schema(
     [
@@ -36,7 +36,7 @@ INDEX = pa.schema(
         pa.field("label", pa.string()),
     ]
 )
-"""Row i of the index is row i of the vectors. In content order."""
+"""The index: row i describes row i of the vectors; in content order."""
 
 _POOL_SQL = """
 SELECT manifest.* FROM manifest JOIN scores USING (tile_id) WHERE scores.informative AND scores.copy_of IS NULL
@@ -59,25 +59,25 @@ class EmbedReport:
 
 @dataclass(frozen=True)
 class TileTable:
-    """Which tiles of which tables are embedded: `sql` over `tables` gives manifest rows, of distinct content."""
+    """The tiles to embed: `sql` over `tables` gives manifest rows with distinct content."""
 
     sql: str
     tables: dict[str, Path]
 
 
 def pool_tiles(corpus: Path, scores: Path) -> TileTable:
-    """The informative tiles of the corpus, exact copies once."""
+    """The informative tiles of the corpus, without exact copies."""
     return TileTable(_POOL_SQL, {"manifest": corpus / "manifest.parquet", "scores": scores / "scores.parquet"})
 
 
 def reference_tiles(reference: Path) -> TileTable:
-    """The labelled tiles of the reference, exact copies once."""
+    """The labelled tiles of the reference, without exact copies."""
     return TileTable(_REFERENCE_SQL, {"manifest": reference / "manifest.parquet"})
 
 
 @dataclass(frozen=True)
 class Embedder:
-    """An encoder, how tiles are read for it, and where its vectors are kept between runs."""
+    """An encoder with read options and the cache of its vectors."""
 
     encoder: TileEncoder
     options: ReadOptions
@@ -88,7 +88,7 @@ class Embedder:
 
     @property
     def cache(self) -> EmbeddingCache:
-        """The vectors of this encoder under these ways of reading."""
+        """The cache for this encoder and these read options."""
         identity = digest(EMBED_VERSION, self.encoder.identity, self.encoder.device.type, self.options.values())
         return EmbeddingCache(self.cache_root / "work" / "embeddings" / identity)
 
@@ -111,7 +111,7 @@ def embed_corpus(
         device: auto, cpu or cuda.
 
     Raises:
-        UsageError: unknown backbone, weights that do not fit.
+        UsageError: unknown backbone or unsuitable weights.
         RunError: a tile changed or vanished since the scan.
     """
     encoder = load_tile_encoder(params, device)
@@ -131,7 +131,7 @@ def embed(embedder: Embedder, tiles: TileTable, folder: Path, label: str) -> tup
     """Write `index.parquet` and `vectors/` of the tiles into `folder`.
 
     Returns:
-        Number of tiles, and how many of them had to be computed.
+        Number of tiles, and how many of them were computed (not cached).
 
     Raises:
         RunError: a tile changed or vanished since the scan.
@@ -147,7 +147,7 @@ def embed(embedder: Embedder, tiles: TileTable, folder: Path, label: str) -> tup
 
 
 def compute_missing(embedder: Embedder, tiles: TileTable, label: str) -> int:
-    """Embed the tiles that the cache has no vectors of, chunk by chunk; returns how many."""
+    """Embed the tiles that are not in the cache, in chunks; returns their number."""
     known = embedder.cache.known()
     n_missing = sum(len(batch) for batch in _missing(tiles, known))
     with embedder.progress(label, n_missing) as advance:
@@ -163,7 +163,7 @@ def compute_missing(embedder: Embedder, tiles: TileTable, label: str) -> int:
 
 
 def gather(cache: EmbeddingCache, wanted: np.ndarray, folder: Path, dimension: int) -> None:
-    """Lay the cached vectors of `wanted` (N,) S16, rising, into a vector file in that order."""
+    """Write the cached vectors of `wanted` (N,) S16, ascending, to a vector file in that order."""
     vectors = create_vectors(folder, len(wanted), dimension)
     missing = np.ones(len(wanted), bool)
     for md5, values in cache.blocks():
@@ -175,13 +175,13 @@ def gather(cache: EmbeddingCache, wanted: np.ndarray, folder: Path, dimension: i
 
 
 def read_digests(index: Path) -> np.ndarray:
-    """(N,) S16: the content of each row of an index, batch by batch so that no list of strings is ever whole."""
+    """(N,) S16: the content digest of each row of an index, read in batches to save memory."""
     batches = pq.ParquetFile(index).iter_batches(columns=["content_md5"])
     return np.concatenate([np.zeros(0, DIGEST), *(digests(batch.column(0).to_pylist()) for batch in batches)])
 
 
 def _missing(tiles: TileTable, known: np.ndarray) -> Iterator[list[dict[str, Any]]]:
-    """Rows without a vector, in the order in which they lie in their containers."""
+    """Rows without a cached vector, in container order."""
     sql = f'SELECT * EXCLUDE (thumbnail) FROM ({tiles.sql}) ORDER BY uri, "offset", y, x, tile_id'
     with query(sql, tiles.tables) as batches:
         for batch in batches:

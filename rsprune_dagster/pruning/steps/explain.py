@@ -1,4 +1,4 @@
-"""Why a tile was kept or dropped, in sentences."""
+"""Explain in sentences why a tile was kept or dropped."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,13 +18,13 @@ _SHOWN_NEAR = 5
 
 
 def explain_tile(assets: Path, tile_id: str) -> str:
-    """The decision on a tile with all that led to it.
+    """The decision on a tile and its reasons.
 
     Args:
-        assets: the folder of the asset folders.
+        assets: the folder that contains the asset folders.
 
     Raises:
-        UsageError: no such tile; similar ids are named.
+        UsageError: unknown tile id; names similar ids.
     """
     decision = _row(assets / "pruned_subset" / "decisions.parquet", tile_id)
     if decision is None:
@@ -46,7 +46,7 @@ def explain_tile(assets: Path, tile_id: str) -> str:
 
 
 def _guess(assets: Path, decision: Mapping[str, Any]) -> list[str]:
-    """What the reference says of a tile that is foreign to it; nothing where the tile's scene is the reference's."""
+    """The likeliest reference scene of a tile of a foreign pool; empty if its scene is one of the reference."""
     assignment = assets / "scene_clusters" / "assignment.parquet"
     found = pq.read_table(assignment, filters=[("content_md5", "=", decision["content_md5"])]).to_pylist()
     guess = found[0][reference_column(assignment)]
@@ -70,7 +70,7 @@ def _in_its_cluster(assets: Path, decision: Mapping[str, Any]) -> list[str]:
 
 
 def _nearest_kept(assets: Path, ranking: Path, decision: Mapping[str, Any]) -> list[str]:
-    """The kept tiles that look most like this one: of its cluster, or where that has none, of its scene."""
+    """The most similar kept tiles of its cluster, or of its scene if the cluster has none."""
     scene = decision["scene"].replace("'", "''")
     groups = {"cluster": f"cluster_id = {decision['cluster_id']}", "scene": f"scene = '{scene}'"}
     for name, condition in groups.items():

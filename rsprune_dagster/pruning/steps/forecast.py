@@ -1,4 +1,4 @@
-"""What pruning a corpus would take, measured on a sample of it."""
+"""Estimate the cost of pruning a corpus from a sample."""
 
 import os
 import time
@@ -21,14 +21,14 @@ from rsprune_dagster.pruning.tile_encoder import load_tile_encoder
 N_SCANNED = 1024
 N_EMBEDDED = 192
 TABLE_BYTES_PER_TILE = 1500
-"""Measured: rows of the scan, manifest, scores, index, ranking and decisions, compressed, thumbnails included."""
+"""Measured bytes per tile: compressed rows of scan, manifest, scores, index, ranking and decisions."""
 RESIDENT_BYTES_PER_TILE = 800
-"""The search for near-duplicates, which holds more of every tile than any other step: 256 of its thumbnail, 2 x 80 of
-its description in the index, the rest of candidates, tones and leaders. A test measures them."""
+"""Memory per tile of the near-duplicate search, the largest of all steps: 256 for the thumbnail, 2 x 80 for its
+feature in the index, the rest for candidates, tones and leaders. A test measures it."""
 BASE_MEMORY_BYTES = 1.5e9
 """torch, faiss and DuckDB with their buffers."""
 SELECTION_TILES_PER_S = 15_000
-"""benchmarks/selection_speed.py, 2 cores."""
+"""Measured by benchmarks/selection_speed.py on 2 cores."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Forecast:
         return BASE_MEMORY_BYTES + self.n_tiles * RESIDENT_BYTES_PER_TILE
 
     def sentences(self) -> str:
-        """The forecast as it is printed."""
+        """The printed estimate."""
         return "\n".join(
             [
                 f"{self.n_tiles:,} tiles, {_bytes(self.n_bytes)}; {self.usable_fraction:.1%} of a sample can be used",
@@ -67,14 +67,14 @@ class Forecast:
 
 
 def forecast(params: Params, *, progress: Progress) -> Forecast:
-    """List the corpus, then scan and embed an evenly spread sample of it. Nothing is kept.
+    """List the corpus, then scan and embed an evenly spaced sample. Writes nothing.
 
     Raises:
-        UsageError: no corpus, unknown backbone, or no tile of the sample can be used.
+        UsageError: no corpus, unknown backbone, or no usable tile in the sample.
     """
     options = ReadOptions(**params.corpus.model_dump(include=set(ReadOptions.__dataclass_fields__)))
     n_tiles, n_bytes, sample = _spread_sample(params.corpus.sources, options, progress)
-    scan_tiles(sample.slice(0, 8), options, params.corpus.patch_grid)  # the first calls load compiled kernels
+    scan_tiles(sample.slice(0, 8), options, params.corpus.patch_grid)  # warm-up: loads the compiled kernels
     started = time.monotonic()
     scanned = scan_tiles(sample, options, params.corpus.patch_grid)
     scan_s = (time.monotonic() - started) / _cores(params.compute.workers)
@@ -88,7 +88,7 @@ def forecast(params: Params, *, progress: Progress) -> Forecast:
 
 
 def _spread_sample(sources: Sequence[str], options: ReadOptions, progress: Progress) -> tuple[int, int, pa.Table]:
-    """Number of tiles, their bytes where known, and up to N_SCANNED rows, evenly spread (every 2**k-th)."""
+    """Number of tiles, their bytes if known, and up to N_SCANNED evenly spaced rows (every 2**k-th)."""
     step, n_tiles, n_bytes = 1, 0, 0
     kept: list[dict[str, object]] = []
     containers = list_corpus(sources).containers
@@ -107,7 +107,7 @@ def _spread_sample(sources: Sequence[str], options: ReadOptions, progress: Progr
 def _embedding_rate(encoder: TileEncoder, rows: Sequence[dict[str, object]], options: ReadOptions) -> float:
     with TileReader(options) as reader:
         tiles = [tile for row in rows if (tile := reader.try_rgb(row)) is not None]
-    encoder.embed(tiles)  # the first pass allocates
+    encoder.embed(tiles)  # warm-up: the first pass allocates memory
     started = time.monotonic()
     encoder.embed(tiles)
     return len(tiles) / (time.monotonic() - started)

@@ -1,7 +1,7 @@
-"""The clustering that scene_clusters keeps for later tiles: `model.safetensors` and `model.json`, beside the centroids.
+"""The fitted clustering stored by scene_clusters for later runs: `model.safetensors` and `model.json`.
 
-Whether it may be used again is a question of identity: the same parameters, seed, encoder and reference. It says which
-tiles trained it by their contents, so a version that was topped up tells where its centroids came from.
+It may be reused only with the same identity: parameters, seed, encoder and reference. It stores the content hashes of
+its training tiles, so that a later version can tell new tiles from training tiles.
 """
 
 import hashlib
@@ -23,13 +23,13 @@ from rsprune_dagster.pruning.scenes import Discriminant, HeldOut, Projection, Sc
 
 KEEP_VERSION: Final = 2
 TRAINING_PARAMS: Final = ("n_clusters", "candidates", "sample_per_scene", "n_iterations")
-"""The parameters that decide how centroids are trained; the others decide when."""
+"""The parameters that affect how centroids are trained; the others affect when."""
 _NO_WHITENING: Final = np.zeros((0, 0))
-"""Only a new space would need it, and it is large."""
+"""Not stored: it is large and needed only to fit a new space."""
 
 
 def identity_of(embeddings: Path, params: ClusteringParams, seed: int) -> dict[str, Any]:
-    """What must be the same for a kept clustering to be of use."""
+    """What must be equal for a stored clustering to be reusable."""
     labelled = pq.read_table(embeddings / "reference" / "index.parquet", columns=["content_md5", "label"])
     rows = "\n".join(f"{md5} {label}" for md5, label in zip(*labelled.to_pydict().values(), strict=True))
     return {
@@ -42,19 +42,19 @@ def identity_of(embeddings: Path, params: ClusteringParams, seed: int) -> dict[s
 
 
 def limits_of(params: ClusteringParams) -> Limits:
-    """How far the pool may drift, from params.yaml."""
+    """The drift limits of params.yaml."""
     return Limits(params.max_far_fraction, params.max_cluster_shift, params.max_growth)
 
 
 def contents_of(table: Path) -> NDArray[np.uint8]:
-    """The contents (N, 16) of the rows of an index or an assignment."""
+    """The content md5s (N, 16) of the rows of an index or assignment."""
     batches = pq.ParquetFile(table).iter_batches(columns=["content_md5"])
     parts = [bytes.fromhex("".join(batch.column(0).to_pylist())) for batch in batches]
     return np.frombuffer(b"".join(parts), np.uint8).reshape(-1, 16)
 
 
 def write_kept(kept: Frozen, identity: dict[str, Any], folder: Path) -> None:
-    """Write what `read_kept` reads, but for centroids and quality, which `write_clusters` writes."""
+    """Write the files of `read_kept`, except centroids and quality, which `write_clusters` writes."""
     arrays = {"trained_on": kept.trained_on, "counts": kept.counts, **_space_arrays(kept.fitted.space)}
     content: dict[str, Any] = {
         "identity": identity,
@@ -83,7 +83,7 @@ def write_kept(kept: Frozen, identity: dict[str, Any], folder: Path) -> None:
 
 
 def read_kept(folder: Path) -> tuple[Frozen, dict[str, Any]] | None:
-    """The clustering of an earlier version and its identity; None where that version kept none."""
+    """The clustering of an earlier version and its identity; None if that version stored none."""
     if not (folder / "model.json").is_file():
         return None
     content: dict[str, Any] = json.loads((folder / "model.json").read_text())

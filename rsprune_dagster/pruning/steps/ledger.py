@@ -1,4 +1,4 @@
-"""The ledger: every tile seen is in it once, with the decision and a sentence that says why."""
+"""The ledger: one row per tile of the corpus, with the decision and the reason in a sentence."""
 
 import math
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ RANKING = pa.schema(
         pa.field("near_copy_of", pa.string(), metadata={"doc": "the tile that stands for this near-duplicate"}),
     ]
 )
-"""All candidates of the selection, in content order: a keep fraction is a prefix of `rank`."""
+"""All candidates of the selection, in content order. A keep fraction is a prefix of `rank`."""
 
 _SCANNED = ("width_px", "height_px", "n_bands", "dtype", "crs", "lon", "lat", "gsd_m", "scale_low", "scale_high")
 
@@ -59,7 +59,7 @@ SUBSET = pa.schema(
         *(FACTS.field(name) for name in _SCANNED),
     ]
 )
-"""The kept tiles, best first: an index that a training loader reads the tiles by, where they lie."""
+"""The kept tiles, best first: an index from which a training loader reads the tiles in place."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def n_to_keep(n_readable: int, keep_fraction: float) -> int:
 
 
 def write_decisions(inputs: LedgerInputs, n_kept: int, target: Path) -> int:
-    """Write decisions.parquet in the order of tile ids; returns the number of rows, one for each tile seen."""
+    """Write decisions.parquet by tile id; returns the number of rows, one per tile of the corpus."""
     return write_query(
         _DECISIONS_SQL.format(threshold=inputs.threshold_bits, n_kept=n_kept), inputs.tables(), target, DECISIONS
     )
@@ -102,7 +102,7 @@ def write_subset(inputs: LedgerInputs, n_kept: int, target: Path) -> int:
 
 
 def count_decisions(decisions: Path) -> dict[str, int]:
-    """How many tiles each decision met."""
+    """Number of tiles per decision."""
     with query(
         "SELECT decision, count(*) AS n FROM decisions GROUP BY 1 ORDER BY 1", {"decisions": decisions}
     ) as batches:
@@ -164,5 +164,5 @@ ORDER BY tile_id
 
 
 def reference_column(assignment: Path) -> str:
-    """The column with the likeliest scene of the reference; versions before 2026-11-29 have it as the scene."""
+    """The column with the likeliest reference scene; versions before 2026-11-29 store it as `scene`."""
     return "reference_scene" if "reference_scene" in pq.read_schema(assignment).names else "scene"

@@ -1,4 +1,4 @@
-"""What can be known to be wrong before a corpus is read, which may take hours."""
+"""Validation before a corpus is read, which may take hours."""
 
 from rsprune_dagster.corpus.sources import check_reachable, list_corpus
 from rsprune_dagster.params import Params
@@ -7,13 +7,13 @@ from rsprune_dagster.pruning.tile_encoder import load_tile_encoder
 
 
 def check(params: Params, *, made_later: str) -> None:
-    """Check the strategy, the encoder with its weights, the device, far-away sources and the reference's folders.
+    """Check the strategy, the encoder with its weights, the device, remote sources and the reference's folders.
 
     Args:
-        made_later: the source that stands for a corpus which is not there yet.
+        made_later: the source name of a corpus that is generated later.
 
     Raises:
-        UsageError: says what is off.
+        UsageError: something is invalid.
         RunError: a server cannot be reached.
     """
     check_strategy(params.selection.strategy)

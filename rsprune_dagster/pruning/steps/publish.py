@@ -1,4 +1,4 @@
-"""The kept tiles, handed on: read through the index, checked against their hash, written in the form asked for."""
+"""Export of the kept tiles, read through the index and checked against their content hash."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def export_kept(assets: Path, target: Path, *, form: str, progress: Progress) ->
     """Export the pruned subset; returns the number of tiles.
 
     Raises:
-        UsageError: unknown form, or `target` holds something already.
+        UsageError: unknown form, or `target` is not empty.
         RunError: a tile changed or vanished since pruning.
     """
     options = read_options(assets / "raw_corpus")

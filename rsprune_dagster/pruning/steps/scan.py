@@ -1,4 +1,4 @@
-"""raw_corpus and reference_scenes: the manifest of the tiles that can be used, the quarantine of those that cannot."""
+"""raw_corpus and reference_scenes: the manifest of usable tiles and the quarantine of unusable ones."""
 
 import json
 from collections import Counter
@@ -24,10 +24,10 @@ from rsprune_dagster.progress import Progress
 from rsprune_dagster.pruning.scan import same_bytes, scan_identity, scan_shard
 
 PROJECT_FILE = "dvc.yaml"
-"""What every project has in its folder."""
+"""The file that marks a project's folder."""
 
 MANIFEST = pa.schema([field for field in SCAN if field.name not in ("stamp", "quarantine")])
-"""A usable tile, in content order. Without stamps: a touched file is not another tile."""
+"""A usable tile; rows are in content order. Without stamps, since touching a file does not change the tile."""
 
 QUARANTINE = pa.schema(
     [
@@ -50,9 +50,9 @@ class ScanReport:
 
 @dataclass(frozen=True)
 class Scanner:
-    """How tiles are read and measured, where the work is kept, and by how many threads it is done.
+    """How tiles are read and measured: options, cache and number of threads.
 
-    `home`: the project's folder; what lies in it is named relative to it in the tables. None: every path is absolute.
+    `home`: the project's folder; paths inside it are relative in the tables. None: every path is absolute.
     """
 
     options: ReadOptions
@@ -64,7 +64,7 @@ class Scanner:
     home: Path | None = None
 
     def shards(self, listing: Listing, *, labelled: bool) -> tuple[list[Shard], Counter[str]]:
-        """The shards of a corpus, old ones kept, and the files in it that are no tiles, counted by suffix."""
+        """The shards of a corpus, reusing known ones, and the number of other files by suffix."""
         identity = (LISTING_VERSION, self.options.values(), self.shard_size, labelled)
         rows = partial(_rows, options=self.options, labelled=labelled)
         shards, ignored = self.cache.plan(
@@ -73,7 +73,7 @@ class Scanner:
         return shards, ignored + Counter(listing.ignored)
 
     def result(self, shard: Shard) -> Path:
-        """Where the scan of a shard belongs."""
+        """The path of a shard's scan."""
         return self.cache.result("scan", shard, *scan_identity(self.options, self.patch_grid))
 
     def _unchanged(self, shard: Shard) -> bool:
@@ -84,8 +84,8 @@ def scan(sources: Sequence[str], folder: Path, scanner: Scanner, *, labelled: bo
     """Write manifest.parquet, quarantine.parquet and corpus.json of the tiles in `sources` into `folder`.
 
     Raises:
-        UsageError: no sources, nothing in them, no scene folders in a reference.
-        RunError: not one tile can be used.
+        UsageError: no sources, empty sources, or no scene folders in a reference.
+        RunError: no tile can be used.
     """
     listing = list_corpus(sources, labelled=labelled)
     shards, ignored = scanner.shards(listing, labelled=labelled)
@@ -105,7 +105,7 @@ def scan(sources: Sequence[str], folder: Path, scanner: Scanner, *, labelled: bo
 
 
 def without_tiles(folder: Path) -> ScanReport:
-    """The manifest of no reference: one stratum."""
+    """Write an empty manifest, for a run without a reference."""
     write_batches([], folder / "manifest.parquet", MANIFEST)
     write_batches([], folder / "quarantine.parquet", QUARANTINE)
     write_options(ReadOptions(), Counter(), folder)
@@ -113,20 +113,20 @@ def without_tiles(folder: Path) -> ScanReport:
 
 
 def write_options(options: ReadOptions, ignored: Counter[str], folder: Path) -> None:
-    """Keep beside the manifest how its tiles are read: whoever reads them later must see the same pixels."""
+    """Store the read options with the manifest, so that later readers get the same pixels."""
     content = {"read_options": options.values(), "ignored_files": dict(sorted(ignored.items()))}
     (folder / "corpus.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 def read_options(folder: Path) -> ReadOptions:
-    """How the tiles of a manifest are read; its relative uris start at the project that the folder lies in."""
+    """The read options of a manifest; relative uris are resolved against the project that contains the folder."""
     raw = json.loads((folder / "corpus.json").read_text())["read_options"]
     values: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
     return ReadOptions(**values, base=_project_of(folder))
 
 
 def _project_of(folder: Path) -> str:
-    """The first folder above that has a dvc.yaml; empty outside a project, where every uri is absolute."""
+    """The nearest parent folder with a dvc.yaml; empty outside a project, where every uri is absolute."""
     return next((str(above) for above in folder.absolute().parents if (above / PROJECT_FILE).is_file()), "")
 
 
@@ -183,7 +183,7 @@ def _write_tables(
 
 
 def _uri(home: Path | None) -> str:
-    """The column `uri` in SQL, relative to `home` where it lies in it."""
+    """SQL: the column `uri`, relative to `home` if inside it."""
     if home is None:
         return "uri"
     start = f"{home.absolute()}/"

@@ -1,4 +1,4 @@
-"""entropy_scores: which tiles tell enough, and which are exact copies."""
+"""entropy_scores: which tiles are informative, and which are exact copies."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -80,7 +80,7 @@ def score(corpus: Path, reference: Path | None, folder: Path, params: EntropyPar
 
 
 def find_threshold(manifest: Path, reference: Path | None, params: EntropyParams) -> Threshold:
-    """The entropy threshold by the way that params.yaml names."""
+    """The entropy threshold, by the method in params.yaml."""
     if params.threshold_from == "quantile":
         bits = pq.read_table(manifest, columns=["entropy_bits"]).column(0).to_numpy()
         return threshold_from_quantile(bits, quantile=params.threshold_quantile)
@@ -106,7 +106,7 @@ def entropy_by_scene(reference: Path) -> dict[str, np.ndarray]:
 
 
 def _write_histogram(scores: Path, target: Path) -> None:
-    """Tiles in each quarter of a bit from 0 to 8, empty ones too, for `dvc plots`: its axis has a mark per row."""
+    """Histogram with bins of a quarter bit from 0 to 8, empty bins included, for `dvc plots`."""
     sql = (
         "SELECT quarter / 4 AS entropy_bits, count(entropy_bits) AS n_tiles FROM range(33) AS quarters(quarter) "
         "LEFT JOIN scores ON floor(entropy_bits * 4) = quarter GROUP BY quarter ORDER BY quarter"

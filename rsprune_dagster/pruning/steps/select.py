@@ -1,4 +1,4 @@
-"""pruned_subset: duplicates out, the rest in one order, its head kept, every decision written down."""
+"""pruned_subset: remove duplicates, rank the other candidates, keep the first ones, write the ledger."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -47,7 +47,7 @@ class StageFolders:
 
 @dataclass(frozen=True)
 class SelectReport:
-    """What became of the tiles; `n_wanted` is round(keep_fraction x readable tiles)."""
+    """Counts of tiles by decision; `n_wanted` is round(keep_fraction x readable tiles)."""
 
     decisions: Mapping[str, int]
     n_readable: int
@@ -56,11 +56,11 @@ class SelectReport:
 
     @property
     def n_missing(self) -> int:
-        """How many tiles the subset is short of."""
+        """Number of tiles missing from the subset."""
         return self.n_wanted - self.n_kept
 
     def shortfall(self) -> str:
-        """The sentence on a subset that is smaller than asked, or has no tile at all; else empty."""
+        """A sentence if the subset is smaller than requested or empty; else empty."""
         if not self.n_wanted:
             return f"no tile is kept: the keep fraction of {self.n_readable:,} readable tiles rounds to 0"
         if not self.n_missing:
@@ -115,7 +115,7 @@ def order_candidates(
     workers: int,
     progress: Progress = silent,
 ) -> np.ndarray:
-    """Positions in `candidates` (n,), best first, by the strategy that params.yaml names."""
+    """Positions in `candidates` (n,), best first, by the strategy in params.yaml."""
     vectors = open_vectors(folders.embeddings / "vectors")
 
     def read(rows: np.ndarray) -> np.ndarray:
@@ -140,7 +140,7 @@ def order_candidates(
 
 
 def check_strategy(name: str) -> None:
-    """Raise UsageError where no order comes of a strategy: it is unknown, or needs what a pool does not have."""
+    """Raise UsageError for a strategy that is unknown or needs labels of the pool."""
     if name == "label_balanced":
         raise UsageError("strategy label_balanced needs the true labels of the pool, which only benchmarks know")
     known = (RSPRUNE, *(baseline for baseline in BASELINES if baseline != "label_balanced"))
@@ -149,7 +149,7 @@ def check_strategy(name: str) -> None:
 
 
 def _near_copies(index: Path, correlation: float, workers: int) -> np.ndarray:
-    """The row (N,) that each row is a near-copy of, its own where it is none."""
+    """The row (N,) that each row is a near-duplicate of; its own if it is none."""
     batches = pq.ParquetFile(index).iter_batches(columns=["thumbnail"])
     thumbnails = np.empty((pq.ParquetFile(index).metadata.num_rows, THUMBNAIL_PX**2), np.uint8)
     n_read = 0
@@ -161,14 +161,14 @@ def _near_copies(index: Path, correlation: float, workers: int) -> np.ndarray:
 
 
 def _write_ranking(folders: StageFolders, target: Path, order: np.ndarray, leader: np.ndarray) -> None:
-    """The candidates in content order with their rank; `order` (n,) are row numbers, best first."""
+    """Write the candidates in content order with their rank; `order` (n,) are row numbers, best first."""
     rank = np.zeros(len(leader), np.int64)
     rank[order] = np.arange(1, len(order) + 1)
     write_batches(_ranking(folders, rank, leader), target, RANKING)
 
 
 def _ranking(folders: StageFolders, rank: np.ndarray, leader: np.ndarray) -> Iterator[pa.RecordBatch]:
-    """RANKING batch by batch: of the strings only the ids of tiles that have near-copies are in memory together."""
+    """RANKING in batches; only the ids of tiles with near-duplicates are in memory together."""
     index = folders.embeddings / "index.parquet"
     has_copies = np.unique(leader[leader != np.arange(len(leader))])
     copied = rows_at(index, ["tile_id"], has_copies).column("tile_id")
@@ -201,13 +201,13 @@ def _write_ledger(folders: StageFolders, folder: Path, n_readable: int, n_wanted
         threshold_bits=threshold_bits,
     )
     write_decisions(inputs, n_kept, folder / "decisions.parquet")
-    write_csv(_shielded(scene_table(folder / "decisions.parquet")), folder / "scenes.csv")
+    write_csv(_escaped(scene_table(folder / "decisions.parquet")), folder / "scenes.csv")
     n_written = write_subset(inputs, n_kept, folder / "pruned_subset.parquet")
     assert n_written == n_kept, "ranks are 1 to the number of candidates"
     return SelectReport(count_decisions(folder / "decisions.parquet"), n_readable, n_wanted, n_kept)
 
 
-def _shielded(scenes: pa.Table) -> pa.Table:
-    """The table with the names of its scenes, which are its first column, for a CSV file."""
+def _escaped(scenes: pa.Table) -> pa.Table:
+    """The table with scene names (the first column) escaped for a CSV file."""
     names = [shielded(name) for name in scenes.column("scene").to_pylist()]
     return scenes.set_column(0, "scene", pa.array(names, pa.string()))

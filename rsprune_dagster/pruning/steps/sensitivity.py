@@ -1,4 +1,4 @@
-"""How the subset would differ: at other keep fractions, which cost nothing, and under other seeds, on a sample."""
+"""Sensitivity of the subset: to the keep fraction, read from the ranking, and to the seed, measured on a sample."""
 
 import json
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from rsprune_dagster.pruning.vectors import open_vectors
 
 @dataclass(frozen=True)
 class KeptAtFractions:
-    """Tiles kept of each scene (S) at each keep fraction (F), the scene with the most candidates first."""
+    """Kept tiles per scene (S) and keep fraction (F), the scene with the most candidates first."""
 
     fractions: tuple[float, ...]
     scenes: tuple[str, ...]
@@ -32,27 +32,27 @@ class KeptAtFractions:
 
 @dataclass(frozen=True)
 class SeedOverlap:
-    """How much of the subset another seed keeps too."""
+    """Overlap of the subsets of two seeds."""
 
     seed: int
     shared: float
-    """Share of the tiles kept, 0 to 1, that both seeds keep; two random draws share the keep fraction."""
+    """Share of the kept tiles, 0 to 1, that both seeds keep; for two random draws it equals the keep fraction."""
 
 
 @dataclass(frozen=True)
 class SeedSensitivity:
-    """Subsets of the same candidates under several seeds, each against the first."""
+    """Subsets of the same candidates with several seeds, each compared with the first."""
 
     n_candidates: int
     n_sampled: int
-    """Evenly spaced candidates that were clustered and ranked anew: all of them where there are few."""
+    """Number of evenly spaced candidates that were clustered and ranked again."""
     n_kept: int
-    """Of the sampled ones."""
+    """Number of kept tiles among them."""
     overlaps: tuple[SeedOverlap, ...]
 
 
 def kept_at_fractions(subset: Path, n_readable: int, fractions: Sequence[float]) -> KeptAtFractions:
-    """Count prefixes of ranking.parquet by scene; a tile that the strategy did not order counts at no fraction."""
+    """Count prefixes of ranking.parquet by scene; a tile without rank counts at no fraction."""
     counts = ", ".join(
         f"count(*) FILTER (rank <= {n_to_keep(n_readable, fraction)}) AS f{i}" for i, fraction in enumerate(fractions)
     )
@@ -80,7 +80,7 @@ def seed_sensitivity(
 ) -> SeedSensitivity:
     """Cluster and rank again with `seed` and the next `n_other_seeds`, on at most `max_tiles` candidates.
 
-    The number of clusters is the one that was used; strategy and quotas are those of the subset (summary.json).
+    The number of clusters, the strategy and the quotas are those of the subset (summary.json).
     """
     summary = json.loads((subset / "summary.json").read_text())
     selection = SelectionParams(**{name: summary[name] for name in SelectionParams.model_fields})
@@ -113,7 +113,7 @@ def _ranked(
     n_kept: int,
     seed: int,
 ) -> np.ndarray:
-    """Rows (n_tiles,), best first, from vectors alone: nothing that another seed made."""
+    """Rows (n_tiles,), best first, computed from the vectors without results of another seed."""
     if selection.strategy != RSPRUNE:
         return BASELINES[selection.strategy](Candidates(read, n_tiles=n_tiles, n_kept=n_kept, seed=seed))
     found = cluster_pool(
