@@ -105,7 +105,7 @@ class DvcProject:
         """
         with self.locked(say):
             stages = {**self.lock(), **entries}
-            text = yaml.safe_dump({"schema": "2.0", "stages": stages}, sort_keys=False, allow_unicode=True)
+            text = yaml.dump({"schema": "2.0", "stages": stages}, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True)
             with written_whole(self.root / "dvc.lock") as draft:
                 draft.write_text(text)
 
@@ -151,7 +151,7 @@ def _value(values: Any, name: str) -> Any:
 
 def _stages(text: bytes, source: str) -> dict[str, Stage]:
     try:
-        return dict((yaml.safe_load(text) or {}).get("stages") or {})
+        return dict((yaml.load(text, yaml.CSafeLoader) or {}).get("stages") or {})
     except (yaml.YAMLError, ValueError, AttributeError) as error:
         if b"<<<<<<<" in text:
             wrong = "holds the marks of a merge (<<<<<<<): resolve it, or take one side with `git checkout --ours`"
