@@ -4,10 +4,12 @@ import atexit
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -56,7 +58,7 @@ def start(arguments: Sequence[str | Path], *, cwd: Path, environment: Mapping[st
         before: Python code that the process runs first, for what a test has go wrong.
     """
     _ensure_server()
-    folder = Path(tempfile.mkdtemp(prefix="rsprune-command-"))
+    folder = Path(tempfile.mkdtemp(dir=_outputs()))
     for name in ("out", "err"):
         (folder / name).touch()
     given = ([str(each) for each in arguments], cwd, dict(environment), folder, before)
@@ -71,6 +73,14 @@ def run(
     """The exit code of `rsprune`, and what it said."""
     running = start(arguments, cwd=cwd, environment=environment, before=before)
     return running.wait(), running.said()
+
+
+@cache
+def _outputs() -> Path:
+    """A folder for what the commands say, which goes with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="rsprune-commands-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _ensure_server() -> None:
