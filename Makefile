@@ -31,7 +31,7 @@ test: setup
 	$(BIN)/python -m pytest -m "not slow and not gpu"
 
 test-slow: setup
-	$(BIN)/python -m pytest -m "slow" -n 0
+	$(BIN)/python -m pytest -m "slow" --dist loadfile --no-loadscope-reorder
 
 ui: setup
 	@mkdir -p .state/dagster && ln -sfn ../../dagster.yaml .state/dagster/dagster.yaml

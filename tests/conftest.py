@@ -27,6 +27,16 @@ def dvc() -> str:
     return str(command)
 
 
+LONGEST_FIRST = ("versioning", "identity", "reprune", "real", "kill", "daemon", "readme", "mlflow_courier", "recording")
+"""Files of slow tests by their seconds: they are handed out one by one, and a long one at the end has no neighbour."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first. The tests of a file keep their order."""
+    places = {f"test_{name}.py": place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
 def pytest_configure() -> None:
     """Compiled kernels take seconds on their first call: no example has a deadline."""
     from hypothesis import settings

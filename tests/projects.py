@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import rsprune_command
 import yaml
 from prune_runs import PLAN
 
@@ -67,7 +68,10 @@ class Project:
         return done.stdout + done.stderr
 
     def rsprune(self, *arguments: str, **environment: str) -> str:
-        return self.run(".venv/bin/rsprune", *arguments, **environment)
+        """Run a command of ours; what it said, errors after output."""
+        code, said = rsprune_command.run(arguments, cwd=self.root, environment=self.environment(**environment))
+        assert code == 0, f"rsprune {arguments} ended with {code}:\n{said}"
+        return said
 
     def run_dvc(self, *arguments: str, **environment: str) -> str:
         return self.run(".venv-dvc/bin/dvc", *arguments, **environment)

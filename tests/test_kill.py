@@ -4,13 +4,13 @@ import hashlib
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import rsprune_command
 from prune_runs import RESULTS, finished_work
 
 from rsprune_dagster.corpus.synthetic import SyntheticPlan, write_corpus
@@ -23,15 +23,23 @@ N_KILLS = 10
 @pytest.fixture(scope="module")
 def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("synthetic") / "made"
-    write_corpus(folder, SyntheticPlan(n_tiles=1500, size_px=48))
+    write_corpus(folder, SyntheticPlan(n_tiles=300, size_px=32, n_scene_files=1, n_reference_per_scene=10))
     return folder
 
 
-def test_killed_at_ten_random_moments_a_rerun_gives_the_same_bytes(synthetic: Path, tmp_path: Path) -> None:
-    started = time.monotonic()
-    _finish(synthetic, tmp_path / "undisturbed")
-    wall_s = time.monotonic() - started
+@pytest.fixture(scope="module")
+def undisturbed(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of a prune that ran to its end."""
+    out = tmp_path_factory.mktemp("kill") / "undisturbed"
+    _finish(synthetic, out)
+    return out
+
+
+def test_killed_at_ten_random_moments_a_rerun_gives_the_same_bytes(
+    synthetic: Path, undisturbed: Path, tmp_path: Path
+) -> None:
     rng = random.Random(0)
+    n_files = len(_files(undisturbed))
     out = tmp_path / "killed"
     n_killed = 0
     for attempt in range(N_KILLS):
@@ -39,7 +47,7 @@ def test_killed_at_ten_random_moments_a_rerun_gives_the_same_bytes(synthetic: Pa
         if attempt % 3 == 0:
             out = tmp_path / f"killed_{attempt}"
         before = finished_work(_work(out))
-        n_killed += _killed_after(synthetic, out, rng.uniform(0.25, 0.95) * wall_s)
+        n_killed += _killed_after(synthetic, out, n_files=rng.randrange(n_files - len(before)))
         after = finished_work(_work(out))
         assert {name: after.get(name) for name in before} == before, "finished work was done again"
         _check_whole(out)
@@ -47,53 +55,56 @@ def test_killed_at_ten_random_moments_a_rerun_gives_the_same_bytes(synthetic: Pa
             _finish(synthetic, out)
             finished = finished_work(_work(out))
             assert {name: finished.get(name) for name in after} == after, "finished work was done again"
-            assert _hashes(out) == _hashes(tmp_path / "undisturbed")
+            assert _hashes(out) == _hashes(undisturbed)
             assert not _left_over(out)
     assert n_killed >= N_KILLS // 2, f"only {n_killed} of {N_KILLS} runs were still going when they were killed"
 
 
-def test_killed_over_old_results_these_stay_whole_until_the_new_ones_are(synthetic: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    started = time.monotonic()
-    _finish(synthetic, out)
-    wall_s = time.monotonic() - started
-    old = _hashes(out)
-    for fraction in (0.3, 0.6, 0.9):
-        if _killed_after(synthetic, out, fraction * wall_s * 0.6, "--keep", "0.3"):
+def test_killed_over_old_results_these_stay_whole_until_the_new_ones_are(synthetic: Path, undisturbed: Path) -> None:
+    out, old = undisturbed, _hashes(undisturbed)
+    moments = (0, 20, len(_files(out)) - len(finished_work(_work(out))) - 8)
+    n_killed = 0
+    for n_files in moments:
+        if _killed_after(synthetic, out, "--keep", "0.3", n_files=n_files):
+            n_killed += 1
             assert _hashes(out) == old
+    assert n_killed > 0, "no run was still going when it was killed"
     _finish(synthetic, out, "--keep", "0.3")
     assert _hashes(out) != old
     assert not _left_over(out)
 
 
-def _start(synthetic: Path, out: Path, *options: str) -> subprocess.Popen[bytes]:
-    command = [Path(sys.executable).with_name("rsprune"), "prune", synthetic / "corpus", "--out", out]
-    shards = ("--set", "corpus.shard_size=64", "--device", "cpu", "--reference", str(synthetic / "reference"))
-    return subprocess.Popen(
-        [*command, *shards, *options],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+def _start(synthetic: Path, out: Path, *options: str) -> rsprune_command.Running:
+    command = ["prune", synthetic / "corpus", "--out", out]
+    shards = ("--set", "corpus.shard_size=32", "--device", "cpu", "--reference", str(synthetic / "reference"))
+    return rsprune_command.start([*command, *shards, *options], cwd=synthetic, environment=os.environ)
 
 
 def _finish(synthetic: Path, out: Path, *options: str) -> None:
     process = _start(synthetic, out, *options)
-    said = process.communicate()[1]
-    assert process.returncode == 0, said.decode()
+    assert process.wait() == 0, process.said()
 
 
-def _killed_after(synthetic: Path, out: Path, wait_s: float, *options: str) -> bool:
-    """Start a prune and kill it after `wait_s`; whether it was still running."""
+def _killed_after(synthetic: Path, out: Path, *options: str, n_files: int) -> bool:
+    """Start a prune and kill it once it has written more than `n_files`; whether it was still running."""
+    before = _files(out)
     process = _start(synthetic, out, *options)
-    try:
-        process.communicate(timeout=wait_s)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        return True
-    assert process.returncode == 0
-    return False
+    while process.process.is_alive() and len(_files(out) - before) <= n_files:
+        time.sleep(0.02)
+    process.kill()
+    code = process.wait()
+    assert code in (0, -signal.SIGKILL), process.said()
+    return code != 0
+
+
+def _files(out: Path) -> set[tuple[Path, int]]:
+    """What has its final name, with the time at which it was written: a number that grows from step to step."""
+    found = set()
+    for path in out.rglob("[!.]*"):
+        with suppress(FileNotFoundError):  # a draft that got its final name, or a folder that was replaced
+            if path.is_file():
+                found.add((path, path.stat().st_mtime_ns))
+    return found
 
 
 def _work(out: Path) -> Path:
@@ -109,7 +120,9 @@ def _check_whole(out: Path) -> None:
 
 
 def _left_over(out: Path) -> list[Path]:
-    return [*out.rglob(".*.draft"), *out.rglob(".staging/*"), *out.rglob(".probe")]
+    """Drafts of results and of cached work; the draft of a killed run's record stays beside that record."""
+    drafts = [path for path in out.rglob(".*.draft") if "lineage" not in path.parts]
+    return [*drafts, *out.rglob(".staging/*"), *out.rglob(".probe")]
 
 
 def _hashes(out: Path) -> dict[str, str]:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from rsprune_dagster.errors import UsageError
 
@@ -65,7 +65,7 @@ def interval(value: float, of_halves: NDArray[np.float64], *, n: int, level: flo
 
 def share_interval(n_hits: int, n: int, *, level: float) -> tuple[float, float]:
     """Wilson's interval (1927) of the proportion n_hits / n, n at least 1; within 0 to 1, valid at 0 and n hits too."""
-    z, share = float(norm.ppf((1 + level) / 2)), n_hits / n
+    z, share = float(ndtri((1 + level) / 2)), n_hits / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return min(max(centre - half, 0.0), share), max(min(centre + half, 1.0), share)

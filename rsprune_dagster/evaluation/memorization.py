@@ -24,7 +24,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import betabinom
 
 from rsprune_dagster.errors import RunError
 from rsprune_dagster.evaluation.intervals import share_interval
@@ -145,6 +144,8 @@ def excess(
     For exchangeable values, their number is beta-binomial with n, j and m + 1 - j, with a mean of at most
     `quantile` n.
     """
+    from scipy.stats import betabinom
+
     n, m = len(values), len(normal)
     j = max(math.floor(quantile * (m + 1) + 1e-9), 1)
     threshold = float(np.sort(normal)[j - 1])

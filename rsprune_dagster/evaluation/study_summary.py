@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from rsprune_dagster.errors import RunError
 from rsprune_dagster.evaluation.study_arms import FULL, parse_arm
@@ -108,7 +108,7 @@ def mean_over_seeds(values: Sequence[float], *, level: float) -> Estimate:
     mean, n = float(numbers.mean()), len(numbers)
     if n < 2:
         return Estimate(mean, UNKNOWN, UNKNOWN, n)
-    half = float(stats.t.ppf((1 + level) / 2, n - 1) * numbers.std(ddof=1) / math.sqrt(n))
+    half = float(stdtrit(n - 1, (1 + level) / 2) * numbers.std(ddof=1) / math.sqrt(n))
     return Estimate(mean, mean - half, mean + half, n)
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torchvision.models._api import get_model
 
 
 @dataclass(frozen=True)
@@ -20,6 +19,8 @@ class Backbone:
 
     def build(self) -> nn.Module:
         """The classifier with random weights."""
+        from torchvision.models._api import get_model
+
         model: nn.Module = get_model(self.name, weights=None)
         return model
 

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import nn
-from torchvision.transforms.v2.functional import resize
+from torch.nn.functional import interpolate
 
 from rsprune_dagster.device import resolved_device
 from rsprune_dagster.errors import RunError, UsageError
@@ -229,10 +229,12 @@ def resized(tiles: Sequence[np.ndarray], image_size_px: int) -> torch.Tensor:
 
 
 def resized_group(tiles: Sequence[np.ndarray], image_size_px: int) -> torch.Tensor:
-    """Tiles of one size, resized together."""
+    """Tiles of one size, resized together: the bytes of torchvision's `resize`, whose import takes seconds."""
     stacked = torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2)
-    group: torch.Tensor = resize(stacked, [image_size_px, image_size_px], antialias=True)
-    return group
+    size = (image_size_px, image_size_px)
+    if stacked.shape[2:] == size:
+        return stacked
+    return interpolate(stacked, size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def filled_up(chunk: torch.Tensor, n_tiles: int) -> torch.Tensor:

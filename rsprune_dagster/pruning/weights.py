@@ -10,7 +10,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
-from torchvision.models._api import get_model_weights
 
 from rsprune_dagster.errors import UsageError
 from rsprune_dagster.pruning.backbones import BACKBONES, Backbone
@@ -53,6 +52,8 @@ def existing(file: str) -> Path:
 
 def published(backbone: Backbone) -> Path:
     """torchvision's published weights, downloaded once into torch's cache."""
+    from torchvision.models._api import get_model_weights
+
     url: str = get_model_weights(backbone.name)["DEFAULT"].url
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
     try:

@@ -107,7 +107,9 @@ class DvcProject:
         """
         with self.locked(say):
             stages = {**self.lock(), **entries}
-            text = yaml.safe_dump({"schema": "2.0", "stages": stages}, sort_keys=False, allow_unicode=True)
+            text = yaml.dump(
+                {"schema": "2.0", "stages": stages}, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True
+            )
             with written_whole(self.root / "dvc.lock") as draft:
                 draft.write_text(text)
 

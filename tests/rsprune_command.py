@@ -1,0 +1,120 @@
+"""`rsprune` in a process of its own, forked from a server that has imported its libraries: a command spares seconds."""
+
+import atexit
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+PATIENCE_S = 900
+"""Longest wait for a command, which takes seconds on a machine that is not busy."""
+IMPORTED = (
+    "dagster._core.storage.base_storage",
+    "rsprune_dagster.assets",
+    "rsprune_dagster.automation.checks",
+    "rsprune_dagster.automation.run",
+    "rsprune_dagster.cli",
+    "rsprune_dagster.pruning.steps.preflight",
+    "rsprune_dagster.report.galleries",
+)
+"""Modules of the server: none of them computes anything or starts a thread when it is imported."""
+_FORKS = multiprocessing.get_context("forkserver")
+
+
+@dataclass(frozen=True)
+class Running:
+    """A command at work, with the files that take its output and its errors."""
+
+    process: BaseProcess
+    folder: Path
+
+    def wait(self) -> int:
+        """The exit code; minus the signal's number for a process that a signal ended."""
+        self.process.join(PATIENCE_S)
+        code = self.process.exitcode
+        assert code is not None, f"the command is at work after {PATIENCE_S} s: {self.said()}"
+        return code
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join(PATIENCE_S)
+
+    def said(self) -> str:
+        """All that was written, errors after output."""
+        return "".join((self.folder / name).read_text() for name in ("out", "err"))
+
+
+def start(arguments: Sequence[str | Path], *, cwd: Path, environment: Mapping[str, str], before: str = "") -> Running:
+    """Start `rsprune` with these arguments.
+
+    Args:
+        before: Python code that the process runs first, for what a test has go wrong.
+    """
+    _ensure_server()
+    folder = Path(tempfile.mkdtemp(dir=_outputs()))
+    for name in ("out", "err"):
+        (folder / name).touch()
+    given = ([str(each) for each in arguments], cwd, dict(environment), folder, before)
+    process = _FORKS.Process(target=_run, args=given)
+    process.start()
+    return Running(process, folder)
+
+
+def run(
+    arguments: Sequence[str | Path], *, cwd: Path, environment: Mapping[str, str], before: str = ""
+) -> tuple[int, str]:
+    """The exit code of `rsprune`, and what it said."""
+    running = start(arguments, cwd=cwd, environment=environment, before=before)
+    return running.wait(), running.said()
+
+
+@cache
+def _outputs() -> Path:
+    """A folder for what the commands say, which goes with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="rsprune-commands-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _ensure_server() -> None:
+    """Start the server once, with one thread for each library: threads do not survive a fork."""
+    ours = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    former = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    try:
+        _FORKS.set_forkserver_preload(list(IMPORTED))
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        for name, value in former.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _run(arguments: list[str], cwd: Path, environment: dict[str, str], folder: Path, before: str) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
+    for descriptor, name in ((0, os.devnull), (1, folder / "out"), (2, folder / "err")):
+        file = os.open(name, os.O_RDWR)
+        os.dup2(file, descriptor)
+        os.close(file)
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
+    sys.argv = ["rsprune", *arguments]
+    exec(before, {})
+    from rsprune_dagster import cli
+
+    try:
+        cli.main()
+    finally:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
