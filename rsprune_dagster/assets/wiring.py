@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.params import CorpusParams
 from rsprune_dagster.progress import Progress
 from rsprune_dagster.resources.asset_store import AssetStore
@@ -33,18 +32,9 @@ def scanner(
     home: Path | None = None,
 ) -> "Scanner":
     """How the corpus or the reference is read; `home` as `Scanner` has it."""
-    from rsprune_dagster.corpus.shards import ShardCache
     from rsprune_dagster.pruning.steps.scan import Scanner
 
-    return Scanner(
-        options=ReadOptions(**params.model_dump(include=set(ReadOptions.__dataclass_fields__))),
-        patch_grid=params.patch_grid,
-        shard_size=params.shard_size,
-        cache=ShardCache(store.cache_root),
-        workers=compute.n_workers(),
-        progress=compute.progress(context),
-        home=home,
-    )
+    return Scanner.of(params, store.cache_root, compute.n_workers(), compute.progress(context), home)
 
 
 def named_sources(
