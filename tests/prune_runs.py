@@ -20,6 +20,9 @@ PROJECT = Path(__file__).resolve().parents[1]
 PLAN = SyntheticPlan(n_tiles=300, n_scene_files=1, n_reference_per_scene=10, n_held_out_per_scene=13)
 """Every kind of tile, container and broken file, in a second or two a prune."""
 
+SMALL_PLAN = SyntheticPlan(n_tiles=100, imbalance=3.0, n_scene_files=1, n_reference_per_scene=6, n_held_out_per_scene=0)
+"""The same in a third of the tiles, for tests that prune several times."""
+
 RESULTS = ("pruned_subset.parquet", "decisions.parquet")
 
 
