@@ -18,6 +18,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -183,7 +184,7 @@ def pruned(data: Path, out: Path) -> PrunedCorpus:
     """The pool, pruned once."""
     assets, params = out / "assets", load(PARAMS)
     if not (assets / "pruned_subset" / "summary.json").is_file():
-        given = {
+        given: dict[str, dict[str, Any]] = {
             "corpus": {"sources": [str(data / "eurosat/pool.tar")]},
             "reference": {"sources": [str(data / "eurosat/reference")]},
             "embedding": {"backbone": "mobilenet_v2", "weights": str(data / ENCODERS["mobilenet_v2"])},
