@@ -301,23 +301,17 @@ def test_a_prune_says_what_is_in_effect_and_then_what_came_and_what_next(
         assert answer.code == 0, answer.err
 
 
-def test_a_report_on_an_earlier_subset_goes_and_what_is_not_ours_stays(
-    synthetic: Path, tmp_path: Path, rsprune
-) -> None:  # type: ignore[no-untyped-def]
-    def prune(seed: int) -> Ended:
-        return rsprune("prune", synthetic / "corpus", "--out", tmp_path, "--device", "cpu", "--seed", seed)
+def test_a_report_on_an_earlier_subset_goes_and_what_is_not_ours_stays(synthetic: Path, earlier: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
+    def prune(keep: float) -> Ended:
+        command = ("prune", synthetic / "corpus", "--reference", synthetic / "reference", "--out", earlier)
+        return rsprune(*command, "--device", "cpu", "--keep", keep)
 
-    assert prune(0).code == 0
-    (tmp_path / "notes.html").write_text("mine")
-    page = tmp_path / "report.html"
-    assert rsprune("report", "--out", tmp_path).code == 0
-    assert "removed" not in prune(0).err and page.is_file()  # the same subset
-    assert f"{page} told of the earlier subset and was removed" in prune(1).complaint
-    assert not page.exists() and (tmp_path / "notes.html").read_text() == "mine"
-
-    assert rsprune("report", "--out", tmp_path).code == 0
-    page.write_text("changed by hand")
-    assert "removed" not in prune(0).err and page.read_text() == "changed by hand"
+    (earlier / "notes.html").write_text("mine")
+    page = earlier / "report.html"
+    assert rsprune("report", "--out", earlier).code == 0
+    assert "removed" not in prune(0.15).err and page.is_file()  # the same subset
+    assert f"rsprune: {page} told of the earlier subset and was removed" in prune(0.1).err
+    assert not page.exists() and (earlier / "notes.html").read_text() == "mine"
 
 
 def test_results_are_copied_while_other_commands_wait(
