@@ -16,11 +16,10 @@ writes benchmarks/results/study.md and docs/study.svg from what is there.
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -49,6 +48,7 @@ from rsprune_dagster.evaluation.study_results import read_results
 from rsprune_dagster.evaluation.study_summary import Summary, mean_over_seeds, summarize
 from rsprune_dagster.params import load
 from rsprune_dagster.progress import silent
+from rsprune_dagster.pruning.pipeline import prune
 from rsprune_dagster.pruning.steps.scan import Scanner, read_options, scan
 from rsprune_dagster.pruning.steps.select import StageFolders
 from rsprune_dagster.report.markdown import block_table, table
@@ -66,7 +66,6 @@ PLOT = CHECKOUT / "docs" / "study.svg"
 SCORES = ("frechet_squeezenet1_0", "kernel_squeezenet1_0", "kernel_mobilenet_v2")
 SHARES = ("precision_squeezenet1_0", "recall_squeezenet1_0", "coverage_squeezenet1_0")
 LEVEL = 0.95
-PRUNE = "from rsprune_dagster.cli import main; main()"
 
 
 def study(image_size_px: int = 32) -> Study:
@@ -184,20 +183,17 @@ def tiles_table(known: dict[str, dict[str, float]], summary: Summary) -> str:
 
 
 def pruned(data: Path, out: Path) -> PrunedCorpus:
-    """The pool, pruned by the product's own command; once."""
-    assets = out / ".rsprune" / "assets"
-    if not (assets / "pruned_subset").is_dir():
-        weights = data / ENCODERS["mobilenet_v2"]
-        command = [sys.executable, "-c", PRUNE, "prune", str(data / "eurosat/pool.tar"), "--out", str(out)]
-        command += ["--reference", str(data / "eurosat/reference"), "--backbone", "mobilenet_v2"]
-        subprocess.run([*command, "--weights", str(weights), "--workers", "1"], check=True)
-    folders = StageFolders(
-        corpus=assets / "raw_corpus",
-        scores=assets / "entropy_scores",
-        embeddings=assets / "embeddings",
-        clusters=assets / "scene_clusters",
-    )
-    return read_pruned(folders, assets / "pruned_subset", load(PARAMS).selection)
+    """The pool, pruned once."""
+    assets, params = out / "assets", load(PARAMS)
+    if not (assets / "pruned_subset" / "summary.json").is_file():
+        given: dict[str, dict[str, Any]] = {
+            "corpus": {"sources": [str(data / "eurosat/pool.tar")]},
+            "reference": {"sources": [str(data / "eurosat/reference")]},
+            "embedding": {"backbone": "mobilenet_v2", "weights": str(data / ENCODERS["mobilenet_v2"])},
+            "compute": {"workers": 1},
+        }
+        prune(params.with_values(given), assets, out / "cache")
+    return read_pruned(StageFolders.below(assets), assets / "pruned_subset", params.selection)
 
 
 def yardstick_of(data: Path, work: Path, corpus: PrunedCorpus) -> Yardstick:
@@ -233,7 +229,7 @@ def labelled(data: Path, work: Path) -> pa.Table:
     if not (folder / "manifest.parquet").exists():
         folder.mkdir(parents=True, exist_ok=True)
         params = load(PARAMS).corpus
-        options = read_options(work / "prune" / ".rsprune" / "assets" / "raw_corpus")
+        options = read_options(work / "prune" / "assets" / "raw_corpus")
         scanner = Scanner(options, params.patch_grid, params.shard_size, ShardCache(work / "cache"), 1, silent)
         scan([str(data / "eurosat/labelled.tar")], folder, scanner, labelled=True, label="labelled")
     table = pq.read_table(folder / "manifest.parquet")

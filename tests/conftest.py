@@ -1,11 +1,18 @@
 """Fixtures shared by all tests."""
 
+import fcntl
+import os
 import shutil
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads that spin steal the cores from their neighbours
 
 import pytest
 from needs import missing
+from prune_runs import PLAN, RESULTS, SMALL_PLAN, Outcome, prune, settings
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -27,7 +34,69 @@ def dvc() -> str:
     return str(command)
 
 
-LONGEST_FIRST = ("versioning", "identity", "reprune", "real", "kill", "daemon", "readme", "mlflow_courier", "recording")
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """Fills a folder by a function, once for all processes of the test run. Tests read it and never change it."""
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, done = root / f"once-{name}", root / f"once-{name}.done"
+        with (root / f"once-{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                fill(folder)
+                done.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def synthetic(made_once: MadeOnce) -> Path:
+    """A synthetic corpus of 300 tiles with its reference, held-out tiles and truth."""
+    from rsprune_dagster.corpus.synthetic import write_corpus
+
+    return made_once("synthetic", lambda folder: write_corpus(folder, PLAN))
+
+
+@pytest.fixture(scope="session")
+def small(made_once: MadeOnce) -> Path:
+    """A synthetic corpus of 100 tiles, in every kind of container, with its reference."""
+    from rsprune_dagster.corpus.synthetic import write_corpus
+
+    return made_once("small", lambda folder: write_corpus(folder, SMALL_PLAN))
+
+
+@pytest.fixture(scope="session")
+def pruned(synthetic: Path, made_once: MadeOnce) -> Outcome:
+    """The synthetic corpus, pruned with its reference."""
+    params = settings(synthetic / "corpus", synthetic / "reference")
+    return Outcome(made_once("pruned", lambda folder: prune(params, folder)))
+
+
+@pytest.fixture(scope="session")
+def commanded(synthetic: Path, made_once: MadeOnce) -> Path:
+    """The --out of the same prune by the installed command, in a process of its own."""
+
+    def fill(folder: Path) -> None:
+        script = Path(sys.executable).with_name("rsprune")
+        command = [script, "prune", synthetic / "corpus", "--reference", synthetic / "reference", "--out", folder]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        ended = subprocess.run(
+            [*command, "--device", "cpu"], env=environment, capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert "kept" in ended.stdout and str(folder / RESULTS[0]) in ended.stdout
+
+    return made_once("commanded", fill)
+
+
+LONGEST_FIRST = ("versioning", "identity", "reprune", "real", "kill", "daemon", "readme", "mlflow_sync", "recording")
 """Files of slow tests by their seconds: they are handed out one by one, and a long one at the end has no neighbour."""
 
 

@@ -12,12 +12,16 @@ from rsprune_dagster.assets import build_pruning_assets
 from rsprune_dagster.automation.run import materialize
 from rsprune_dagster.corpus.synthetic import SyntheticPlan
 from rsprune_dagster.params import Params, load
+from rsprune_dagster.pruning import pipeline
 from rsprune_dagster.resources.lineage import folder_lineage
 
 PROJECT = Path(__file__).resolve().parents[1]
 
 PLAN = SyntheticPlan(n_tiles=300, n_scene_files=1, n_reference_per_scene=10, n_held_out_per_scene=13)
 """Every kind of tile, container and broken file, in a second or two a prune."""
+
+SMALL_PLAN = SyntheticPlan(n_tiles=100, imbalance=3.0, n_scene_files=1, n_reference_per_scene=6, n_held_out_per_scene=0)
+"""The same in a third of the tiles, for tests that prune several times."""
 
 RESULTS = ("pruned_subset.parquet", "decisions.parquet")
 
@@ -71,7 +75,14 @@ def settings(
 
 
 def prune(params: Params, work: Path) -> Outcome:
-    """Run the pipeline with its assets and its cache below `work`."""
+    """The pruning pipeline on folders, with its assets and its cache below `work`."""
+    outcome = Outcome(work)
+    pipeline.prune(params, outcome.assets, outcome.cache)
+    return outcome
+
+
+def materialize_prune(params: Params, work: Path) -> Outcome:
+    """The same as a Dagster run of the pruning assets."""
     outcome = Outcome(work)
     lineage = folder_lineage(work, params.tracking)
     materialize(build_pruning_assets(params), params, root=outcome.assets, cache_root=outcome.cache, lineage=lineage)

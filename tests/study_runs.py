@@ -1,22 +1,17 @@
 """A small pruned corpus and a study that takes seconds, for the tests of the study."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from diffusion_runs import small_options
-from prune_runs import PLAN, prune, settings
 
-from rsprune_dagster.corpus.synthetic import write_corpus
 from rsprune_dagster.evaluation.evaluate import Settings
 from rsprune_dagster.evaluation.features import FeatureNetwork
 from rsprune_dagster.evaluation.intervals import Resampling
 from rsprune_dagster.evaluation.seen import see, small
 from rsprune_dagster.evaluation.study import Study, Yardstick
-from rsprune_dagster.evaluation.study_arms import PrunedCorpus, read_pruned
 from rsprune_dagster.evaluation.study_results import ArmResult, Point
-from rsprune_dagster.pruning.steps.select import StageFolders
 
 NETWORK = FeatureNetwork("averages", "ab" * 32, "none", 16, 12, lambda images: small(images, 2))
 KERNEL = "kernel_averages"
@@ -29,20 +24,6 @@ SETTINGS = Settings(
     near_duplicate_correlation=0.94,
     on_leak="refuse",
 )
-
-
-def pruned_corpus(work: Path) -> PrunedCorpus:
-    """The synthetic corpus of 300 tiles, pruned."""
-    write_corpus(work / "made", PLAN)
-    params = settings(work / "made" / "corpus", work / "made" / "reference")
-    assets = prune(params, work / "pruned").assets
-    folders = StageFolders(
-        corpus=assets / "raw_corpus",
-        scores=assets / "entropy_scores",
-        embeddings=assets / "embeddings",
-        clusters=assets / "scene_clusters",
-    )
-    return read_pruned(folders, assets / "pruned_subset", params.selection)
 
 
 def small_study(**changes: Any) -> Study:

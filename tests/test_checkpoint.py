@@ -10,12 +10,11 @@ import pytest
 import yaml
 from diffusion_runs import small_options, small_tiles
 from PIL import Image
-from prune_runs import PLAN, prune, settings
+from prune_runs import Outcome, settings
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from rsprune_dagster.cli import app
-from rsprune_dagster.corpus.synthetic import write_corpus
 from rsprune_dagster.diffusion.checkpoint import (
     Origin,
     SamplingOptions,
@@ -97,18 +96,16 @@ def test_a_truncated_or_foreign_checkpoint_is_one_sentence(checkpoint: Path, tmp
         load_checkpoint(copy)
 
 
-def test_the_step_trains_on_a_pruned_corpus(tmp_path: Path) -> None:
-    write_corpus(tmp_path / "made", PLAN)
-    outcome = prune(settings(tmp_path / "made" / "corpus", tmp_path / "made" / "reference"), tmp_path)
-    params = settings(tmp_path / "made", None).training.model_copy(
+def test_the_step_trains_on_a_pruned_corpus(pruned: Outcome, tmp_path: Path) -> None:
+    params = settings([], None).training.model_copy(
         update={"n_images": 64, "batch_size": 16, "image_size_px": 16, "save_every_images": 32, "sample_steps": 2}
     )
 
     def run(name: str, changed: TrainingParams = params) -> Path:
         (tmp_path / name).mkdir()
         report = train_checkpoint(
-            outcome.assets / "raw_corpus",
-            outcome.assets / "pruned_subset",
+            pruned.assets / "raw_corpus",
+            pruned.assets / "pruned_subset",
             tmp_path / name,
             changed,
             subset_version="v",
@@ -148,11 +145,10 @@ def test_an_unknown_scene_is_a_usage_error(checkpoint: Path, tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("denoiser", ["unet", "dit"])
-def test_two_processes_train_what_one_does(tmp_path: Path, denoiser: str) -> None:
-    write_corpus(tmp_path / "made", PLAN)
+def test_two_processes_train_what_one_does(synthetic: Path, pruned: Outcome, tmp_path: Path, denoiser: str) -> None:
     params = settings(
-        tmp_path / "made" / "corpus",
-        tmp_path / "made" / "reference",
+        synthetic / "corpus",
+        synthetic / "reference",
         # in bfloat16 the shares' own roundings would be seen
         training={
             "n_images": 96,
@@ -163,14 +159,13 @@ def test_two_processes_train_what_one_does(tmp_path: Path, denoiser: str) -> Non
             "denoiser": denoiser,
         },
     )
-    outcome = prune(params, tmp_path)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json")))
     losses = {}
     for n in (1, 2):
         # accelerate launches several processes on GPUs only; torch's own launcher sets the same environment on a CPU
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n)]
         command = ["-m", "rsprune_dagster.diffusion.launch", "--params", str(tmp_path / "params.yaml")]
-        where = ["--assets", str(outcome.assets), "--out", str(tmp_path / f"by{n}")]
+        where = ["--assets", str(pruned.assets), "--out", str(tmp_path / f"by{n}")]
         done = subprocess.run([*launcher, *command, *where], check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
         report = json.loads((tmp_path / f"by{n}.states" / "launch.json").read_text())

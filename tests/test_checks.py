@@ -11,10 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-import torch
-from prune_runs import PLAN, Outcome, prune, settings
+from prune_runs import Outcome
 
-from rsprune_dagster.corpus.synthetic import write_corpus
 from rsprune_dagster.pruning.checks import clusters, corpus, coverage, subset, vectors
 from rsprune_dagster.pruning.checks.verdict import Verdict
 from rsprune_dagster.pruning.vectors import HALF, open_vectors
@@ -26,14 +24,10 @@ TOLERANCE = 0.002
 LOOSELY = {"promote_options": "permissive"}
 
 
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def good(pruned: Outcome) -> Path:
     """The asset folders of a prune."""
-    torch.set_num_threads(1)
-    made = tmp_path_factory.mktemp("made")
-    write_corpus(made, PLAN)
-    outcome: Outcome = prune(settings(made / "corpus", made / "reference"), tmp_path_factory.mktemp("work"))
-    return outcome.assets
+    return pruned.assets
 
 
 @pytest.fixture

@@ -22,13 +22,12 @@ import pytest
 import torch
 import typer
 from PIL import Image
-from prune_runs import PLAN, PROJECT, RESULTS
+from prune_runs import PROJECT, RESULTS
 
 from rsprune_dagster import cli, cli_out
 from rsprune_dagster.assets import failures
 from rsprune_dagster.cli_help import GROUPS
 from rsprune_dagster.corpus.storage import spelled
-from rsprune_dagster.corpus.synthetic import write_corpus
 from rsprune_dagster.effects import NEEDS, without_effect
 from rsprune_dagster.errors import RunError
 from rsprune_dagster.params import load
@@ -69,50 +68,24 @@ def rsprune(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     return run
 
 
-@pytest.fixture(scope="module")
-def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("synthetic") / "made"
-    write_corpus(folder, PLAN)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pruned(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The --out of a prune by the installed command, in a process of its own."""
-    out = tmp_path_factory.mktemp("pruned") / "out"
-    command = [
-        Path(sys.executable).with_name("rsprune"),
-        "prune",
-        synthetic / "corpus",
-        "--out",
-        out,
-        "--device",
-        "cpu",
-    ]
-    ended = subprocess.run(
-        [*command, "--reference", synthetic / "reference"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert "kept" in ended.stdout and str(out / RESULTS[0]) in ended.stdout
-    return out
+@pytest.fixture
+def earlier(commanded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The --out of an earlier prune, for a command that is to write there."""
+    return Path(shutil.copytree(commanded, tmp_path_factory.mktemp("earlier") / "out"))
 
 
 @pytest.fixture
-def untouched(pruned: Path) -> Iterator[None]:
+def untouched(earlier: Path) -> Iterator[None]:
     """Afterwards the old results are the same files."""
-    before = {name: ((pruned / name).stat().st_ino, (pruned / name).read_bytes()) for name in RESULTS}
+    before = {name: ((earlier / name).stat().st_ino, (earlier / name).read_bytes()) for name in RESULTS}
     yield
-    assert {name: ((pruned / name).stat().st_ino, (pruned / name).read_bytes()) for name in RESULTS} == before
+    assert {name: ((earlier / name).stat().st_ino, (earlier / name).read_bytes()) for name in RESULTS} == before
 
 
-def test_the_results_are_the_two_tables_and_nothing_half_written(pruned: Path) -> None:
-    assert sorted(path.name for path in pruned.iterdir()) == sorted([".rsprune", *RESULTS])
-    assert not list(pruned.rglob("*.draft"))
-    assert not list((pruned / ".rsprune" / "assets" / ".staging").glob("*"))
+def test_the_results_are_the_two_tables_and_nothing_half_written(commanded: Path) -> None:
+    assert sorted(path.name for path in commanded.iterdir()) == sorted([".rsprune", *RESULTS])
+    assert not list(commanded.rglob("*.draft"))
+    assert not list((commanded / ".rsprune" / "assets" / ".staging").glob("*"))
 
 
 @pytest.mark.usefixtures("untouched")
@@ -150,9 +123,9 @@ def test_the_results_are_the_two_tables_and_nothing_half_written(pruned: Path) -
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_bad_option_is_one_line_and_the_old_results_stay(
-    options: list[str], code: int, words: str, synthetic: Path, pruned: Path, rsprune
+    options: list[str], code: int, words: str, synthetic: Path, earlier: Path, rsprune
 ) -> None:  # type: ignore[no-untyped-def]
-    ended = rsprune("prune", synthetic / "corpus", "--out", pruned, *options)
+    ended = rsprune("prune", synthetic / "corpus", "--out", earlier, *options)
     assert ended.code == code
     assert words in ended.complaint
 
@@ -195,16 +168,16 @@ def test_each_parameter_that_needs_another_is_one_and_is_of_use_with_some_other(
 
 
 @pytest.mark.usefixtures("untouched")
-def test_a_corpus_that_is_empty_or_missing_is_one_line(tmp_path: Path, pruned: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
+def test_a_corpus_that_is_empty_or_missing_is_one_line(tmp_path: Path, earlier: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
     empty, broken = tmp_path / "empty", tmp_path / "broken"
     empty.mkdir()
     broken.mkdir()
     (broken / "a.jpg").write_bytes(b"")
-    missing = rsprune("prune", tmp_path / "nowhere", "--out", pruned)
+    missing = rsprune("prune", tmp_path / "nowhere", "--out", earlier)
     assert missing.code == 2 and "no such file or folder" in missing.complaint
-    nothing = rsprune("prune", empty, "--out", pruned)
+    nothing = rsprune("prune", empty, "--out", earlier)
     assert nothing.code == 2 and str(empty) in nothing.complaint
-    unusable = rsprune("prune", broken, "--out", pruned)
+    unusable = rsprune("prune", broken, "--out", earlier)
     assert unusable.code == 1 and "zero bytes" in unusable.complaint
 
 
@@ -219,36 +192,36 @@ def no_server() -> Iterator[str]:
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize("option", ["corpus", "--reference"])
 def test_a_server_that_is_not_there_is_one_line(
-    option: str, no_server: str, synthetic: Path, pruned: Path, rsprune
+    option: str, no_server: str, synthetic: Path, earlier: Path, rsprune
 ) -> None:  # type: ignore[no-untyped-def]
     sources = [no_server] if option == "corpus" else [synthetic / "corpus", option, no_server]
-    ended = rsprune("prune", *sources, "--out", pruned)
+    ended = rsprune("prune", *sources, "--out", earlier)
     assert ended.code == 1
     assert f"cannot reach {no_server}: Cannot connect" in ended.complaint and "check the URL" in ended.complaint
 
 
 @pytest.mark.usefixtures("untouched")
 def test_a_server_that_goes_away_during_a_run_is_one_line_when_trying_again_did_not_help(
-    no_server: str, pruned: Path, rsprune, monkeypatch: pytest.MonkeyPatch
+    no_server: str, earlier: Path, rsprune, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(failures, "RETRY_AFTER_S", 0)
     monkeypatch.setattr(preflight, "check", lambda *_, **__: None)
-    ended = rsprune("prune", no_server, "--out", pruned)
+    ended = rsprune("prune", no_server, "--out", earlier)
     assert ended.code == 1
     assert f"cannot reach {no_server}: Cannot connect" in ended.complaint and "check the URL" in ended.complaint
 
 
 @pytest.mark.usefixtures("untouched")
-def test_a_reference_without_scenes_is_one_line(synthetic: Path, pruned: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
+def test_a_reference_without_scenes_is_one_line(synthetic: Path, earlier: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
     flat = next(each for each in (synthetic / "reference").iterdir() if each.is_dir())
-    ended = rsprune("prune", synthetic / "corpus", "--reference", flat, "--out", pruned)
+    ended = rsprune("prune", synthetic / "corpus", "--reference", flat, "--out", earlier)
     assert ended.code == 2
     assert "one folder per scene" in ended.complaint
 
 
 @pytest.mark.usefixtures("untouched")
 def test_weights_of_another_file_or_another_network_are_one_line(
-    synthetic: Path, pruned: Path, tmp_path: Path, rsprune
+    synthetic: Path, earlier: Path, tmp_path: Path, rsprune
 ) -> None:  # type: ignore[no-untyped-def]
     from torchvision.models import squeezenet1_0
 
@@ -258,7 +231,7 @@ def test_weights_of_another_file_or_another_network_are_one_line(
     text.write_text("no weights")
     for weights, words in ((other, "--backbone squeezenet1_0"), (renamed, "its name says"), (text, "cannot be read")):
         ended = rsprune(
-            "prune", synthetic / "corpus", "--backbone", "mobilenet_v2", "--weights", weights, "--out", pruned
+            "prune", synthetic / "corpus", "--backbone", "mobilenet_v2", "--weights", weights, "--out", earlier
         )
         assert ended.code == 2
         assert words in ended.complaint
@@ -328,27 +301,21 @@ def test_a_prune_says_what_is_in_effect_and_then_what_came_and_what_next(
         assert answer.code == 0, answer.err
 
 
-def test_a_report_on_an_earlier_subset_goes_and_what_is_not_ours_stays(
-    synthetic: Path, tmp_path: Path, rsprune
-) -> None:  # type: ignore[no-untyped-def]
-    def prune(seed: int) -> Ended:
-        return rsprune("prune", synthetic / "corpus", "--out", tmp_path, "--device", "cpu", "--seed", seed)
+def test_a_report_on_an_earlier_subset_goes_and_what_is_not_ours_stays(synthetic: Path, earlier: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
+    def prune(keep: float) -> Ended:
+        command = ("prune", synthetic / "corpus", "--reference", synthetic / "reference", "--out", earlier)
+        return rsprune(*command, "--device", "cpu", "--keep", keep)
 
-    assert prune(0).code == 0
-    (tmp_path / "notes.html").write_text("mine")
-    page = tmp_path / "report.html"
-    assert rsprune("report", "--out", tmp_path).code == 0
-    assert "removed" not in prune(0).err and page.is_file()  # the same subset
-    assert f"{page} told of the earlier subset and was removed" in prune(1).complaint
-    assert not page.exists() and (tmp_path / "notes.html").read_text() == "mine"
-
-    assert rsprune("report", "--out", tmp_path).code == 0
-    page.write_text("changed by hand")
-    assert "removed" not in prune(0).err and page.read_text() == "changed by hand"
+    (earlier / "notes.html").write_text("mine")
+    page = earlier / "report.html"
+    assert rsprune("report", "--out", earlier).code == 0
+    assert "removed" not in prune(0.15).err and page.is_file()  # the same subset
+    assert f"rsprune: {page} told of the earlier subset and was removed" in prune(0.1).err
+    assert not page.exists() and (earlier / "notes.html").read_text() == "mine"
 
 
 def test_results_are_copied_while_other_commands_wait(
-    synthetic: Path, tmp_path: Path, rsprune, monkeypatch: pytest.MonkeyPatch
+    small: Path, tmp_path: Path, rsprune, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # type: ignore[no-untyped-def]
     busy = []
 
@@ -359,7 +326,7 @@ def test_results_are_copied_while_other_commands_wait(
         return cli_out.publish(subset, out)
 
     monkeypatch.setattr(cli, "publish", publish)
-    assert rsprune("prune", synthetic / "corpus", "--out", tmp_path, "--device", "cpu").code == 0
+    assert rsprune("prune", small / "corpus", "--out", tmp_path, "--device", "cpu").code == 0
     assert busy == [tmp_path] and all((tmp_path / name).is_file() for name in RESULTS)
 
 
@@ -407,30 +374,30 @@ def test_help_groups_every_command_and_cuts_no_sentence(rsprune) -> None:  # typ
     assert alone.code == 2 and alone.err.startswith("Usage: ") and "rsprune: " not in alone.err
 
 
-def test_explain_says_why_for_every_decision(pruned: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
-    rows = pq.read_table(pruned / "decisions.parquet").to_pylist()
+def test_explain_says_why_for_every_decision(commanded: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
+    rows = pq.read_table(commanded / "decisions.parquet").to_pylist()
     for decision in ("kept", "unselected", "duplicate", "low_information", "quarantined"):
         some = [row for row in rows if row["decision"] == decision]
         for row in (some[0], some[-1]):
-            ended = rsprune("explain", row["tile_id"], "--out", pruned)
+            ended = rsprune("explain", row["tile_id"], "--out", commanded)
             assert ended.code == 0
             assert row["reason"] in ended.out and decision.replace("_", " ") in ended.out
             assert ("cluster" in ended.out) == (row["cluster_id"] is not None)
 
 
-def test_explain_of_a_kept_tile_names_its_nearest_kept_tiles(pruned: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
-    kept = pq.read_table(pruned / "pruned_subset.parquet").to_pylist()
+def test_explain_of_a_kept_tile_names_its_nearest_kept_tiles(commanded: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
+    kept = pq.read_table(commanded / "pruned_subset.parquet").to_pylist()
     crowded = next(row for row in kept if sum(each["cluster_id"] == row["cluster_id"] for each in kept) > 1)
-    said = rsprune("explain", crowded["tile_id"], "--out", pruned).out
+    said = rsprune("explain", crowded["tile_id"], "--out", commanded).out
     assert "nearest kept tiles" in said and "cosine" in said
 
 
-def test_explain_of_an_unknown_tile_suggests_one(pruned: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
-    known = pq.read_table(pruned / "decisions.parquet").column("tile_id")[0].as_py()
-    ended = rsprune("explain", known + "x", "--out", pruned)
+def test_explain_of_an_unknown_tile_suggests_one(commanded: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
+    known = pq.read_table(commanded / "decisions.parquet").column("tile_id")[0].as_py()
+    ended = rsprune("explain", known + "x", "--out", commanded)
     assert ended.code == 2
     assert f"did you mean {known}?" in ended.complaint
-    assert rsprune("explain", 'it\'s "odd"', "--out", pruned).code == 2
+    assert rsprune("explain", 'it\'s "odd"', "--out", commanded).code == 2
 
 
 def test_names_with_escapes_do_not_reach_the_terminal(tmp_path: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
@@ -469,19 +436,19 @@ def test_questions_before_a_prune_say_what_to_do_first(tmp_path: Path, rsprune) 
 
 @pytest.mark.parametrize("form", ["webdataset", "folder", "list"])
 def test_export_writes_every_kept_tile_and_refuses_to_write_twice(
-    form: str, pruned: Path, tmp_path: Path, rsprune
+    form: str, commanded: Path, tmp_path: Path, rsprune
 ) -> None:  # type: ignore[no-untyped-def]
-    n_kept = pq.ParquetFile(pruned / "pruned_subset.parquet").metadata.num_rows
-    ended = rsprune("export", tmp_path / "target", "--form", form, "--out", pruned)
+    n_kept = pq.ParquetFile(commanded / "pruned_subset.parquet").metadata.num_rows
+    ended = rsprune("export", tmp_path / "target", "--form", form, "--out", commanded)
     assert ended.code == 0
     assert f"{n_kept:,} tiles" in ended.out
-    again = rsprune("export", tmp_path / "target", "--form", form, "--out", pruned)
+    again = rsprune("export", tmp_path / "target", "--form", form, "--out", commanded)
     assert again.code == 2
     assert str(tmp_path / "target") in again.complaint
 
 
-def test_export_names_the_forms_there_are(pruned: Path, tmp_path: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
-    ended = rsprune("export", tmp_path / "target", "--form", "zip", "--out", pruned)
+def test_export_names_the_forms_there_are(commanded: Path, tmp_path: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
+    ended = rsprune("export", tmp_path / "target", "--form", "zip", "--out", commanded)
     assert ended.code == 2
     assert "webdataset" in ended.complaint and not (tmp_path / "target").exists()
 
@@ -527,8 +494,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-def test_a_full_disk_is_one_line_and_the_old_results_stay(synthetic: Path, small_disk: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
-    command = ("prune", synthetic / "corpus", "--out", small_disk / "out", "--device", "cpu")
+def test_a_full_disk_is_one_line_and_the_old_results_stay(small: Path, small_disk: Path, rsprune) -> None:  # type: ignore[no-untyped-def]
+    command = ("prune", small / "corpus", "--out", small_disk / "out", "--device", "cpu")
     assert rsprune(*command).code == 0
     before = {name: (small_disk / "out" / name).read_bytes() for name in RESULTS}
     anew = ("--set", "corpus.max_tile_pixels=100000")  # nothing that is cached fits
@@ -561,14 +528,14 @@ def _full_at_each_stage(disk: Path, before: dict[str, bytes], run) -> None:  # t
 
 
 def test_a_version_without_the_column_of_guesses_is_explained_and_reported(
-    pruned: Path, tmp_path: Path, rsprune
+    commanded: Path, tmp_path: Path, rsprune
 ) -> None:  # type: ignore[no-untyped-def]
     out = tmp_path / "out"
-    shutil.copytree(pruned, out)
+    shutil.copytree(commanded, out)
     assignment = out / ".rsprune" / "assets" / "scene_clusters" / "assignment.parquet"
     pq.write_table(pq.read_table(assignment).drop_columns(["reference_scene"]), assignment)
     kept = pq.read_table(out / "pruned_subset.parquet").column("tile_id")[0].as_py()
-    assert rsprune("explain", kept, "--out", out).out == rsprune("explain", kept, "--out", pruned).out
+    assert rsprune("explain", kept, "--out", out).out == rsprune("explain", kept, "--out", commanded).out
     assert rsprune("report", "--out", out).code == 0
 
 

@@ -12,11 +12,10 @@ import torch
 import yaml
 from dagster._core.execution.api import create_execution_plan
 from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
-from prune_runs import PLAN, PROJECT, settings
+from prune_runs import PROJECT, settings
 
 from rsprune_dagster.assets import build_assets
 from rsprune_dagster.automation.jobs import JOBS
-from rsprune_dagster.corpus.synthetic import write_corpus
 from rsprune_dagster.definitions import build_defs, defs
 from rsprune_dagster.params import load
 from rsprune_dagster.resources.content import tree_of
@@ -40,8 +39,6 @@ REPORT = {"pruning_report": {*DEPENDENCIES, "diffusion_checkpoint", "evaluation_
 
 HEAVY = ("torch", "torchvision", "faiss", "sklearn", "matplotlib", "rasterio", "numba", "scipy")
 
-CPU_LIMIT_S = 3.0
-
 
 def _in_a_new_process(code: str) -> str:
     command = [sys.executable, "-c", code]
@@ -49,13 +46,11 @@ def _in_a_new_process(code: str) -> str:
     return ended.stdout.strip()
 
 
-def test_loading_the_definitions_imports_nothing_heavy_and_is_quick() -> None:
-    """Processor time of the process, so that a busy machine does not count."""
-    code = "import json, sys, time; import rsprune_dagster.definitions; "
-    code += "print(json.dumps([time.process_time(), sorted(sys.modules)]))"
-    cpu_s, modules = json.loads(_in_a_new_process(code))
+def test_loading_the_definitions_imports_nothing_heavy() -> None:
+    """So it is quick. How many seconds that is depends on the processor."""
+    code = "import json, sys; import rsprune_dagster.definitions; print(json.dumps(sorted(sys.modules)))"
+    modules = json.loads(_in_a_new_process(code))
     assert not {name.partition(".")[0] for name in modules} & set(HEAVY)
-    assert cpu_s < CPU_LIMIT_S
 
 
 @pytest.mark.parametrize("room", ["corpus", "pruning", "report", "params"])
@@ -156,10 +151,9 @@ def test_a_value_that_the_command_line_refuses_is_refused_when_a_run_is_launched
     assert not (tmp_path / "lineage").exists()
 
 
-def test_the_log_says_which_change_of_the_launchpad_has_no_effect(tmp_path: Path) -> None:
+def test_the_log_says_which_change_of_the_launchpad_has_no_effect(synthetic: Path, tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    write_corpus(tmp_path / "made", PLAN)
-    job = _pipeline(tmp_path / "made", tmp_path).resolve_job_def("prune")
+    job = _pipeline(synthetic, tmp_path).resolve_job_def("prune")
 
     def warned(**ops: dict[str, object]) -> list[str]:
         config = {"ops": {asset: {"config": values} for asset, values in ops.items()}}
@@ -176,14 +170,13 @@ def test_the_log_says_which_change_of_the_launchpad_has_no_effect(tmp_path: Path
 
 
 def test_a_materialization_records_figures_pictures_and_the_hash_of_its_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.set_num_threads(1)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     (tmp_path / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
-    write_corpus(tmp_path / "made", PLAN)
     with dg.DagsterInstance.get() as instance:
-        job = _pipeline(tmp_path / "made", tmp_path).resolve_job_def("prune")
+        job = _pipeline(synthetic, tmp_path).resolve_job_def("prune")
         assert job.execute_in_process(instance=instance).success
         recorded = {name: instance.get_latest_materialization_event(dg.AssetKey(name)) for name in DEPENDENCIES}
         for name, event in recorded.items():

@@ -1,20 +1,20 @@
 """Blocking checks stop the flow, others tell and let it go on, in a run as on the command line; the champion's gate."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from shutil import copytree
 
 import dagster as dg
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from prune_runs import PLAN, settings
+from prune_runs import settings
 
 from rsprune_dagster.assets import build_assets, build_pruning_assets
 from rsprune_dagster.automation.asset_checks import CHECKS, build_checks
 from rsprune_dagster.automation.check_results import check_results
 from rsprune_dagster.automation.run import materialize
-from rsprune_dagster.corpus.synthetic import write_corpus
 from rsprune_dagster.definitions import defs
 from rsprune_dagster.errors import GateError
 from rsprune_dagster.evaluation.evaluate import Evaluation
@@ -37,22 +37,26 @@ NETWORK = FeatureNetwork("averages", "ab" * 32, "none", 16, 48, lambda images: i
 PROTOCOL = Protocol("inception", "abc", "to 299 px", "reference", 2000, 2000, (("n_neighbours", 5),))
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("made")
-    write_corpus(folder, PLAN)
-    return folder
+@dataclass(frozen=True)
+class Flowed:
+    """A run that went on though two checks complained. Tests change copies of its work."""
+
+    corpus: Path
+    work: Path
+    said: list[str]
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Assets, cache and journal that the tests of this file share, in their order."""
-    return tmp_path_factory.mktemp("work")
+def flowed(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Flowed:
+    work = tmp_path_factory.mktemp("flowed")
+    corpus = copytree(synthetic / "corpus", tmp_path_factory.mktemp("corpus") / "corpus")
+    said = run(settings(corpus, synthetic / "reference", checks={"min_nmi": 0.99}), work)
+    return Flowed(corpus, work, said)
 
 
 def run(params: Params, work: Path, *assets: str) -> list[str]:
     """Materialize; the warnings."""
+    torch.set_num_threads(1)
     said: list[str] = []
     materialize(
         build_pruning_assets(params),
@@ -66,43 +70,42 @@ def run(params: Params, work: Path, *assets: str) -> list[str]:
     return said
 
 
-def test_a_blocking_check_that_fails_ends_the_run_before_what_depends_on_it(made: Path, work: Path) -> None:
-    params = settings(made / "corpus", made / "reference", checks={"norm_tolerance": 1e-9})
+def test_a_blocking_check_that_fails_ends_the_run_before_what_depends_on_it(synthetic: Path, tmp_path: Path) -> None:
+    params = settings(synthetic / "corpus", synthetic / "reference", checks={"norm_tolerance": 1e-9})
     with pytest.raises(GateError, match=r"gate failed: embeddings/unit_norms: of .* vectors, .* differ from length 1"):
-        run(params, work)
-    assert (work / "assets" / "embeddings").is_dir()
-    assert not (work / "assets" / "scene_clusters").exists()
+        run(params, tmp_path)
+    assert (tmp_path / "assets" / "embeddings").is_dir()
+    assert not (tmp_path / "assets" / "scene_clusters").exists()
 
 
-def test_other_checks_that_fail_tell_and_let_the_run_go_on(made: Path, work: Path) -> None:
-    params = settings(made / "corpus", made / "reference", checks={"min_nmi": 0.99})
-    said = run(params, work)
-    assert (work / "assets" / "pruned_subset").is_dir()
-    assert [sentence.split(":")[0] for sentence in said] == [
+def test_other_checks_that_fail_tell_and_let_the_run_go_on(flowed: Flowed) -> None:
+    assert (flowed.work / "assets" / "pruned_subset").is_dir()
+    assert [sentence.split(":")[0] for sentence in flowed.said] == [
         "reference_scenes/scenes_large_enough",
         "scene_clusters/tells_scenes_apart",
     ]
 
 
-def test_an_asset_materialized_alone_is_checked_alone(work: Path, made: Path) -> None:
-    params = settings(made / "corpus", made / "reference", checks={"min_nmi": 0.99})
+def test_an_asset_materialized_alone_is_checked_alone(flowed: Flowed, synthetic: Path, tmp_path: Path) -> None:
+    work = copytree(flowed.work, tmp_path / "work")
+    params = settings(flowed.corpus, synthetic / "reference", checks={"min_nmi": 0.99})
     assert run(params, work, "pruned_subset") == []
 
 
 def test_a_corpus_that_lost_most_tiles_stops_until_someone_says_it_was_meant(
-    made: Path, work: Path, tmp_path: Path
+    flowed: Flowed, synthetic: Path, tmp_path: Path
 ) -> None:
     """Also a second time: it is compared with what the last subset was made from, not with what failed."""
+    work, hidden = copytree(flowed.work, tmp_path / "work"), flowed.corpus / "part_0000"
     before = (work / "assets" / "pruned_subset" / "decisions.parquet").read_bytes()
-    hidden = made / "corpus" / "part_0000"
     hidden.rename(tmp_path / "away")
     try:
-        params = settings(made / "corpus", made / "reference", checks={"max_shrink_fraction": 0.2})
+        params = settings(flowed.corpus, synthetic / "reference", checks={"max_shrink_fraction": 0.2})
         for _ in range(2):
             with pytest.raises(GateError, match=r"raw_corpus/not_shrunken: .* not mounted"):
                 run(params, work)
         assert (work / "assets" / "pruned_subset" / "decisions.parquet").read_bytes() == before
-        meant = settings(made / "corpus", made / "reference", checks={"max_shrink_fraction": 1.0})
+        meant = settings(flowed.corpus, synthetic / "reference", checks={"max_shrink_fraction": 1.0})
         assert not any("not_shrunken" in sentence for sentence in run(meant, work))
     finally:
         (tmp_path / "away").rename(hidden)
@@ -117,8 +120,8 @@ def test_every_asset_of_the_pipeline_is_checked_and_every_check_says_what_it_mea
     assert len({check.spec.key for check in CHECKS}) == len(CHECKS)
 
 
-def test_jobs_run_the_checks_of_their_assets(made: Path) -> None:
-    params = settings(made / "corpus", made / "reference")
+def test_jobs_run_the_checks_of_their_assets() -> None:
+    params = settings([], None)
     assets = build_assets(params)
     names = {key for each in assets for key in each.keys}
     wanted = {check.spec.key for check in CHECKS if check.spec.asset_key in names}

@@ -38,25 +38,8 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="module")
-def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("synthetic") / "made"
-    write_corpus(folder, PLAN)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("work") / "prune"
-
-
-@pytest.fixture(scope="module")
 def truth(synthetic: Path) -> dict[str, dict[str, Any]]:
     return {row["tile_id"]: row for row in pq.read_table(synthetic / "truth.parquet").to_pylist()}
-
-
-@pytest.fixture(scope="module")
-def pruned(synthetic: Path, work: Path) -> Outcome:
-    return prune(settings(synthetic / "corpus", synthetic / "reference"), work)
 
 
 def test_every_tile_planted_is_in_the_ledger_once(pruned: Outcome, truth: dict[str, dict[str, Any]]) -> None:
@@ -216,8 +199,7 @@ def test_each_baseline_keeps_as_many_with_a_reason_each(
     copytree(pruned.assets, tmp_path / "assets", copy_function=_linked, ignore=ignore_patterns("pruned_subset"))
     peer = Outcome(tmp_path)
     (peer.assets / "pruned_subset").mkdir()
-    stages = (peer.assets / name for name in ("raw_corpus", "entropy_scores", "embeddings", "scene_clusters"))
-    select(StageFolders(*stages), peer.assets / "pruned_subset", params, seed=0, workers=1)
+    select(StageFolders.below(peer.assets), peer.assets / "pruned_subset", params, seed=0, workers=1)
     assert len(peer.rows("pruned_subset")) == len(pruned.rows("pruned_subset"))
     assert set(peer.decisions()) == set(pruned.decisions())
     assert all(row["reason"] for row in peer.rows("decisions"))
@@ -303,7 +285,12 @@ def test_a_share_that_rounds_to_no_tile_leaves_an_empty_subset_and_says_so(
 
 def test_fewer_tiles_than_clusters_are_clusters_of_their_own(synthetic: Path, tmp_path: Path) -> None:
     few = tmp_path / "few"
-    write_corpus(few, SyntheticPlan(n_tiles=60, imbalance=1.0, n_scene_files=0, n_broken=0, n_reference_per_scene=2))
+    write_corpus(
+        few,
+        SyntheticPlan(
+            n_tiles=60, imbalance=1.0, n_scene_files=0, n_broken=0, n_reference_per_scene=2, n_held_out_per_scene=0
+        ),
+    )
     params = settings(few / "corpus", synthetic / "reference", clustering={"n_clusters": 500})
     outcome = prune(params, tmp_path / "work")
     n_readable = len(outcome.rows("manifest", "raw_corpus"))

@@ -3,12 +3,13 @@
 import random
 import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
-from prune_runs import PLAN, Outcome, finished_work, prune, settings
+from prune_runs import Outcome, finished_work, materialize_prune, prune, settings
 from safetensors.numpy import load_file
 
 from rsprune_dagster.corpus import storage
@@ -17,6 +18,7 @@ from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.shards import ShardCache
 from rsprune_dagster.corpus.synthetic import SyntheticPlan, write_corpus
 from rsprune_dagster.progress import silent
+from rsprune_dagster.pruning import pipeline
 from rsprune_dagster.pruning.steps.scan import Scanner, read_options, scan
 from rsprune_dagster.resources.content import tree_of
 
@@ -26,73 +28,74 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="module")
-def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("synthetic") / "made"
-    write_corpus(folder, PLAN)
-    return folder
+def test_the_same_bytes_from_a_dagster_run(synthetic: Path, pruned: Outcome, tmp_path: Path) -> None:
+    """In every table of every stage."""
+    run = materialize_prune(settings(synthetic / "corpus", synthetic / "reference"), tmp_path)
+    for stage in pipeline.STAGES:
+        assert tree_of(run.assets / stage).digest == tree_of(pruned.assets / stage).digest, stage
 
 
 @pytest.fixture(scope="module")
-def pruned(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    return prune(settings(synthetic / "corpus", synthetic / "reference"), tmp_path_factory.mktemp("work"))
+def small_pruned(small: Path, made_once: Callable[..., Path]) -> Outcome:
+    params = settings(small / "corpus", small / "reference")
+    return Outcome(made_once("small_pruned", lambda folder: prune(params, folder)))
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {"compute": {"workers": 2}, "embedding": {"batch_size": 16}},
-        {"corpus": {"shard_size": 64}},
-        {"corpus": {"shard_size": 7}, "embedding": {"batch_size": 1}},
+        {"corpus": {"shard_size": 16}},
+        {"corpus": {"shard_size": 7}, "embedding": {"batch_size": 5}},
     ],
-    ids=["2 workers, batches of 16", "shards of 64", "shards of 7, batches of 1"],
+    ids=["2 workers, batches of 16", "shards of 16", "shards of 7, batches of 5"],
 )
 def test_the_same_bytes_from_other_workers_shards_and_batches(
-    changes: dict[str, dict[str, int]], synthetic: Path, pruned: Outcome, tmp_path: Path
+    changes: dict[str, dict[str, int]], small: Path, small_pruned: Outcome, tmp_path: Path
 ) -> None:
     """Each in a folder of its own with nothing cached, so each is a second run too."""
-    again = prune(settings(synthetic / "corpus", synthetic / "reference", **changes), tmp_path)
-    assert again.hashes() == pruned.hashes()
+    again = prune(settings(small / "corpus", small / "reference", **changes), tmp_path)
+    assert again.hashes() == small_pruned.hashes()
 
 
 def test_the_same_bytes_from_files_listed_in_another_order(
-    synthetic: Path, pruned: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Path, small_pruned: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even were the listing not sorted at all."""
     sorted_entries = storage.entries
     rng = random.Random(0)
     monkeypatch.setattr(storage, "entries", lambda uri: rng.sample(found := sorted_entries(uri), len(found)))
-    again = prune(settings(synthetic / "corpus", synthetic / "reference"), tmp_path)
-    assert again.hashes() == pruned.hashes()
+    again = prune(settings(small / "corpus", small / "reference"), tmp_path)
+    assert again.hashes() == small_pruned.hashes()
 
 
 def test_the_same_bytes_from_sources_and_references_in_another_order(
-    synthetic: Path, pruned: Outcome, tmp_path: Path
+    small: Path, small_pruned: Outcome, tmp_path: Path
 ) -> None:
     """The parts of a corpus as sources have the ids that they have in the whole."""
-    parts = sorted((synthetic / "corpus").iterdir())
-    references = sorted((synthetic / "reference").iterdir())
+    parts = sorted((small / "corpus").iterdir())
+    references = sorted((small / "reference").iterdir())
     for scene in references:
         (tmp_path / scene.name).mkdir()
         (tmp_path / scene.name / scene.name).symlink_to(scene)
     wrapped = [tmp_path / scene.name for scene in references]
     again = prune(settings(parts[::-1], wrapped[::-1]), tmp_path / "work")
-    assert again.kept_content() == pruned.kept_content()
-    assert again.hashes() == pruned.hashes()
+    assert again.kept_content() == small_pruned.kept_content()
+    assert again.hashes() == small_pruned.hashes()
 
 
 def test_unpacked_tars_give_the_same_contents_in_the_same_order(
-    synthetic: Path, pruned: Outcome, tmp_path: Path
+    small: Path, small_pruned: Outcome, tmp_path: Path
 ) -> None:
     corpus = tmp_path / "unpacked"
-    shutil.copytree(synthetic / "corpus", corpus)
+    shutil.copytree(small / "corpus", corpus)
     for archive in corpus.glob("*.tar"):
         with tarfile.open(archive) as tar:
             tar.extractall(corpus / f"from_{archive.stem}", filter="data")
         archive.unlink()
-    unpacked = prune(settings(corpus, synthetic / "reference"), tmp_path / "work")
-    assert unpacked.kept_content() == pruned.kept_content()
-    assert set(unpacked.decisions()) != set(pruned.decisions())
+    unpacked = prune(settings(corpus, small / "reference"), tmp_path / "work")
+    assert unpacked.kept_content() == small_pruned.kept_content()
+    assert set(unpacked.decisions()) != set(small_pruned.decisions())
 
 
 def test_a_project_elsewhere_has_the_same_tables_and_finds_its_tiles(synthetic: Path, tmp_path: Path) -> None:
@@ -107,12 +110,12 @@ def test_a_project_elsewhere_has_the_same_tables_and_finds_its_tiles(synthetic: 
 
 
 def test_a_second_run_recomputes_nothing_and_appended_tiles_cost_only_themselves(
-    synthetic: Path, pruned: Outcome, tmp_path: Path
+    small: Path, small_pruned: Outcome, tmp_path: Path
 ) -> None:
     corpus, work = tmp_path / "corpus", tmp_path / "work"
-    shutil.copytree(synthetic / "corpus", corpus)
-    params = settings(corpus, synthetic / "reference", corpus={"shard_size": 64})
-    assert prune(params, work).hashes().keys() == pruned.hashes().keys()
+    shutil.copytree(small / "corpus", corpus)
+    params = settings(corpus, small / "reference", corpus={"shard_size": 64})
+    assert prune(params, work).hashes().keys() == small_pruned.hashes().keys()
     before = finished_work(work / "cache" / "work")
     new = _more_tiles(tmp_path / "more", corpus / "appended", n_tiles=40)
     grown = prune(params, work)
@@ -126,22 +129,22 @@ def test_a_second_run_recomputes_nothing_and_appended_tiles_cost_only_themselves
     assert n_computed == len(fresh) > 0
 
 
-def test_grown_in_steps_or_at_once_the_bytes_are_the_same(synthetic: Path, tmp_path: Path) -> None:
+def test_grown_in_steps_or_at_once_the_bytes_are_the_same(small: Path, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
-    shutil.copytree(synthetic / "corpus" / "part_0000", corpus / "part_0000")
-    params = settings(corpus, synthetic / "reference")
+    shutil.copytree(small / "corpus" / "part_0000", corpus / "part_0000")
+    params = settings(corpus, small / "reference")
     prune(params, tmp_path / "steps")
     _more_tiles(tmp_path / "more", corpus / "appended", n_tiles=40)
     (corpus / "part_0000" / "000300.jpg").unlink(missing_ok=True)
     assert prune(params, tmp_path / "steps").hashes() == prune(params, tmp_path / "at_once").hashes()
 
 
-def test_a_changed_threshold_embeds_only_what_it_lets_in(synthetic: Path, tmp_path: Path) -> None:
-    strict = settings(synthetic / "corpus", None, entropy={"threshold_from": "bits", "threshold_bits": 5.5})
+def test_a_changed_threshold_embeds_only_what_it_lets_in(small: Path, tmp_path: Path) -> None:
+    strict = settings(small / "corpus", None, entropy={"threshold_from": "bits", "threshold_bits": 5.5})
     first = prune(strict, tmp_path)
     before = finished_work(tmp_path / "cache" / "work")
     known = {row["content_md5"] for row in first.rows("index", "embeddings")}
-    lenient = settings(synthetic / "corpus", None, entropy={"threshold_from": "bits", "threshold_bits": 2.0})
+    lenient = settings(small / "corpus", None, entropy={"threshold_from": "bits", "threshold_bits": 2.0})
     second = prune(lenient, tmp_path)
     after = finished_work(tmp_path / "cache" / "work")
     assert {name: after[name] for name in before} == before
@@ -152,7 +155,18 @@ def test_a_changed_threshold_embeds_only_what_it_lets_in(synthetic: Path, tmp_pa
 
 def _more_tiles(made: Path, target: Path, *, n_tiles: int) -> set[str]:
     """Loose tiles of another seed in the folder `target`; their ids."""
-    write_corpus(made, SyntheticPlan(n_tiles=n_tiles * 2, imbalance=1.0, n_scene_files=0, n_broken=0, seed=1))
+    write_corpus(
+        made,
+        SyntheticPlan(
+            n_tiles=n_tiles * 2,
+            imbalance=1.0,
+            n_scene_files=0,
+            n_broken=0,
+            n_reference_per_scene=1,
+            n_held_out_per_scene=0,
+            seed=1,
+        ),
+    )
     target.mkdir()
     for tile in sorted((made / "corpus" / "part_0000").iterdir())[:n_tiles]:
         shutil.copy(tile, target)

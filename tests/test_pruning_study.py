@@ -4,16 +4,16 @@ import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import dagster as dg
 import pytest
 import torch
-from prune_runs import PLAN, prune, settings
+from prune_runs import Outcome, settings
 
 from rsprune_dagster.assets import build_assets
 from rsprune_dagster.automation.run import materialize
-from rsprune_dagster.corpus.synthetic import write_corpus
 from rsprune_dagster.definitions import build_defs
 from rsprune_dagster.errors import RunError, UsageError
 from rsprune_dagster.evaluation.study_results import read_results
@@ -28,16 +28,16 @@ ARMS = ("full", "rsprune-0.2")
 class World:
     """A pruned corpus of 300 tiles and the folders of its assets."""
 
+    made: Path
     work: Path
 
     def params(self, **study: Any) -> Params:
-        made = self.work / "made"
         return settings(
-            made / "corpus",
-            made / "reference",
+            self.made / "corpus",
+            self.made / "reference",
             training={"image_size_px": 16, "batch_size": 16, "precision": "float32"},
             evaluation={
-                "sources": [str(made / "held_out")],
+                "sources": [str(self.made / "held_out")],
                 "network_size_px": 32,
                 "sample_steps": 2,
                 "n_neighbours": 3,
@@ -64,12 +64,11 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(synthetic: Path, pruned: Outcome, tmp_path_factory: pytest.TempPathFactory) -> World:
     torch.set_num_threads(1)
-    made = World(tmp_path_factory.mktemp("pruning_study"))
-    write_corpus(made.work / "made", PLAN)
-    prune(made.params(), made.work / "pruned")
-    return made
+    world = World(synthetic, tmp_path_factory.mktemp("pruning_study"))
+    copytree(pruned.work, world.work / "pruned")
+    return world
 
 
 def test_each_partition_adds_its_run_and_keeps_the_others(world: World) -> None:
@@ -116,7 +115,7 @@ def test_a_study_with_other_numbers_starts_anew_beside_the_old_one(world: World)
 
 
 def test_held_out_tiles_that_are_in_the_corpus_stop_the_study(world: World) -> None:
-    leaking = _labelled(world.work / "made" / "corpus", world.work / "leaking")
+    leaking = _labelled(world.made / "corpus", world.work / "leaking")
     leaky = world.params().with_values({"evaluation": {"sources": [str(leaking)]}})
     with pytest.raises(RunError, match="held-out tiles are in the training set"):
         world.run("full", 0, leaky)

@@ -14,12 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from browser import browser_page
 from PIL import Image
-from prune_runs import PLAN, PROJECT, Outcome, prune, settings
+from prune_runs import PROJECT, Outcome, prune, settings
 from typer.testing import CliRunner
 
 from benchmarks.report_assets import write_assets
 from rsprune_dagster.cli import app
-from rsprune_dagster.corpus.synthetic import write_corpus
 from rsprune_dagster.evaluation.written import SAMPLES_SCHEMA
 from rsprune_dagster.lineage.origins import origins_of
 from rsprune_dagster.params import load
@@ -38,16 +37,14 @@ HOSTILE = "\"'><script>alert(1)</script>&`{{ 7 * 7 }}`{% x %}"
 
 
 @pytest.fixture(scope="module")
-def pruned(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    """A prune of the synthetic corpus with its reference."""
-    folder = tmp_path_factory.mktemp("pruned")
-    write_corpus(folder / "made", PLAN)
-    return prune(settings(folder / "made" / "corpus", folder / "made" / "reference"), folder / "out" / ".rsprune")
+def recorded(commanded: Path) -> Outcome:
+    """A prune with the records of its run."""
+    return Outcome(commanded / ".rsprune")
 
 
 @pytest.fixture(scope="module")
-def report(pruned: Outcome) -> Report:
-    return page_on(pruned.assets, origins_of(pruned.assets, Journal(pruned.work / "lineage"), PRUNING))
+def report(recorded: Outcome) -> Report:
+    return page_on(recorded.assets, origins_of(recorded.assets, Journal(recorded.work / "lineage"), PRUNING))
 
 
 def page_on(assets: Path, origins: list[Origin] | None = None, **changes: object) -> Report:
@@ -74,8 +71,8 @@ class Page(HTMLParser):
         return re.sub(r"\s+", " ", " ".join(self.words))
 
 
-def test_the_counts_on_the_page_are_those_of_the_ledger(pruned: Outcome, report: Report) -> None:
-    decisions = [row["decision"] for row in pruned.rows("decisions")]
+def test_the_counts_on_the_page_are_those_of_the_ledger(recorded: Outcome, report: Report) -> None:
+    decisions = [row["decision"] for row in recorded.rows("decisions")]
     shown = dict(re.findall(r"<b>([\d,]+)</b> <span class=\"what\">([\w ]+)</span>", report.html))
     found = {name.replace(" ", "_"): int(n.replace(",", "")) for n, name in shown.items()}
     assert found == {name: decisions.count(name) for name in set(decisions)}
@@ -83,8 +80,8 @@ def test_the_counts_on_the_page_are_those_of_the_ledger(pruned: Outcome, report:
     assert report.numbers["decisions"] == {**report.numbers["decisions"], **found}
 
 
-def test_the_scenes_on_the_page_are_those_of_the_ledger(pruned: Outcome, report: Report) -> None:
-    rows = [row for row in pruned.rows("decisions") if row["scene"] is not None]
+def test_the_scenes_on_the_page_are_those_of_the_ledger(recorded: Outcome, report: Report) -> None:
+    rows = [row for row in recorded.rows("decisions") if row["scene"] is not None]
     for scene in report.numbers["scenes"]:
         own = [row["decision"] for row in rows if row["scene"] == scene["scene"]]
         assert (scene["n_tiles"], scene["n_kept"]) == (len(own), own.count("kept"))
@@ -105,11 +102,11 @@ def test_the_page_needs_nothing_beside_it(report: Report) -> None:
 
 
 def test_the_checks_of_the_page_pass_and_fail_on_another_subset_or_a_page_that_loads_something(
-    pruned: Outcome, report: Report, tmp_path: Path
+    recorded: Outcome, report: Report, tmp_path: Path
 ) -> None:
     (tmp_path / HTML).write_text(report.html)
     (tmp_path / JSON).write_text(json.dumps(report.numbers))
-    subset = pruned.assets / "pruned_subset"
+    subset = recorded.assets / "pruned_subset"
     assert counts_agree(tmp_path, subset).passed and self_contained(tmp_path).passed
     (tmp_path / JSON).write_text(json.dumps({**report.numbers, "n_kept": 1}))
     assert "tells of 1 tiles kept" in counts_agree(tmp_path, subset).sentence
@@ -134,8 +131,8 @@ def test_the_page_says_in_words_what_it_shows_in_pictures(report: Report) -> Non
     assert headings.count(1) == 1 and all(b <= a + 1 for a, b in pairwise(headings))
 
 
-def test_the_same_assets_give_the_same_page(pruned: Outcome, report: Report) -> None:
-    again = page_on(pruned.assets, origins_of(pruned.assets, Journal(pruned.work / "lineage"), PRUNING))
+def test_the_same_assets_give_the_same_page(recorded: Outcome, report: Report) -> None:
+    again = page_on(recorded.assets, origins_of(recorded.assets, Journal(recorded.work / "lineage"), PRUNING))
     assert again.html == report.html and again.numbers == report.numbers
 
 
@@ -146,8 +143,8 @@ def test_the_page_names_the_versions_and_parameters_it_was_made_from(report: Rep
     assert "selection.keep_fraction" in text and "compute.seed" in text
 
 
-def test_reasons_are_shown_by_tiles_that_met_them(pruned: Outcome, report: Report) -> None:
-    ledger = pruned.decisions()
+def test_reasons_are_shown_by_tiles_that_met_them(recorded: Outcome, report: Report) -> None:
+    ledger = recorded.decisions()
     shown = [attributes["alt"] for tag, attributes in Page(report.html).tags if tag == "img"]
     for start, decision in (("Low information", "low_information"), ("Duplicate that went", "duplicate")):
         names = [alt.rpartition(": ")[2] for alt in shown if alt.startswith(start)]
@@ -200,10 +197,9 @@ def test_a_later_asset_that_tells_less_is_no_error(pruned: Outcome, tmp_path: Pa
     assert "fid" in text and "41.5" in text and "no summary yet" in text
 
 
-def test_without_a_reference_clusters_have_the_quotas(tmp_path: Path) -> None:
-    write_corpus(tmp_path / "made", PLAN)
-    outcome = prune(settings(tmp_path / "made" / "corpus", None), tmp_path / "out")
-    text = Page(page_on(outcome.assets).html).text()
+def test_without_a_reference_clusters_have_the_quotas(synthetic: Path, tmp_path: Path) -> None:
+    outcome = prune(settings(synthetic / "corpus", None), tmp_path)
+    text = Page(page_on(outcome.assets, n_other_seeds=1).html).text()
     assert "Quotas by cluster" in text and "Quotas by scene" not in text
 
 
@@ -240,9 +236,9 @@ def test_an_asset_made_from_another_version_is_named() -> None:
     assert "diffusion_checkpoint" in sentence and "pruned_subset" in sentence
 
 
-def test_the_command_writes_the_page_of_a_prune(pruned: Outcome, tmp_path: Path) -> None:
-    target = tmp_path / "page.html"
-    done = CliRunner().invoke(app, ["report", "--out", str(pruned.work.parent), "--html", str(target)])
+def test_the_command_writes_the_page_of_a_prune(commanded: Path, tmp_path: Path) -> None:
+    out, target = shutil.copytree(commanded, tmp_path / "out"), tmp_path / "page.html"
+    done = CliRunner().invoke(app, ["report", "--out", str(out), "--html", str(target)])
     assert done.exit_code == 0 and str(target) in done.output
     assert target.read_text().startswith("<!doctype html>")
 

@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from study_runs import KERNEL, NETWORK, SETTINGS, pruned_corpus, small_study, yardstick
+from prune_runs import Outcome, settings
+from study_runs import KERNEL, NETWORK, SETTINGS, small_study, yardstick
 
 from rsprune_dagster.errors import RunError, UsageError
 from rsprune_dagster.evaluation import study as study_module
@@ -23,17 +24,28 @@ from rsprune_dagster.evaluation.study import (
     study_folder,
     study_key,
 )
-from rsprune_dagster.evaluation.study_arms import FULL, STRATEGIES, Arm, PrunedCorpus, chosen_tiles, parse_arm
+from rsprune_dagster.evaluation.study_arms import (
+    FULL,
+    STRATEGIES,
+    Arm,
+    PrunedCorpus,
+    chosen_tiles,
+    parse_arm,
+    read_pruned,
+)
 from rsprune_dagster.evaluation.study_results import ArmResult, read_result, read_results, result_path, write_result
 from rsprune_dagster.pruning.steps.ledger import n_to_keep
+from rsprune_dagster.pruning.steps.select import StageFolders
 
 RSPRUNE, RANDOM = Arm("rsprune", 0.2), Arm("random", 0.2)
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> PrunedCorpus:
+def corpus(pruned: Outcome) -> PrunedCorpus:
+    """The synthetic corpus of 300 tiles, pruned."""
     torch.set_num_threads(1)
-    return pruned_corpus(tmp_path_factory.mktemp("study"))
+    folders = StageFolders.below(pruned.assets)
+    return read_pruned(folders, pruned.assets / "pruned_subset", settings([], None).selection)
 
 
 def run(corpus: PrunedCorpus, folder: Path, arm: Arm = RANDOM, study: Study | None = None, seed: int = 0) -> ArmResult:

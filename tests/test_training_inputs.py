@@ -17,7 +17,6 @@ from diffusion_runs import (
     TRAINING,
     small_options,
     small_tiles,
-    start,
     tiny_autoencoder,
     write_tiles,
 )
@@ -56,8 +55,7 @@ def test_tiles_of_other_sizes_bands_and_depths_train_together(tmp_path: Path) ->
 
 
 def test_a_full_disk_is_said_and_the_last_state_stays(tmp_path: Path) -> None:
-    small_tiles(tmp_path / "tiles")
-    assert start(tmp_path / "s", n_images=16).wait() == 0
+    train(small_tiles(tmp_path / "tiles"), small_options(n_images=16), tmp_path / "s", device="cpu")
     code = TRAINING.replace("import torch\n", "import torch, resource\n").replace(
         "folder, changes", "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000,) * 2)\nfolder, changes"
     )

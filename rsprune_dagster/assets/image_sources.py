@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.params import CorpusParams
 from rsprune_dagster.progress import Progress
 from rsprune_dagster.resources.asset_store import AssetStore
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from rsprune_dagster.pruning.steps.scan import Scanner
 
 SYNTHETIC = "synthetic"
-"""As a source: the procedural corpus, made on first use."""
+"""Source name of the procedural corpus, which is generated on first use."""
 
 
 def scanner(
@@ -26,25 +25,16 @@ def scanner(
     params: CorpusParams,
     home: Path | None = None,
 ) -> "Scanner":
-    """How the corpus or the reference is read; `home` as `Scanner` has it."""
-    from rsprune_dagster.corpus.shards import ShardCache
+    """The scanner of the corpus or the reference; `home` as in `Scanner`."""
     from rsprune_dagster.pruning.steps.scan import Scanner
 
-    return Scanner(
-        options=ReadOptions(**params.model_dump(include=set(ReadOptions.__dataclass_fields__))),
-        patch_grid=params.patch_grid,
-        shard_size=params.shard_size,
-        cache=ShardCache(store.cache_root),
-        workers=compute.n_workers(),
-        progress=compute.progress(context),
-        home=home,
-    )
+    return Scanner.of(params, store.cache_root, compute.n_workers(), compute.progress(context), home)
 
 
 def named_sources(
     sources: Sequence[str], store: AssetStore, *, part: str, home: Path | None, progress: Progress
 ) -> tuple[str, ...]:
-    """The sources, relative paths from `home`, the project's folder.
+    """The sources, with relative paths resolved against `home`, the project's folder.
 
     `synthetic` stands for a part of the synthetic corpus: corpus, reference or held_out.
     """

@@ -20,6 +20,7 @@ from rsprune_dagster.corpus.sources import LISTING_VERSION, Container, Listing, 
 from rsprune_dagster.corpus.tables import CONTENT_ORDER, scalar, write_batches, write_query
 from rsprune_dagster.corpus.tiles import LOCATION, SCAN
 from rsprune_dagster.errors import RunError, UsageError
+from rsprune_dagster.params import CorpusParams
 from rsprune_dagster.progress import Progress
 from rsprune_dagster.pruning.scan import same_bytes, scan_identity, scan_shard
 
@@ -62,6 +63,14 @@ class Scanner:
     workers: int
     progress: Progress
     home: Path | None = None
+
+    @classmethod
+    def of(
+        cls, params: CorpusParams, cache_root: Path, workers: int, progress: Progress, home: Path | None = None
+    ) -> "Scanner":
+        """The scanner of params.yaml, with its finished work below `cache_root`."""
+        options = ReadOptions(**params.model_dump(include=set(ReadOptions.__dataclass_fields__)))
+        return cls(options, params.patch_grid, params.shard_size, ShardCache(cache_root), workers, progress, home)
 
     def shards(self, listing: Listing, *, labelled: bool) -> tuple[list[Shard], Counter[str]]:
         """The shards of a corpus, reusing known ones, and the number of other files by suffix."""

@@ -44,6 +44,11 @@ class StageFolders:
     embeddings: Path
     clusters: Path
 
+    @classmethod
+    def below(cls, root: Path) -> "StageFolders":
+        """The folders of a prune, which are named like their assets."""
+        return cls(*(root / name for name in ("raw_corpus", "entropy_scores", "embeddings", "scene_clusters")))
+
 
 @dataclass(frozen=True)
 class SelectReport:
