@@ -4,7 +4,7 @@
 
 `recorded` is `rsprune materialize` in a project: versions kept in DVC's cache, dvc.lock written, records copied to
 MLflow in SQLite by a process whose work on the same cores counts, as does the wait for it at the end. `bare` is the
-same run with the journal alone. Both are timed from the start of their process to its end.
+same run with the run log alone. Both are timed from the start of their process to its end.
 """
 
 import argparse
@@ -30,11 +30,11 @@ from pathlib import Path
 from rsprune_dagster.assets import build_pruning_assets
 from rsprune_dagster.automation.run import materialize, project_home
 from rsprune_dagster.params import load
-from rsprune_dagster.resources.lineage import folder_lineage
+from rsprune_dagster.resources.run_recorder import folder_recorder
 here = Path.cwd()
 params = load(here / "params.yaml")
 materialize(build_pruning_assets(params), params, root=here / "assets", cache_root=here / ".state" / "cache",
-            home=project_home(here), lineage=folder_lineage(here / ".state", params.tracking), progress_on="terminal")
+            home=project_home(here), recorder=folder_recorder(here / ".state", params.tracking), progress_on="terminal")
 """
 PRUNING = "raw_corpus reference_scenes entropy_scores embeddings scene_clusters pruned_subset"
 RECORDED = f"import sys; sys.argv[1:] = 'materialize {PRUNING}'.split(); from rsprune_dagster.cli import main; main()"

@@ -108,7 +108,7 @@ def prune(
     from rsprune_dagster.automation.run import materialize as run
     from rsprune_dagster.cli_told import in_effect, next_steps, outcome
     from rsprune_dagster.pruning.steps.ledger import count_decisions, scene_table
-    from rsprune_dagster.resources.lineage import folder_lineage
+    from rsprune_dagster.resources.run_recorder import folder_recorder
 
     params, given = _params(
         changes,
@@ -123,7 +123,7 @@ def prune(
     check_writable(out)
     note(in_effect(params, project_root() / "params.yaml", given))
     work = out / WORK
-    lineage = folder_lineage(work, params.tracking)
+    recorder = folder_recorder(work, params.tracking)
     subset = work / "assets" / "pruned_subset"
 
     def copy_results() -> None:
@@ -135,7 +135,7 @@ def prune(
         params,
         root=work / "assets",
         cache_root=work / "cache",
-        lineage=lineage,
+        recorder=recorder,
         progress_on="terminal",
         warn=warn,
         finish=copy_results,
@@ -146,7 +146,7 @@ def prune(
     say(outcome(count_decisions(ledger), scene_table(ledger), out))
     say(f"\n{next_steps(out, out / RESULTS[0])}")
     warn(json.loads((subset / "summary.json").read_text())["shortfall"])
-    warn(lineage.pending_in_mlflow(run_id, timeout_s=MLFLOW_WAIT_S))
+    warn(recorder.pending_in_mlflow(run_id, timeout_s=MLFLOW_WAIT_S))
 
 
 @app.command()
@@ -299,27 +299,27 @@ def _materialize_project(params: Params, assets: Sequence[str]) -> None:
     from rsprune_dagster.assets import build_assets
     from rsprune_dagster.automation.run import materialize as run
     from rsprune_dagster.automation.run import project_home
-    from rsprune_dagster.resources.lineage import project_lineage
+    from rsprune_dagster.resources.run_recorder import project_recorder
 
     project = project_root()
-    lineage = project_lineage(project, params.tracking, say_on="terminal")
+    recorder = project_recorder(project, params.tracking, say_on="terminal")
     run_id = run(
         build_assets(params),
         params,
         root=project / "assets",
         cache_root=project / ".state" / "cache",
-        lineage=lineage,
+        recorder=recorder,
         assets=assets,
         home=project_home(project),
         progress_on="terminal",
         warn=warn,
     )
-    records = lineage.records_of(run_id)
+    records = recorder.records_of(run_id)
     width = max((len(record.asset) for record in records), default=0)
     for record in records:
         kept = "in dvc.lock" if record.versioned else f"not in dvc.lock: {record.versioned_note}"
         say(f"{record.asset:<{width}}  {record.data_version:<36}  {kept}")
-    warn(lineage.pending_in_mlflow(run_id, timeout_s=MLFLOW_WAIT_S))
+    warn(recorder.pending_in_mlflow(run_id, timeout_s=MLFLOW_WAIT_S))
 
 
 def _setting(change: str) -> tuple[str, str, Any]:

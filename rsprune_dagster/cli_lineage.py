@@ -35,7 +35,7 @@ def lineage(
 ) -> None:
     """What WHAT was made from, back to the raw corpus: hashes, parameters, commits, links.
 
-    With --verify: whether disk, dvc.lock, journal, Dagster, MLflow and DVC's cache agree on each asset; exit 1 if not.
+    With --verify: whether disk, dvc.lock, run log, Dagster, MLflow and DVC's cache agree on each asset; exit 1 if not.
     """
     history = _history(out)
     if verify:
@@ -107,7 +107,7 @@ def _chain(history: "VersionHistory", what: list[str], dagster_url: str, *, as_j
     from rsprune_dagster.lineage.format import chain_values, format_chain
 
     chain = history.chain(*(version for name in what for version in find(history, name)))
-    where = (history.places.journal, dagster_url)
+    where = (history.places.run_log, dagster_url)
     say(json.dumps(chain_values(chain, *where), indent=1) if as_json else format_chain(chain, *where))
 
 

@@ -38,7 +38,7 @@ def report(
     params = load(project / "params.yaml")
     made = make_report(
         places.assets,
-        origins_of(places.assets, places.journal, folders.present()),
+        origins_of(places.assets, places.run_log, folders.present()),
         params.report,
         clustering=params.clustering,
         seed=params.compute.seed,

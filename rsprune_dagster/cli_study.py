@@ -40,10 +40,10 @@ def materialize_study(params: Params, arms: Sequence[str], seeds: Sequence[int])
     """Materialize the partitions of these arms and seeds, seed by seed, and print the result."""
     from rsprune_dagster.assets import build_assets
     from rsprune_dagster.automation.run import materialize, project_home
-    from rsprune_dagster.resources.lineage import project_lineage
+    from rsprune_dagster.resources.run_recorder import project_recorder
 
     project = project_root()
-    lineage = project_lineage(project, params.tracking)
+    recorder = project_recorder(project, params.tracking)
     runs = [(arm, seed) for seed in seeds for arm in arms]
     started = time.monotonic()
     for number, (arm, seed) in enumerate(runs):
@@ -53,7 +53,7 @@ def materialize_study(params: Params, arms: Sequence[str], seeds: Sequence[int])
             params,
             root=project / "assets",
             cache_root=project / ".state" / "cache",
-            lineage=lineage,
+            recorder=recorder,
             assets=[STUDY],
             partition={"arm": arm, "seed": str(seed)},
             home=project_home(project),

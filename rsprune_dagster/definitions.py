@@ -13,12 +13,12 @@ from rsprune_dagster.automation.refresh import follow_up, new_tiles, weekly_refr
 from rsprune_dagster.automation.study import only_told, study_job
 from rsprune_dagster.automation.webhook import tell_failure
 from rsprune_dagster.params import Params, load, project_root
-from rsprune_dagster.resources.lineage import Lineage, project_lineage
+from rsprune_dagster.resources.run_recorder import RunRecorder, project_recorder
 from rsprune_dagster.resources.settings import Compute, Store
 
 
 def build_defs(
-    params: Params, *, root: Path, cache_root: Path, lineage: Lineage, progress_on: str = "log"
+    params: Params, *, root: Path, cache_root: Path, recorder: RunRecorder, progress_on: str = "log"
 ) -> dg.Definitions:
     """Build the definitions over an asset folder; tests pass their own."""
     assets = with_conditions(build_assets(params), params.automation)
@@ -33,7 +33,7 @@ def build_defs(
         resources={
             "store": Store(root=str(root), cache_root=str(cache_root)),
             "compute": Compute(progress_on=progress_on, **params.compute.model_dump()),
-            "lineage": lineage,
+            "recorder": recorder,
         },
     )
 
@@ -45,7 +45,7 @@ def _project_defs() -> dg.Definitions:
         params,
         root=project / "assets",
         cache_root=project / ".state" / "cache",
-        lineage=project_lineage(project, params.tracking),
+        recorder=project_recorder(project, params.tracking),
     )
 
 

@@ -1,4 +1,4 @@
-"""A small DVC project with a history, written by hand: folders, journal, dvc.lock, cache and commits, in no time."""
+"""A small DVC project with a history, written by hand: folders, run log, dvc.lock, cache and commits, in no time."""
 
 import shutil
 import subprocess
@@ -17,7 +17,7 @@ from rsprune_dagster.resources.asset_store import AssetStore
 from rsprune_dagster.resources.content import Tree, tree_of
 from rsprune_dagster.resources.dvc_cache import DvcCache
 from rsprune_dagster.resources.dvc_lock import DvcProject, outs
-from rsprune_dagster.resources.journal import Journal, Record, this_process
+from rsprune_dagster.resources.run_log import Record, RunLog, this_process
 
 PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
 
@@ -41,8 +41,8 @@ class World:
         return self.root / "assets"
 
     @property
-    def journal(self) -> Journal:
-        return Journal(self.root / ".state" / "lineage")
+    def run_log(self) -> RunLog:
+        return RunLog(self.root / ".state" / "lineage")
 
     @property
     def cache(self) -> DvcCache:
@@ -89,8 +89,8 @@ class World:
         return done.stdout
 
     def forget(self) -> None:
-        """Remove the journal: what a fresh clone has."""
-        shutil.rmtree(self.journal.root)
+        """Remove the run log: what a fresh clone has."""
+        shutil.rmtree(self.run_log.root)
 
     def _make(
         self,
@@ -115,7 +115,7 @@ class World:
         departs = departs and asset == "pruned_subset"
         if not departs:
             self.dvc.record({asset: stage}, print)
-        self.journal.write(
+        self.run_log.write(
             Record(
                 run_id=run_id,
                 asset=asset,

@@ -17,7 +17,7 @@ from rsprune_dagster.assets import build_assets
 from rsprune_dagster.corpus.synthetic import write_corpus
 from rsprune_dagster.params import load
 from rsprune_dagster.resources.dvc_lock import DvcProject
-from rsprune_dagster.resources.journal import Journal
+from rsprune_dagster.resources.run_log import RunLog
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 ASSETS = tuple(yaml.safe_load((CHECKOUT / "dvc.yaml").read_text())["stages"])
@@ -47,13 +47,13 @@ def following(asset: str) -> set[str]:
 
 @dataclass(frozen=True)
 class Project:
-    """A checkout with DVC, git, a Dagster home and a journal of its own."""
+    """A checkout with DVC, git, a Dagster home and a run log of its own."""
 
     root: Path
 
     @property
-    def journal(self) -> Journal:
-        return Journal(self.root / ".state" / "lineage")
+    def run_log(self) -> RunLog:
+        return RunLog(self.root / ".state" / "lineage")
 
     @property
     def dvc(self) -> DvcProject:
@@ -100,7 +100,7 @@ class Project:
 
     def runs_of(self, asset: str) -> int:
         """How many times an asset was materialized."""
-        return sum(record.asset == asset for record in self.journal.records())
+        return sum(record.asset == asset for record in self.run_log.records())
 
 
 def new_project(folder: Path) -> Project:

@@ -13,7 +13,7 @@ from rsprune_dagster.automation.run import materialize
 from rsprune_dagster.corpus.synthetic import SyntheticPlan
 from rsprune_dagster.params import Params, load
 from rsprune_dagster.pruning import pipeline
-from rsprune_dagster.resources.lineage import folder_lineage
+from rsprune_dagster.resources.run_recorder import folder_recorder
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -84,8 +84,8 @@ def prune(params: Params, work: Path) -> Outcome:
 def materialize_prune(params: Params, work: Path) -> Outcome:
     """The same as a Dagster run of the pruning assets."""
     outcome = Outcome(work)
-    lineage = folder_lineage(work, params.tracking)
-    materialize(build_pruning_assets(params), params, root=outcome.assets, cache_root=outcome.cache, lineage=lineage)
+    recorder = folder_recorder(work, params.tracking)
+    materialize(build_pruning_assets(params), params, root=outcome.assets, cache_root=outcome.cache, recorder=recorder)
     return outcome
 
 

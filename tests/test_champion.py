@@ -1,4 +1,4 @@
-"""Which checkpoint is the champion, by the journal and in MLflow's model registry."""
+"""Which checkpoint is the champion, by the run log and in MLflow's model registry."""
 
 import shutil
 import time
@@ -15,9 +15,9 @@ from rsprune_dagster.params import EvaluationParams, load
 from rsprune_dagster.resources.champion import ALIAS, Verdict, judge, seen_in_mlflow, standing_in
 from rsprune_dagster.resources.content import tree_of
 from rsprune_dagster.resources.dvc_cache import DvcCache
-from rsprune_dagster.resources.journal import Journal, Record
 from rsprune_dagster.resources.mlflow_registry import SCORE, VERDICT, model_name
 from rsprune_dagster.resources.mlflow_sync import sync
+from rsprune_dagster.resources.run_log import Record, RunLog
 
 NAME = "kernel_descriptor"
 GONE = "another-boot:1:1"
@@ -36,13 +36,13 @@ def params(**changes: Any) -> EvaluationParams:
 
 @dataclass(frozen=True)
 class World:
-    """A DVC project whose journal gets checkpoints and evaluations, one a second."""
+    """A DVC project whose run log gets checkpoints and evaluations, one a second."""
 
     root: Path
 
     @property
-    def journal(self) -> Journal:
-        return Journal(self.root / ".state" / "lineage")
+    def run_log(self) -> RunLog:
+        return RunLog(self.root / ".state" / "lineage")
 
     def train(self, content: str) -> str:
         """A checkpoint of this content is recorded and lies in DVC's cache; its version."""
@@ -66,15 +66,15 @@ class World:
         **changes: Any,
     ) -> Verdict:
         """What an evaluation decides, recorded."""
-        made = judge(self.journal, checkpoint, scores, metrics or {}, left_out or {}, params(**changes))
+        made = judge(self.run_log, checkpoint, scores, metrics or {}, left_out or {}, params(**changes))
         self._record("evaluation_metrics", data_version="e" * 32 + ".dir", verdict=asdict(made), **(recorded or {}))
         return made
 
     def _record(self, asset: str, **values: Any) -> None:
-        number = len(self.journal.records())
+        number = len(self.run_log.records())
         started = time.time() - 1000 + number
         record = Record(f"run-{number}", asset, "FINISHED", started, GONE, ended_at=started + 0.5)
-        self.journal.write(replace(record, **values))
+        self.run_log.write(replace(record, **values))
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_the_first_that_was_measured_is_the_champion(world: World) -> None:
     first = world.train("a")
     made = world.evaluate(first, [score(5)])
     assert made.moves and made.champion == first and "first" in made.reason
-    standing = standing_in(world.journal)
+    standing = standing_in(world.run_log)
     assert standing is not None and standing.checkpoint == first
 
 
@@ -133,7 +133,7 @@ def test_without_the_deciding_score_there_is_no_champion_and_the_reason_says_why
     scores = [] if left_out else [score(1)]
     made = world.evaluate(world.train("a"), scores, left_out=left_out, champion_score=asked)
     assert made.champion == "" and said in made.reason
-    assert standing_in(world.journal) is None
+    assert standing_in(world.run_log) is None
 
 
 def test_the_champion_evaluated_again_stays(world: World) -> None:
@@ -212,10 +212,10 @@ def test_an_alias_that_a_person_moved_is_what_the_next_is_compared_with(world: W
     versions = client.search_model_versions(f"name = '{MODEL_NAME}'")
     moved = next(version for version in versions if version.tags["rsprune.data_version"] == second)
     client.set_registered_model_alias(MODEL_NAME, ALIAS, moved.version)
-    world.evaluate(third, [score(4)])  # worse than the first, which the journal holds for the champion
+    world.evaluate(third, [score(4)])  # worse than the first, which the run log holds for the champion
     assert _deliver(world, uri) == 0
     assert _champion(client) == second
-    seen = seen_in_mlflow(world.journal)
+    seen = seen_in_mlflow(world.run_log)
     assert seen is not None and seen["checkpoint"] == second
     fourth = world.train("d")
     assert world.evaluate(fourth, [score(4)]).previous == second
@@ -235,7 +235,7 @@ def test_a_decision_waits_for_a_registry_that_is_away(world: World, uri: str) ->
 
 def _deliver(world: World, uri: str) -> int:
     """How many records still wait."""
-    return sync(world.journal, uri, "rsprune", world.root).n_pending
+    return sync(world.run_log, uri, "rsprune", world.root).n_pending
 
 
 def _champion(client: Any) -> str:

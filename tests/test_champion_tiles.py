@@ -11,7 +11,7 @@ from rsprune_dagster.lineage import champion
 from rsprune_dagster.lineage.champion import training_tiles
 from rsprune_dagster.lineage.find import find_one
 from rsprune_dagster.resources.champion import Verdict, subset_of
-from rsprune_dagster.resources.journal import Record, this_process
+from rsprune_dagster.resources.run_log import Record, this_process
 
 CHECKPOINT = "ab" * 16 + ".dir"
 
@@ -33,8 +33,8 @@ def crown(world: World) -> str:
     made = Record("run-train", "diffusion_checkpoint", "FINISHED", 1_700_000_500.0, this_process())
     made = replace(made, ended_at=1_700_000_501.0, inputs={"pruned_subset": subset}, data_version=CHECKPOINT)
     verdict = asdict(Verdict(CHECKPOINT, CHECKPOINT, "", "it becomes the champion as the first that was evaluated"))
-    world.journal.write(made)
-    world.journal.write(replace(made, run_id="run-judge", asset="evaluation_metrics", inputs={}, verdict=verdict))
+    world.run_log.write(made)
+    world.run_log.write(replace(made, run_id="run-judge", asset="evaluation_metrics", inputs={}, verdict=verdict))
     return subset
 
 
@@ -42,7 +42,7 @@ def test_the_champion_has_a_name_and_its_tiles_are_those_it_was_trained_on(world
     subset = crown(world)
     assert find_one(world.history(), "champion").data_version == CHECKPOINT
     found = training_tiles(world.history())
-    assert found.subset == subset == subset_of(world.journal, CHECKPOINT)
+    assert found.subset == subset == subset_of(world.run_log, CHECKPOINT)
     assert found.path.is_relative_to(world.assets)
     assert found.best(2) == [(1, "a/00", "sea"), (2, "a/01", "city")]
 

@@ -16,9 +16,9 @@ from prune_runs import Outcome
 from rsprune_dagster.pruning.checks import clusters, corpus, coverage, subset, vectors
 from rsprune_dagster.pruning.checks.verdict import Verdict
 from rsprune_dagster.pruning.vectors import HALF, open_vectors
+from rsprune_dagster.resources.asset_history import KEPT_BY_SCENE, STRATA, AssetHistory
 from rsprune_dagster.resources.asset_store import AssetStore
-from rsprune_dagster.resources.journal import Journal, Record
-from rsprune_dagster.resources.past import KEPT_BY_SCENE, STRATA, Past
+from rsprune_dagster.resources.run_log import Record, RunLog
 
 TOLERANCE = 0.002
 LOOSELY = {"promote_options": "permissive"}
@@ -381,17 +381,17 @@ def test_the_last_subset_is_compared_where_its_scenes_are_the_same_ones(
     strata: str, before: dict[str, int], tmp_path: Path
 ) -> None:
     facts = {KEPT_BY_SCENE: {"cluster 0": 9}, STRATA: "abc"}
-    past = Past(Journal(tmp_path / "journal"), AssetStore(tmp_path / "assets", tmp_path / "cache"), None)
-    past.journal.write(Record("run", "pruned_subset", "FINISHED", 1.0, "", data_version="old", facts=facts))
-    assert past.scenes_of_last_subset(strata) == before
+    history = AssetHistory(RunLog(tmp_path / "run_log"), AssetStore(tmp_path / "assets", tmp_path / "cache"), None)
+    history.run_log.write(Record("run", "pruned_subset", "FINISHED", 1.0, "", data_version="old", facts=facts))
+    assert history.scenes_of_last_subset(strata) == before
 
 
 def test_a_record_that_does_not_say_what_its_scenes_are_has_those_of_the_reference(tmp_path: Path) -> None:
-    past = Past(Journal(tmp_path / "journal"), AssetStore(tmp_path / "assets", tmp_path / "cache"), None)
+    history = AssetHistory(RunLog(tmp_path / "run_log"), AssetStore(tmp_path / "assets", tmp_path / "cache"), None)
     record = Record("run", "pruned_subset", "FINISHED", 1.0, "", data_version="old", facts={KEPT_BY_SCENE: BEFORE})
-    past.journal.write(record)
-    assert past.scenes_of_last_subset("scenes") == BEFORE
-    assert past.scenes_of_last_subset("abc") == {}
+    history.run_log.write(record)
+    assert history.scenes_of_last_subset("scenes") == BEFORE
+    assert history.scenes_of_last_subset("abc") == {}
 
 
 def test_an_old_subset_and_one_made_from_other_versions_are_stale() -> None:

@@ -15,7 +15,7 @@ from prune_runs import PLAN
 from test_refresh import chat
 
 from rsprune_dagster.corpus.synthetic import SyntheticPlan, write_corpus
-from rsprune_dagster.resources.journal import Journal
+from rsprune_dagster.resources.run_log import RunLog
 
 pytestmark = pytest.mark.slow
 
@@ -160,7 +160,7 @@ class TestSensors:
             screenshot(page, "run-stopped")
         started = {
             record.asset
-            for record in Journal(project / ".state" / "lineage").records()
+            for record in RunLog(project / ".state" / "lineage").records()
             if record.run_id == runs[0]["runId"]
         }
         assert "raw_corpus" in started and "entropy_scores" not in started

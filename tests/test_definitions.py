@@ -19,7 +19,7 @@ from rsprune_dagster.automation.jobs import JOBS
 from rsprune_dagster.definitions import build_defs, defs
 from rsprune_dagster.params import load
 from rsprune_dagster.resources.content import tree_of
-from rsprune_dagster.resources.lineage import folder_lineage
+from rsprune_dagster.resources.run_recorder import folder_recorder
 
 DEPENDENCIES = {
     "raw_corpus": set(),
@@ -201,5 +201,5 @@ def _check(name: str, recorded: dg.AssetMaterialization, folder: Path) -> None:
 
 def _pipeline(made: Path, work: Path) -> dg.Definitions:
     params = settings(made / "corpus", made / "reference")
-    lineage = folder_lineage(work, params.tracking)
-    return build_defs(params, root=work / "assets", cache_root=work / "cache", lineage=lineage)
+    recorder = folder_recorder(work, params.tracking)
+    return build_defs(params, root=work / "assets", cache_root=work / "cache", recorder=recorder)

@@ -93,7 +93,7 @@ def code_of(name: str) -> set[str]:
 def recorded_params(name: str) -> set[str]:
     """What the asset tells the lineage to record: whole sections, of `compute` the seed, of `automation` the switch."""
     found = re.search(
-        r"(?:materialization\(\s*context,\s*assets,\s*|recorded: dict\[str, Any\] = )\{(.*?)\}",
+        r"(?:record_asset\(\s*context,\s*assets,\s*|recorded: dict\[str, Any\] = )\{(.*?)\}",
         _source(name),
         re.DOTALL,
     )

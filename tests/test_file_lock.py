@@ -14,7 +14,7 @@ from rsprune_dagster.automation.run import materialize
 from rsprune_dagster.errors import RunError
 from rsprune_dagster.resources import file_lock
 from rsprune_dagster.resources.file_lock import held
-from rsprune_dagster.resources.lineage import folder_lineage
+from rsprune_dagster.resources.run_recorder import folder_recorder
 
 HOLD = """
 import sys, time
@@ -50,7 +50,7 @@ def test_a_second_command_says_that_it_waits_and_goes_on_when_the_first_is_kille
         with pytest.raises(RunError, match="reached"):
             params = settings(tmp_path, None)
             places = {"root": tmp_path / "assets", "cache_root": tmp_path / "cache"}
-            materialize([], params, **places, lineage=folder_lineage(tmp_path, params.tracking), warn=say)
+            materialize([], params, **places, recorder=folder_recorder(tmp_path, params.tracking), warn=say)
     assert said == [f"another process holds {tmp_path / 'lock'}, as it makes assets there: waiting for it"]
 
 

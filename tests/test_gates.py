@@ -30,7 +30,7 @@ from rsprune_dagster.evaluation.leakage import Leak
 from rsprune_dagster.evaluation.protocol import Protocol, Score
 from rsprune_dagster.evaluation.written import Sampled, write_evaluation
 from rsprune_dagster.params import Params
-from rsprune_dagster.resources.lineage import folder_lineage
+from rsprune_dagster.resources.run_recorder import folder_recorder
 
 MARGIN = 0.1
 NETWORK = FeatureNetwork("averages", "ab" * 32, "none", 16, 48, lambda images: images)
@@ -63,7 +63,7 @@ def run(params: Params, work: Path, *assets: str) -> list[str]:
         params,
         root=work / "assets",
         cache_root=work / "cache",
-        lineage=folder_lineage(work, params.tracking),
+        recorder=folder_recorder(work, params.tracking),
         assets=assets,
         warn=said.append,
     )

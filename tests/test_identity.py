@@ -37,9 +37,9 @@ from rsprune_dagster.assets import build_pruning_assets
 from rsprune_dagster.automation.run import project_home
 from rsprune_dagster.params import load
 from rsprune_dagster.resources.content import tree_of
-from rsprune_dagster.resources.lineage import Lineage
 from rsprune_dagster.resources.mlflow_runs import connect
 from rsprune_dagster.resources.mlflow_sync import VIEW
+from rsprune_dagster.resources.run_recorder import RunRecorder
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("dvc")]
 
@@ -69,8 +69,8 @@ class World:
         return (project or self.project).run_dvc(*arguments, **_environment(self.mlflow))
 
     def wait_for_delivery(self, run_id: str) -> None:
-        lineage = Lineage(journal=str(self.project.journal.root), tracking_uri=self.mlflow)
-        assert lineage.pending_in_mlflow(run_id, timeout_s=DELIVERY_S) == ""
+        recorder = RunRecorder(run_log=str(self.project.run_log.root), tracking_uri=self.mlflow)
+        assert recorder.pending_in_mlflow(run_id, timeout_s=DELIVERY_S) == ""
 
     def mlflow_runs(self) -> list[Any]:
         experiment = connect(self.mlflow, "rsprune")
@@ -162,7 +162,7 @@ def test_a_dagster_run_is_one_finished_parent_with_a_child_an_asset(world: World
     assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
     _eventually(lambda: {run.info.status for run in world.mlflow_runs()} == {"FINISHED"})
     subset = children["pruned_subset"].data
-    record = world.project.journal.read(first, "pruned_subset")
+    record = world.project.run_log.read(first, "pruned_subset")
     assert record is not None
     start = world.project.run("git", "rev-parse", "HEAD~1").strip()
     assert subset.tags["rsprune.git_commit"] == record.git_commit == start
@@ -331,8 +331,8 @@ def _check_diff(world: World) -> None:
 
 
 def _check_fresh(world: World, fresh: Project, hashes: dict[str, str]) -> None:
-    """Without a journal the chain is read from MLflow and git."""
-    assert not fresh.journal.records()
+    """Without a run log the chain is read from MLflow and git."""
+    assert not fresh.run_log.records()
     told = world.rsprune("lineage", *LAST, project=fresh)
     world.leave("lineage_in_a_fresh_clone", told)
     assert all(digest in told for digest in hashes.values())

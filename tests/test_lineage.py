@@ -26,7 +26,7 @@ from rsprune_dagster.lineage.verify import verify
 from rsprune_dagster.lineage.version_history import Version, VersionHistory
 from rsprune_dagster.resources.asset_store import AssetStore
 from rsprune_dagster.resources.content import tree_of
-from rsprune_dagster.resources.journal import Journal, Record, this_process
+from rsprune_dagster.resources.run_log import Record, RunLog, this_process
 
 SUBSET = "pruned_subset"
 
@@ -87,7 +87,7 @@ def holds_together(world: World) -> bool:
 # --- the chain
 
 
-@pytest.mark.parametrize("forgotten", [False, True], ids=["journal", "git alone"])
+@pytest.mark.parametrize("forgotten", [False, True], ids=["run_log", "git alone"])
 def test_every_chain_ends_at_the_corpus_and_the_reference(world: World, forgotten: bool) -> None:
     expected = {(asset, hashed) for asset, hashed in world.present().items()}
     if forgotten:
@@ -130,10 +130,10 @@ def test_a_folder_that_was_changed_since_is_told_by_what_it_still_holds(world: W
 
 def test_a_name_of_two_runs_asks_for_more(world: World) -> None:
     history = world.history()
-    (world.journal.root / "records").joinpath("run-second-pruned_subset").rename(world.root / "aside")
+    (world.run_log.root / "records").joinpath("run-second-pruned_subset").rename(world.root / "aside")
     with pytest.raises(UsageError, match="is a run that made"):
         find_one(history, "run-first")
-    another = Journal(world.journal.root)
+    another = RunLog(world.run_log.root)
     another.write(Record("run-firstly", SUBSET, "FINISHED", 1.0, "x", data_version="ab" * 16 + ".dir"))
     with pytest.raises(UsageError, match="beginning of 2 runs"):
         find(world.history(), "run-first")
@@ -180,7 +180,7 @@ def test_it_is_readable_and_tells_what_departs(world: World, rsprune: Command) -
 
 
 def test_a_failed_run_is_told_without_a_version(world: World, rsprune: Command) -> None:
-    world.journal.write(Record("run-broken", "entropy_scores", "FAILED", 5.0, "x", message="the disk is full"))
+    world.run_log.write(Record("run-broken", "entropy_scores", "FAILED", 5.0, "x", message="the disk is full"))
     told = rsprune("lineage", "run-broken").out
     assert "the disk is full" in told and "failed" in told
 
@@ -203,12 +203,12 @@ def test_commits_hold_what_they_held(world: World) -> None:
 def told_elsewhere(world: World, ask: object) -> VersionHistory:
     places = Places.of_project(world.root)
     return VersionHistory.load(
-        Places(places.assets, places.journal, places.project, places.cache, elsewhere=Elsewhere(ask))  # type: ignore[arg-type]
+        Places(places.assets, places.run_log, places.project, places.cache, elsewhere=Elsewhere(ask))  # type: ignore[arg-type]
     )
 
 
-def test_what_the_journal_lacks_is_asked_for_elsewhere(world: World) -> None:
-    records = world.journal.records()
+def test_what_the_run_log_lacks_is_asked_for_elsewhere(world: World) -> None:
+    records = world.run_log.records()
     world.forget()
     shutil.rmtree(world.root / ".git")
     (world.root / "dvc.lock").unlink()
@@ -242,7 +242,7 @@ def test_a_store_that_is_down_is_asked_once(world: World) -> None:
     assert not any(verdict.problems for verdict in verify(history))
 
 
-def test_mlflow_that_lacks_what_the_journal_has_is_named(world: World) -> None:
+def test_mlflow_that_lacks_what_the_run_log_has_is_named(world: World) -> None:
     history = told_elsewhere(world, lambda **_: [])
     assert all("MLflow has no record" in " ".join(verdict.problems) for verdict in verify(history))
 
@@ -352,7 +352,7 @@ def test_twice_is_once(world: World, rsprune: Command) -> None:
     assert (world.root / "dvc.lock").stat().st_ino == lock
 
 
-@pytest.mark.parametrize("forgotten", [False, True], ids=["journal", "git alone"])
+@pytest.mark.parametrize("forgotten", [False, True], ids=["run_log", "git alone"])
 def test_what_it_was_made_from_comes_with_it(world: World, forgotten: bool) -> None:
     old = world.present()
     world.materialize("run-third", tiles="b")
@@ -418,10 +418,10 @@ def test_killed_anywhere_a_rerun_completes_it(
 def test_a_run_at_work_is_not_disturbed(world: World, rsprune: Command) -> None:
     then = subset_then(world)
     running = Record("run-now", "raw_corpus", "RUNNING", 5.0, this_process())
-    world.journal.write(running)
+    world.run_log.write(running)
     ended = rsprune("restore", then)
     assert ended.code == 1 and "run-now is making raw_corpus" in ended.err
-    world.journal.write(replace(running, process="gone:1:1"))
+    world.run_log.write(replace(running, process="gone:1:1"))
     assert "keep_fraction 0.5 (there 0.25)" in rsprune("restore", then).out
 
 
@@ -521,7 +521,7 @@ def test_diff_of_two_prunes(world: World, rsprune: Command, tmp_path: Path) -> N
         shutil.copytree(world.assets, work / "assets")
         shutil.rmtree(work / "assets" / SUBSET)
         rsprune("restore", f"{SUBSET}@{run}", "--to", work / "assets" / SUBSET)
-        shutil.copytree(world.journal.root, work / "lineage")
+        shutil.copytree(world.run_log.root, work / "lineage")
     told = rsprune("diff", tmp_path / "one", tmp_path / "two").out
     assert "selection.keep_fraction  0.5  0.25" in told and "5 left" in told
     chain = json.loads(rsprune("lineage", SUBSET, "--json", "--out", tmp_path / "one").out)
@@ -574,9 +574,9 @@ def test_a_fresh_clone_hears_the_rest_from_mlflow(
 
     uri = f"sqlite:///{tmp_path / 'mlflow' / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert sync(world.journal, uri, "rsprune").n_pending == 0
+    assert sync(world.run_log, uri, "rsprune").n_pending == 0
     assert rsprune("lineage", "--verify").code == 0
-    [link] = [run_link(world.journal, r) for r in world.journal.records() if r.name == f"run-second-{SUBSET}"]
+    [link] = [run_link(world.run_log, r) for r in world.run_log.records() if r.name == f"run-second-{SUBSET}"]
     assert link in " ".join(rsprune("lineage", SUBSET).out.split())
     world.forget()
     told = rsprune("lineage", SUBSET).out

@@ -24,9 +24,9 @@ import pytest
 from servers import free_port, mlflow_server, postgres, s3_environment, s3_keys, s3_server
 
 from rsprune_dagster.resources import mlflow_sync
-from rsprune_dagster.resources.journal import Journal, Record, Status, is_alive, this_process
 from rsprune_dagster.resources.mlflow_runs import Experiment, connect, public, records_in
 from rsprune_dagster.resources.mlflow_sync import NOTE, last_sync, run_link, search_link, start_sync, wait_for_sync
+from rsprune_dagster.resources.run_log import Record, RunLog, Status, is_alive, this_process
 
 EXPERIMENT = "rsprune"
 WAIT_S = 600
@@ -36,13 +36,13 @@ TABLES = ("runs", "params", "metrics", "latest_metrics", "tags", "datasets", "in
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "journal")
+def run_log(tmp_path: Path) -> RunLog:
+    return RunLog(tmp_path / "run_log")
 
 
-def sync(journal: Journal, uri: str) -> tuple[int, str]:
+def sync(run_log: RunLog, uri: str) -> tuple[int, str]:
     """How many records are pending after a sync in this process, and why."""
-    result = mlflow_sync.sync(journal, uri, EXPERIMENT)
+    result = mlflow_sync.sync(run_log, uri, EXPERIMENT)
     return result.n_pending, result.error
 
 
@@ -117,20 +117,20 @@ def _contents(uri: str) -> dict[str, list[Any]]:
         return {table: sorted(map(repr, store.execute(f"SELECT * FROM {table}"))) for table in TABLES}
 
 
-def _forget(journal: Journal) -> None:
+def _forget(run_log: RunLog) -> None:
     """As if the syncs had been killed before they noted anything."""
-    for note in journal.root.glob(f"records/*/{NOTE}"):
+    for note in run_log.root.glob(f"records/*/{NOTE}"):
         note.unlink()
 
 
 # ---- what arrives
 
 
-def test_a_record_arrives_whole(journal: Journal, uri: str, tmp_path: Path) -> None:
+def test_a_record_arrives_whole(run_log: RunLog, uri: str, tmp_path: Path) -> None:
     record = _record(versioned=False, versioned_note="corpus.path departs", departures={"corpus.path": "data"})
-    journal.write(record)
-    journal.add_picture(record, "kept by scene", "| scene | kept |\n|---|---|\n")
-    assert sync(journal, uri) == DONE
+    run_log.write(record)
+    run_log.add_picture(record, "kept by scene", "| scene | kept |\n|---|---|\n")
+    assert sync(run_log, uri) == DONE
     child, parent = _children(uri)[record.name], _parents(uri)[record.run_id]
     assert (child.info.run_name, parent.info.run_name) == (record.asset, record.run_id[:8])
     assert child.data.params == {
@@ -151,10 +151,10 @@ def test_a_record_arrives_whole(journal: Journal, uri: str, tmp_path: Path) -> N
     assert (artifacts / "pictures" / "kept_by_scene.md").is_file()
 
 
-def test_the_digest_of_each_dataset_is_the_data_version(journal: Journal, uri: str) -> None:
+def test_the_digest_of_each_dataset_is_the_data_version(run_log: RunLog, uri: str) -> None:
     record = _record()
-    journal.write(record)
-    sync(journal, uri)
+    run_log.write(record)
+    sync(run_log, uri)
     datasets = {}
     for item in _children(uri)[record.name].inputs.dataset_inputs:
         (context,) = (tag.value for tag in item.tags if tag.key == "mlflow.data.context")
@@ -168,13 +168,13 @@ def test_the_digest_of_each_dataset_is_the_data_version(journal: Journal, uri: s
     assert json.loads(datasets["embeddings", "output"].source)["path"] == "assets/embeddings"
 
 
-def test_records_are_read_back_equal_by_run_hash_and_asset(journal: Journal, uri: str) -> None:
+def test_records_are_read_back_equal_by_run_hash_and_asset(run_log: RunLog, uri: str) -> None:
     one = _record("raw_corpus", data_version="d" * 32 + ".dir")
     two = _record("embeddings", one.run_id, started_at=one.started_at + 1)
     other = _record("embeddings", started_at=one.started_at + 2, status="FAILED", data_version="", message="no disk")
     for record in (one, two, other):
-        journal.write(record)
-    sync(journal, uri)
+        run_log.write(record)
+    sync(run_log, uri)
     assert records_in(uri, EXPERIMENT) == [one, two, other]
     assert records_in(uri, EXPERIMENT, run_id=one.run_id) == records_in(uri, EXPERIMENT, run_id=one.run_id[:8])
     assert records_in(uri, EXPERIMENT, run_id=one.run_id) == [one, two]
@@ -182,26 +182,26 @@ def test_records_are_read_back_equal_by_run_hash_and_asset(journal: Journal, uri
     assert records_in(uri, EXPERIMENT, asset="embeddings") == [two, other]
 
 
-def test_what_mlflow_cannot_hold_is_cut_or_named_not_refused(journal: Journal, uri: str) -> None:
+def test_what_mlflow_cannot_hold_is_cut_or_named_not_refused(run_log: RunLog, uri: str) -> None:
     long = "x" * 20_000
     metrics = {"fine": 1.0, "none": float("nan"), "endless": float("inf"), "kept (sea, lake)": 2.0}
     record = _record(params={"corpus.paths": long}, message=long, metrics=metrics)
-    journal.write(record)
-    assert sync(journal, uri) == DONE
+    run_log.write(record)
+    assert sync(run_log, uri) == DONE
     child = _children(uri)[record.name]
     assert child.data.params["corpus.paths"].endswith("cut from 20000 characters; whole in lineage/record.json")
     assert child.data.metrics == {"fine": 1.0, "kept _sea_ lake_": 2.0}
     assert child.data.tags["rsprune.metrics_skipped"] == "none, endless"
 
 
-def test_a_retry_goes_on_with_its_run(journal: Journal, uri: str) -> None:
+def test_a_retry_goes_on_with_its_run(run_log: RunLog, uri: str) -> None:
     running = _record(status="RUNNING", data_version="", metrics={})
     failed = replace(running, status="FAILED", ended_at=time.time(), message="no disk")
     again = replace(running, attempt=2, params={**running.params, "embedding.batch_size": 32})
     done = replace(again, status="FINISHED", ended_at=time.time() + 5, data_version="e" * 32 + ".dir")
     for record in (running, failed, again, done):
-        journal.write(record)
-        assert sync(journal, uri) == DONE
+        run_log.write(record)
+        assert sync(run_log, uri) == DONE
         assert _children(uri)[record.name].info.status == _parents(uri)[record.run_id].info.status == record.status
     tags = _children(uri)[done.name].data.tags
     assert (tags["rsprune.attempt"], tags["rsprune.message"]) == ("2", "")
@@ -218,39 +218,39 @@ def test_a_retry_goes_on_with_its_run(journal: Journal, uri: str) -> None:
     ],
 )
 def test_a_run_ends_as_badly_as_the_worst_of_its_assets(
-    journal: Journal, uri: str, statuses: list[Status], expected: str
+    run_log: RunLog, uri: str, statuses: list[Status], expected: str
 ) -> None:
     run_id = str(uuid.uuid4())
     for number, status in enumerate(statuses):
-        journal.write(_record(f"asset_{number}", run_id, status))
-    sync(journal, uri)
+        run_log.write(_record(f"asset_{number}", run_id, status))
+    sync(run_log, uri)
     assert [child.info.status for _, child in sorted(_children(uri).items())] == statuses
     assert _parents(uri)[run_id].info.status == expected
 
 
-def test_a_record_whose_process_died_is_killed_and_a_later_asset_reopens_the_run(journal: Journal, uri: str) -> None:
+def test_a_record_whose_process_died_is_killed_and_a_later_asset_reopens_the_run(run_log: RunLog, uri: str) -> None:
     dead = _record("raw_corpus", status="RUNNING", process=GONE)
-    journal.write(dead)
-    sync(journal, uri)
+    run_log.write(dead)
+    sync(run_log, uri)
     assert _children(uri)[dead.name].info.status == _parents(uri)[dead.run_id].info.status == "KILLED"
     later = _record("embeddings", dead.run_id, "RUNNING")
-    journal.write(later)
-    sync(journal, uri)
+    run_log.write(later)
+    sync(run_log, uri)
     assert _parents(uri)[dead.run_id].info.status == "RUNNING"
 
 
 # ---- once
 
 
-def test_delivered_again_nothing_changes(journal: Journal, uri: str) -> None:
+def test_delivered_again_nothing_changes(run_log: RunLog, uri: str) -> None:
     run_id = str(uuid.uuid4())
     for asset in ("raw_corpus", "embeddings"):
-        journal.write(_record(asset, run_id))
-    sync(journal, uri)
+        run_log.write(_record(asset, run_id))
+    sync(run_log, uri)
     before = _contents(uri)
-    assert sync(journal, uri) == DONE
-    _forget(journal)
-    assert sync(journal, uri) == DONE
+    assert sync(run_log, uri) == DONE
+    _forget(run_log)
+    assert sync(run_log, uri) == DONE
     assert _contents(uri) == before
 
 
@@ -266,16 +266,16 @@ def test_cut_off_at_every_call_of_mlflow_the_next_delivery_completes_it(
         folder = tmp_path / str(n_calls)
         folder.mkdir()
         shutil.copy(empty_store, folder / "mlflow.db")
-        uri, journal = f"sqlite:///{folder / 'mlflow.db'}", Journal(folder / "journal")
+        uri, run_log = f"sqlite:///{folder / 'mlflow.db'}", RunLog(folder / "run_log")
         for record in records:
-            journal.write(record)
+            run_log.write(record)
         with monkeypatch.context() as patched:
             patched.setattr(mlflow_sync, "connect", lambda *to, n=n_calls: _cut_off(connect(*to), n, is_done))
             try:
-                sync(journal, uri)
+                sync(run_log, uri)
             except KeyboardInterrupt:
                 n_cuts += 1
-        assert sync(journal, uri) == DONE
+        assert sync(run_log, uri) == DONE
         _check_complete(uri, records)
         if n_cuts <= n_calls:
             break
@@ -303,36 +303,36 @@ def _cut_off(experiment: Experiment, n_calls: int, is_done: bool) -> Experiment:
     return replace(experiment, client=Client())  # type: ignore[arg-type]
 
 
-def test_a_run_that_was_deleted_in_mlflow_is_made_anew_when_its_record_changes(journal: Journal, uri: str) -> None:
+def test_a_run_that_was_deleted_in_mlflow_is_made_anew_when_its_record_changes(run_log: RunLog, uri: str) -> None:
     record = _record()
-    journal.write(record)
-    sync(journal, uri)
+    run_log.write(record)
+    sync(run_log, uri)
     for run in _runs(uri):
         connect(uri, EXPERIMENT).client.delete_run(run.info.run_id)
-    assert sync(journal, uri) == DONE
+    assert sync(run_log, uri) == DONE
     changed = replace(record, message="settled")
-    journal.write(changed)
-    assert sync(journal, uri) == DONE
+    run_log.write(changed)
+    assert sync(run_log, uri) == DONE
     assert _children(uri)[changed.name].data.tags["rsprune.message"] == "settled"
 
 
 def test_a_store_that_was_wiped_or_replaced_gets_all_records_again(
-    journal: Journal, uri: str, tmp_path: Path, empty_store: Path
+    run_log: RunLog, uri: str, tmp_path: Path, empty_store: Path
 ) -> None:
     records = [_record("raw_corpus"), _record("embeddings")]
-    journal.write(records[0])
-    sync(journal, uri)
+    run_log.write(records[0])
+    sync(run_log, uri)
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
         for table in (*TABLES, "experiments"):
             store.execute(f"DELETE FROM {table}")
         store.commit()
-    journal.write(records[1])
-    assert sync(journal, uri) == DONE
+    run_log.write(records[1])
+    assert sync(run_log, uri) == DONE
     _check_complete(uri, records)
     (tmp_path / "other").mkdir()
     shutil.copy(empty_store, tmp_path / "other" / "mlflow.db")
     other = f"sqlite:///{tmp_path / 'other' / 'mlflow.db'}"
-    assert sync(journal, other) == DONE
+    assert sync(run_log, other) == DONE
     _check_complete(other, records)
 
 
@@ -340,25 +340,25 @@ def test_a_store_that_was_wiped_or_replaced_gets_all_records_again(
 
 
 def test_a_server_that_is_down_or_silent_or_no_mlflow_is_one_sentence_and_the_records_wait(
-    journal: Journal, uri: str, monkeypatch: pytest.MonkeyPatch
+    run_log: RunLog, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     record = _record()
-    journal.write(record)
+    run_log.write(record)
     with socket.create_server(("127.0.0.1", 0)) as silent, garbage_server() as garbage:
         reasons = {free_port(): "nothing listens there", silent.getsockname()[1]: "no answer", garbage: ""}
         for port, reason in reasons.items():
             address = f"http://me:secret@127.0.0.1:{port}"
-            n_pending, error = sync(journal, address)
+            n_pending, error = sync(run_log, address)
             assert n_pending == 1
             assert error.startswith(f"MLflow at http://127.0.0.1:{port} did not take the records: {reason}")
             assert "\n" not in error and len(error) < 400
             # it was tried: no minute passes
-            waited = wait_for_sync(journal, address, EXPERIMENT, record.run_id, timeout_s=60)
+            waited = wait_for_sync(run_log, address, EXPERIMENT, record.run_id, timeout_s=60)
             assert (waited.n_pending, waited.error) == (1, error)
-    assert run_link(journal, record) == ""
-    assert sync(journal, uri) == DONE
-    assert last_sync(journal).error == ""
+    assert run_link(run_log, record) == ""
+    assert sync(run_log, uri) == DONE
+    assert last_sync(run_log).error == ""
 
 
 @contextmanager
@@ -382,37 +382,37 @@ def garbage_server() -> Iterator[int]:
         thread.join()
 
 
-def test_an_artifact_store_that_is_down_gets_the_files_later(journal: Journal, uri: str, tmp_path: Path) -> None:
+def test_an_artifact_store_that_is_down_gets_the_files_later(run_log: RunLog, uri: str, tmp_path: Path) -> None:
     records = [_record("raw_corpus"), _record("embeddings")]
     for record in records:
-        journal.write(record)
+        run_log.write(record)
     (tmp_path / "mlartifacts").write_text("a file where a folder should be")
-    n_pending, error = sync(journal, uri)
+    n_pending, error = sync(run_log, uri)
     assert n_pending == 2
     assert "not their files" in error
     assert {child.info.status for child in _children(uri).values()} == {"FINISHED"}
-    assert all(run_link(journal, record) for record in records)
+    assert all(run_link(run_log, record) for record in records)
     assert records_in(uri, EXPERIMENT) == []
     (tmp_path / "mlartifacts").unlink()
-    assert sync(journal, uri) == DONE
+    assert sync(run_log, uri) == DONE
     _check_complete(uri, records)
 
 
-def test_a_record_that_mlflow_refuses_holds_up_no_other(journal: Journal, uri: str) -> None:
+def test_a_record_that_mlflow_refuses_holds_up_no_other(run_log: RunLog, uri: str) -> None:
     refused = _record("raw_corpus", metrics={"a//b": 1.0})
     fine = _record("embeddings")
     for record in (refused, fine):
-        journal.write(record)
-    n_pending, error = sync(journal, uri)
+        run_log.write(record)
+    n_pending, error = sync(run_log, uri)
     assert n_pending == 1
     assert f"MLflow refused the record {refused.name}" in error
     assert _children(uri)[fine.name].info.status == "FINISHED"
 
 
 @pytest.mark.parametrize("address", ["mlflow.db", "file:///tmp/mlruns", "postgresql://me:secret@host/db"])
-def test_an_address_of_another_kind_is_said_with_what_to_give(journal: Journal, address: str) -> None:
-    journal.write(_record())
-    _, error = sync(journal, address)
+def test_an_address_of_another_kind_is_said_with_what_to_give(run_log: RunLog, address: str) -> None:
+    run_log.write(_record())
+    _, error = sync(run_log, address)
     assert "sqlite:///" in error
     assert "http(s)://" in error
     assert "secret" not in error
@@ -422,48 +422,48 @@ def test_an_address_of_another_kind_is_said_with_what_to_give(journal: Journal, 
 
 
 def test_starting_a_sync_imports_no_mlflow_and_a_later_wait_sees_its_end(tmp_path: Path, uri: str) -> None:
-    journal, record = Journal(tmp_path / "journal"), _record()
-    journal.write(record)
+    run_log, record = RunLog(tmp_path / "run_log"), _record()
+    run_log.write(record)
     code = """
 import sys
 from pathlib import Path
 from rsprune_dagster.resources import mlflow_sync
-from rsprune_dagster.resources.journal import Journal
-mlflow_sync.start_sync(Journal(Path(sys.argv[1])), sys.argv[2], "rsprune")
+from rsprune_dagster.resources.run_log import RunLog
+mlflow_sync.start_sync(RunLog(Path(sys.argv[1])), sys.argv[2], "rsprune")
 assert "mlflow" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code, str(journal.root), uri], check=True)
-    assert _waited(journal, uri, record.run_id) == DONE
+    subprocess.run([sys.executable, "-c", code, str(run_log.root), uri], check=True)
+    assert _waited(run_log, uri, record.run_id) == DONE
     _check_complete(uri, [record])
-    assert (journal.root / "mlflow_sync.log").read_text() == ""  # MLflow has nothing to say
+    assert (run_log.root / "mlflow_sync.log").read_text() == ""  # MLflow has nothing to say
 
 
 @pytest.mark.slow
-def test_syncs_at_once_and_killed_at_random_moments_leave_one_run_per_record(journal: Journal, uri: str) -> None:
+def test_syncs_at_once_and_killed_at_random_moments_leave_one_run_per_record(run_log: RunLog, uri: str) -> None:
     rng = random.Random(0)
     for _ in range(4):
         run_id = str(uuid.uuid4())
         for number in range(4):
-            journal.write(_record(f"asset_{number}", run_id, "FINISHED" if number % 2 else "FAILED"))
-        command = [sys.executable, "-m", mlflow_sync.__name__, str(journal.root), uri, EXPERIMENT]
+            run_log.write(_record(f"asset_{number}", run_id, "FINISHED" if number % 2 else "FAILED"))
+        command = [sys.executable, "-m", mlflow_sync.__name__, str(run_log.root), uri, EXPERIMENT]
         processes = [subprocess.Popen(command) for _ in range(2)]
-        n_noted, until = len(_notes(journal)), time.monotonic() + WAIT_S
-        while len(_notes(journal)) <= n_noted and time.monotonic() < until:
+        n_noted, until = len(_notes(run_log)), time.monotonic() + WAIT_S
+        while len(_notes(run_log)) <= n_noted and time.monotonic() < until:
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.3))
         processes[0].kill()
         processes[1].wait()
         processes[0].wait()
-    assert sync(journal, uri) == DONE
-    _check_complete(uri, journal.records())
+    assert sync(run_log, uri) == DONE
+    _check_complete(uri, run_log.records())
 
 
-def _notes(journal: Journal) -> list[Path]:
-    return [*journal.root.glob(f"records/*/{NOTE}")]
+def _notes(run_log: RunLog) -> list[Path]:
+    return [*run_log.root.glob(f"records/*/{NOTE}")]
 
 
-def _waited(journal: Journal, uri: str, run_id: str) -> tuple[int, str]:
-    result = wait_for_sync(journal, uri, EXPERIMENT, run_id, timeout_s=WAIT_S)
+def _waited(run_log: RunLog, uri: str, run_id: str) -> tuple[int, str]:
+    result = wait_for_sync(run_log, uri, EXPERIMENT, run_id, timeout_s=WAIT_S)
     return result.n_pending, result.error
 
 
@@ -483,24 +483,24 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str,
 
 
 @pytest.mark.slow
-def test_what_a_server_that_is_down_missed_is_copied_once_it_is_up(journal: Journal, server: dict[str, Any]) -> None:
+def test_what_a_server_that_is_down_missed_is_copied_once_it_is_up(run_log: RunLog, server: dict[str, Any]) -> None:
     uri, records = f"http://127.0.0.1:{server['port']}", [_record("raw_corpus"), _record("embeddings")]
-    journal.write(records[0])
-    start_sync(journal, uri, EXPERIMENT)
-    n_pending, error = _waited(journal, uri, records[0].run_id)
+    run_log.write(records[0])
+    start_sync(run_log, uri, EXPERIMENT)
+    n_pending, error = _waited(run_log, uri, records[0].run_id)
     assert n_pending == 1 and "nothing listens there" in error
     with mlflow_server(**server):
-        journal.write(records[1])
-        start_sync(journal, uri, EXPERIMENT)
-        assert [_waited(journal, uri, record.run_id) for record in records] == [DONE, DONE]
+        run_log.write(records[1])
+        start_sync(run_log, uri, EXPERIMENT)
+        assert [_waited(run_log, uri, record.run_id) for record in records] == [DONE, DONE]
         _check_complete(uri, records)
-        _check_links(journal, uri)
+        _check_links(run_log, uri)
 
 
-def _check_links(journal: Journal, uri: str) -> None:
+def _check_links(run_log: RunLog, uri: str) -> None:
     """The server answers at each link, and knows the run and the experiment it names."""
-    for record in journal.records():
-        page, _, place = run_link(journal, record).partition("#")
+    for record in run_log.records():
+        page, _, place = run_link(run_log, record).partition("#")
         _, experiment_id, _, run_id = place.partition("?")[0].removeprefix("/").split("/")
         assert page == f"{uri}/"
         with urllib.request.urlopen(page, timeout=30) as answer:
@@ -513,23 +513,23 @@ def _check_links(journal: Journal, uri: str) -> None:
 
 
 def test_the_project_s_own_store_is_linked_to_where_make_mlflow_serves_it(empty_store: Path, tmp_path: Path) -> None:
-    journal, first, second = Journal(tmp_path / ".state" / "lineage"), _record(), _record()
+    run_log, first, second = RunLog(tmp_path / ".state" / "lineage"), _record(), _record()
     store = tmp_path / ".state" / "mlflow" / "mlflow.db"
     store.parent.mkdir(parents=True)
     shutil.copy(empty_store, store)
     uri = f"sqlite:///{store}"
-    assert search_link(journal, first, uri, EXPERIMENT) == "http://127.0.0.1:5000/#/experiments"
-    journal.write(first)
-    assert sync(journal, uri) == DONE
+    assert search_link(run_log, first, uri, EXPERIMENT) == "http://127.0.0.1:5000/#/experiments"
+    run_log.write(first)
+    assert sync(run_log, uri) == DONE
     child = _children(uri)[first.name].info
     runs = f"http://127.0.0.1:5000/#/experiments/{child.experiment_id}/runs"
-    assert run_link(journal, first) == f"{runs}/{child.run_id}?workflowType=machine_learning"
-    journal.write(second)
-    assert run_link(journal, second) == ""
-    link = search_link(journal, second, uri, EXPERIMENT)
+    assert run_link(run_log, first) == f"{runs}/{child.run_id}?workflowType=machine_learning"
+    run_log.write(second)
+    assert run_link(run_log, second) == ""
+    link = search_link(run_log, second, uri, EXPERIMENT)
     clause = parse_qs(link.partition("?")[2])["searchFilter"]
     assert link.startswith(f"{runs}?") and clause == [f"tags.`rsprune.record` = '{second.name}'"]
-    assert sync(journal, uri) == DONE
+    assert sync(run_log, uri) == DONE
     [found] = connect(uri, EXPERIMENT).client.search_runs([child.experiment_id], *clause)
     assert found.info.run_id == _children(uri)[second.name].info.run_id
     served = (Path(__file__).resolve().parents[1] / "Makefile").read_text()

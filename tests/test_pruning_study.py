@@ -19,7 +19,7 @@ from rsprune_dagster.errors import RunError, UsageError
 from rsprune_dagster.evaluation.study_results import read_results
 from rsprune_dagster.params import Params
 from rsprune_dagster.report.pictures import study_pictures
-from rsprune_dagster.resources.lineage import folder_lineage
+from rsprune_dagster.resources.run_recorder import folder_recorder
 
 ARMS = ("full", "rsprune-0.2")
 
@@ -52,7 +52,7 @@ class World:
             params,
             root=self.work / "pruned" / "assets",
             cache_root=self.work / "pruned" / "cache",
-            lineage=folder_lineage(self.work / "pruned", params.tracking),
+            recorder=folder_recorder(self.work / "pruned", params.tracking),
             assets=["pruning_study"],
             partition={"arm": arm, "seed": str(seed)},
         )
@@ -93,8 +93,8 @@ def test_each_partition_adds_its_run_and_keeps_the_others(world: World) -> None:
 
 def test_the_job_of_the_web_ui_adds_a_partition_to_the_asset_that_has_no_button_of_its_own(world: World) -> None:
     params, root = world.params(), world.work / "pruned" / "assets"
-    lineage = folder_lineage(world.work / "pruned", params.tracking)
-    defs = build_defs(params, root=root, cache_root=world.work / "pruned" / "cache", lineage=lineage)
+    recorder = folder_recorder(world.work / "pruned", params.tracking)
+    defs = build_defs(params, root=root, cache_root=world.work / "pruned" / "cache", recorder=recorder)
     graph = defs.resolve_asset_graph()
     told = {key.to_user_string() for key in graph.get_all_asset_keys() if not graph.get(key).is_executable}
     assert told == {"pruning_study"}

@@ -1,4 +1,4 @@
-"""How runs end, by Dagster's own executors: what journal, dvc.lock, Dagster and MLflow then say of them."""
+"""How runs end, by Dagster's own executors: what run log, dvc.lock, Dagster and MLflow then say of them."""
 
 import os
 import shutil
@@ -17,10 +17,10 @@ from tiny_project import ASSETS, SENTENCE, Tiny, tiny_project
 
 from rsprune_dagster.errors import RunError
 from rsprune_dagster.resources.content import tree_of
-from rsprune_dagster.resources.journal import DAMAGED, RECORD
-from rsprune_dagster.resources.lineage import Materialization
 from rsprune_dagster.resources.mlflow_runs import connect
 from rsprune_dagster.resources.mlflow_sync import sync, wait_for_sync
+from rsprune_dagster.resources.run_log import DAMAGED, RECORD
+from rsprune_dagster.resources.run_recorder import AssetRecorder
 
 DELIVERY_S = 600
 
@@ -110,7 +110,7 @@ def test_a_cancelled_run_is_killed(made: Tiny, uri: str, executor: str) -> None:
     made.plan(second="hang", salt="other")
     process = made.start(executor)
     run_id = made.wait_for("second", "RUNNING").run_id
-    assert sync(made.journal, uri, "rsprune").error == ""
+    assert sync(made.run_log, uri, "rsprune").error == ""
     assert _runs(uri)[run_id][0].info.status == "RUNNING"
     process.send_signal(signal.SIGINT)
     process.wait(timeout=DELIVERY_S)  # far less than it would hang
@@ -143,11 +143,11 @@ def test_killed_after_all_was_recorded_but_in_dagster_the_next_run_tells_dagster
     kill = (
         "import os, signal, sys; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\n"
-        "from rsprune_dagster.resources.lineage import Materialization\n"
+        "from rsprune_dagster.resources.run_recorder import AssetRecorder\n"
         "from tiny_project import Tiny\n"
         "def dies(made):\n"
         "    if made.asset == sys.argv[3]: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "Materialization.mlflow_link = dies\n"
+        "AssetRecorder.mlflow_link = dies\n"
         "Tiny(Path(sys.argv[2])).run()\n"
     )
     command = [sys.executable, "-c", kill, str(Path(__file__).parent), str(made.root), "second"]
@@ -197,14 +197,14 @@ def test_params_changed_while_an_asset_was_made_are_not_said_to_have_made_it(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """dvc.lock tells what the asset was made from, so that `dvc status` knows it for outdated."""
-    end_well = Materialization._written
+    finish = AssetRecorder._written
 
-    def written_late(made: Materialization, staging: Path) -> None:
+    def written_late(made: AssetRecorder, staging: Path) -> None:
         if made.asset == "second":
             _set_seed(tiny, 7)
-        end_well(made, staging)
+        finish(made, staging)
 
-    monkeypatch.setattr(Materialization, "_written", written_late)
+    monkeypatch.setattr(AssetRecorder, "_written", written_late)
     assert tiny.run().success
     locked = {name: tiny.dvc.lock()[name]["params"]["params.yaml"]["compute.seed"] for name in ASSETS}
     assert locked == {"first": 0, "second": 0, "third": 7}
@@ -230,11 +230,11 @@ def test_the_marks_of_a_merge_in_dvc_lock_are_one_line_and_nothing_is_written(ma
 def test_a_damaged_record_is_set_aside_and_said_once(
     made: Tiny, damage: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    records = made.journal.records()
-    path = made.journal.folder(records[0]) / RECORD
+    records = made.run_log.records()
+    path = made.run_log.folder(records[0]) / RECORD
     path.write_bytes(damage)
     caplog.clear()
-    assert made.journal.records() == made.journal.records() == records[1:]
+    assert made.run_log.records() == made.run_log.records() == records[1:]
     aside = path.with_name(RECORD + DAMAGED)
     assert [record.getMessage() for record in caplog.records] == [
         f"{path} was damaged and is set aside as {aside.name}: what it said of one materialization is lost"
@@ -315,7 +315,7 @@ Runs = dict[str, tuple[Any, dict[str, Any]]]
 
 def _delivered(tiny: Tiny, uri: str) -> Runs:
     """Deliver, and read back."""
-    assert sync(tiny.journal, uri, "rsprune").error == ""
+    assert sync(tiny.run_log, uri, "rsprune").error == ""
     runs = _runs(uri)
     _check_one_child_a_record(tiny, runs)
     return runs
@@ -338,12 +338,12 @@ def _runs(uri: str) -> Runs:
 
 
 def _check_one_child_a_record(tiny: Tiny, runs: Runs) -> None:
-    records = Counter(record.run_id for record in tiny.journal.records())
+    records = Counter(record.run_id for record in tiny.run_log.records())
     assert {run_id: len(children) for run_id, (_, children) in runs.items()} == records
 
 
 def _waited(tiny: Tiny, run_id: str) -> str:
     """Why MLflow does not have all of a run after the syncs that the run started; empty where it does."""
-    result = wait_for_sync(tiny.journal, tiny.uri, "rsprune", run_id, timeout_s=DELIVERY_S)
+    result = wait_for_sync(tiny.run_log, tiny.uri, "rsprune", run_id, timeout_s=DELIVERY_S)
     assert bool(result.n_pending) == bool(result.error)
     return result.error

@@ -25,7 +25,7 @@ from rsprune_dagster.automation.webhook import message, post
 from rsprune_dagster.corpus.glimpse import Glimpse, glimpse
 from rsprune_dagster.definitions import build_defs, defs
 from rsprune_dagster.errors import RunError, UsageError
-from rsprune_dagster.resources.lineage import folder_lineage
+from rsprune_dagster.resources.run_recorder import folder_recorder
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_a_cursor_of_another_form_is_the_first_look() -> None:
 def test_nothing_starts_unasked_and_one_setting_turns_all_of_it_on(tmp_path: Path) -> None:
     assert _statuses(defs) == {"STOPPED"}
     params = settings(tmp_path, None, automation={"enabled": True})
-    on = build_defs(params, root=tmp_path, cache_root=tmp_path, lineage=folder_lineage(tmp_path, params.tracking))
+    on = build_defs(params, root=tmp_path, cache_root=tmp_path, recorder=folder_recorder(tmp_path, params.tracking))
     assert _statuses(on) == {"RUNNING"}
 
 

@@ -29,7 +29,7 @@ from rsprune_dagster.report.folders import LATER, PRUNING
 from rsprune_dagster.report.formatting import count, counted, share, shortened, size
 from rsprune_dagster.report.origins import Origin, stale
 from rsprune_dagster.report.page import HTML, JSON, Report, make_report
-from rsprune_dagster.resources.journal import Journal
+from rsprune_dagster.resources.run_log import RunLog
 
 PARAMS = load(PROJECT / "params.yaml")
 MAX_PAGE_BYTES = 4_000_000
@@ -44,7 +44,7 @@ def recorded(commanded: Path) -> Outcome:
 
 @pytest.fixture(scope="module")
 def report(recorded: Outcome) -> Report:
-    return page_on(recorded.assets, origins_of(recorded.assets, Journal(recorded.work / "lineage"), PRUNING))
+    return page_on(recorded.assets, origins_of(recorded.assets, RunLog(recorded.work / "lineage"), PRUNING))
 
 
 def page_on(assets: Path, origins: list[Origin] | None = None, **changes: object) -> Report:
@@ -132,7 +132,7 @@ def test_the_page_says_in_words_what_it_shows_in_pictures(report: Report) -> Non
 
 
 def test_the_same_assets_give_the_same_page(recorded: Outcome, report: Report) -> None:
-    again = page_on(recorded.assets, origins_of(recorded.assets, Journal(recorded.work / "lineage"), PRUNING))
+    again = page_on(recorded.assets, origins_of(recorded.assets, RunLog(recorded.work / "lineage"), PRUNING))
     assert again.html == report.html and again.numbers == report.numbers
 
 

@@ -92,7 +92,7 @@ def pushed_files(project: Project) -> set[str]:
 
 def runs(project: Project) -> list[str]:
     """The assets that were made in this checkout."""
-    return [record.asset for record in project.journal.records()]
+    return [record.asset for record in project.run_log.records()]
 
 
 def test_a_changed_parameter_is_pruned_published_and_told_once(project: Project, tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_a_rehearsal_on_a_running_dagster_is_waited_for_and_judged(first: Projec
         done = reprune(asks, "--dagster", url, "--job", "prun")
         assert done.code == 2 and "has no job prun; it has" in done.said
     assert runs(asks) == []
-    records = server.journal.records()
+    records = server.run_log.records()
     last = {record.asset for record in records if record.run_id == records[-1].run_id}
     assert "raw_corpus" in last and last <= {"raw_corpus", "reference_scenes"}  # the gate stopped what follows
 

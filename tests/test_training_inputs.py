@@ -32,7 +32,7 @@ from rsprune_dagster.diffusion.state import states
 from rsprune_dagster.diffusion.tiles import tile_set
 from rsprune_dagster.diffusion.training import TrainingOptions, train
 from rsprune_dagster.errors import RunError, UsageError
-from rsprune_dagster.resources.lineage import folder_lineage
+from rsprune_dagster.resources.run_recorder import folder_recorder
 
 
 def test_tiles_of_other_sizes_bands_and_depths_train_together(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_missing_checkpoint_is_one_sentence(tmp_path: Path) -> None:
 def test_an_autoencoder_that_is_not_there_ends_a_run_before_it_begins(tmp_path: Path) -> None:
     small_tiles(tmp_path / "tiles")
     params = settings(tmp_path / "tiles", None, training={"autoencoder": str(tmp_path / "none")})
-    lineage = folder_lineage(tmp_path, params.tracking)
+    recorder = folder_recorder(tmp_path, params.tracking)
     with pytest.raises(UsageError, match=r"training\.autoencoder .*none has no config\.json"):
-        materialize(build_assets(params), params, root=tmp_path / "a", cache_root=tmp_path / "c", lineage=lineage)
+        materialize(build_assets(params), params, root=tmp_path / "a", cache_root=tmp_path / "c", recorder=recorder)
     assert not (tmp_path / "a").exists()

@@ -76,9 +76,9 @@ def test_an_older_commit_comes_back_without_recomputation(project: Project) -> N
     later = project.commit("other clusters")
     project.run("git", "checkout", "--quiet", "main~1")
     project.run_dvc("checkout")
-    runs = len(project.journal.records())
+    runs = len(project.run_log.records())
     assert "didn't change, skipping" in project.run_dvc("repro")
-    assert len(project.journal.records()) == runs
+    assert len(project.run_log.records()) == runs
     assert {name: tree_of(project.root / "assets" / name).digest for name in ASSETS} == old != new
     project.rsprune("materialize", "pruned_subset")  # Dagster, asked again
     assert dagster_versions(project)["pruned_subset"] == old["pruned_subset"]
@@ -95,7 +95,7 @@ def test_a_run_that_departs_from_params_is_kept_and_not_recorded(project: Projec
     said = project.rsprune("materialize", "pruned_subset", "--set", "selection.keep_fraction=0.3")
     assert "not in dvc.lock: this run departs from params.yaml in selection.keep_fraction" in said
     assert (project.root / "dvc.lock").read_bytes() == lock
-    record = project.journal.records()[-1]
+    record = project.run_log.records()[-1]
     assert (record.versioned, record.departures) == (False, {"selection.keep_fraction": 0.15})
     assert DvcCache.of(project.root).tree(record.data_version) is not None
     project.rsprune("materialize", "scene_clusters", "--set", "compute.seed=7")
@@ -126,14 +126,14 @@ def test_pushed_and_pulled_into_a_fresh_clone(project: Project, tmp_path: Path) 
     assert UP_TO_DATE in fresh.run_dvc("status")
     assert {name: tree_of(fresh.root / "assets" / name).digest for name in ASSETS} == project.versions()
     assert "didn't change, skipping" in fresh.run_dvc("repro")
-    assert fresh.journal.records() == []
+    assert fresh.run_log.records() == []
     project.run("git", "reset", "--quiet", "--hard", "HEAD~1")
 
 
 @pytest.mark.slow
 def test_an_experiment_sweeps_a_parameter(project: Project) -> None:
     project.run_dvc("exp", "run", "--name", "small", "--set-param", "selection.keep_fraction=0.05")
-    subset = [record for record in project.journal.records() if record.asset == "pruned_subset"][-1]
+    subset = [record for record in project.run_log.records() if record.asset == "pruned_subset"][-1]
     assert (subset.params["selection.keep_fraction"], subset.versioned) == (0.05, True)
     assert UP_TO_DATE in project.run_dvc("status")
     assert "small" in project.run_dvc("exp", "show", "--csv")
@@ -142,12 +142,12 @@ def test_an_experiment_sweeps_a_parameter(project: Project) -> None:
 @pytest.mark.slow
 def test_a_process_killed_before_it_recorded_is_settled_by_the_next_run(project: Project) -> None:
     project.change("selection", keep_fraction=0.2)
-    for moment in ("_record_in_dvc", "end_well", "_written"):
+    for moment in ("_record_in_dvc", "finish", "_written"):
         killed_at(project, moment)
-        unfinished = project.journal.records()[-1]
+        unfinished = project.run_log.records()[-1]
         assert unfinished.status == "RUNNING"
         project.rsprune("materialize", "reference_scenes")
-        settled = project.journal.read(unfinished.run_id, "pruned_subset")
+        settled = project.run_log.read(unfinished.run_id, "pruned_subset")
         assert settled is not None
         replaced = tree_of(project.root / "assets" / "pruned_subset").digest == unfinished.data_version
         assert settled.status == ("FINISHED" if replaced else "KILLED")
@@ -174,7 +174,7 @@ def test_two_runs_at_once_leave_a_consistent_state(project: Project) -> None:
     in_lock, in_dagster = project.versions(), dagster_versions(project)
     made = chain_of("pruned_subset") - {"raw_corpus", "reference_scenes"}
     assert {name: in_lock[name] for name in made} == {name: in_dagster[name] for name in made}
-    assert all(record.status == "FINISHED" for record in project.journal.records()[-5:])
+    assert all(record.status == "FINISHED" for record in project.run_log.records()[-5:])
 
 
 @pytest.mark.slow
@@ -226,11 +226,11 @@ def dagster_versions(project: Project) -> dict[str, str]:
 
 
 def killed_at(project: Project, moment: str) -> None:
-    """Materialize pruned_subset in a process that kills itself on entering a step of `Materialization`."""
+    """Materialize pruned_subset in a process that kills itself on entering a step of `AssetRecorder`."""
     script = (
         "import os, signal, sys\n"
-        "from rsprune_dagster.resources.lineage import Materialization\n"
-        f"setattr(Materialization, {moment!r}, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))\n"
+        "from rsprune_dagster.resources.run_recorder import AssetRecorder\n"
+        f"setattr(AssetRecorder, {moment!r}, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))\n"
         "from rsprune_dagster import cli\n"
         "sys.argv = ['rsprune', 'materialize', 'pruned_subset']\n"
         "cli.main()\n"

@@ -1,4 +1,4 @@
-"""A project of three tiny assets, with git, DVC and a journal, and Dagster runs of it, here or in other processes.
+"""A project of three tiny assets, with git, DVC and a run log, and Dagster runs of it, here or in other processes.
 
 `second` and `third` are made from `first`, side by side; `third` is tried twice. What goes wrong on the way is planned
 in a file of the project, so that every process reads it.
@@ -19,8 +19,8 @@ import yaml
 
 from rsprune_dagster.errors import RunError
 from rsprune_dagster.resources.dvc_lock import DvcProject
-from rsprune_dagster.resources.journal import Journal, Record
-from rsprune_dagster.resources.lineage import Lineage
+from rsprune_dagster.resources.run_log import Record, RunLog
+from rsprune_dagster.resources.run_recorder import RunRecorder
 from rsprune_dagster.resources.settings import Store
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -37,8 +37,8 @@ class Tiny:
     uri: str = ""
 
     @property
-    def journal(self) -> Journal:
-        return Journal(self.root / ".state" / "lineage")
+    def run_log(self) -> RunLog:
+        return RunLog(self.root / ".state" / "lineage")
 
     @property
     def dvc(self) -> DvcProject:
@@ -76,17 +76,17 @@ class Tiny:
         """The first record of the asset with this status, once there is one."""
         ends = time.monotonic() + patience_s
         while time.monotonic() < ends:
-            for record in self.journal.records():
+            for record in self.run_log.records():
                 if (record.asset, record.status) == (asset, status):
                     return record
             time.sleep(0.05)
         raise AssertionError(f"{asset} is not {status} after {patience_s:.0f} s: {self.statuses()}")
 
     def records_of(self, run_id: str) -> dict[str, Record]:
-        return {record.asset: record for record in self.journal.records() if record.run_id == run_id}
+        return {record.asset: record for record in self.run_log.records() if record.run_id == run_id}
 
     def statuses(self) -> list[tuple[str, str]]:
-        return [(record.asset, record.status) for record in self.journal.records()]
+        return [(record.asset, record.status) for record in self.run_log.records()]
 
     def dagster_versions(self) -> dict[str, str]:
         """The data version of each asset's latest materialization in Dagster."""
@@ -129,7 +129,7 @@ def all_assets(root: str, uri: str, executor: str) -> dg.JobDefinition:
         jobs=[dg.define_asset_job("all_assets", executor_def=executors[executor])],
         resources={
             "store": Store(root=str(tiny.root / "assets"), cache_root=str(tiny.root / ".state" / "cache")),
-            "lineage": Lineage(journal=str(tiny.journal.root), project=root, tracking_uri=uri),
+            "recorder": RunRecorder(run_log=str(tiny.run_log.root), project=root, tracking_uri=uri),
         },
     )
     return definitions.resolve_job_def("all_assets")
@@ -138,15 +138,15 @@ def all_assets(root: str, uri: str, executor: str) -> dg.JobDefinition:
 def _asset(tiny: Tiny, name: str, upstream: Sequence[str]) -> dg.AssetsDefinition:
     @dg.asset(name=name, deps=list(upstream), code_version="1", retry_policy=_RETRIES.get(name))
     def made_of_letters(
-        context: dg.AssetExecutionContext, store: Store, lineage: Lineage
+        context: dg.AssetExecutionContext, store: Store, recorder: RunRecorder
     ) -> dg.MaterializeResult[None]:
         plan = json.loads((tiny.root / "trouble.json").read_text())
         seed = yaml.safe_load((tiny.root / "params.yaml").read_text())["compute"]["seed"]
-        with lineage.materialization(context, store.open(), {"compute": {"seed": seed}}) as made:
+        with recorder.record_asset(context, store.open(), {"compute": {"seed": seed}}) as made:
             with made.replace() as folder:
                 (folder / "letters.txt").write_text(f"{name} {plan.get('salt', '')} {seed}")
                 _get_into_trouble(plan.get(name, ""), context.retry_number)
-            record = made.end_well({"n_letters": len(name)}, {})
+            record = made.finish({"n_letters": len(name)}, {})
             made.mlflow_link()
         return dg.MaterializeResult(data_version=dg.DataVersion(record.data_version))
 

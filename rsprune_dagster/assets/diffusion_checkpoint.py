@@ -9,7 +9,7 @@ from rsprune_dagster.assets.gpu_pool import gpu_pool
 from rsprune_dagster.assets.metadata import result
 from rsprune_dagster.assets.user_errors import surface_user_errors
 from rsprune_dagster.params import Params
-from rsprune_dagster.resources.lineage import Lineage
+from rsprune_dagster.resources.run_recorder import RunRecorder
 from rsprune_dagster.resources.settings import Compute, Store
 
 CODE_VERSION = "3"
@@ -29,7 +29,7 @@ def diffusion_checkpoint_asset(defaults: Params) -> dg.AssetsDefinition:
     )
     @surface_user_errors()
     def diffusion_checkpoint(
-        context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
+        context: dg.AssetExecutionContext, store: Store, compute: Compute, recorder: RunRecorder
     ) -> dg.MaterializeResult[None]:
         """A diffusion model trained from scratch on the kept tiles, which are read in place.
 
@@ -40,7 +40,7 @@ def diffusion_checkpoint_asset(defaults: Params) -> dg.AssetsDefinition:
         from rsprune_dagster.report.pictures import checkpoint_pictures
 
         assets = store.open()
-        with lineage.materialization(context, assets, {"training": given(context), "compute": compute.drawn()}) as made:
+        with recorder.record_asset(context, assets, {"training": given(context), "compute": compute.drawn()}) as made:
             params = in_effect(context, defaults.training)
             with made.replace() as folder:
                 report = train_checkpoint(

@@ -9,7 +9,7 @@ from rsprune_dagster.assets.gpu_pool import gpu_pool
 from rsprune_dagster.assets.metadata import result
 from rsprune_dagster.assets.user_errors import surface_user_errors
 from rsprune_dagster.params import EmbeddingParams, Params
-from rsprune_dagster.resources.lineage import Lineage
+from rsprune_dagster.resources.run_recorder import RunRecorder
 from rsprune_dagster.resources.settings import Compute, Store
 
 CODE_VERSION = "1"
@@ -37,7 +37,7 @@ def embeddings_asset(defaults: Params) -> dg.AssetsDefinition:
     )
     @surface_user_errors()
     def embeddings(
-        context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
+        context: dg.AssetExecutionContext, store: Store, compute: Compute, recorder: RunRecorder
     ) -> dg.MaterializeResult[None]:
         """Unit vectors of the informative tiles and of the reference, from a frozen encoder.
 
@@ -46,7 +46,7 @@ def embeddings_asset(defaults: Params) -> dg.AssetsDefinition:
         from rsprune_dagster.pruning.steps.embed import embed_corpus
 
         assets = store.open()
-        with lineage.materialization(context, assets, {"embedding": given(context)}) as made:
+        with recorder.record_asset(context, assets, {"embedding": given(context)}) as made:
             params = in_effect(context, defaults.embedding, defaults)
             with made.replace() as folder:
                 report = embed_corpus(

@@ -8,7 +8,7 @@ from rsprune_dagster.assets.config import given, in_effect, schema
 from rsprune_dagster.assets.metadata import result
 from rsprune_dagster.assets.user_errors import surface_user_errors
 from rsprune_dagster.params import Params
-from rsprune_dagster.resources.lineage import Lineage
+from rsprune_dagster.resources.run_recorder import RunRecorder
 from rsprune_dagster.resources.settings import Store
 
 CODE_VERSION = "2"
@@ -26,7 +26,9 @@ def entropy_scores_asset(defaults: Params) -> dg.AssetsDefinition:
         config_schema=schema(defaults.entropy),
     )
     @surface_user_errors()
-    def entropy_scores(context: dg.AssetExecutionContext, store: Store, lineage: Lineage) -> dg.MaterializeResult[None]:
+    def entropy_scores(
+        context: dg.AssetExecutionContext, store: Store, recorder: RunRecorder
+    ) -> dg.MaterializeResult[None]:
         """Shannon entropy of each tile's grey levels, in bits, and whether it reaches the threshold.
 
         Blank, constant and nodata tiles are dropped. The threshold is calibrated on the reference, so that none of its
@@ -37,7 +39,7 @@ def entropy_scores_asset(defaults: Params) -> dg.AssetsDefinition:
         from rsprune_dagster.report.pictures import entropy_pictures
 
         assets = store.open()
-        with lineage.materialization(context, assets, {"entropy": given(context)}) as made:
+        with recorder.record_asset(context, assets, {"entropy": given(context)}) as made:
             params = in_effect(context, defaults.entropy, defaults)
             corpus, reference = assets.folder("raw_corpus"), assets.folder("reference_scenes")
             with made.replace() as folder:

@@ -8,7 +8,7 @@ from rsprune_dagster.assets.image_sources import named_sources, scanner
 from rsprune_dagster.assets.metadata import result
 from rsprune_dagster.assets.user_errors import surface_user_errors
 from rsprune_dagster.params import Params
-from rsprune_dagster.resources.lineage import Lineage
+from rsprune_dagster.resources.run_recorder import RunRecorder
 from rsprune_dagster.resources.settings import Compute, Store
 
 CODE_VERSION = "2"
@@ -28,7 +28,7 @@ def evaluation_metrics_asset(defaults: Params) -> dg.AssetsDefinition:
     )
     @surface_user_errors()
     def evaluation_metrics(
-        context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
+        context: dg.AssetExecutionContext, store: Store, compute: Compute, recorder: RunRecorder
     ) -> dg.MaterializeResult[None]:
         """Distances between samples of the checkpoint and held-out tiles, overall and per scene; and memorization.
 
@@ -42,7 +42,7 @@ def evaluation_metrics_asset(defaults: Params) -> dg.AssetsDefinition:
         from rsprune_dagster.resources.champion import judge
 
         assets = store.open()
-        with lineage.materialization(
+        with recorder.record_asset(
             context,
             assets,
             {"evaluation": given(context), "corpus": defaults.corpus, "compute": compute.drawn()},
@@ -68,7 +68,7 @@ def evaluation_metrics_asset(defaults: Params) -> dg.AssetsDefinition:
                 )
                 pictures = evaluation_pictures(Folders(assets.root, {"evaluation_metrics": folder}))
             checkpoint, figures = inputs["diffusion_checkpoint"], report.metrics
-            verdict = judge(made.journal, checkpoint, report.scores, figures, report.left_out, params)
+            verdict = judge(made.run_log, checkpoint, report.scores, figures, report.left_out, params)
             for sentence in (*report.leaks, verdict.reason):
                 context.log.info(sentence)
             return result(made, report.figures(), pictures, tables=("samples.parquet",), verdict=verdict)

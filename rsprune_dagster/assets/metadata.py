@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from rsprune_dagster.resources.journal import Record
-from rsprune_dagster.resources.lineage import Materialization
+from rsprune_dagster.resources.run_log import Record
+from rsprune_dagster.resources.run_recorder import AssetRecorder
 
 if TYPE_CHECKING:
     from rsprune_dagster.resources.champion import Verdict
 
 
 def result(
-    made: Materialization,
+    made: AssetRecorder,
     figures: Mapping[str, Any],
     pictures: Mapping[str, bytes | str] | None = None,
     *,
@@ -32,7 +32,7 @@ def result(
     """
     from rsprune_dagster.report.markdown import image
 
-    record = made.end_well(figures, pictures or {}, facts, verdict=asdict(verdict) if verdict else None)
+    record = made.finish(figures, pictures or {}, facts, verdict=asdict(verdict) if verdict else None)
     folder = made.store.folder(made.asset)
     shown = {
         title: dg.MetadataValue.md(image(picture, title) if isinstance(picture, bytes) else picture)
@@ -44,7 +44,7 @@ def result(
     )
 
 
-def _about(made: Materialization, record: Record, folder: Path) -> dict[str, Any]:
+def _about(made: AssetRecorder, record: Record, folder: Path) -> dict[str, Any]:
     """Metadata on where the version is stored and what it was made from."""
     link = made.mlflow_link()
     about: dict[str, Any] = {
@@ -64,12 +64,12 @@ def _about(made: Materialization, record: Record, folder: Path) -> dict[str, Any
     return about
 
 
-def _champion(made: Materialization, verdict: Mapping[str, Any]) -> dict[str, str]:
+def _champion(made: AssetRecorder, verdict: Mapping[str, Any]) -> dict[str, str]:
     """Whether the evaluated checkpoint is the champion, why, and which subset trained the champion."""
     from rsprune_dagster.resources.champion import subset_of
 
     told = {"champion": str(verdict["reason"])}
-    if subset := subset_of(made.journal, verdict["champion"]):
+    if subset := subset_of(made.run_log, verdict["champion"]):
         told["champion was trained on"] = (
             f"pruned_subset {subset}: the job champion_tiles lists its tiles, `rsprune lineage champion` its origin"
         )

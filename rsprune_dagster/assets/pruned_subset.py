@@ -6,8 +6,8 @@ from rsprune_dagster.assets.config import given, in_effect, schema
 from rsprune_dagster.assets.metadata import result
 from rsprune_dagster.assets.user_errors import surface_user_errors
 from rsprune_dagster.params import Params, SelectionParams
-from rsprune_dagster.resources.lineage import Lineage
-from rsprune_dagster.resources.past import KEPT_BY_SCENE, STRATA
+from rsprune_dagster.resources.asset_history import KEPT_BY_SCENE, STRATA
+from rsprune_dagster.resources.run_recorder import RunRecorder
 from rsprune_dagster.resources.settings import Compute, Store
 
 CODE_VERSION = "2"
@@ -33,7 +33,7 @@ def pruned_subset_asset(defaults: Params) -> dg.AssetsDefinition:
     )
     @surface_user_errors()
     def pruned_subset(
-        context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
+        context: dg.AssetExecutionContext, store: Store, compute: Compute, recorder: RunRecorder
     ) -> dg.MaterializeResult[None]:
         """The tiles worth training on, best first, and the reason for every other tile.
 
@@ -48,9 +48,7 @@ def pruned_subset_asset(defaults: Params) -> dg.AssetsDefinition:
 
         assets = store.open()
         workers, progress = compute.n_workers(), compute.progress(context)
-        with lineage.materialization(
-            context, assets, {"selection": given(context), "compute": compute.drawn()}
-        ) as made:
+        with recorder.record_asset(context, assets, {"selection": given(context), "compute": compute.drawn()}) as made:
             params = in_effect(context, defaults.selection, defaults)
             folders = StageFolders(
                 *(assets.folder(name) for name in ("raw_corpus", "entropy_scores", "embeddings", "scene_clusters"))

@@ -8,7 +8,7 @@ from rsprune_dagster.assets.config import given, in_effect, schema
 from rsprune_dagster.assets.metadata import result
 from rsprune_dagster.assets.user_errors import surface_user_errors
 from rsprune_dagster.params import Params
-from rsprune_dagster.resources.lineage import Lineage
+from rsprune_dagster.resources.run_recorder import RunRecorder
 from rsprune_dagster.resources.settings import Compute, Store
 
 CODE_VERSION = "1"
@@ -37,7 +37,7 @@ def pruning_report_asset(defaults: Params) -> dg.AssetsDefinition:
     )
     @surface_user_errors()
     def pruning_report(
-        context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
+        context: dg.AssetExecutionContext, store: Store, compute: Compute, recorder: RunRecorder
     ) -> dg.MaterializeResult[None]:
         """One self-contained HTML page to share: the corpus, the kept tiles, and why the others were dropped.
 
@@ -55,9 +55,9 @@ def pruning_report_asset(defaults: Params) -> dg.AssetsDefinition:
             "clustering": defaults.clustering,
             "compute": compute.drawn(),
         }
-        with lineage.materialization(context, assets, recorded) as made:
+        with recorder.record_asset(context, assets, recorded) as made:
             params = in_effect(context, defaults.report, defaults)
-            origins = origins_of(assets.root, made.journal, Folders(assets.root).present())
+            origins = origins_of(assets.root, made.run_log, Folders(assets.root).present())
             with made.replace() as folder:
                 report = write_report(
                     assets.root, folder, origins, params, clustering=defaults.clustering, seed=compute.seed

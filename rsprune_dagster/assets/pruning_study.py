@@ -8,7 +8,7 @@ from rsprune_dagster.assets.image_sources import named_sources, scanner
 from rsprune_dagster.assets.metadata import result
 from rsprune_dagster.assets.user_errors import surface_user_errors
 from rsprune_dagster.params import Params, StudyParams
-from rsprune_dagster.resources.lineage import Lineage
+from rsprune_dagster.resources.run_recorder import RunRecorder
 from rsprune_dagster.resources.settings import Compute, Store
 
 CODE_VERSION = "1"
@@ -40,7 +40,7 @@ def pruning_study_asset(defaults: Params) -> dg.AssetsDefinition:
     )
     @surface_user_errors()
     def pruning_study(
-        context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
+        context: dg.AssetExecutionContext, store: Store, compute: Compute, recorder: RunRecorder
     ) -> dg.MaterializeResult[None]:
         """Whether pruning helps: the same denoiser trained on the tiles of each arm and evaluated at several
         checkpoints.
@@ -54,7 +54,7 @@ def pruning_study_asset(defaults: Params) -> dg.AssetsDefinition:
         from rsprune_dagster.report.pictures import study_pictures
 
         assets = store.open()
-        with lineage.materialization(
+        with recorder.record_asset(
             context,
             assets,
             {

@@ -9,8 +9,8 @@ from rsprune_dagster.assets.image_sources import named_sources, scanner, watched
 from rsprune_dagster.assets.metadata import result
 from rsprune_dagster.assets.user_errors import surface_user_errors
 from rsprune_dagster.params import Params
-from rsprune_dagster.resources.lineage import Lineage
-from rsprune_dagster.resources.past import LISTING
+from rsprune_dagster.resources.asset_history import LISTING
+from rsprune_dagster.resources.run_recorder import RunRecorder
 from rsprune_dagster.resources.settings import Compute, Store
 
 CODE_VERSION = "1"
@@ -28,7 +28,7 @@ def raw_corpus_asset(defaults: Params) -> dg.AssetsDefinition:
     )
     @surface_user_errors()
     def raw_corpus(
-        context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
+        context: dg.AssetExecutionContext, store: Store, compute: Compute, recorder: RunRecorder
     ) -> dg.MaterializeResult[None]:
         """Every tile of the corpus, read and decoded once.
 
@@ -41,7 +41,7 @@ def raw_corpus_asset(defaults: Params) -> dg.AssetsDefinition:
         from rsprune_dagster.report.pictures import corpus_pictures
 
         assets = store.open()
-        with lineage.materialization(context, assets, {"corpus": given(context)}) as made:
+        with recorder.record_asset(context, assets, {"corpus": given(context)}) as made:
             params = in_effect(context, defaults.corpus)
             sources = named_sources(
                 params.sources, assets, part="corpus", home=made.home, progress=compute.progress(context)

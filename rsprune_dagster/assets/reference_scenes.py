@@ -9,7 +9,7 @@ from rsprune_dagster.assets.image_sources import named_sources, scanner
 from rsprune_dagster.assets.metadata import result
 from rsprune_dagster.assets.user_errors import surface_user_errors
 from rsprune_dagster.params import Params
-from rsprune_dagster.resources.lineage import Lineage
+from rsprune_dagster.resources.run_recorder import RunRecorder
 from rsprune_dagster.resources.settings import Compute, Store
 
 CODE_VERSION = "1"
@@ -27,7 +27,7 @@ def reference_scenes_asset(defaults: Params) -> dg.AssetsDefinition:
     )
     @surface_user_errors()
     def reference_scenes(
-        context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
+        context: dg.AssetExecutionContext, store: Store, compute: Compute, recorder: RunRecorder
     ) -> dg.MaterializeResult[None]:
         """The labelled scene set, the reference of the method: a manifest like that of the corpus, with labels.
 
@@ -39,7 +39,7 @@ def reference_scenes_asset(defaults: Params) -> dg.AssetsDefinition:
         from rsprune_dagster.report.pictures import reference_pictures
 
         assets = store.open()
-        with lineage.materialization(context, assets, {"reference": given(context), "corpus": defaults.corpus}) as made:
+        with recorder.record_asset(context, assets, {"reference": given(context), "corpus": defaults.corpus}) as made:
             params = in_effect(context, defaults.reference)
             sources = named_sources(
                 params.sources, assets, part="reference", home=made.home, progress=compute.progress(context)

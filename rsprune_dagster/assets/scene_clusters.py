@@ -10,8 +10,8 @@ from rsprune_dagster.assets.gpu_pool import gpu_pool
 from rsprune_dagster.assets.metadata import result
 from rsprune_dagster.assets.user_errors import surface_user_errors
 from rsprune_dagster.params import AutomationParams, ClusteringParams, Params
-from rsprune_dagster.resources.lineage import Lineage, Materialization
-from rsprune_dagster.resources.past import CENTROIDS_FROM
+from rsprune_dagster.resources.asset_history import CENTROIDS_FROM
+from rsprune_dagster.resources.run_recorder import AssetRecorder, RunRecorder
 from rsprune_dagster.resources.settings import Compute, Store
 
 CODE_VERSION = "3"
@@ -31,7 +31,7 @@ def scene_clusters_asset(defaults: Params) -> dg.AssetsDefinition:
     )
     @surface_user_errors()
     def scene_clusters(
-        context: dg.AssetExecutionContext, store: Store, compute: Compute, lineage: Lineage
+        context: dg.AssetExecutionContext, store: Store, compute: Compute, recorder: RunRecorder
     ) -> dg.MaterializeResult[None]:
         """Scene, cluster and distance to the centroid of each tile.
 
@@ -45,7 +45,7 @@ def scene_clusters_asset(defaults: Params) -> dg.AssetsDefinition:
 
         assets = store.open()
         use_gpu, progress = compute.has_gpu(), compute.progress(context)
-        with lineage.materialization(
+        with recorder.record_asset(
             context,
             assets,
             {"clustering": given(context), "compute": compute.drawn(), "automation": switch(defaults.automation)},
@@ -78,7 +78,7 @@ class Last:
     version: str
 
 
-def last_version(made: Materialization, params: ClusteringParams, automation: AutomationParams) -> Last | None:
+def last_version(made: AssetRecorder, params: ClusteringParams, automation: AutomationParams) -> Last | None:
     """The version whose centroids are reused; None if they are to be trained or there is no version."""
     wanted = params.recluster == "never" or (params.recluster == "auto" and automation.enabled)
     if not (wanted and made.store.has(made.asset)):

@@ -19,9 +19,9 @@ from rsprune_dagster.params import Params
 from rsprune_dagster.pruning.checks import clusters, corpus, coverage, subset, vectors
 from rsprune_dagster.pruning.checks.verdict import Verdict
 from rsprune_dagster.report.markdown import table
+from rsprune_dagster.resources.asset_history import AssetHistory
 from rsprune_dagster.resources.asset_store import AssetStore
-from rsprune_dagster.resources.lineage import Lineage
-from rsprune_dagster.resources.past import Past
+from rsprune_dagster.resources.run_recorder import RunRecorder
 from rsprune_dagster.resources.settings import Compute, Store
 
 
@@ -31,7 +31,7 @@ class CheckContext:
 
     asset: str
     store: AssetStore
-    past: Past
+    history: AssetHistory
     params: Params
     n_workers: int
 
@@ -111,10 +111,10 @@ def _step(asset: str, checks: Sequence[Check], params: Params) -> dg.AssetChecks
         can_subset=True,
     )
     def checks_of_asset(
-        context: dg.AssetCheckExecutionContext, store: Store, compute: Compute, lineage: Lineage
+        context: dg.AssetCheckExecutionContext, store: Store, compute: Compute, recorder: RunRecorder
     ) -> Iterator[dg.AssetCheckResult]:
         opened = store.open()
-        checked = CheckContext(asset, opened, Past.of(lineage, opened), params, compute.n_workers())
+        checked = CheckContext(asset, opened, AssetHistory.of(recorder, opened), params, compute.n_workers())
         for check in checks:
             if check.spec.key in context.selected_asset_check_keys:
                 with surface_user_errors():
@@ -155,7 +155,7 @@ def all_read(context: CheckContext) -> Verdict:
 def not_shrunken(context: CheckContext) -> Verdict:
     """The corpus has not lost a large part since the last subset was made from it."""
     limit = context.params.checks.max_shrink_fraction
-    return corpus.not_shrunken(context["raw_corpus"], context.past.tiles_of_last_subset(), max_shrink_fraction=limit)
+    return corpus.not_shrunken(context["raw_corpus"], context.history.tiles_of_last_subset(), max_shrink_fraction=limit)
 
 
 @asset_check("reference_scenes")
@@ -256,14 +256,14 @@ def apart_from_reference(context: CheckContext) -> Verdict:
 def scene_coverage(context: CheckContext) -> Verdict:
     """Which scenes gained and lost since the last version."""
     now = coverage.kept_by_scene(context["pruned_subset"])
-    before = context.past.scenes_of_last_subset(coverage.strata_of(context["scene_clusters"]))
+    before = context.history.scenes_of_last_subset(coverage.strata_of(context["scene_clusters"]))
     return coverage.scene_coverage(now, before, max_scene_shift=context.params.checks.max_scene_shift)
 
 
 @asset_check("pruned_subset")
 def fresh(context: CheckContext) -> Verdict:
     """Made from what lies there now, and not too long ago."""
-    age_s, stale = context.past.age_s("pruned_subset"), context.past.stale_inputs("pruned_subset")
+    age_s, stale = context.history.age_s("pruned_subset"), context.history.stale_inputs("pruned_subset")
     return coverage.fresh(age_s, stale, max_age_days=context.params.checks.max_age_days)
 
 
@@ -282,7 +282,7 @@ def no_leakage(context: CheckContext) -> Verdict:
 @asset_check("evaluation_metrics", blocking=True)
 def not_worse_than_champion(context: CheckContext) -> Verdict:
     """The Fréchet distance is not worse than the champion's by more than the margin."""
-    files = context.past.champion()
+    files = context.history.champion()
     champion = gates.read_evaluation(files) if files else None
     return gates.not_worse_than_champion(context.evaluation, champion, max_fid_loss=context.params.checks.max_fid_loss)
 

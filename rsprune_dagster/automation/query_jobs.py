@@ -6,7 +6,7 @@ import dagster as dg
 
 from rsprune_dagster.assets.user_errors import surface_user_errors
 from rsprune_dagster.errors import RunError
-from rsprune_dagster.resources.lineage import Lineage
+from rsprune_dagster.resources.run_recorder import RunRecorder
 from rsprune_dagster.resources.settings import Store
 
 N_SHOWN = 100
@@ -35,16 +35,16 @@ def why_was_it_kept_or_dropped(context: dg.OpExecutionContext, store: Store) -> 
 
 @dg.op(out=dg.Out(dg.Nothing))
 @surface_user_errors()
-def which_tiles_trained_the_champion(context: dg.OpExecutionContext, lineage: Lineage) -> None:
+def which_tiles_trained_the_champion(context: dg.OpExecutionContext, recorder: RunRecorder) -> None:
     """The tiles that the champion was trained on: the subset's version, where it lies, and its best tiles."""
     from rsprune_dagster.lineage.champion import training_tiles
     from rsprune_dagster.lineage.places import Places
     from rsprune_dagster.lineage.version_history import VersionHistory
     from rsprune_dagster.report.markdown import table
 
-    if not lineage.project:
+    if not recorder.project:
         raise RunError("there is no project here, so no versions are kept: run this in a checkout")
-    found = training_tiles(VersionHistory.load(Places.of_project(Path(lineage.project))))
+    found = training_tiles(VersionHistory.load(Places.of_project(Path(recorder.project))))
     context.log.info(found.sentence())
     context.add_output_metadata(
         {

@@ -12,8 +12,8 @@ from rsprune_dagster.assets.image_sources import watched_sources
 from rsprune_dagster.automation.jobs import prune
 from rsprune_dagster.corpus.glimpse import Glimpse, glimpse
 from rsprune_dagster.params import AutomationParams, Params
-from rsprune_dagster.resources.lineage import Lineage
-from rsprune_dagster.resources.past import Past
+from rsprune_dagster.resources.asset_history import AssetHistory
+from rsprune_dagster.resources.run_recorder import RunRecorder
 from rsprune_dagster.resources.settings import Store
 
 BUSY: Final = "the job prune still runs"
@@ -98,13 +98,13 @@ def new_tiles(params: Params) -> dg.SensorDefinition:
         default_status=sensor_status(params.automation),
         description="Lists the corpus and prunes anew when it changed and stands still.",
     )
-    def look(context: dg.SensorEvaluationContext, store: Store, lineage: Lineage) -> dg.SensorResult:
-        sources = watched_sources(params.corpus.sources, Path(lineage.project) if lineage.project else None)
+    def look(context: dg.SensorEvaluationContext, store: Store, recorder: RunRecorder) -> dg.SensorResult:
+        sources = watched_sources(params.corpus.sources, Path(recorder.project) if recorder.project else None)
         if not sources:
             return dg.SensorResult(skip_reason=dg.SkipReason("the synthetic corpus gets no new tiles"))
         if is_pruning(context.instance):
             return dg.SensorResult(skip_reason=dg.SkipReason(BUSY), cursor=context.cursor)
-        scanned = Past.of(lineage, store.open()).listing()
+        scanned = AssetHistory.of(recorder, store.open()).listing()
         memory, key, why = Look.parse(context.cursor).next(glimpse(sources), scanned)
         cursor = json.dumps(asdict(memory))
         if not key:

@@ -16,8 +16,8 @@ from rsprune_dagster.automation.check_results import check_results, failures, ra
 from rsprune_dagster.errors import RunError, UsageError, UserError
 from rsprune_dagster.params import Params, suggest
 from rsprune_dagster.resources.file_lock import held
-from rsprune_dagster.resources.journal import is_alive, this_process
-from rsprune_dagster.resources.lineage import Lineage
+from rsprune_dagster.resources.run_log import is_alive, this_process
+from rsprune_dagster.resources.run_recorder import RunRecorder
 from rsprune_dagster.resources.settings import Compute, Store
 
 
@@ -27,7 +27,7 @@ def materialize(
     *,
     root: Path,
     cache_root: Path,
-    lineage: Lineage,
+    recorder: RunRecorder,
     assets: Sequence[str] = (),
     partition: Mapping[str, str] | None = None,
     home: Path | None = None,
@@ -62,7 +62,7 @@ def materialize(
     resources = {
         "store": Store(root=str(root), cache_root=str(cache_root)),
         "compute": Compute(progress_on=progress_on, **params.compute.model_dump()),
-        "lineage": lineage,
+        "recorder": recorder,
     }
     tags = {COMMAND: uuid.uuid4().hex, PROCESS: this_process()}
     with _alone(cache_root.parent, partition, warn), _instance(home) as instance, _quiet():

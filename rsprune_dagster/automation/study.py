@@ -13,8 +13,8 @@ from rsprune_dagster.assets.pruning_study import study_partitions
 from rsprune_dagster.assets.user_errors import surface_user_errors
 from rsprune_dagster.automation.run import COMMAND, PROCESS
 from rsprune_dagster.params import Params
-from rsprune_dagster.resources.journal import this_process
-from rsprune_dagster.resources.lineage import Lineage
+from rsprune_dagster.resources.run_log import this_process
+from rsprune_dagster.resources.run_recorder import RunRecorder
 from rsprune_dagster.resources.settings import Compute, Store
 
 STUDY = "pruning_study"
@@ -32,7 +32,7 @@ def study_job(params: Params, assets: Sequence[dg.AssetsDefinition]) -> dg.JobDe
     @dg.op(pool=gpu_pool(), out=dg.Out(dg.Nothing))
     @surface_user_errors()
     def train_and_measure_an_arm(
-        context: dg.OpExecutionContext, store: Store, compute: Compute, lineage: Lineage
+        context: dg.OpExecutionContext, store: Store, compute: Compute, recorder: RunRecorder
     ) -> None:
         """Train on the tiles of one arm under one seed, measure, and add the result to pruning_study.
 
@@ -42,7 +42,7 @@ def study_job(params: Params, assets: Sequence[dg.AssetsDefinition]) -> dg.JobDe
             [study],
             partition_key=context.partition_key,
             instance=context.instance,
-            resources={"store": store, "compute": compute, "lineage": lineage},
+            resources={"store": store, "compute": compute, "recorder": recorder},
             tags={COMMAND: context.run_id, PROCESS: this_process()},
         )
         context.log.info(f"{context.partition_key}: done in run {run.run_id}")

@@ -14,7 +14,7 @@ from rsprune_dagster.lineage.staleness import wanted, why_stale
 from rsprune_dagster.lineage.version_history import VersionHistory
 from rsprune_dagster.params import Params
 from rsprune_dagster.resources.dvc_lock import DvcProject, Stage, version_in
-from rsprune_dagster.resources.lineage import project_lineage
+from rsprune_dagster.resources.run_recorder import project_recorder
 
 LIST_IMAGES = ("raw_corpus", "reference_scenes")
 """Assets that list images, which are no dependency of any stage: only making these assets again finds new tiles."""
@@ -30,7 +30,7 @@ Raises GateError where a blocking check fails, and then the asset was made, else
 
 def make_in_process(root: Path, params: Params) -> Make:
     """Assets of the project at `root`, materialized in this process, each in a run of its own."""
-    lineage = project_lineage(root, params.tracking)
+    recorder = project_recorder(root, params.tracking)
 
     def make(asset: str, warn: Say) -> str:
         return materialize(
@@ -38,7 +38,7 @@ def make_in_process(root: Path, params: Params) -> Make:
             params,
             root=root / "assets",
             cache_root=root / ".state" / "cache",
-            lineage=lineage,
+            recorder=recorder,
             assets=[asset],
             home=project_home(root),
             progress_on="terminal",
@@ -127,10 +127,10 @@ class Update:
             refused = error
         except RunError as error:
             raise RunError(f"{asset} was not made: {error}") from error
-        records = [each for each in Places.of_project(self.project.root).journal.records() if each.asset == asset]
+        records = [each for each in Places.of_project(self.project.root).run_log.records() if each.asset == asset]
         if not records:
             raise RunError(
-                f"the journal of assets holds no record of {asset}, which was just made: is assets/ written to?"
+                f"the run log of the assets holds no record of {asset}, which was just made: is assets/ written to?"
             )
         remade = Remade(asset, why, version_in(self.committed, asset), records[-1], tuple(warnings))
         self.made.append(remade)

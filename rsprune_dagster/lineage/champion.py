@@ -43,7 +43,7 @@ def champion(history: VersionHistory) -> Version:
     Raises:
         UsageError: there is none yet.
     """
-    standing = standing_in(history.places.journal)
+    standing = standing_in(history.places.run_log)
     if standing is None:
         raise UsageError("there is no champion yet: `rsprune materialize evaluation_metrics` decides on it")
     return history.version(CHECKPOINT, standing.checkpoint)

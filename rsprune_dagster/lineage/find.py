@@ -45,7 +45,7 @@ def find_one(history: VersionHistory, what: str) -> Version:
 
 
 def _by_name(history: VersionHistory, what: str) -> list[Version]:
-    """The champion, or an asset's present version: on disk, else in dvc.lock, else the newest in the journal."""
+    """The champion, or an asset's present version: on disk, else in dvc.lock, else the newest in the run log."""
     if what == "champion":
         return [champion(history)]
     if what not in history.assets():

@@ -8,7 +8,7 @@ from typing import Any
 
 from rsprune_dagster.lineage.locks import utc
 from rsprune_dagster.lineage.version_history import Version
-from rsprune_dagster.resources.journal import Journal, Record, is_alive
+from rsprune_dagster.resources.run_log import Record, RunLog, is_alive
 
 WIDTH = 100
 SHORT = 8
@@ -44,16 +44,16 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
     return "\n".join(layout.format(*line).rstrip() for line in cells)
 
 
-def format_chain(chain: Sequence[Version], journal: Journal, dagster_url: str) -> str:
+def format_chain(chain: Sequence[Version], run_log: RunLog, dagster_url: str) -> str:
     """A block for each version, in the order given, readable at 100 columns.
 
     Args:
         dagster_url: where Dagster's web UI is served.
     """
-    return "\n\n".join(_format_version(version, journal, dagster_url) for version in chain)
+    return "\n\n".join(_format_version(version, run_log, dagster_url) for version in chain)
 
 
-def chain_values(chain: Sequence[Version], journal: Journal, dagster_url: str) -> list[dict[str, Any]]:
+def chain_values(chain: Sequence[Version], run_log: RunLog, dagster_url: str) -> list[dict[str, Any]]:
     """The same as plain JSON values: the first materialization of each version with what is known besides."""
     return [
         {
@@ -65,26 +65,26 @@ def chain_values(chain: Sequence[Version], journal: Journal, dagster_url: str) -
             "commits": [{"commit": lock.commit, "when": lock.when} for lock in version.commits],
             "n_materializations": len(version.records),
             "record": dataclasses.asdict(version.maker) if version.maker else None,
-            **_links(version.maker, journal, dagster_url),
+            **_links(version.maker, run_log, dagster_url),
         }
         for version in chain
     ]
 
 
-def _links(record: Record | None, journal: Journal, dagster_url: str) -> dict[str, str]:
+def _links(record: Record | None, run_log: RunLog, dagster_url: str) -> dict[str, str]:
     """Where Dagster and MLflow show a materialization; empty where there is none, or MLflow does not have it."""
     from rsprune_dagster.resources.mlflow_sync import run_link
 
     if record is None:
         return {"dagster_link": "", "mlflow_link": ""}
     dagster_link = f"{dagster_url.rstrip('/')}/runs/{record.run_id}"
-    return {"dagster_link": dagster_link, "mlflow_link": run_link(journal, record)}
+    return {"dagster_link": dagster_link, "mlflow_link": run_link(run_log, record)}
 
 
-def _format_version(version: Version, journal: Journal, dagster_url: str) -> str:
-    facts = {"unknown": "neither the journal nor dvc.lock in git nor MLflow says how it was made"}
+def _format_version(version: Version, run_log: RunLog, dagster_url: str) -> str:
+    facts = {"unknown": "neither the run log nor dvc.lock in git nor MLflow says how it was made"}
     if version.is_known:
-        record, links = version.maker, _links(version.maker, journal, dagster_url)
+        record, links = version.maker, _links(version.maker, run_log, dagster_url)
         facts = {
             **(_facts(version, record) if record else {"made": "by a materialization that only dvc.lock names"}),
             "params": _format_params(version.params, record.departures if record else {}),

@@ -7,15 +7,15 @@ from rsprune_dagster.lineage.places import Places
 from rsprune_dagster.lineage.version_history import VersionHistory
 from rsprune_dagster.report.origins import Origin
 from rsprune_dagster.resources.content import tree_of
-from rsprune_dagster.resources.journal import Journal
+from rsprune_dagster.resources.run_log import RunLog
 
 
-def origins_of(assets: Path, journal: Journal, names: Sequence[str]) -> list[Origin]:
-    """The assets `names` below `assets` as they lie there now, with what the journal knows of their making."""
-    history = VersionHistory.load(Places(assets, journal))
+def origins_of(assets: Path, run_log: RunLog, names: Sequence[str]) -> list[Origin]:
+    """The assets `names` below `assets` as they lie there now, with what the run log knows of their making."""
+    history = VersionHistory.load(Places(assets, run_log))
     origins = []
     for name in names:
-        tree = tree_of(assets / name, memory=journal.root / "content" / f"{name}.json")
+        tree = tree_of(assets / name, memory=run_log.root / "content" / f"{name}.json")
         version = history.version(name, tree.digest)
         code = version.maker.code_version if version.maker else ""
         origins.append(Origin(name, tree.digest, tree.n_files, tree.size_bytes, code, version.params, version.inputs))

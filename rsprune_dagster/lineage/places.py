@@ -9,10 +9,10 @@ from rsprune_dagster.errors import UsageError
 from rsprune_dagster.params import load
 from rsprune_dagster.resources.dvc_cache import DvcCache
 from rsprune_dagster.resources.dvc_lock import ASSETS, DvcProject
-from rsprune_dagster.resources.journal import Journal, Record
+from rsprune_dagster.resources.run_log import Record, RunLog
 
 WORK = ".rsprune"
-"""Below the folder of a `rsprune prune`: its assets and its journal."""
+"""Below the folder of a `rsprune prune`: its assets and its run log."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Places:
     """The folders of one pipeline; what is not at hand is None."""
 
     assets: Path
-    journal: Journal
+    run_log: RunLog
     project: DvcProject | None = None
     cache: DvcCache | None = None
     dagster_home: Path | None = None
@@ -48,13 +48,13 @@ class Places:
 
     @classmethod
     def of_project(cls, root: Path) -> "Places":
-        """A project: its assets, its journal, and DVC, Dagster and MLflow where they are set up."""
+        """A project: its assets, its run log, and DVC, Dagster and MLflow where they are set up."""
         project = DvcProject(root)
         versioned = project.exists()
         home = Path(os.environ.get("DAGSTER_HOME") or root / ".state" / "dagster")
         return cls(
             assets=root / ASSETS,
-            journal=Journal(root / ".state" / "lineage"),
+            run_log=RunLog(root / ".state" / "lineage"),
             project=project if versioned else None,
             cache=DvcCache.of(root) if versioned else None,
             dagster_home=home if home.is_dir() else None,
@@ -71,7 +71,7 @@ class Places:
         work = out / WORK
         if not (work / ASSETS).is_dir():
             raise UsageError(f"{out} holds no {WORK}/{ASSETS}: give the folder that a `rsprune prune --out` wrote")
-        return cls(assets=work / ASSETS, journal=Journal(work / "lineage"))
+        return cls(assets=work / ASSETS, run_log=RunLog(work / "lineage"))
 
     @property
     def versions(self) -> DvcCache:
@@ -90,11 +90,11 @@ class Places:
 
 def _records_in_mlflow(root: Path, **asked: str) -> list[Record] | None:
     """MLflow's records of a project. A SQLite store that is not there yet is not made by asking it."""
-    from rsprune_dagster.resources.lineage import project_lineage
     from rsprune_dagster.resources.mlflow_runs import records_in, sqlite_file
+    from rsprune_dagster.resources.run_recorder import project_recorder
 
-    lineage = project_lineage(root, load(root / "params.yaml").tracking)
-    database = sqlite_file(lineage.tracking_uri) if lineage.tracking_uri else None
-    if not lineage.tracking_uri or (database is not None and not database.exists()):
+    recorder = project_recorder(root, load(root / "params.yaml").tracking)
+    database = sqlite_file(recorder.tracking_uri) if recorder.tracking_uri else None
+    if not recorder.tracking_uri or (database is not None and not database.exists()):
         return None
-    return records_in(lineage.tracking_uri, lineage.experiment, **asked)
+    return records_in(recorder.tracking_uri, recorder.experiment, **asked)

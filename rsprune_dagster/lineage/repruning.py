@@ -12,7 +12,7 @@ from rsprune_dagster.lineage.version_history import VersionHistory
 from rsprune_dagster.pruning.steps.ledger import count_decisions
 from rsprune_dagster.resources.dvc_command import DvcCommand
 from rsprune_dagster.resources.dvc_lock import ASSETS, version_in
-from rsprune_dagster.resources.journal import Record
+from rsprune_dagster.resources.run_log import Record
 
 _N_EXAMPLES = 5
 
@@ -130,7 +130,7 @@ def lost_too_many(found: Difference, most: float) -> str:
 
 def pictures_of(history: VersionHistory, made: Sequence[Remade]) -> dict[str, Path]:
     """The pictures that the runs recorded, as `asset.title.svg` or `.jpg`."""
-    pictures = ((each.asset, path) for each in made for path in history.places.journal.pictures(each.record))
+    pictures = ((each.asset, path) for each in made for path in history.places.run_log.pictures(each.record))
     return {f"{asset}.{path.name}": path for asset, path in pictures if path.suffix != ".md"}
 
 

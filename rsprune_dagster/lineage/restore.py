@@ -24,7 +24,7 @@ from rsprune_dagster.resources.content import md5_of, tree_of
 from rsprune_dagster.resources.dvc_cache import DvcCache
 from rsprune_dagster.resources.dvc_command import DvcCommand
 from rsprune_dagster.resources.dvc_lock import Stage
-from rsprune_dagster.resources.journal import is_alive
+from rsprune_dagster.resources.run_log import is_alive
 
 Say = Callable[[str], object]
 

@@ -10,9 +10,9 @@ from rsprune_dagster.lineage.format import SHORT, format_list, format_table
 from rsprune_dagster.lineage.version_history import Version, VersionHistory
 from rsprune_dagster.params import suggest
 from rsprune_dagster.resources.content import tree_of
-from rsprune_dagster.resources.journal import is_alive
+from rsprune_dagster.resources.run_log import is_alive
 
-PLACES = ("disk", "dvc.lock", "journal", "Dagster", "MLflow", "cache", "inputs")
+PLACES = ("disk", "dvc.lock", "run_log", "Dagster", "MLflow", "cache", "inputs")
 
 
 class Cell(NamedTuple):
@@ -81,7 +81,7 @@ def _verdict(history: VersionHistory, asset: str, present: Mapping[str, str], in
     disk = Cell(version.data_version[:SHORT])
     found = (
         _in_lock(history, version),
-        _in_journal(history, version),
+        _in_run_log(history, version),
         _in_dagster(version, in_dagster.get(asset, "")),
         _in_mlflow(history, version),
         _in_cache(history, version),
@@ -111,21 +111,21 @@ def _in_lock(history: VersionHistory, version: Version) -> Cell:
     return Cell(locked[:SHORT] or "none", f"{holds}, on disk is {version.data_version[:SHORT]}: {why}. {way}")
 
 
-def _in_journal(history: VersionHistory, version: Version) -> Cell:
+def _in_run_log(history: VersionHistory, version: Version) -> Cell:
     """The newest record, or an older one where an older version was brought back."""
     written = [record for record in history.records() if record.asset == version.asset and record.data_version]
     if not written:
         return UNKNOWN
     newest = max(written, key=lambda record: record.started_at)
     if newest.status == "RUNNING" and not is_alive(newest.process):
-        return Cell("cut short", f"run {newest.run_id} was cut short before it was recorded: the next run settles it")
+        return Cell("cut short", f"run {newest.run_id} was cut short before it was recorded: the next run recovers it")
     if newest.data_version == version.data_version:
         return SAME
     if version.is_known:
         return Cell("older")
     digest = newest.data_version
     why = f"{_changed(history, digest, version.asset)}. `rsprune restore {digest}`, or materialize it"
-    return Cell(digest[:SHORT], f"the journal's newest is {digest[:SHORT]}: {why}")
+    return Cell(digest[:SHORT], f"the run log's newest is {digest[:SHORT]}: {why}")
 
 
 def _in_dagster(version: Version, digest: str) -> Cell:
@@ -143,7 +143,7 @@ def _in_mlflow(history: VersionHistory, version: Version) -> Cell:
         return SAME
     if records is None or not any(record.status == "FINISHED" for record in version.records):
         return UNKNOWN
-    return Cell("none", "MLflow has no record of it: the next run copies what the journal holds")
+    return Cell("none", "MLflow has no record of it: the next run copies what the run log holds")
 
 
 def _in_cache(history: VersionHistory, version: Version) -> Cell:

@@ -1,4 +1,4 @@
-"""Every version of every asset that is known of: from the journal, from dvc.lock in git, and from MLflow."""
+"""Every version of every asset that is known of: from the run log, from dvc.lock in git, and from MLflow."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from rsprune_dagster.lineage.locks import LockedAt, locks_in_history, params_of,
 from rsprune_dagster.lineage.places import Places
 from rsprune_dagster.resources.content import tree_of
 from rsprune_dagster.resources.dvc_lock import Stage, version_in
-from rsprune_dagster.resources.journal import Record
+from rsprune_dagster.resources.run_log import Record
 
 Key = tuple[str, str]
 """An asset and a data version."""
@@ -74,11 +74,11 @@ class VersionHistory:
 
     @classmethod
     def load(cls, places: Places) -> "VersionHistory":
-        """Read the journal, dvc.lock and its history in git."""
+        """Read the run log, dvc.lock and its history in git."""
         locks = locks_in_history(places.project.root) if places.project else []
         now = places.project.lock() if places.project else {}
         made: dict[Key, list[Record]] = defaultdict(list)
-        for record in places.journal.records():
+        for record in places.run_log.records():
             made[record.asset, record.data_version].append(record)
         held: dict[Key, list[LockedAt]] = defaultdict(list)
         for lock in locks:
@@ -96,7 +96,7 @@ class VersionHistory:
         return cls(places, versions, unfinished, len(locks))
 
     def version(self, asset: str, data_version: str) -> Version:
-        """A version with its makers; where the journal names none, MLflow is asked."""
+        """A version with its makers; where the run log names none, MLflow is asked."""
         known = self.versions.get((asset, data_version), Version(asset, data_version))
         if known.records or not data_version:
             return known
@@ -137,7 +137,7 @@ class VersionHistory:
             in_full: read every byte again; else only the files that are not as they were when last read.
         """
         folder = self.places.assets / asset
-        memory = None if in_full else self.places.journal.root / "content" / f"{asset}.json"
+        memory = None if in_full else self.places.run_log.root / "content" / f"{asset}.json"
         return tree_of(folder, memory=memory).digest if folder.is_dir() else ""
 
     def locked(self, asset: str) -> str:

@@ -15,7 +15,7 @@ NO_SECTION = ("tracking", "compute")
 
 @dataclass(frozen=True)
 class Origin:
-    """One asset's version as it lay there, and how it was made, as far as the journal knows."""
+    """One asset's version as it lay there, and how it was made, as far as the run log knows."""
 
     asset: str
     data_version: str
@@ -23,7 +23,7 @@ class Origin:
     size_bytes: int
     code_version: str = ""
     params: Mapping[str, Any] = field(default_factory=dict)
-    """In effect, by `section.key`; empty where the journal does not know the version."""
+    """In effect, by `section.key`; empty where the run log does not know the version."""
     inputs: Mapping[str, str] = field(default_factory=dict)
     """The versions it was made from, by asset."""
 
@@ -34,7 +34,7 @@ def params_in_effect(origins: Sequence[Origin]) -> dict[str, Any]:
 
 
 def clustering_in_effect(origins: Sequence[Origin], asked: ClusteringParams) -> ClusteringParams:
-    """How the clusters were made; what params.yaml asks for where the journal does not know."""
+    """How the clusters were made; what params.yaml asks for where the run log does not know."""
     known = {
         key.partition(".")[2]: value for key, value in params_in_effect(origins).items() if key[:11] == "clustering."
     }
@@ -107,7 +107,7 @@ def _params(origins: Sequence[Origin]) -> Block:
         if key.partition(".")[0] not in NO_SECTION or key == "compute.seed"
     ]
     if not rows:
-        return Text("The journal does not know with which parameters these versions were made.", absent=True)
+        return Text("The run log does not know with which parameters these versions were made.", absent=True)
     return Facts(rows, title="Parameters in effect", code=True)
 
 

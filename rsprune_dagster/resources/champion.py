@@ -1,4 +1,4 @@
-"""Which checkpoint is the champion: each evaluation decides by the journal, and its record carries the decision.
+"""Which checkpoint is the champion: each evaluation decides by the run log, and its record carries the decision.
 
 A decision needs the run log alone. `mlflow_sync` copies it to MLflow's model registry as the alias `champion`, and
 notes what the alias points at, which goes before older decisions: a person or another machine may have moved it.
@@ -14,12 +14,12 @@ from rsprune_dagster.corpus.shards import written_whole
 from rsprune_dagster.errors import RunError
 from rsprune_dagster.evaluation.protocol import Score, better, difference
 from rsprune_dagster.params import EvaluationParams, suggest
-from rsprune_dagster.resources.journal import Journal, Record
+from rsprune_dagster.resources.run_log import Record, RunLog
 
 ALIAS = "champion"
 CHECKPOINT, SUBSET = "diffusion_checkpoint", "pruned_subset"
 SEEN = "champion.json"
-"""In the journal: what MLflow's alias pointed at when it was last looked at."""
+"""In the run log: what MLflow's alias pointed at when it was last looked at."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,18 @@ class Standing:
 
 
 def judge(
-    journal: Journal,
+    run_log: RunLog,
     checkpoint: str,
     scores: Sequence[Score],
     metrics: Mapping[str, float],
     left_out: Mapping[str, str],
     params: EvaluationParams,
 ) -> Verdict:
-    """What the evaluation of a checkpoint decides, by what the journal knows of the champion."""
+    """What the evaluation of a checkpoint decides, by what the run log knows of the champion."""
     name = params.champion_score
     score = next((score for score in scores if score.name == name), None)
     objection = _copies(metrics, params) if score else _not_measured(name, scores, left_out)
-    return verdict(checkpoint, score, standing_in(journal), margin=params.champion_margin, objection=objection)
+    return verdict(checkpoint, score, standing_in(run_log), margin=params.champion_margin, objection=objection)
 
 
 def verdict(
@@ -89,15 +89,15 @@ def verdict(
     )
 
 
-def standing_in(journal: Journal) -> Standing | None:
+def standing_in(run_log: RunLog) -> Standing | None:
     """The champion by the newest decision, or by what was found in MLflow since."""
-    records = [record for record in journal.records() if record.verdict and record.status == "FINISHED"]
+    records = [record for record in run_log.records() if record.verdict and record.status == "FINISHED"]
     records.sort(key=lambda record: record.ended_at or 0.0)
     champion, decided_at = "", 0.0
     for record in records:
         if record.verdict["champion"] != record.verdict["previous"]:
             champion, decided_at = str(record.verdict["champion"]), record.ended_at or 0.0
-    found = seen_in_mlflow(journal)
+    found = seen_in_mlflow(run_log)
     if found and found["decided_at"] >= decided_at:
         champion = found["checkpoint"]
     if not champion:
@@ -108,24 +108,24 @@ def standing_in(journal: Journal) -> Standing | None:
     return Standing(champion, tuple(scores))
 
 
-def subset_of(journal: Journal, checkpoint: str) -> str:
-    """The version of pruned_subset that a checkpoint was trained on; empty where the journal does not know it."""
-    makers = (record for record in journal.records() if (record.asset, record.data_version) == (CHECKPOINT, checkpoint))
+def subset_of(run_log: RunLog, checkpoint: str) -> str:
+    """The version of pruned_subset that a checkpoint was trained on; empty where the run log does not know it."""
+    makers = (record for record in run_log.records() if (record.asset, record.data_version) == (CHECKPOINT, checkpoint))
     return next((record.inputs.get(SUBSET, "") for record in makers), "") if checkpoint else ""
 
 
-def seen_in_mlflow(journal: Journal) -> dict[str, Any] | None:
+def seen_in_mlflow(run_log: RunLog) -> dict[str, Any] | None:
     """What MLflow's alias pointed at after which decision, and what that had scored; None where nobody looked."""
     try:
-        found: dict[str, Any] = json.loads(_path(journal).read_text())
+        found: dict[str, Any] = json.loads(_path(run_log).read_text())
     except (OSError, ValueError):
         return None
     return found
 
 
-def note_seen(journal: Journal, checkpoint: str, score: Mapping[str, Any] | None, decided_at: float) -> None:
+def note_seen(run_log: RunLog, checkpoint: str, score: Mapping[str, Any] | None, decided_at: float) -> None:
     """Note what MLflow's alias points at, now that all decisions until `decided_at` were delivered."""
-    with written_whole(_path(journal)) as draft:
+    with written_whole(_path(run_log)) as draft:
         draft.write_text(json.dumps({"checkpoint": checkpoint, "score": score, "decided_at": decided_at}))
 
 
@@ -205,5 +205,5 @@ def _shown(score: Score) -> str:
     return f"{score.value:.3g} ({score.low:.3g} to {score.high:.3g})"
 
 
-def _path(journal: Journal) -> Path:
-    return journal.root / SEEN
+def _path(run_log: RunLog) -> Path:
+    return run_log.root / SEEN

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from rsprune_dagster.evaluation.protocol import Score
 from rsprune_dagster.resources.champion import ALIAS, CHECKPOINT, Standing, note_seen, verdict
 from rsprune_dagster.resources.dvc_cache import DvcCache
-from rsprune_dagster.resources.journal import Journal, Record
 from rsprune_dagster.resources.mlflow_runs import DAGSTER_RUN, DATA_VERSION, Experiment, tag_is
+from rsprune_dagster.resources.run_log import Record, RunLog
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -46,7 +46,7 @@ def put_model(experiment: Experiment, project: Path | None, record: Record, run_
     return experiment.client.create_logged_model(experiment.id, CHECKPOINT, source_run_id=run_id, tags=tags).model_id
 
 
-def register(experiment: Experiment, journal: Journal, project: Path | None, record: Record, run_id: str) -> None:
+def register(experiment: Experiment, run_log: RunLog, project: Path | None, record: Record, run_id: str) -> None:
     """Copy the files of the checkpoint that a record made, and register it, unless that was done already."""
     client, name = experiment.client, model_name(experiment.name)
     made = record.asset == CHECKPOINT and record.status == "FINISHED" and project is not None
@@ -54,7 +54,7 @@ def register(experiment: Experiment, journal: Journal, project: Path | None, rec
     if project is None or model is None:
         return
     if model.status != "READY":
-        with tempfile.TemporaryDirectory(dir=journal.root, prefix=".model.") as folder:
+        with tempfile.TemporaryDirectory(dir=run_log.root, prefix=".model.") as folder:
             DvcCache.of(project).place(record.data_version, Path(folder))
             client.log_model_artifacts(model.model_id, folder)
         _log_output(client, run_id, model.model_id)
@@ -67,10 +67,10 @@ def register(experiment: Experiment, journal: Journal, project: Path | None, rec
         )
 
 
-def put_verdict(experiment: Experiment, journal: Journal, record: Record, run_id: str) -> None:
+def put_verdict(experiment: Experiment, run_log: RunLog, record: Record, run_id: str) -> None:
     """Bring an evaluation's decision to the registry: the score as a tag, the alias where it moves.
 
-    The decision was made on what the journal knew. Where the alias points at another version than that, it is made
+    The decision was made on what the run log knew. Where the alias points at another version than that, it is made
     again with that version's score.
     """
     if not record.verdict:
@@ -90,7 +90,7 @@ def put_verdict(experiment: Experiment, journal: Journal, record: Record, run_id
         client.set_model_version_tag(name, version.version, VERDICT, reason)
         client.set_model_version_tag(name, version.version, DECIDED_BY, record.name)  # the last: all else has arrived
     if champion := _champion(client, name):
-        note_seen(journal, champion.tags.get(DATA_VERSION, ""), _score(champion), record.ended_at or 0.0)
+        note_seen(run_log, champion.tags.get(DATA_VERSION, ""), _score(champion), record.ended_at or 0.0)
 
 
 def _decision(said: Mapping[str, Any], champion: "ModelVersion | None") -> tuple[bool, str]:

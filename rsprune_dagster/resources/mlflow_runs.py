@@ -17,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 from rsprune_dagster.errors import UsageError
 from rsprune_dagster.resources.champion import CHECKPOINT, SUBSET
 from rsprune_dagster.resources.file_lock import held
-from rsprune_dagster.resources.journal import PICTURES, RECORD, Record, Status
+from rsprune_dagster.resources.run_log import PICTURES, RECORD, Record, Status
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

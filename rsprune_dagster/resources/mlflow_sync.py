@@ -21,7 +21,6 @@ from urllib.parse import quote
 from rsprune_dagster.corpus.shards import written_whole
 from rsprune_dagster.errors import UserError
 from rsprune_dagster.resources.file_lock import held
-from rsprune_dagster.resources.journal import Journal, Record, Status, is_alive
 from rsprune_dagster.resources.mlflow_registry import put_model, put_verdict, register
 from rsprune_dagster.resources.mlflow_runs import (
     DAGSTER_RUN,
@@ -37,6 +36,7 @@ from rsprune_dagster.resources.mlflow_runs import (
     sqlite_file,
     tag_is,
 )
+from rsprune_dagster.resources.run_log import Record, RunLog, Status, is_alive
 
 SERVED = "http://127.0.0.1:5000"
 """Where `make mlflow` serves the project's own store."""
@@ -75,10 +75,10 @@ class SyncResult:
     experiment_id: str = ""
 
 
-def start_sync(journal: Journal, tracking_uri: str, experiment: str, project: Path | None = None) -> None:
+def start_sync(run_log: RunLog, tracking_uri: str, experiment: str, project: Path | None = None) -> None:
     """Start a process that copies what is pending. It takes milliseconds; the process may outlive this one."""
-    options = [str(journal.root.resolve()), tracking_uri, experiment, *([str(project)] if project else [])]
-    with (journal.root / "mlflow_sync.log").open("ab") as output:
+    options = [str(run_log.root.resolve()), tracking_uri, experiment, *([str(project)] if project else [])]
+    with (run_log.root / "mlflow_sync.log").open("ab") as output:
         # the shell ends at once and its child passes to init: the caller has no zombie to collect
         subprocess.run(
             ["/bin/sh", "-c", '"$@" &', "sh", sys.executable, "-m", __name__, *options],
@@ -90,7 +90,7 @@ def start_sync(journal: Journal, tracking_uri: str, experiment: str, project: Pa
         )
 
 
-def sync(journal: Journal, tracking_uri: str, experiment: str, project: Path | None = None) -> SyncResult:
+def sync(run_log: RunLog, tracking_uri: str, experiment: str, project: Path | None = None) -> SyncResult:
     """Copy what is pending, in this process. What MLflow raises is returned as a sentence.
 
     Args:
@@ -99,69 +99,69 @@ def sync(journal: Journal, tracking_uri: str, experiment: str, project: Path | N
     Raises:
         RunError: another sync of this run log has not ended for ten minutes, or the disk is full.
     """
-    this = _Sync(journal, tracking_uri, experiment, project)
-    with held(journal.root / LOCK, str(journal.root / LOCK), lambda _: None, patience_s=_LOCK_PATIENCE_S):
-        if not this.pending(shown_records(journal)):
+    this = _Sync(run_log, tracking_uri, experiment, project)
+    with held(run_log.root / LOCK, str(run_log.root / LOCK), lambda _: None, patience_s=_LOCK_PATIENCE_S):
+        if not this.pending(shown_records(run_log)):
             return SyncResult()
         result = this.run()
-        _save(journal.root / NOTE, result)
+        _save(run_log.root / NOTE, result)
         return result
 
 
-def wait_for_sync(journal: Journal, tracking_uri: str, experiment: str, run_id: str, timeout_s: float) -> SyncResult:
+def wait_for_sync(run_log: RunLog, tracking_uri: str, experiment: str, run_id: str, timeout_s: float) -> SyncResult:
     """Wait until a run's records are in MLflow, or a sync that saw them has failed, or the time is up."""
     ends = time.monotonic() + timeout_s
-    records = [record for record in shown_records(journal) if record.run_id == run_id]
+    records = [record for record in shown_records(run_log) if record.run_id == run_id]
     changed_at = max((record.ended_at or record.started_at for record in records), default=0.0)
-    this = _Sync(journal, tracking_uri, experiment)
+    this = _Sync(run_log, tracking_uri, experiment)
     while True:
-        n_pending, last = len(this.pending(records)), last_sync(journal)
+        n_pending, last = len(this.pending(records)), last_sync(run_log)
         has_failed = last.error and last.started_at >= changed_at
         if not n_pending or has_failed or time.monotonic() > ends:
             return SyncResult(n_pending, last.error if n_pending and has_failed else "")
         time.sleep(0.1)
 
 
-def last_sync(journal: Journal) -> SyncResult:
+def last_sync(run_log: RunLog) -> SyncResult:
     """How the last sync ended that had something to copy."""
-    return SyncResult(**_load(journal.root / NOTE))
+    return SyncResult(**_load(run_log.root / NOTE))
 
 
-def shown_records(journal: Journal) -> list[Record]:
+def shown_records(run_log: RunLog) -> list[Record]:
     """The records as MLflow shows them, oldest first: RUNNING only while the process lives."""
     return [
         replace(record, status="KILLED") if record.status == "RUNNING" and not is_alive(record.process) else record
-        for record in journal.records()
+        for record in run_log.records()
     ]
 
 
-def run_link(journal: Journal, record: Record) -> str:
+def run_link(run_log: RunLog, record: Record) -> str:
     """The address of a record's MLflow run; empty where MLflow does not have it yet."""
-    note = _note(journal, record)
+    note = _note(run_log, record)
     if not note.run_id:
         return ""
     page = f"/#/experiments/{note.experiment_id}/runs/{note.run_id}?{VIEW}"
-    return _address(journal, note.store.partition(" ")[0], page, f"runs:/{note.run_id}")
+    return _address(run_log, note.store.partition(" ")[0], page, f"runs:/{note.run_id}")
 
 
-def search_link(journal: Journal, record: Record, tracking_uri: str, experiment: str) -> str:
+def search_link(run_log: RunLog, record: Record, tracking_uri: str, experiment: str) -> str:
     """The address that shows a record's run once it is copied: a search by its tag.
 
     Until the first sync has told the experiment's id it is the list of experiments.
     """
-    last, clause = last_sync(journal), tag_is(IDENTITY, record.name)
-    is_known = last.experiment_id and last.store == _Sync(journal, tracking_uri, experiment).store
+    last, clause = last_sync(run_log), tag_is(IDENTITY, record.name)
+    is_known = last.experiment_id and last.store == _Sync(run_log, tracking_uri, experiment).store
     # another order than by date, in which MLflow folds the run into its parent
     query = f"searchFilter={quote(clause)}&orderByKey={quote('tags.`mlflow.runName`')}&{VIEW}"
     runs = f"/{last.experiment_id}/runs?{query}" if is_known else ""
-    return _address(journal, public(tracking_uri), f"/#/experiments{runs}", f"{clause} in {experiment}")
+    return _address(run_log, public(tracking_uri), f"/#/experiments{runs}", f"{clause} in {experiment}")
 
 
 @dataclass(frozen=True)
 class _Sync:
     """A run log, and the experiment that it is copied to."""
 
-    journal: Journal
+    run_log: RunLog
     tracking_uri: str
     experiment: str
     project: Path | None = None
@@ -178,7 +178,7 @@ class _Sync:
         """
 
         def is_copied(record: Record) -> bool:
-            note = _note(self.journal, record)
+            note = _note(self.run_log, record)
             is_here = note.store == self.store and created in (None, note.created)
             return is_here and note.content == _content(record)
 
@@ -189,13 +189,13 @@ class _Sync:
         experiment: Experiment | None = None
         try:
             experiment = connect(self.tracking_uri, self.experiment)
-            self._copy(experiment, shown_records(self.journal), errors)
+            self._copy(experiment, shown_records(self.run_log), errors)
         except UserError as error:
             errors.append(str(error))
         except Exception as error:  # whatever MLflow, its database or the network raise: the records stay pending
             errors.append(f"MLflow at {public(self.tracking_uri)} did not take the records: {_reason(error)}")
-        pending = self.pending(shown_records(self.journal), experiment.created if experiment else None)
-        experiment_id = experiment.id if experiment else last_sync(self.journal).experiment_id
+        pending = self.pending(shown_records(self.run_log), experiment.created if experiment else None)
+        experiment_id = experiment.id if experiment else last_sync(self.run_log).experiment_id
         return SyncResult(len(pending), "; ".join(errors), started_at, self.store, experiment_id)
 
     def _copy(self, experiment: Experiment, records: Sequence[Record], errors: list[str]) -> None:
@@ -240,14 +240,14 @@ class _Sync:
         return run_ids
 
     def _copy_files(self, experiment: Experiment, record: Record, run_id: str) -> None:
-        put_files(experiment, run_id, self.journal.folder(record))
-        register(experiment, self.journal, self.project, record, run_id)
-        put_verdict(experiment, self.journal, record, run_id)
+        put_files(experiment, run_id, self.run_log.folder(record))
+        register(experiment, self.run_log, self.project, record, run_id)
+        put_verdict(experiment, self.run_log, record, run_id)
         self._write_note(experiment, record, run_id, _content(record))
 
     def _write_note(self, experiment: Experiment, record: Record, run_id: str, content: str) -> None:
         note = Note(self.store, experiment.id, experiment.created, run_id, content)
-        _save(self.journal.folder(record) / NOTE, note)
+        _save(self.run_log.folder(record) / NOTE, note)
 
 
 def _ending(group: Sequence[Record]) -> tuple[Status, float | None]:
@@ -262,8 +262,8 @@ def _content(record: Record) -> str:
     return hashlib.sha256(json.dumps(asdict(record)).encode()).hexdigest()
 
 
-def _note(journal: Journal, record: Record) -> Note:
-    return Note(**_load(journal.folder(record) / NOTE))
+def _note(run_log: RunLog, record: Record) -> Note:
+    return Note(**_load(run_log.folder(record) / NOTE))
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -280,13 +280,13 @@ def _save(path: Path, note: Note | SyncResult) -> None:
         draft.write_text(json.dumps(asdict(note), indent=1))
 
 
-def _address(journal: Journal, tracking_uri: str, page: str, place: str) -> str:
+def _address(run_log: RunLog, tracking_uri: str, page: str, place: str) -> str:
     """A page of the web UI: of `make mlflow` for the project's own SQLite file, else of the server.
 
     RSPRUNE_MLFLOW_URL is the server's address as a browser reaches it. Another SQLite file is served by hand.
     """
     database = sqlite_file(tracking_uri)
-    if database == (journal.root.parent / "mlflow" / "mlflow.db").resolve():
+    if database == (run_log.root.parent / "mlflow" / "mlflow.db").resolve():
         return SERVED + page
     if database:
         return f"{place} (mlflow ui --backend-store-uri {tracking_uri})"
@@ -323,7 +323,7 @@ def main() -> None:
     options = parser.parse_args()
     os.nice(5)  # the assets' work goes first
     warnings.simplefilter("ignore")
-    sync(Journal(options.run_log), options.tracking_uri, options.experiment, options.project)
+    sync(RunLog(options.run_log), options.tracking_uri, options.experiment, options.project)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ import dagster as dg
 from rsprune_dagster.resources.asset_store import AssetStore
 from rsprune_dagster.resources.content import tree_of
 from rsprune_dagster.resources.dvc_lock import DvcProject, version_in
-from rsprune_dagster.resources.journal import Journal, Record, is_alive
+from rsprune_dagster.resources.run_log import Record, RunLog, is_alive
 
 DATA_VERSION = "dagster/data_version"
 
 
-def settle(
-    journal: Journal,
+def recover(
+    run_log: RunLog,
     store: AssetStore,
     project: DvcProject | None,
     instance: dg.DagsterInstance,
@@ -28,21 +28,21 @@ def settle(
     Else nothing was changed, and the record says that it was killed. Dagster also hears of what was finished by a
     process that ended before it could tell.
     """
-    for record in journal.records():
+    for record in run_log.records():
         if record.status == "RUNNING" and not is_alive(record.process):
-            journal.write(_settled(record, store, project))
-            say(f"{record.asset} of run {record.run_id} was cut short by the end of its process: settled")
-    newest = {record.asset: record for record in journal.records() if record.status == "FINISHED"}
+            run_log.write(_recovered(record, store, project))
+            say(f"{record.asset} of run {record.run_id} was cut short by the end of its process: recovered")
+    newest = {record.asset: record for record in run_log.records() if record.status == "FINISHED"}
     for record in newest.values():
-        if not is_alive(record.process) and _is_untold(record, journal, store, instance):
+        if not is_alive(record.process) and _is_untold(record, run_log, store, instance):
             report(instance, record.asset, record.data_version, f"made by run {record.run_id}, told by a later one")
 
 
-def adopt(versions: Mapping[str, str], instance: dg.DagsterInstance, journal: Journal) -> None:
+def import_versions(versions: Mapping[str, str], instance: dg.DagsterInstance, run_log: RunLog) -> None:
     """Tell Dagster of versions that lie in the store but that it did not see made: a `dvc checkout` or `dvc pull`."""
     for asset, version in versions.items():
         if _version_known(instance, asset) != version:
-            report(instance, asset, version, _origin(journal, version))
+            report(instance, asset, version, _origin(run_log, version))
 
 
 def report(instance: dg.DagsterInstance, asset: str, version: str, origin: str) -> None:
@@ -51,7 +51,7 @@ def report(instance: dg.DagsterInstance, asset: str, version: str, origin: str) 
     instance.report_runless_asset_event(materialization)
 
 
-def _settled(record: Record, store: AssetStore, project: DvcProject | None) -> Record:
+def _recovered(record: Record, store: AssetStore, project: DvcProject | None) -> Record:
     ended = replace(record, ended_at=time.time(), message="its process ended before it could record the end")
     if not (record.data_version and store.has(record.asset)):
         return replace(ended, status="KILLED")
@@ -66,11 +66,11 @@ def _settled(record: Record, store: AssetStore, project: DvcProject | None) -> R
     return replace(ended, status="FINISHED", versioned=versioned, dvc_lock_md5=lock_md5)
 
 
-def _is_untold(record: Record, journal: Journal, store: AssetStore, instance: dg.DagsterInstance) -> bool:
+def _is_untold(record: Record, run_log: RunLog, store: AssetStore, instance: dg.DagsterInstance) -> bool:
     """Whether this version lies in the store and Dagster takes another for the latest."""
     if _version_known(instance, record.asset) == record.data_version or not store.has(record.asset):
         return False
-    memory = journal.root / "content" / f"{record.asset}.json"
+    memory = run_log.root / "content" / f"{record.asset}.json"
     return tree_of(store.folder(record.asset), memory=memory).digest == record.data_version
 
 
@@ -86,6 +86,6 @@ def _version_known(instance: dg.DagsterInstance, asset: str) -> str:
     return (materialization.tags or {}).get(DATA_VERSION, "") if materialization else ""
 
 
-def _origin(journal: Journal, version: str) -> str:
-    makers = [record.run_id for record in journal.records() if record.data_version == version]
+def _origin(run_log: RunLog, version: str) -> str:
+    makers = [record.run_id for record in run_log.records() if record.data_version == version]
     return f"made by run {makers[0]}, then brought back" if makers else "brought here by DVC or by hand"

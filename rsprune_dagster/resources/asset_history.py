@@ -1,4 +1,4 @@
-"""What earlier versions were like: what checks, sensors and top-ups compare with. From the journal and DVC's cache."""
+"""What earlier versions were like: what checks, sensors and top-ups compare with. From the run log and DVC's cache."""
 
 import time
 from collections.abc import Mapping
@@ -11,8 +11,8 @@ from rsprune_dagster.resources.asset_store import AssetStore
 from rsprune_dagster.resources.content import tree_of
 from rsprune_dagster.resources.dvc_cache import DvcCache
 from rsprune_dagster.resources.dvc_lock import ASSETS, DvcProject, version_in
-from rsprune_dagster.resources.journal import Journal, Record
-from rsprune_dagster.resources.lineage import Lineage
+from rsprune_dagster.resources.run_log import Record, RunLog
+from rsprune_dagster.resources.run_recorder import RunRecorder
 
 SOURCES = "corpus.sources"
 KEPT_BY_SCENE = "kept_by_scene"
@@ -26,27 +26,27 @@ LISTING = "listing"
 
 
 @dataclass(frozen=True)
-class Past:
+class AssetHistory:
     """The finished records of a pipeline, and what lies in its store now."""
 
-    journal: Journal
+    run_log: RunLog
     store: AssetStore
     project: DvcProject | None
 
     @classmethod
-    def of(cls, lineage: Lineage, store: AssetStore) -> "Past":
-        project = DvcProject(Path(lineage.project))
-        ours = bool(lineage.project) and project.exists() and store.root == project.root / ASSETS
-        return cls(Journal(Path(lineage.journal)), store, project if ours else None)
+    def of(cls, recorder: RunRecorder, store: AssetStore) -> "AssetHistory":
+        project = DvcProject(Path(recorder.project))
+        ours = bool(recorder.project) and project.exists() and store.root == project.root / ASSETS
+        return cls(RunLog(Path(recorder.run_log)), store, project if ours else None)
 
     def finished(self, asset: str) -> list[Record]:
         """The finished records of an asset, newest first."""
-        records = [each for each in self.journal.records() if (each.asset, each.status) == (asset, "FINISHED")]
+        records = [each for each in self.run_log.records() if (each.asset, each.status) == (asset, "FINISHED")]
         return records[::-1]
 
     def present(self, asset: str) -> str:
         """The hash of what lies in the store; empty where there is nothing."""
-        memory = self.journal.root / "content" / f"{asset}.json"
+        memory = self.run_log.root / "content" / f"{asset}.json"
         return tree_of(self.store.folder(asset), memory=memory).digest if self.store.has(asset) else ""
 
     def tiles_of_last_subset(self) -> int | None:
@@ -74,7 +74,7 @@ class Past:
         return dict(facts.get(KEPT_BY_SCENE, {})) if facts.get(STRATA, "scenes") == strata else {}
 
     def age_s(self, asset: str) -> float | None:
-        """Seconds since what lies there was made; None where the journal does not know it."""
+        """Seconds since what lies there was made; None where the run log does not know it."""
         present = self.present(asset)
         makers = [each.ended_at for each in self.finished(asset) if each.data_version == present and each.ended_at]
         return time.time() - max(makers) if makers else None

@@ -18,28 +18,30 @@ from rsprune_dagster.resources.content import Tree, tree_of
 from rsprune_dagster.resources.dvc_cache import DvcCache
 from rsprune_dagster.resources.dvc_lock import ASSETS, DvcProject, outs, version_in
 from rsprune_dagster.resources.git import head
-from rsprune_dagster.resources.journal import Journal, Record, this_process
-from rsprune_dagster.resources.settling import adopt, settle
+from rsprune_dagster.resources.recovery import import_versions, recover
+from rsprune_dagster.resources.run_log import Record, RunLog, this_process
 from rsprune_dagster.terminal import warn
 
 _SYNC_EVERY_S = 60.0
 """Seconds between syncs with MLflow while a run goes on; each costs some 4 s of a core."""
 
 
-class Lineage(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """The journal, and where versions and records go from there."""
+class RunRecorder(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The run log, and where versions and records go from there."""
 
-    journal: str = Field(description="Folder of the lineage journal")
+    run_log: str = Field(description="Folder of the run log")
     project: str = Field(default="", description="A DVC project whose assets are materialized; empty: no versioning")
-    tracking_uri: str = Field(default="", description="MLflow's store or server; empty: records stay in the journal")
+    tracking_uri: str = Field(default="", description="MLflow's store or server; empty: records stay in the run log")
     experiment: str = Field(default="rsprune", description="MLflow's experiment")
-    say_on: str = Field(default="log", description="log: what is waited for or settled is said in the run's log alone")
+    say_on: str = Field(
+        default="log", description="log: what is waited for or recovered is said in the run's log alone"
+    )
     _synced_at: float | None = PrivateAttr(default=None)
 
     @contextmanager
-    def materialization(
+    def record_asset(
         self, context: dg.AssetExecutionContext, store: AssetStore, params: Mapping[str, Section | Mapping[str, Any]]
-    ) -> "Iterator[Materialization]":
+    ) -> "Iterator[AssetRecorder]":
         """Record the block: what it reads, what it makes, and how it ends.
 
         Args:
@@ -49,19 +51,19 @@ class Lineage(dg.ConfigurableResource):  # type: ignore[type-arg]
             RunError: an upstream asset has not been materialized.
         """
         project = DvcProject(Path(self.project)) if self._versions(store) else None
-        made = Materialization(context, store, Journal(Path(self.journal)), project, self)
-        settle(made.journal, store, project, context.instance, say=lambda told: self.say(context, told))
+        made = AssetRecorder(context, store, RunLog(Path(self.run_log)), project, self)
+        recover(made.run_log, store, project, context.instance, say=lambda told: self.say(context, told))
         made.begin(flat({name: _plain(values) for name, values in params.items()}))
         try:
-            made.take_inputs()
+            made.record_inputs()
             yield made
         except BaseException as error:
-            made.end_badly(error)
+            made.fail(error)
             raise
 
     def records_of(self, run_id: str) -> list[Record]:
         """What a run recorded, in the order of its steps."""
-        return [record for record in Journal(Path(self.journal)).records() if record.run_id == run_id]
+        return [record for record in RunLog(Path(self.run_log)).records() if record.run_id == run_id]
 
     def pending_in_mlflow(self, run_id: str, *, timeout_s: float) -> str:
         """Wait for MLflow to have all of a run; what to tell the user where it does not, else empty."""
@@ -69,13 +71,13 @@ class Lineage(dg.ConfigurableResource):  # type: ignore[type-arg]
             return ""
         from rsprune_dagster.resources.mlflow_sync import wait_for_sync
 
-        journal = Journal(Path(self.journal))
-        last = wait_for_sync(journal, self.tracking_uri, self.experiment, run_id, timeout_s)
+        run_log = RunLog(Path(self.run_log))
+        last = wait_for_sync(run_log, self.tracking_uri, self.experiment, run_id, timeout_s)
         if not last.n_pending:
             return ""
         reason = last.error or f"MLflow has not taken them within {timeout_s:.0f} s"
         wait = "1 record waits" if last.n_pending == 1 else f"{last.n_pending} records wait"
-        return f"{wait} in {journal.root} for the next run: {reason}"
+        return f"{wait} in {run_log.root} for the next run: {reason}"
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         """Copy to MLflow what this run recorded. Dagster calls it once at a run's end, or once for a process's step."""
@@ -88,8 +90,8 @@ class Lineage(dg.ConfigurableResource):  # type: ignore[type-arg]
             return
         from rsprune_dagster.resources.mlflow_sync import last_sync
 
-        if error := last_sync(Journal(Path(self.journal))).error:
-            context.log.warning(f"{error}: records wait in {self.journal} and are copied by a later sync")
+        if error := last_sync(RunLog(Path(self.run_log))).error:
+            context.log.warning(f"{error}: records wait in {self.run_log} and are copied by a later sync")
         self._start_sync()
         self._synced_at = time.monotonic()
 
@@ -97,7 +99,7 @@ class Lineage(dg.ConfigurableResource):  # type: ignore[type-arg]
         from rsprune_dagster.resources.mlflow_sync import start_sync
 
         project = Path(self.project) if self.project else None
-        start_sync(Journal(Path(self.journal)), self.tracking_uri, self.experiment, project)
+        start_sync(RunLog(Path(self.run_log)), self.tracking_uri, self.experiment, project)
 
     def say(self, context: dg.AssetExecutionContext, told: str) -> None:
         """Tell the run's log, and a terminal that shows no log."""
@@ -111,11 +113,11 @@ class Lineage(dg.ConfigurableResource):  # type: ignore[type-arg]
         return bool(self.project) and DvcProject(project).exists() and store.root == project / ASSETS
 
 
-def project_lineage(project: Path, tracking: TrackingParams, *, say_on: str = "log") -> Lineage:
-    """The journal of a project, its versions, and MLflow: MLFLOW_TRACKING_URI, else params.yaml, else SQLite."""
+def project_recorder(project: Path, tracking: TrackingParams, *, say_on: str = "log") -> RunRecorder:
+    """The run log of a project, its versions, and MLflow: MLFLOW_TRACKING_URI, else params.yaml, else SQLite."""
     uri = tracking.uri_in_effect or f"sqlite:///{project / '.state' / 'mlflow' / 'mlflow.db'}"
-    return Lineage(
-        journal=str(project / ".state" / "lineage"),
+    return RunRecorder(
+        run_log=str(project / ".state" / "lineage"),
         project=str(project),
         say_on=say_on,
         tracking_uri="" if uri == NO_TRACKING else uri,
@@ -123,25 +125,25 @@ def project_lineage(project: Path, tracking: TrackingParams, *, say_on: str = "l
     )
 
 
-def folder_lineage(work: Path, tracking: TrackingParams) -> Lineage:
-    """The journal beside a prune's results; MLflow only where one was named."""
+def folder_recorder(work: Path, tracking: TrackingParams) -> RunRecorder:
+    """The run log beside a prune's results; MLflow only where one was named."""
     uri = tracking.uri_in_effect
-    return Lineage(
-        journal=str(work / "lineage"),
+    return RunRecorder(
+        run_log=str(work / "lineage"),
         tracking_uri="" if uri == NO_TRACKING else uri,
         experiment=tracking.experiment,
     )
 
 
 @dataclass(frozen=True)
-class Materialization:
+class AssetRecorder:
     """One asset being made in one run."""
 
     context: dg.AssetExecutionContext
     store: AssetStore
-    journal: Journal
+    run_log: RunLog
     project: DvcProject | None
-    lineage: Lineage
+    recorder: RunRecorder
 
     @property
     def asset(self) -> str:
@@ -154,15 +156,15 @@ class Materialization:
 
     @property
     def record(self) -> Record:
-        """As the journal has it now."""
-        record = self.journal.read(self.context.run.run_id, self.asset)
+        """As the run log has it now."""
+        record = self.run_log.read(self.context.run.run_id, self.asset)
         assert record is not None, "begin() writes it"
         return record
 
     def begin(self, params: Mapping[str, Any]) -> None:
         """Write the record before anything is read."""
         commit = head(self.project.root if self.project else Path(__file__).parent)
-        self.journal.write(
+        self.run_log.write(
             Record(
                 run_id=self.context.run.run_id,
                 asset=self.asset,
@@ -177,9 +179,9 @@ class Materialization:
                 departures=self._departures(params),
             )
         )
-        self.lineage.sync_while_running(self.context)
+        self.recorder.sync_while_running(self.context)
 
-    def take_inputs(self) -> None:
+    def record_inputs(self) -> None:
         """Record what the asset is made from, as it lies here now: what changes later has not made it.
 
         Raises:
@@ -189,10 +191,10 @@ class Materialization:
             self.project.lock()  # one that cannot be read is told of before the work, not after it
         trees = self.inputs()
         inputs = {name: tree.digest for name, tree in trees.items()}
-        adopt(inputs, self.context.instance, self.journal)
+        import_versions(inputs, self.context.instance, self.run_log)
         has_stage = self.project is not None and self.asset in self.project.stages()
         stage = self.project.made_from(self.asset, trees) if self.project and has_stage else {}
-        self.journal.write(replace(self.record, inputs=inputs, stage=stage))
+        self.run_log.write(replace(self.record, inputs=inputs, stage=stage))
 
     def inputs(self) -> dict[str, Tree]:
         """The upstream assets as they lie in the store now."""
@@ -210,7 +212,7 @@ class Materialization:
         with self.store.replace(self.asset, before=self._written) as folder:
             yield folder
 
-    def end_well(
+    def finish(
         self,
         figures: Mapping[str, Any],
         pictures: Mapping[str, bytes | str],
@@ -218,7 +220,7 @@ class Materialization:
         *,
         verdict: Mapping[str, Any] | None = None,
     ) -> Record:
-        """Record the new version: in dvc.lock where it is the one that params.yaml asks for, and in the journal.
+        """Record the new version: in dvc.lock where it is the one that params.yaml asks for, and in the run log.
 
         Args:
             facts: plain JSON that later versions are compared with.
@@ -226,7 +228,7 @@ class Materialization:
         """
         record = self.record
         for title, picture in pictures.items():
-            self.journal.add_picture(record, title, picture)
+            self.run_log.add_picture(record, title, picture)
         note = self._why_not_versioned(record) or self._record_in_dvc(record)
         ended = replace(
             record,
@@ -239,14 +241,14 @@ class Materialization:
             dvc_lock_md5=self.project.lock_md5() if self.project else "",
             verdict=verdict or {},
         )
-        self.journal.write(ended)
+        self.run_log.write(ended)
         if note and self.project:
             self.context.log.warning(
                 f"{self.asset} {record.data_version} is kept, but not recorded in dvc.lock: {note}"
             )
         return ended
 
-    def end_badly(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
         """Record a failure, or the end of a run that was cancelled."""
         cancelled = isinstance(error, dg.DagsterExecutionInterruptedError | KeyboardInterrupt | SystemExit)
         record = replace(
@@ -255,17 +257,17 @@ class Materialization:
             ended_at=time.time(),
             message="cancelled" if cancelled else " ".join(str(error).split())[:2000],
         )
-        self.journal.write(record)
+        self.run_log.write(record)
 
     def mlflow_link(self) -> str:
         """Where MLflow shows this materialization, or will once it is copied; empty where nothing is tracked."""
-        if not self.lineage.tracking_uri:
+        if not self.recorder.tracking_uri:
             return ""
         from rsprune_dagster.resources.mlflow_sync import run_link, search_link
 
         record = self.record
-        return run_link(self.journal, record) or search_link(
-            self.journal, record, self.lineage.tracking_uri, self.lineage.experiment
+        return run_link(self.run_log, record) or search_link(
+            self.run_log, record, self.recorder.tracking_uri, self.recorder.experiment
         )
 
     def _written(self, staging: Path) -> None:
@@ -273,7 +275,7 @@ class Materialization:
         tree = tree_of(staging, memory=self._memory(self.asset))
         record = self.record
         stage = {**record.stage, "outs": outs(self.asset, tree)} if record.stage else {}
-        self.journal.write(
+        self.run_log.write(
             replace(record, data_version=tree.digest, n_files=tree.n_files, size_bytes=tree.size_bytes, stage=stage)
         )
         if self.project:
@@ -283,7 +285,7 @@ class Materialization:
         """Empty, or why dvc.lock could not be written."""
         assert self.project is not None
         try:
-            self.project.record({self.asset: dict(record.stage)}, lambda told: self.lineage.say(self.context, told))
+            self.project.record({self.asset: dict(record.stage)}, lambda told: self.recorder.say(self.context, told))
         except RunError as error:
             return str(error)
         return ""
@@ -310,7 +312,7 @@ class Materialization:
         return {name: asked.get(name) for name, value in params.items() if asked.get(name) != value}
 
     def _memory(self, asset: str) -> Path:
-        return self.journal.root / "content" / f"{asset}.json"
+        return self.run_log.root / "content" / f"{asset}.json"
 
 
 def _plain(values: Section | Mapping[str, Any]) -> Mapping[str, Any]:

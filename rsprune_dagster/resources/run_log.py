@@ -1,4 +1,4 @@
-"""The lineage journal: a record per materialization, on local disk, written before anything else hears of it.
+"""The run log: a record per materialization, on local disk, written before anything else hears of it.
 
 MLflow gets its runs from here (`mlflow_sync`), so a server that is down loses nothing; a process that was killed
 leaves a record that tells what it was about to do.
@@ -65,18 +65,18 @@ class Record:
     dvc_lock_md5: str = ""
     """Of dvc.lock as it was after this materialization."""
     message: str = ""
-    """Why it failed, or that it was settled by a later run."""
+    """Why it failed, or that it was recovered by a later run."""
     verdict: Mapping[str, Any] = field(default_factory=dict)
     """Of an evaluation: which checkpoint is the champion from now on, and why (`champion.Verdict`)."""
 
     @property
     def name(self) -> str:
-        """Its folder's name in the journal, and its identity in MLflow."""
+        """Its folder's name in the run log, and its identity in MLflow."""
         return f"{self.run_id}-{self.asset}"
 
 
 @dataclass(frozen=True)
-class Journal:
+class RunLog:
     """A folder of records: `ROOT/records/RUN-ASSET/record.json`, with pictures beside it."""
 
     root: Path
@@ -164,7 +164,7 @@ def _load(path: Path) -> Record | None:
 
 
 def _set_aside(path: Path) -> None:
-    """Rename a damaged record, so that the journal goes on without it and says so once."""
+    """Rename a damaged record, so that the run log goes on without it and says so once."""
     aside = path.with_name(path.name + DAMAGED)
     with suppress(OSError):
         os.replace(path, aside)
