@@ -484,16 +484,17 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str,
 
 @pytest.mark.slow
 def test_what_a_server_that_is_down_missed_is_copied_once_it_is_up(run_log: RunLog, server: dict[str, Any]) -> None:
-    uri, records = f"http://127.0.0.1:{server['port']}", [_record("raw_corpus"), _record("embeddings")]
-    run_log.write(records[0])
+    uri, first = f"http://127.0.0.1:{server['port']}", _record("raw_corpus")
+    run_log.write(first)
     start_sync(run_log, uri, EXPERIMENT)
-    n_pending, error = _waited(run_log, uri, records[0].run_id)
+    n_pending, error = _waited(run_log, uri, first.run_id)
     assert n_pending == 1 and "nothing listens there" in error
     with mlflow_server(**server):
-        run_log.write(records[1])
+        second = _record("embeddings", ended_at=time.time())
+        run_log.write(second)
         start_sync(run_log, uri, EXPERIMENT)
-        assert [_waited(run_log, uri, record.run_id) for record in records] == [DONE, DONE]
-        _check_complete(uri, records)
+        assert _waited(run_log, uri, second.run_id) == DONE
+        _check_complete(uri, [first, second])
         _check_links(run_log, uri)
 
 
