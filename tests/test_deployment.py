@@ -179,7 +179,7 @@ def test_it_is_versioned_and_mlflow_has_it_with_a_link_for_browsers(deployment: 
     told = metadata(deployment.dagster, "raw_corpus")
     assert told["DVC"] == "recorded in dvc.lock"
     assert "raw_corpus" in yaml.safe_load((deployment.project.root / "dvc.lock").read_text())["stages"]
-    assert str(told["MLflow"]).startswith(f"{deployment.mlflow}/#/experiments/")
+    assert str(told["MLflow"]).startswith(f"{deployment.mlflow}/#/experiments")
     ends = time.monotonic() + PATIENCE_S
     while not (keys := s3_keys(deployment.s3, "mlflow")) and time.monotonic() < ends:
         time.sleep(0.5)
