@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.machine import heading
 from rsprune_dagster.pruning.clustering import assign, stratified_sample, train_centroids
-from rsprune_dagster.pruning.method import AXES_SAMPLE, N_RESTARTS, clustering_space, even_rows, placed
+from rsprune_dagster.pruning.pipeline import AXES_SAMPLE, N_RESTARTS, clustering_space, placed, strided_sample
 from rsprune_dagster.pruning.scenes import SceneModel, fit_scene_model
 
 AIM = 1.20
@@ -53,7 +53,7 @@ def measure(n_tiles: int, dimension: int, rounds: int) -> tuple[int, float, floa
     """Tiles in training, and median seconds of placing, training and assigning."""
     pool, _ = clouds(n_tiles, dimension, np.geomspace(1, SKEW, N_SCENES), seed=1)
     model = known_scenes(dimension)
-    space = clustering_space(pool[even_rows(n_tiles, AXES_SAMPLE)], model)
+    space = clustering_space(pool[strided_sample(n_tiles, AXES_SAMPLE)], model)
     seconds = []
     for number in range(rounds):
         placed_s, (points, scene, _) = timed(placed, lambda rows: pool[rows], n_tiles, space, model)

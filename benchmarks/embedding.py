@@ -25,11 +25,11 @@ import torch
 from safetensors.torch import save_file
 from simplejpeg import decode_jpeg, encode_jpeg
 
-from rsprune_dagster.params import load
-from rsprune_dagster.pruning.backbones import BACKBONES
-from rsprune_dagster.pruning.embedding import embed_stream
-from rsprune_dagster.pruning.encoders import FORWARD_TILES, Encoder, TileEncoder, load_encoder
-from rsprune_dagster.pruning.tile_encoder import TexturedEncoder, load_tile_encoder
+from rsprune_dagster.config.params import load
+from rsprune_dagster.pruning.encoders.backbones import BACKBONES
+from rsprune_dagster.pruning.encoders.embedding import embed_stream
+from rsprune_dagster.pruning.encoders.encoder import FORWARD_TILES, Encoder, TileEncoder, load_encoder
+from rsprune_dagster.pruning.encoders.tile_encoder import TexturedEncoder, load_tile_encoder
 
 AIM = 0.9
 PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"

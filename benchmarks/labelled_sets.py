@@ -50,7 +50,7 @@ def load_sets(data: Path, cache: Path) -> Sets:
 
 def extract(data: Path, name: str, encoder: str) -> tuple[np.ndarray, np.ndarray]:
     """Raw pooled features and labels of a set, by the product's encoder."""
-    from rsprune_dagster.pruning.encoders import load_encoder
+    from rsprune_dagster.pruning.encoders.encoder import load_encoder
 
     size = IMAGE_SIZE_PX[name]
     weights = str(data / ENCODERS[encoder]) if encoder in ENCODERS else ""

@@ -27,17 +27,19 @@ PROJECT_FILES = ("params.yaml", "dvc.yaml", "dagster.yaml", ".dvc/config")
 BARE = """
 import sys
 from pathlib import Path
-from rsprune_dagster.assets import build_pruning_assets
-from rsprune_dagster.automation.run import materialize, project_home
-from rsprune_dagster.params import load
-from rsprune_dagster.resources.run_recorder import folder_recorder
+from rsprune_dagster.dagster.assets import build_pruning_assets
+from rsprune_dagster.dagster.materialize import materialize, project_home
+from rsprune_dagster.config.params import load
+from rsprune_dagster.tracking.run_recorder import folder_recorder
 here = Path.cwd()
 params = load(here / "params.yaml")
 materialize(build_pruning_assets(params), params, root=here / "assets", cache_root=here / ".state" / "cache",
             home=project_home(here), recorder=folder_recorder(here / ".state", params.tracking), progress_on="terminal")
 """
 PRUNING = "raw_corpus reference_scenes entropy_scores embeddings scene_clusters pruned_subset"
-RECORDED = f"import sys; sys.argv[1:] = 'materialize {PRUNING}'.split(); from rsprune_dagster.cli import main; main()"
+RECORDED = (
+    f"import sys; sys.argv[1:] = 'materialize {PRUNING}'.split(); from rsprune_dagster.cli.app import main; main()"
+)
 
 
 def main() -> None:

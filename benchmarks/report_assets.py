@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.memory import jpeg, pictures
-from rsprune_dagster.corpus.options import ReadOptions
+from rsprune_dagster.config.params import load, project_root
+from rsprune_dagster.corpus.options import ReadOptions, write_options
 from rsprune_dagster.corpus.tables import scalar, write_query
-from rsprune_dagster.params import load, project_root
-from rsprune_dagster.pruning.steps.cluster import ASSIGNMENT
-from rsprune_dagster.pruning.steps.embed import INDEX
-from rsprune_dagster.pruning.steps.ledger import (
+from rsprune_dagster.pruning.assignment import ASSIGNMENT
+from rsprune_dagster.pruning.encoders.vectors import create_vectors
+from rsprune_dagster.pruning.ledger import (
     RANKING,
     LedgerInputs,
     count_decisions,
@@ -28,9 +28,9 @@ from rsprune_dagster.pruning.steps.ledger import (
     write_decisions,
     write_subset,
 )
-from rsprune_dagster.pruning.steps.scan import MANIFEST, QUARANTINE, write_options
-from rsprune_dagster.pruning.steps.score import SCORES
-from rsprune_dagster.pruning.vectors import create_vectors
+from rsprune_dagster.stages.embeddings import INDEX
+from rsprune_dagster.stages.entropy_scores import SCORES
+from rsprune_dagster.stages.raw_corpus import MANIFEST, QUARANTINE
 
 SCENES = ("forest", "water", "fields", "city", "desert", "coast", "river", "cloud", "ice", "mine")
 """Each half as frequent again as the next."""

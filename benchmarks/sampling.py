@@ -14,10 +14,10 @@ import numpy as np
 from benchmarks.machine import heading
 from rsprune_dagster.diffusion.checkpoint import load_checkpoint
 from rsprune_dagster.diffusion.denoiser import build_denoiser
+from rsprune_dagster.diffusion.latents import passed_through, pixels
 from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.objective import OBJECTIVES
 from rsprune_dagster.diffusion.sampling import sample
-from rsprune_dagster.diffusion.spaces import passed_through, pixels
 
 N_SCENES = 10
 RUNS = (("ddim", 12), ("ddim", 25), ("ddim", 50), ("dpm_solver", 6), ("dpm_solver", 12), ("dpm_solver", 25))

@@ -30,11 +30,11 @@ from benchmarks.machine import heading
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.shards import Shard, ShardCache
 from rsprune_dagster.corpus.sources import list_corpus, members
-from rsprune_dagster.progress import silent
 from rsprune_dagster.pruning.entropy import tile_entropy
 from rsprune_dagster.pruning.near_duplicates import near_duplicates
 from rsprune_dagster.pruning.scan import scan_shard, scan_tiles
-from rsprune_dagster.pruning.steps.scan import Scanner, scan
+from rsprune_dagster.stages.raw_corpus import Scanner, scan
+from rsprune_dagster.utils.progress import silent
 
 PATCH_GRID = 4
 _ALL_VALID = np.zeros((0, 0), np.bool_)

@@ -39,12 +39,12 @@ from scipy import stats
 
 from benchmarks.labelled_sets import DESCRIPTOR, ENCODERS, LabelledSet, Sets, load_sets
 from benchmarks.machine import heading
-from rsprune_dagster.params import load
+from rsprune_dagster.config.params import load
 from rsprune_dagster.pruning.baselines import BASELINES, Candidates, highest_earlier_cosine
-from rsprune_dagster.pruning.encoders import unit
-from rsprune_dagster.pruning.method import select
+from rsprune_dagster.pruning.encoders.encoder import unit
+from rsprune_dagster.pruning.encoders.tile_encoder import beside
 from rsprune_dagster.pruning.numerics import one_thread
-from rsprune_dagster.pruning.tile_encoder import beside
+from rsprune_dagster.pruning.pipeline import select
 
 KEEP_FRACTION = 0.15
 NEAR_DUPLICATE_COSINE = 0.95

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.machine import heading
+from rsprune_dagster.pruning.encoders.vectors import ROWS_PER_PART, create_vectors, open_vectors
 from rsprune_dagster.pruning.selection import herding_order, rank_tiles
-from rsprune_dagster.pruning.vectors import ROWS_PER_PART, create_vectors, open_vectors
 
 AIM_S, AIM_GB, AIM_TILES = 60, 4, 1_000_000
 N_GROUPS = {"scenes": 10, "clusters": 60}

@@ -27,14 +27,22 @@ import pyarrow.parquet as pq
 
 from benchmarks.labelled_sets import ENCODERS
 from benchmarks.machine import heading
+from rsprune_dagster.config.params import load
+from rsprune_dagster.corpus.options import read_options
 from rsprune_dagster.corpus.shards import ShardCache
-from rsprune_dagster.diffusion.tiles import tile_set
+from rsprune_dagster.diffusion.tile_set import tile_set
 from rsprune_dagster.diffusion.training import TrainingOptions
 from rsprune_dagster.evaluation.evaluate import Settings
 from rsprune_dagster.evaluation.features import encoder
 from rsprune_dagster.evaluation.intervals import Resampling
 from rsprune_dagster.evaluation.leakage import refuse_leaks
-from rsprune_dagster.evaluation.study import (
+from rsprune_dagster.pruning.strategies import StageFolders
+from rsprune_dagster.stages.pipeline import prune
+from rsprune_dagster.stages.raw_corpus import Scanner, scan
+from rsprune_dagster.study.arms import PrunedCorpus, parse_arm, read_pruned
+from rsprune_dagster.study.results import read_results
+from rsprune_dagster.study.summary import Summary, mean_over_seeds, summarize
+from rsprune_dagster.study.trainings import (
     Study,
     Yardstick,
     arm_tiles,
@@ -43,17 +51,10 @@ from rsprune_dagster.evaluation.study import (
     run_arm,
     seen_tiles,
 )
-from rsprune_dagster.evaluation.study_arms import PrunedCorpus, parse_arm, read_pruned
-from rsprune_dagster.evaluation.study_results import read_results
-from rsprune_dagster.evaluation.study_summary import Summary, mean_over_seeds, summarize
-from rsprune_dagster.params import load
-from rsprune_dagster.progress import silent
-from rsprune_dagster.pruning.pipeline import prune
-from rsprune_dagster.pruning.steps.scan import Scanner, read_options, scan
-from rsprune_dagster.pruning.steps.select import StageFolders
-from rsprune_dagster.report.markdown import block_table, table
-from rsprune_dagster.report.study import arms_table, convergence, said_arm, spread
-from rsprune_dagster.report.template import picture
+from rsprune_dagster.utils.progress import silent
+from rsprune_dagster.viz.markdown import block_table, table
+from rsprune_dagster.viz.study import arms_table, convergence, said_arm, spread
+from rsprune_dagster.viz.template import picture
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PARAMS = CHECKOUT / "params.yaml"

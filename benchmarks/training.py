@@ -21,10 +21,10 @@ import pyarrow as pa
 from benchmarks.machine import heading
 from benchmarks.memory import jpeg, pictures
 from rsprune_dagster.corpus.options import ReadOptions
+from rsprune_dagster.diffusion.distributed import SINGLE_PROCESS
 from rsprune_dagster.diffusion.objective import OBJECTIVES, Noised
-from rsprune_dagster.diffusion.ranks import ALONE
 from rsprune_dagster.diffusion.state import TrainingState
-from rsprune_dagster.diffusion.tiles import TileSet, batches, tile_set
+from rsprune_dagster.diffusion.tile_set import TileSet, batches, tile_set
 from rsprune_dagster.diffusion.training import TrainingOptions, new_state, own_space, share_of, step, train
 
 AIM = 0.9
@@ -82,7 +82,7 @@ def bare_rate(tiles: TileSet, options: TrainingOptions, device: str) -> float:
     first = next(batches(tiles, start=0, end=options.batch_size, batch_size=options.batch_size, seed=0))
     tiles.memory.clear()
     objective = OBJECTIVES[options.objective]
-    share = share_of(first, objective, objective.schedule(space), space, state, options, ALONE)
+    share = share_of(first, objective, objective.schedule(space), space, state, options, SINGLE_PROCESS)
     n_steps = options.n_images // options.batch_size
     run_steps(state, share, options, device, 2)
     started = time.perf_counter()
@@ -93,7 +93,7 @@ def bare_rate(tiles: TileSet, options: TrainingOptions, device: str) -> float:
 def run_steps(state: TrainingState, share: Noised, options: TrainingOptions, device: str, n_steps: int) -> None:
     """Steps on the same batch, with the averaging that belongs to each."""
     for _ in range(n_steps):
-        loss = step(state.denoiser, state, share, options.batch_size, options, device, ALONE)
+        loss = step(state.denoiser, state, share, options.batch_size, options, device, SINGLE_PROCESS)
         state.after(loss, n=options.batch_size, half_life_images=options.ema_half_life_images)
 
 

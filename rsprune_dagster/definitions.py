@@ -4,17 +4,17 @@ from pathlib import Path
 
 import dagster as dg
 
-from rsprune_dagster.assets import build_assets
-from rsprune_dagster.automation.asset_checks import build_checks
-from rsprune_dagster.automation.conditions import with_conditions
-from rsprune_dagster.automation.jobs import JOBS
-from rsprune_dagster.automation.query_jobs import QUERY_JOBS
-from rsprune_dagster.automation.refresh import follow_up, new_tiles, weekly_refresh
-from rsprune_dagster.automation.study import only_told, study_job
-from rsprune_dagster.automation.webhook import tell_failure
-from rsprune_dagster.params import Params, load, project_root
-from rsprune_dagster.resources.run_recorder import RunRecorder, project_recorder
-from rsprune_dagster.resources.settings import Compute, Store
+from rsprune_dagster.config.params import Params, load, project_root
+from rsprune_dagster.dagster.asset_checks import build_checks
+from rsprune_dagster.dagster.assets import build_assets
+from rsprune_dagster.dagster.automation_conditions import with_conditions
+from rsprune_dagster.dagster.jobs import JOBS
+from rsprune_dagster.dagster.query_jobs import QUERY_JOBS
+from rsprune_dagster.dagster.resources import Compute, Store
+from rsprune_dagster.dagster.sensors import follow_up, new_tiles, weekly_refresh
+from rsprune_dagster.dagster.study_job import only_told, study_job
+from rsprune_dagster.dagster.webhook import tell_failure
+from rsprune_dagster.tracking.run_recorder import RunRecorder, project_recorder
 
 
 def build_defs(

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from rsprune_dagster.corpus.options import ReadOptions
-from rsprune_dagster.diffusion.tiles import OnChanged, TileSet, tile_set
+from rsprune_dagster.diffusion.tile_set import OnChanged, TileSet, tile_set
 from rsprune_dagster.diffusion.training import TrainingOptions
 
 SCENES = ("field", "sea")
@@ -118,7 +118,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from diffusion_runs import small_options, small_tiles
-from rsprune_dagster.diffusion.ranks import Ranks
+from rsprune_dagster.diffusion.distributed import Ranks
 from rsprune_dagster.diffusion.training import train
 number, folder, cases = int(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 tiles, losses = small_tiles(folder / f"tiles-{number}"), []

@@ -28,7 +28,7 @@ from PIL import Image
 from rsprune_dagster.corpus.decode import TileReader
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.sources import list_corpus, members
-from rsprune_dagster.errors import TileError, UserError
+from rsprune_dagster.utils.errors import TileError, UserError
 
 LONGEST_S = 60
 """An input that takes longer hangs; most take a few milliseconds."""

@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from rsprune_dagster.lineage.places import Places
-from rsprune_dagster.lineage.version_history import VersionHistory
-from rsprune_dagster.pruning.steps.ledger import DECISIONS
-from rsprune_dagster.resources.asset_store import AssetStore
-from rsprune_dagster.resources.content import Tree, tree_of
-from rsprune_dagster.resources.dvc_cache import DvcCache
-from rsprune_dagster.resources.dvc_lock import DvcProject, outs
-from rsprune_dagster.resources.run_log import Record, RunLog, this_process
+from rsprune_dagster.pruning.ledger import DECISIONS
+from rsprune_dagster.tracking.asset_store import AssetStore
+from rsprune_dagster.tracking.content import Tree, tree_of
+from rsprune_dagster.tracking.dvc_cache import DvcCache
+from rsprune_dagster.tracking.dvc_lock import DvcProject, outs
+from rsprune_dagster.tracking.places import Places
+from rsprune_dagster.tracking.run_log import Record, RunLog, this_process
+from rsprune_dagster.tracking.version_history import VersionHistory
 
 PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
 

@@ -13,11 +13,11 @@ import rsprune_command
 import yaml
 from prune_runs import PLAN
 
-from rsprune_dagster.assets import build_assets
+from rsprune_dagster.config.params import load
 from rsprune_dagster.corpus.synthetic import write_corpus
-from rsprune_dagster.params import load
-from rsprune_dagster.resources.dvc_lock import DvcProject
-from rsprune_dagster.resources.run_log import RunLog
+from rsprune_dagster.dagster.assets import build_assets
+from rsprune_dagster.tracking.dvc_lock import DvcProject
+from rsprune_dagster.tracking.run_log import RunLog
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 ASSETS = tuple(yaml.safe_load((CHECKOUT / "dvc.yaml").read_text())["stages"])

@@ -8,12 +8,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from rsprune_dagster.assets import build_pruning_assets
-from rsprune_dagster.automation.run import materialize
+from rsprune_dagster.config.params import Params, load
 from rsprune_dagster.corpus.synthetic import SyntheticPlan
-from rsprune_dagster.params import Params, load
-from rsprune_dagster.pruning import pipeline
-from rsprune_dagster.resources.run_recorder import folder_recorder
+from rsprune_dagster.dagster.assets import build_pruning_assets
+from rsprune_dagster.dagster.materialize import materialize
+from rsprune_dagster.stages import pipeline
+from rsprune_dagster.tracking.run_recorder import folder_recorder
 
 PROJECT = Path(__file__).resolve().parents[1]
 

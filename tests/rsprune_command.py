@@ -17,12 +17,12 @@ PATIENCE_S = 900
 """Longest wait for a command, which takes seconds on a machine that is not busy."""
 IMPORTED = (
     "dagster._core.storage.base_storage",
-    "rsprune_dagster.assets",
-    "rsprune_dagster.automation.checks",
-    "rsprune_dagster.automation.run",
-    "rsprune_dagster.cli",
-    "rsprune_dagster.pruning.steps.preflight",
-    "rsprune_dagster.report.galleries",
+    "rsprune_dagster.dagster.assets",
+    "rsprune_dagster.dagster.asset_checks",
+    "rsprune_dagster.dagster.materialize",
+    "rsprune_dagster.cli.app",
+    "rsprune_dagster.stages.validate",
+    "rsprune_dagster.viz.pictures",
 )
 """Modules of the server: none of them computes anything or starts a thread when it is imported."""
 _FORKS = multiprocessing.get_context("forkserver")
@@ -110,7 +110,7 @@ def _run(arguments: list[str], cwd: Path, environment: dict[str, str], folder: P
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
     sys.argv = ["rsprune", *arguments]
     exec(before, {})
-    from rsprune_dagster import cli
+    from rsprune_dagster.cli import app as cli
 
     try:
         cli.main()

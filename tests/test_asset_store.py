@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from rsprune_dagster.errors import RunError
-from rsprune_dagster.resources import asset_store
-from rsprune_dagster.resources.asset_store import AssetStore
-from rsprune_dagster.resources.content import tree_of
+from rsprune_dagster.tracking import asset_store
+from rsprune_dagster.tracking.asset_store import AssetStore
+from rsprune_dagster.tracking.content import tree_of
+from rsprune_dagster.utils.errors import RunError
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_full_disk_is_one_clear_line(store: AssetStore) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from rsprune_dagster.resources.asset_store import AssetStore
+from rsprune_dagster.tracking.asset_store import AssetStore
 store = AssetStore(Path(sys.argv[1]) / "assets", Path(sys.argv[1]) / "cache")
 number = 0
 while True:

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rsprune_dagster.errors import UsageError
 from rsprune_dagster.pruning.baselines import BASELINES, Candidates, highest_earlier_cosine
+from rsprune_dagster.utils.errors import UsageError
 
 SIZES = [150, 60, 30, 15, 5]
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from prune_runs import PROJECT
 
+from rsprune_dagster.config.params import EvaluationParams, load
 from rsprune_dagster.evaluation.protocol import Protocol, Score
-from rsprune_dagster.params import EvaluationParams, load
-from rsprune_dagster.resources.champion import ALIAS, Verdict, judge, seen_in_mlflow, standing_in
-from rsprune_dagster.resources.content import tree_of
-from rsprune_dagster.resources.dvc_cache import DvcCache
-from rsprune_dagster.resources.mlflow_registry import SCORE, VERDICT, model_name
-from rsprune_dagster.resources.mlflow_sync import sync
-from rsprune_dagster.resources.run_log import Record, RunLog
+from rsprune_dagster.tracking.champion import ALIAS, Verdict, judge, seen_in_mlflow, standing_in
+from rsprune_dagster.tracking.content import tree_of
+from rsprune_dagster.tracking.dvc_cache import DvcCache
+from rsprune_dagster.tracking.mlflow_registry import SCORE, VERDICT, model_name
+from rsprune_dagster.tracking.mlflow_sync import sync
+from rsprune_dagster.tracking.run_log import Record, RunLog
 
 NAME = "kernel_descriptor"
 GONE = "another-boot:1:1"

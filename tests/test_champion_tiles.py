@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from lineage_worlds import World, new_world
 
-from rsprune_dagster.errors import RunError, UsageError
-from rsprune_dagster.lineage import champion
-from rsprune_dagster.lineage.champion import training_tiles
-from rsprune_dagster.lineage.find import find_one
-from rsprune_dagster.resources.champion import Verdict, subset_of
-from rsprune_dagster.resources.run_log import Record, this_process
+from rsprune_dagster.tracking import champion_origin as champion
+from rsprune_dagster.tracking.champion import Verdict, subset_of
+from rsprune_dagster.tracking.champion_origin import training_tiles
+from rsprune_dagster.tracking.find import find_one
+from rsprune_dagster.tracking.run_log import Record, this_process
+from rsprune_dagster.utils.errors import RunError, UsageError
 
 CHECKPOINT = "ab" * 16 + ".dir"
 

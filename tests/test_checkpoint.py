@@ -14,7 +14,8 @@ from prune_runs import Outcome, settings
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
-from rsprune_dagster.cli import app
+from rsprune_dagster.cli.app import app
+from rsprune_dagster.config.params import TrainingParams
 from rsprune_dagster.diffusion.checkpoint import (
     Origin,
     SamplingOptions,
@@ -22,11 +23,10 @@ from rsprune_dagster.diffusion.checkpoint import (
     sample_grid,
     write_checkpoint,
 )
-from rsprune_dagster.diffusion.steps import train_checkpoint
 from rsprune_dagster.diffusion.training import Trained, train
-from rsprune_dagster.errors import RunError, UsageError
-from rsprune_dagster.params import TrainingParams
-from rsprune_dagster.resources.content import tree_of
+from rsprune_dagster.stages.diffusion_checkpoint import train_checkpoint
+from rsprune_dagster.tracking.content import tree_of
+from rsprune_dagster.utils.errors import RunError, UsageError
 
 runner = CliRunner()
 SAMPLING = SamplingOptions(n_steps=2, guidance=1.5, sampler="ddim", batch_size=8, seed=0)

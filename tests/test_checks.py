@@ -13,12 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 from prune_runs import Outcome
 
-from rsprune_dagster.pruning.checks import clusters, corpus, coverage, subset, vectors
+from rsprune_dagster.pruning.checks import embeddings as vectors
+from rsprune_dagster.pruning.checks import pruned_subset as subset
+from rsprune_dagster.pruning.checks import raw_corpus as corpus
+from rsprune_dagster.pruning.checks import scene_clusters as clusters
+from rsprune_dagster.pruning.checks import scene_coverage as coverage
 from rsprune_dagster.pruning.checks.verdict import Verdict
-from rsprune_dagster.pruning.vectors import HALF, open_vectors
-from rsprune_dagster.resources.asset_history import KEPT_BY_SCENE, STRATA, AssetHistory
-from rsprune_dagster.resources.asset_store import AssetStore
-from rsprune_dagster.resources.run_log import Record, RunLog
+from rsprune_dagster.pruning.encoders.vectors import HALF, open_vectors
+from rsprune_dagster.tracking.asset_history import KEPT_BY_SCENE, STRATA, AssetHistory
+from rsprune_dagster.tracking.asset_store import AssetStore
+from rsprune_dagster.tracking.run_log import Record, RunLog
 
 TOLERANCE = 0.002
 LOOSELY = {"promote_options": "permissive"}

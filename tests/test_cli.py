@@ -24,16 +24,17 @@ import typer
 from PIL import Image
 from prune_runs import PROJECT, RESULTS
 
-from rsprune_dagster import cli, cli_out
-from rsprune_dagster.assets import failures
-from rsprune_dagster.cli_help import GROUPS
-from rsprune_dagster.corpus.storage import spelled
-from rsprune_dagster.effects import NEEDS, without_effect
-from rsprune_dagster.errors import RunError
-from rsprune_dagster.params import load
-from rsprune_dagster.progress import lines
-from rsprune_dagster.pruning.embedding_cache import DIGEST, EmbeddingCache
-from rsprune_dagster.pruning.steps import preflight
+from rsprune_dagster.cli import app as cli
+from rsprune_dagster.cli import out_folder as cli_out
+from rsprune_dagster.cli.help import GROUPS
+from rsprune_dagster.config.effects import NEEDS, without_effect
+from rsprune_dagster.config.params import load
+from rsprune_dagster.corpus.storage import escaped_name
+from rsprune_dagster.dagster.assets import failures
+from rsprune_dagster.pruning.encoders.embedding_cache import DIGEST, EmbeddingCache
+from rsprune_dagster.stages import validate as preflight
+from rsprune_dagster.utils.errors import RunError
+from rsprune_dagster.utils.progress import lines
 
 
 class Ended(NamedTuple):
@@ -415,7 +416,7 @@ def test_names_with_escapes_do_not_reach_the_terminal(tmp_path: Path, rsprune) -
     command = ("prune", tmp_path / "corpus", "--reference", tmp_path / "reference", "--out", out, "--device", "cpu")
     said = [rsprune(*command, "--keep", "1")]
     rows = pq.read_table(out / "decisions.parquet").to_pylist()
-    assert {row["tile_id"] for row in rows} == {spelled(f"{odd}/{name}.png") for name in (*names, "broken")}
+    assert {row["tile_id"] for row in rows} == {escaped_name(f"{odd}/{name}.png") for name in (*names, "broken")}
     said += [rsprune("explain", row["tile_id"], "--out", out) for row in rows]
     said += [rsprune("explain", f"{odd}/d.png", "--out", out), rsprune("prune", folder / odd, "--out", out)]
     assert [ended.code for ended in said] == [0] * 5 + [2] * 2

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rsprune_dagster.pruning.clustering import assign, choose_k, cluster_quality, stratified_sample, train_centroids
-from rsprune_dagster.pruning.method import SceneClusters, Selection, select
+from rsprune_dagster.pruning.pipeline import SceneClusters, Selection, select
 
 OPTIONS = {
     "candidates": (3, 6, 12),

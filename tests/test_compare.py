@@ -10,9 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsprune_dagster.corpus import tables
-from rsprune_dagster.errors import RunError
-from rsprune_dagster.pruning.method import cluster_names
-from rsprune_dagster.pruning.steps.compare import (
+from rsprune_dagster.pruning.compare import (
     CHANGES,
     ENTERED,
     LEFT,
@@ -22,7 +20,9 @@ from rsprune_dagster.pruning.steps.compare import (
     compare_ledgers,
     write_changes,
 )
-from rsprune_dagster.pruning.steps.ledger import DECISIONS
+from rsprune_dagster.pruning.ledger import DECISIONS
+from rsprune_dagster.pruning.pipeline import cluster_names
+from rsprune_dagster.utils.errors import RunError
 
 EMBEDDED = ("kept", "unselected", "duplicate")
 Rows = list[dict[str, Any]]

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsprune_dagster.corpus.seal import KEY, UNSEALED, sealed
-from rsprune_dagster.errors import RunError
-from rsprune_dagster.resources.asset_store import AssetStore
-from rsprune_dagster.resources.content import tree_of
-from rsprune_dagster.resources.dvc_cache import DvcCache
+from rsprune_dagster.tracking.asset_store import AssetStore
+from rsprune_dagster.tracking.content import tree_of
+from rsprune_dagster.tracking.dvc_cache import DvcCache
+from rsprune_dagster.utils.errors import RunError
+from rsprune_dagster.utils.sealed_files import KEY, UNSEALED, sealed
 
 FILES = {"b.txt": b"one", "a/c.parquet": b"two", "a-b": b"", ".hidden": b"three", "a/é ü": b"one"}
 

@@ -15,7 +15,7 @@ from prune_runs import PLAN
 from test_refresh import chat
 
 from rsprune_dagster.corpus.synthetic import SyntheticPlan, write_corpus
-from rsprune_dagster.resources.run_log import RunLog
+from rsprune_dagster.tracking.run_log import RunLog
 
 pytestmark = pytest.mark.slow
 

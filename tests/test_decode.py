@@ -21,7 +21,7 @@ from rsprune_dagster.corpus import formats
 from rsprune_dagster.corpus.decode import MOST_TILE_BYTES, Pixels, TileReader
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.pixels import luma
-from rsprune_dagster.errors import TileError
+from rsprune_dagster.utils.errors import TileError
 
 OPTIONS = ReadOptions()
 EDGE_PX = 24

@@ -14,12 +14,12 @@ from dagster._core.execution.api import create_execution_plan
 from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
 from prune_runs import PROJECT, settings
 
-from rsprune_dagster.assets import build_assets
-from rsprune_dagster.automation.jobs import JOBS
+from rsprune_dagster.config.params import load
+from rsprune_dagster.dagster.assets import build_assets
+from rsprune_dagster.dagster.jobs import JOBS
 from rsprune_dagster.definitions import build_defs, defs
-from rsprune_dagster.params import load
-from rsprune_dagster.resources.content import tree_of
-from rsprune_dagster.resources.run_recorder import folder_recorder
+from rsprune_dagster.tracking.content import tree_of
+from rsprune_dagster.tracking.run_recorder import folder_recorder
 
 DEPENDENCIES = {
     "raw_corpus": set(),
@@ -66,7 +66,7 @@ print("dagster" in sys.modules)
 
 
 def test_the_command_line_answers_before_anything_heavy_is_imported() -> None:
-    code = "import sys; import rsprune_dagster.cli; print([name for name in sys.argv[1:] if name in sys.modules])"
+    code = "import sys; import rsprune_dagster.cli.app; print([name for name in sys.argv[1:] if name in sys.modules])"
     assert _in_a_new_process(code.replace("sys.argv[1:]", str([*HEAVY, "dagster"]))) == "[]"
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from simplejpeg import decode_jpeg
 
-from rsprune_dagster.pruning import descriptor
-from rsprune_dagster.pruning.encoders import Encoder, load_encoder
+from rsprune_dagster.pruning.encoders import descriptor
+from rsprune_dagster.pruning.encoders.encoder import Encoder, load_encoder
 
 
 @pytest.fixture(scope="module")

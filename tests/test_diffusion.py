@@ -16,17 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from rsprune_dagster.config.params import TrainingParams
 from rsprune_dagster.diffusion.denoiser import DIT_PRESETS, KINDS, PRESETS, build_denoiser
+from rsprune_dagster.diffusion.distributed import ProcessGroup
+from rsprune_dagster.diffusion.latents import pixels
 from rsprune_dagster.diffusion.objective import OBJECTIVES, Noised, noised, to_images, to_tensor
-from rsprune_dagster.diffusion.ranks import Ranks
 from rsprune_dagster.diffusion.sampling import sample
 from rsprune_dagster.diffusion.schedule import N_TIMESTEPS, SAMPLERS, noise_schedule
-from rsprune_dagster.diffusion.spaces import pixels
 from rsprune_dagster.diffusion.state import latest_state, states
-from rsprune_dagster.diffusion.tiles import Batch, batches, order_of, squared, tile_set, turned
+from rsprune_dagster.diffusion.tile_set import Batch, batches, order_of, squared, tile_set, turned
 from rsprune_dagster.diffusion.training import Trained, train
-from rsprune_dagster.errors import RunError, UsageError
-from rsprune_dagster.params import TrainingParams
+from rsprune_dagster.utils.errors import RunError, UsageError
 
 
 class Cut(BaseException):
@@ -102,7 +102,7 @@ def draw(batch: Batch, *, seed: int = 0, scene_dropout: float = 0, rows: slice =
     """A batch noised for v-prediction in pixels."""
     space, v = pixels(batch.images.shape[1]), OBJECTIVES["v_prediction"]
     return noised(
-        batch, v, v.schedule(space), space, any_scene=2, scene_dropout=scene_dropout, seed=seed, rows=rows, **rest
+        batch, v, v.schedule(space), space, null_class=2, scene_dropout=scene_dropout, seed=seed, rows=rows, **rest
     )
 
 
@@ -161,7 +161,7 @@ def test_the_loss_falls(tmp_path: Path) -> None:
 def test_shares_of_a_batch_are_the_whole(tmp_path: Path) -> None:
     batch = next(batches(small_tiles(tmp_path), start=0, end=8, batch_size=8, seed=0))
     whole = draw(batch)
-    shares = [draw(batch, rows=Ranks(number, 3).rows(8)) for number in range(3)]
+    shares = [draw(batch, rows=ProcessGroup(number, 3).rows(8)) for number in range(3)]
     assert sorted(torch.cat([share.timesteps for share in shares])) == sorted(whole.timesteps)
     assert sum(len(share.noisy) for share in shares) == 8
 
@@ -169,7 +169,7 @@ def test_shares_of_a_batch_are_the_whole(tmp_path: Path) -> None:
 @given(st.integers(1, 9), st.integers(1, 5), st.integers(1, 10))
 def test_every_row_of_a_batch_weighs_the_same_whatever_the_processes(n_rows: int, n: int, at_once: int) -> None:
     weights = np.zeros(n_rows)
-    for ranks in (Ranks(number, n) for number in range(n)):
+    for ranks in (ProcessGroup(number, n) for number in range(n)):
         own = np.arange(n_rows)[ranks.rows(n_rows)]
         assert len(own)  # every process has a pass, and averages gradients once
         for part in np.split(own, range(at_once, len(own), at_once)):

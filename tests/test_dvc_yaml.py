@@ -11,8 +11,8 @@ import grimp
 import pytest
 import yaml
 
-from rsprune_dagster.assets import FACTORIES, build_assets
-from rsprune_dagster.params import Params, load
+from rsprune_dagster.config.params import Params, load
+from rsprune_dagster.dagster.assets import FACTORIES, build_assets
 
 PROJECT = Path(__file__).resolve().parents[1]
 PLUMBING = ("device", "errors", "progress", "params", "terminal")
@@ -80,11 +80,11 @@ def code_of(name: str) -> set[str]:
         )
     )
     if "scanner(" in _source(name):
-        steps.add("rsprune_dagster.pruning.steps.scan")
+        steps.add("rsprune_dagster.stages.raw_corpus")
     modules = steps.union(*(graph.find_upstream_modules(step) for step in steps))
     rooms = {module for module in modules if module.split(".")[1] not in PLUMBING}
     files = {module.replace(".", "/") + ".py" for module in rooms}
-    if "rsprune_dagster/report/page.py" in files:
+    if "rsprune_dagster/viz/page.py" in files:
         templates = (PROJECT / "rsprune_dagster" / "report").glob("page.*")
         files |= {f"rsprune_dagster/report/{path.name}" for path in templates}
     return files

@@ -12,13 +12,13 @@ from PIL import Image
 
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.shards import ShardCache
-from rsprune_dagster.errors import RunError
-from rsprune_dagster.progress import silent
-from rsprune_dagster.pruning.embedding import ahead, embed_stream
-from rsprune_dagster.pruning.encoders import Encoder, load_encoder
-from rsprune_dagster.pruning.steps.embed import Embedder, TileTable, embed
-from rsprune_dagster.pruning.steps.scan import Scanner, scan
-from rsprune_dagster.pruning.vectors import open_vectors
+from rsprune_dagster.pruning.encoders.embedding import ahead, embed_stream
+from rsprune_dagster.pruning.encoders.encoder import Encoder, load_encoder
+from rsprune_dagster.pruning.encoders.vectors import open_vectors
+from rsprune_dagster.stages.embeddings import Embedder, TileTable, embed
+from rsprune_dagster.stages.raw_corpus import Scanner, scan
+from rsprune_dagster.utils.errors import RunError
+from rsprune_dagster.utils.progress import silent
 
 
 @pytest.fixture(scope="module")

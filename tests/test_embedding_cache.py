@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsprune_dagster.pruning.embedding_cache import DIGEST, EmbeddingCache, digests, find
+from rsprune_dagster.pruning.encoders.embedding_cache import DIGEST, EmbeddingCache, digests, find
 
 HEXES = st.lists(st.integers(0, 10_000).map(lambda i: hashlib.md5(str(i).encode()).hexdigest()), unique=True)
 

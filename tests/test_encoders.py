@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rsprune_dagster.errors import RunError, UsageError
-from rsprune_dagster.pruning import encoders
-from rsprune_dagster.pruning.backbones import BACKBONES
-from rsprune_dagster.pruning.encoders import load_encoder
+from rsprune_dagster.pruning.encoders import encoder as encoders
+from rsprune_dagster.pruning.encoders.backbones import BACKBONES
+from rsprune_dagster.pruning.encoders.encoder import load_encoder
+from rsprune_dagster.utils.errors import RunError, UsageError
 
 MOBILENET = "mobilenet_v2_tfqat_rot180-4ec30254.pth"
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rsprune_dagster.errors import RunError
 from rsprune_dagster.evaluation.evaluate import Evaluation, Settings, evaluate
 from rsprune_dagster.evaluation.features import FeatureNetwork, encoder
+from rsprune_dagster.evaluation.image_set import PIXELS, ImageSet, image_set_of, small
 from rsprune_dagster.evaluation.intervals import Resampling
 from rsprune_dagster.evaluation.protocol import better
-from rsprune_dagster.evaluation.scenes import MEAN
-from rsprune_dagster.evaluation.seen import PIXELS, Seen, see, small
+from rsprune_dagster.evaluation.scene_scores import MEAN
+from rsprune_dagster.utils.errors import RunError
 
 SETTINGS = Settings(
     resampling=Resampling(level=0.95, n_resamples=20, seed=0),
@@ -43,30 +43,30 @@ def tiles(n: int, *, seed: int) -> tuple[np.ndarray, list[str]]:
     return np.kron(levels, np.ones((1, 4, 4, 1))).astype(np.uint8), labels
 
 
-def samples(n: int, *, seed: int, images: np.ndarray | None = None) -> Seen:
+def samples(n: int, *, seed: int, images: np.ndarray | None = None) -> ImageSet:
     made, labels = tiles(n, seed=seed)
     images = made if images is None else images
-    return see([images], [NETWORK], pixel_edge_px=8, turned_in=NETWORK, scenes=labels)
+    return image_set_of([images], [NETWORK], pixel_edge_px=8, turned_in=NETWORK, scenes=labels)
 
 
 @pytest.fixture(scope="module")
-def reference() -> Seen:
+def reference() -> ImageSet:
     images, labels = tiles(200, seed=1)
-    return see([images], [NETWORK], pixel_edge_px=8, scenes=labels)
+    return image_set_of([images], [NETWORK], pixel_edge_px=8, scenes=labels)
 
 
 @pytest.fixture(scope="module")
-def held_out() -> Seen:
-    return see([tiles(150, seed=2)[0]], [], pixel_edge_px=8, turned_in=NETWORK)
+def held_out() -> ImageSet:
+    return image_set_of([tiles(150, seed=2)[0]], [], pixel_edge_px=8, turned_in=NETWORK)
 
 
 @pytest.fixture(scope="module")
-def training() -> Seen:
-    return see([tiles(120, seed=3)[0]], [NETWORK], pixel_edge_px=8)
+def training() -> ImageSet:
+    return image_set_of([tiles(120, seed=3)[0]], [NETWORK], pixel_edge_px=8)
 
 
 @pytest.fixture(scope="module")
-def complete(reference: Seen, training: Seen, held_out: Seen) -> Evaluation:
+def complete(reference: ImageSet, training: ImageSet, held_out: ImageSet) -> Evaluation:
     return evaluate(samples(160, seed=4), reference, training, held_out, [NETWORK], settings=SETTINGS)
 
 
@@ -101,11 +101,11 @@ def test_everything_is_measured_and_flat_and_json(complete: Evaluation) -> None:
 
 
 def test_the_order_of_the_images_does_not_show(
-    complete: Evaluation, reference: Seen, training: Seen, held_out: Seen
+    complete: Evaluation, reference: ImageSet, training: ImageSet, held_out: ImageSet
 ) -> None:
     images, labels = tiles(160, seed=4)
     shuffle = np.random.default_rng(0).permutation(160)
-    shuffled = see(
+    shuffled = image_set_of(
         [images[shuffle][:50], images[shuffle][50:]],
         [NETWORK],
         pixel_edge_px=8,
@@ -117,8 +117,10 @@ def test_the_order_of_the_images_does_not_show(
     )
 
 
-def test_what_cannot_be_measured_is_left_out_with_the_reason(reference: Seen, held_out: Seen, training: Seen) -> None:
-    few = see([tiles(30, seed=4)[0]], [NETWORK], pixel_edge_px=8)
+def test_what_cannot_be_measured_is_left_out_with_the_reason(
+    reference: ImageSet, held_out: ImageSet, training: ImageSet
+) -> None:
+    few = image_set_of([tiles(30, seed=4)[0]], [NETWORK], pixel_edge_px=8)
     found = evaluate(few, reference, None, None, [NETWORK], settings=SETTINGS)
     assert "needs 49 images or more" in found.left_out["frechet_averages"]
     assert found.left_out["recognised_averages"] == "the samples have no scenes"
@@ -136,7 +138,7 @@ def test_what_cannot_be_measured_is_left_out_with_the_reason(reference: Seen, he
     unturned = evaluate(few, reference, training, held_out, [NETWORK], settings=SETTINGS)
     assert unturned.left_out["memorization"] == "there is no turn of the samples"
     of_clusters = [f"cluster {row % 3}" for row in range(60)]
-    clustered = see([tiles(60, seed=4)[0]], [NETWORK], pixel_edge_px=8, turned_in=NETWORK, scenes=of_clusters)
+    clustered = image_set_of([tiles(60, seed=4)[0]], [NETWORK], pixel_edge_px=8, turned_in=NETWORK, scenes=of_clusters)
     apart = evaluate(clustered, reference, training, held_out, [NETWORK], settings=SETTINGS).left_out
     assert not any(name.startswith("kernel_averages/") and not name.endswith(MEAN) for name in apart)
     assert apart[f"kernel_averages/{MEAN}"] == apart["recognised_averages"]
@@ -145,8 +147,8 @@ def test_what_cannot_be_measured_is_left_out_with_the_reason(reference: Seen, he
     assert "needs 99 held-out tiles" in barely.left_out["closer_pixels"]
 
 
-def test_leaks_stop_the_evaluation_or_are_reported(reference: Seen, held_out: Seen) -> None:
-    leaking = see([tiles(120, seed=3)[0], tiles(200, seed=1)[0][:7]], [NETWORK], pixel_edge_px=8)
+def test_leaks_stop_the_evaluation_or_are_reported(reference: ImageSet, held_out: ImageSet) -> None:
+    leaking = image_set_of([tiles(120, seed=3)[0], tiles(200, seed=1)[0][:7]], [NETWORK], pixel_edge_px=8)
     made = samples(60, seed=4)
     with pytest.raises(RunError, match="7 of 200 reference tiles are in the training set"):
         evaluate(made, reference, leaking, held_out, [NETWORK], settings=SETTINGS)
@@ -156,11 +158,13 @@ def test_leaks_stop_the_evaluation_or_are_reported(reference: Seen, held_out: Se
     assert told.metrics()["n_leaked_reference"] == 7 and len(told.leak_sentences) == 1
 
 
-def held_out_as_training() -> Seen:
-    return see([tiles(150, seed=2)[0]], [NETWORK], pixel_edge_px=8)
+def held_out_as_training() -> ImageSet:
+    return image_set_of([tiles(150, seed=2)[0]], [NETWORK], pixel_edge_px=8)
 
 
-def test_a_model_that_copies_scores_well_and_is_caught(reference: Seen, training: Seen, held_out: Seen) -> None:
+def test_a_model_that_copies_scores_well_and_is_caught(
+    reference: ImageSet, training: ImageSet, held_out: ImageSet
+) -> None:
     copies = samples(120, seed=3)
     found = evaluate(copies, reference, training, held_out, [NETWORK], settings=SETTINGS)
     assert found.score("precision_averages").value > 0.8
@@ -206,14 +210,14 @@ def test_eurosat_is_nearer_to_itself_than_to_uc_merced(shared_data: Path, squeez
     """Half of the reference as samples of a perfect model; UC Merced as those of a bad one."""
     eurosat = shared_data / "eurosat"
     odd, even = (by_scene(eurosat / "reference", slice(start, None, 2)) for start in (0, 1))
-    reference = see([np.stack(odd[0])], [squeezenet], pixel_edge_px=16, scenes=odd[1])
-    perfect = see([np.stack(even[0])], [squeezenet], pixel_edge_px=16, scenes=even[1], turned_in=squeezenet)
+    reference = image_set_of([np.stack(odd[0])], [squeezenet], pixel_edge_px=16, scenes=odd[1])
+    perfect = image_set_of([np.stack(even[0])], [squeezenet], pixel_edge_px=16, scenes=even[1], turned_in=squeezenet)
     foreign, _ = by_scene(shared_data / "ucmerced", slice(0, 48))
     foreign = [image[:240, :240] for image in foreign if min(image.shape[:2]) >= 240][:1000]
-    other = see([np.stack(foreign[i : i + 100]) for i in range(0, 1000, 100)], [squeezenet], pixel_edge_px=16)
-    training = see(of_tar(eurosat / "pool.tar", 0, 1500), [squeezenet], pixel_edge_px=16)
+    other = image_set_of([np.stack(foreign[i : i + 100]) for i in range(0, 1000, 100)], [squeezenet], pixel_edge_px=16)
+    training = image_set_of(of_tar(eurosat / "pool.tar", 0, 1500), [squeezenet], pixel_edge_px=16)
     others = (of_tar(eurosat / "labelled.tar", 0, 40, in_folder=f"/{scene}/") for scene in sorted(set(odd[1])))
-    held_out = see(chain.from_iterable(others), [], pixel_edge_px=16, turned_in=squeezenet)
+    held_out = image_set_of(chain.from_iterable(others), [], pixel_edge_px=16, turned_in=squeezenet)
     settings = replace(SETTINGS, on_leak="report")
     good = evaluate(perfect, reference, training, held_out, [squeezenet], settings=settings)
     bad = evaluate(other, reference, None, None, [squeezenet], settings=settings)
@@ -240,14 +244,14 @@ def encoded(images: np.ndarray) -> np.ndarray:
 def test_copies_of_real_tiles_are_found_turned_and_encoded_anew(shared_data: Path, squeezenet: FeatureNetwork) -> None:
     pool = shared_data / "eurosat" / "pool.tar"
     images = np.concatenate(list(of_tar(pool, 0, 1024)))
-    training = see([images], [squeezenet], pixel_edge_px=16)
-    held_out = see(of_tar(pool, 4096, 4736), [], pixel_edge_px=16, turned_in=squeezenet)
+    training = image_set_of([images], [squeezenet], pixel_edge_px=16)
+    held_out = image_set_of(of_tar(pool, 4096, 4736), [], pixel_edge_px=16, turned_in=squeezenet)
     fresh = np.concatenate(list(of_tar(pool, 8192, 8292)))
-    reference = see([fresh], [squeezenet], pixel_edge_px=16)
+    reference = image_set_of([fresh], [squeezenet], pixel_edge_px=16)
     turned = np.ascontiguousarray(np.rot90(images[:100], 1, axes=(1, 2)))
     settings, found = replace(SETTINGS, on_leak="report"), {}
     for name, made in {"clean": fresh, "turned": turned, "encoded": encoded(turned)}.items():
-        generated = see([made], [squeezenet], pixel_edge_px=16, turned_in=squeezenet)
+        generated = image_set_of([made], [squeezenet], pixel_edge_px=16, turned_in=squeezenet)
         found[name] = evaluate(generated, reference, training, held_out, [squeezenet], settings=settings).metrics()
     for space in (PIXELS, "squeezenet1_0"):
         assert found["clean"][f"singled_out_{space}_chance"] > 0.001

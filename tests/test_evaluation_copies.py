@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from rsprune_dagster.errors import RunError
 from rsprune_dagster.evaluation.features import FeatureNetwork, encoder
+from rsprune_dagster.evaluation.image_set import N_TURNS, PIXELS, ImageSet, image_set_of, small, turn_of
 from rsprune_dagster.evaluation.leakage import Leak, leaks, refuse_leaks
 from rsprune_dagster.evaluation.memorization import Memorization, excess, memorization, nearest
 from rsprune_dagster.evaluation.protocol import Protocol
-from rsprune_dagster.evaluation.seen import N_TURNS, PIXELS, Seen, see, small, turn_of
+from rsprune_dagster.utils.errors import RunError
 
 SIDE = 32
 PROTOCOL = Protocol("any", "", "none", "cd", 1, 1)
@@ -39,23 +39,23 @@ def network() -> FeatureNetwork:
     return FeatureNetwork("averages", "", "none", SIDE, 8 * 8 * 3, lambda images: small(images, 8))
 
 
-def as_samples(images: np.ndarray, network: FeatureNetwork) -> Seen:
-    return see([images], [network], pixel_edge_px=16, turned_in=network)
+def as_samples(images: np.ndarray, network: FeatureNetwork) -> ImageSet:
+    return image_set_of([images], [network], pixel_edge_px=16, turned_in=network)
 
 
-def measured(samples: Seen, held_out: Seen, training: Seen, space: str) -> Memorization:
+def measured(samples: ImageSet, held_out: ImageSet, training: ImageSet, space: str) -> Memorization:
     return memorization(
         samples, held_out, training, space=space, protocol=PROTOCOL, quantile=0.01, n_neighbours=10, level=0.95
     )
 
 
 @pytest.fixture(scope="module")
-def training(network: FeatureNetwork) -> Seen:
-    return see([tiles(300, seed=1)], [network], pixel_edge_px=16)
+def training(network: FeatureNetwork) -> ImageSet:
+    return image_set_of([tiles(300, seed=1)], [network], pixel_edge_px=16)
 
 
 @pytest.fixture(scope="module")
-def held_out(network: FeatureNetwork) -> Seen:
+def held_out(network: FeatureNetwork) -> ImageSet:
     return as_samples(tiles(400, seed=2), network)
 
 
@@ -84,7 +84,7 @@ def test_nearest_is_that_of_brute_force() -> None:
 @pytest.mark.parametrize("space", ["averages", PIXELS])
 @pytest.mark.parametrize("levels", [0.0, 4.0])
 def test_planted_copies_are_found_however_turned(
-    network: FeatureNetwork, training: Seen, held_out: Seen, space: str, levels: float
+    network: FeatureNetwork, training: ImageSet, held_out: ImageSet, space: str, levels: float
 ) -> None:
     copies = noisy(turned_somehow(tiles(300, seed=1)[40:80]), 3, levels)
     samples = as_samples(np.concatenate([tiles(160, seed=4), copies]), network)
@@ -105,7 +105,7 @@ def test_planted_copies_are_found_however_turned(
 
 @pytest.mark.parametrize("space", ["averages", PIXELS])
 def test_samples_like_held_out_tiles_are_not_copies(
-    network: FeatureNetwork, training: Seen, held_out: Seen, space: str
+    network: FeatureNetwork, training: ImageSet, held_out: ImageSet, space: str
 ) -> None:
     found = measured(as_samples(tiles(400, seed=5), network), held_out, training, space)
     for found_excess in (found.closer, found.singled_out):
@@ -126,7 +126,7 @@ def test_the_share_of_clean_samples_is_the_quantile_and_chance_is_uniform() -> N
 
 
 def test_smooth_samples_are_near_everything_and_not_singled_out(
-    network: FeatureNetwork, training: Seen, held_out: Seen
+    network: FeatureNetwork, training: ImageSet, held_out: ImageSet
 ) -> None:
     smooth = gaussian_filter(tiles(200, seed=6).astype(float), sigma=(0, 6, 6, 0)).astype(np.uint8)
     found = measured(as_samples(smooth, network), held_out, training, PIXELS)
@@ -135,20 +135,22 @@ def test_smooth_samples_are_near_everything_and_not_singled_out(
 
 
 def test_too_few_tiles_are_refused_with_the_number_needed(
-    network: FeatureNetwork, training: Seen, held_out: Seen
+    network: FeatureNetwork, training: ImageSet, held_out: ImageSet
 ) -> None:
     few = as_samples(tiles(98, seed=7), network)
     with pytest.raises(RunError, match="needs 99 held-out tiles or more, but 98 came"):
         measured(few, few, training, PIXELS)
     with pytest.raises(RunError, match="needs 11 training tiles or more, but 10 came"):
-        measured(few, held_out, see([tiles(10, seed=1)], [network], pixel_edge_px=16), PIXELS)
+        measured(few, held_out, image_set_of([tiles(10, seed=1)], [network], pixel_edge_px=16), PIXELS)
 
 
-def test_order_and_batches_do_not_matter(network: FeatureNetwork, training: Seen, held_out: Seen) -> None:
+def test_order_and_batches_do_not_matter(network: FeatureNetwork, training: ImageSet, held_out: ImageSet) -> None:
     images = np.concatenate([tiles(60, seed=4), tiles(300, seed=1)[:20]])
     shuffle = np.random.default_rng(0).permutation(len(images))
     whole = as_samples(images, network)
-    parts = see(iter([images[shuffle][:7], images[shuffle][7:]]), [network], pixel_edge_px=16, turned_in=network)
+    parts = image_set_of(
+        iter([images[shuffle][:7], images[shuffle][7:]]), [network], pixel_edge_px=16, turned_in=network
+    )
     assert whole.content == parts.content
     assert np.array_equal(whole.turned["averages"], parts.turned["averages"])
     one, two = (measured(samples, held_out, training, PIXELS) for samples in (whole, parts))
@@ -162,11 +164,11 @@ def test_the_descriptor_does_not_see_turns() -> None:
     assert np.allclose(seen.turned["descriptor"], seen.turned["descriptor"][:1], atol=1e-3)
 
 
-def identities(images: np.ndarray, prefix: str) -> Seen:
-    return see([images], [], pixel_edge_px=4, names=[f"{prefix}-{row}" for row in range(len(images))])
+def identities(images: np.ndarray, prefix: str) -> ImageSet:
+    return image_set_of([images], [], pixel_edge_px=4, names=[f"{prefix}-{row}" for row in range(len(images))])
 
 
-def found_leaks(evaluation: np.ndarray, training: np.ndarray) -> tuple[Seen, Seen, tuple[Leak, ...]]:
+def found_leaks(evaluation: np.ndarray, training: np.ndarray) -> tuple[ImageSet, ImageSet, tuple[Leak, ...]]:
     one, two = identities(evaluation, "test"), identities(training, "train")
     return one, two, leaks(one.identities, two.identities, correlation=0.94)
 
@@ -211,8 +213,8 @@ def test_a_leak_is_refused_with_counts_and_examples() -> None:
 
 def test_seen_refuses_what_is_not_one_for_each_image() -> None:
     with pytest.raises(RunError, match="2 scenes came for 3 images"):
-        see([tiles(3, seed=0)], [], pixel_edge_px=4, scenes=["a", "b"])
+        image_set_of([tiles(3, seed=0)], [], pixel_edge_px=4, scenes=["a", "b"])
     with pytest.raises(RunError, match="no images came"):
-        see([], [], pixel_edge_px=4)
+        image_set_of([], [], pixel_edge_px=4)
     with pytest.raises(RunError, match="expected uint8"):
-        see([np.zeros((2, 8, 8, 4), np.uint8)], [], pixel_edge_px=4)
+        image_set_of([np.zeros((2, 8, 8, 4), np.uint8)], [], pixel_edge_px=4)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from rsprune_dagster.errors import RunError
 from rsprune_dagster.evaluation.coverage import coverage_scores, four_measures, nearest_others
 from rsprune_dagster.evaluation.intervals import Resampling, halves
 from rsprune_dagster.evaluation.protocol import Protocol, Score
+from rsprune_dagster.utils.errors import RunError
 
 
 def modes(n: int, which: range, *, seed: int, d: int = 8) -> np.ndarray:

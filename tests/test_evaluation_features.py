@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from rsprune_dagster.errors import RunError, UsageError
 from rsprune_dagster.evaluation import features
 from rsprune_dagster.evaluation.features import FeatureNetwork, encoder, inception
+from rsprune_dagster.utils.errors import RunError, UsageError
 
 MOBILENET = "mobilenet_v2_tfqat_rot180-4ec30254.pth"
 

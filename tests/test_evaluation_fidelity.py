@@ -7,7 +7,6 @@ import pytest
 from cleanfid import fid as cleanfid
 from scipy.linalg import sqrtm
 
-from rsprune_dagster.errors import RunError, UsageError
 from rsprune_dagster.evaluation.fidelity import (
     RELIABLE_N,
     frechet_distance,
@@ -19,6 +18,7 @@ from rsprune_dagster.evaluation.fidelity import (
 )
 from rsprune_dagster.evaluation.intervals import Resampling, halves, interval, share_interval
 from rsprune_dagster.evaluation.protocol import Protocol, Score, better, difference
+from rsprune_dagster.utils.errors import RunError, UsageError
 
 LEVEL = 0.9
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from rsprune_dagster.errors import RunError
 from rsprune_dagster.evaluation.fidelity import kernel_distance
 from rsprune_dagster.evaluation.intervals import Resampling
 from rsprune_dagster.evaluation.protocol import Protocol, Score
-from rsprune_dagster.evaluation.scenes import MEAN, Recognition, recognition, scene_distances
+from rsprune_dagster.evaluation.scene_scores import MEAN, Recognition, recognition, scene_distances
+from rsprune_dagster.utils.errors import RunError
 
 D = 40
 CENTRES = np.random.default_rng(7).normal(size=(5, D))

@@ -14,19 +14,19 @@ from diffusion_runs import OPTIONS, small_options, small_tiles, tiny_autoencoder
 from PIL import Image
 from prune_runs import PROJECT
 
+from rsprune_dagster.config.params import EvaluationParams, load
 from rsprune_dagster.corpus.shards import ShardCache
 from rsprune_dagster.diffusion.checkpoint import Origin, write_checkpoint
-from rsprune_dagster.diffusion.spaces import latents, read_autoencoder
-from rsprune_dagster.diffusion.tiles import TileSet
+from rsprune_dagster.diffusion.latents import latents, read_autoencoder
+from rsprune_dagster.diffusion.tile_set import TileSet
 from rsprune_dagster.diffusion.training import train
-from rsprune_dagster.errors import RunError, UsageError
-from rsprune_dagster.evaluation import steps
-from rsprune_dagster.evaluation.remembered import key_of
-from rsprune_dagster.evaluation.steps import EvaluationReport, Upstream, evaluate_checkpoint
-from rsprune_dagster.params import EvaluationParams, load
-from rsprune_dagster.progress import silent
-from rsprune_dagster.pruning.steps.scan import Scanner
-from rsprune_dagster.resources.content import tree_of
+from rsprune_dagster.evaluation.sample_cache import key_of
+from rsprune_dagster.stages import evaluation_metrics as steps
+from rsprune_dagster.stages.evaluation_metrics import EvaluationReport, Upstream, evaluate_checkpoint
+from rsprune_dagster.stages.raw_corpus import Scanner
+from rsprune_dagster.tracking.content import tree_of
+from rsprune_dagster.utils.errors import RunError, UsageError
+from rsprune_dagster.utils.progress import silent
 
 VERSION = "0" * 32 + ".dir"
 SAMPLED_OTHERWISE = {"sampler": "ddim", "sample_steps": 3, "guidance": 1.5, "batch_size": 7}

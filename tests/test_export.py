@@ -18,10 +18,10 @@ from PIL import Image
 from rsprune_dagster.corpus.decode import TileReader
 from rsprune_dagster.corpus.export import FORMS, Names, export_subset
 from rsprune_dagster.corpus.options import ReadOptions
-from rsprune_dagster.corpus.storage import spelled
+from rsprune_dagster.corpus.storage import escaped_name
 from rsprune_dagster.corpus.tiles import LOCATION
-from rsprune_dagster.diffusion.tiles import tile_set
-from rsprune_dagster.errors import RunError, TileError, UsageError
+from rsprune_dagster.diffusion.tile_set import tile_set
+from rsprune_dagster.utils.errors import RunError, TileError, UsageError
 
 SCHEMA = pa.schema(
     [*LOCATION, pa.field("content_md5", pa.string()), pa.field("rank", pa.int64()), pa.field("scene", pa.string())]
@@ -115,7 +115,7 @@ def test_an_odd_name_is_read_listed_as_it_is_on_disk_and_trained_on(tmp_path: Pa
     path = tmp_path / os.fsdecode(b"caf\xe9.png")
     Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(tmp_path / "a.png")
     data = (tmp_path / "a.png").rename(path).read_bytes()
-    subset = table({"caf\\xe9.png": data}).set_column(1, "uri", pa.array([spelled(str(path))]))
+    subset = table({"caf\\xe9.png": data}).set_column(1, "uri", pa.array([escaped_name(str(path))]))
     with TileReader(ReadOptions()) as tiles:
         for form in ("list", "folder", "webdataset"):
             export_subset(subset, tmp_path / form, form=form, read_bytes=tiles.read_bytes)

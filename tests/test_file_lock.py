@@ -10,16 +10,16 @@ import dagster as dg
 import pytest
 from prune_runs import settings
 
-from rsprune_dagster.automation.run import materialize
-from rsprune_dagster.errors import RunError
-from rsprune_dagster.resources import file_lock
-from rsprune_dagster.resources.file_lock import held
-from rsprune_dagster.resources.run_recorder import folder_recorder
+from rsprune_dagster.dagster.materialize import materialize
+from rsprune_dagster.tracking.run_recorder import folder_recorder
+from rsprune_dagster.utils import file_lock
+from rsprune_dagster.utils.errors import RunError
+from rsprune_dagster.utils.file_lock import held
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from rsprune_dagster.resources.file_lock import held
+from rsprune_dagster.utils.file_lock import held
 with held(Path(sys.argv[1]), "the lock", print):
     print("held", flush=True)
     time.sleep(600)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rsprune_dagster.lineage.format import format_list, format_table, format_value
+from rsprune_dagster.tracking.format import format_list, format_table, format_value
 
 
 @pytest.mark.parametrize(

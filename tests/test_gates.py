@@ -11,26 +11,26 @@ import pytest
 import torch
 from prune_runs import settings
 
-from rsprune_dagster.assets import build_assets, build_pruning_assets
-from rsprune_dagster.automation.asset_checks import CHECKS, build_checks
-from rsprune_dagster.automation.check_results import check_results
-from rsprune_dagster.automation.run import materialize
+from rsprune_dagster.config.params import Params
+from rsprune_dagster.dagster.asset_checks import CHECKS, build_checks
+from rsprune_dagster.dagster.assets import build_assets, build_pruning_assets
+from rsprune_dagster.dagster.check_results import check_results
+from rsprune_dagster.dagster.materialize import materialize
 from rsprune_dagster.definitions import defs
-from rsprune_dagster.errors import GateError
-from rsprune_dagster.evaluation.evaluate import Evaluation
-from rsprune_dagster.evaluation.features import FeatureNetwork
-from rsprune_dagster.evaluation.gates import (
+from rsprune_dagster.evaluation.checks import (
     Told,
     no_leakage,
     not_worse_than_champion,
     read_evaluation,
     training_went_well,
 )
+from rsprune_dagster.evaluation.evaluate import Evaluation
+from rsprune_dagster.evaluation.features import FeatureNetwork
 from rsprune_dagster.evaluation.leakage import Leak
 from rsprune_dagster.evaluation.protocol import Protocol, Score
-from rsprune_dagster.evaluation.written import Sampled, write_evaluation
-from rsprune_dagster.params import Params
-from rsprune_dagster.resources.run_recorder import folder_recorder
+from rsprune_dagster.evaluation.writer import Sampled, write_evaluation
+from rsprune_dagster.tracking.run_recorder import folder_recorder
+from rsprune_dagster.utils.errors import BlockingCheckError
 
 MARGIN = 0.1
 NETWORK = FeatureNetwork("averages", "ab" * 32, "none", 16, 48, lambda images: images)
@@ -72,7 +72,9 @@ def run(params: Params, work: Path, *assets: str) -> list[str]:
 
 def test_a_blocking_check_that_fails_ends_the_run_before_what_depends_on_it(synthetic: Path, tmp_path: Path) -> None:
     params = settings(synthetic / "corpus", synthetic / "reference", checks={"norm_tolerance": 1e-9})
-    with pytest.raises(GateError, match=r"gate failed: embeddings/unit_norms: of .* vectors, .* differ from length 1"):
+    with pytest.raises(
+        BlockingCheckError, match=r"gate failed: embeddings/unit_norms: of .* vectors, .* differ from length 1"
+    ):
         run(params, tmp_path)
     assert (tmp_path / "assets" / "embeddings").is_dir()
     assert not (tmp_path / "assets" / "scene_clusters").exists()
@@ -102,7 +104,7 @@ def test_a_corpus_that_lost_most_tiles_stops_until_someone_says_it_was_meant(
     try:
         params = settings(flowed.corpus, synthetic / "reference", checks={"max_shrink_fraction": 0.2})
         for _ in range(2):
-            with pytest.raises(GateError, match=r"raw_corpus/not_shrunken: .* not mounted"):
+            with pytest.raises(BlockingCheckError, match=r"raw_corpus/not_shrunken: .* not mounted"):
                 run(params, work)
         assert (work / "assets" / "pruned_subset" / "decisions.parquet").read_bytes() == before
         meant = settings(flowed.corpus, synthetic / "reference", checks={"max_shrink_fraction": 1.0})

@@ -33,13 +33,13 @@ from browser import (
 from projects import ASSETS, CHECKOUT, UPSTREAM, Project, chain_of, clone, following, new_project
 from servers import mlflow_server, postgres, s3_environment, s3_keys, s3_server
 
-from rsprune_dagster.assets import build_pruning_assets
-from rsprune_dagster.automation.run import project_home
-from rsprune_dagster.params import load
-from rsprune_dagster.resources.content import tree_of
-from rsprune_dagster.resources.mlflow_runs import connect
-from rsprune_dagster.resources.mlflow_sync import VIEW
-from rsprune_dagster.resources.run_recorder import RunRecorder
+from rsprune_dagster.config.params import load
+from rsprune_dagster.dagster.assets import build_pruning_assets
+from rsprune_dagster.dagster.materialize import project_home
+from rsprune_dagster.tracking.content import tree_of
+from rsprune_dagster.tracking.mlflow_runs import connect
+from rsprune_dagster.tracking.mlflow_sync import VIEW
+from rsprune_dagster.tracking.run_recorder import RunRecorder
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("dvc")]
 

@@ -16,14 +16,14 @@ from needs import missing
 from PIL import Image
 from typer.testing import CliRunner
 
-from rsprune_dagster.cli import app
+from rsprune_dagster.cli.app import app
 from rsprune_dagster.diffusion.checkpoint import Origin, load_checkpoint, write_checkpoint
 from rsprune_dagster.diffusion.denoiser import build_denoiser
+from rsprune_dagster.diffusion.latents import Space, latents, passed_through, pixels, read_autoencoder
 from rsprune_dagster.diffusion.model import Model, in_pixels
 from rsprune_dagster.diffusion.objective import OBJECTIVES, logit_normal_timesteps, with_flow
-from rsprune_dagster.diffusion.sampling import ANY_SCENE, sample
+from rsprune_dagster.diffusion.sampling import NULL_CLASS, sample
 from rsprune_dagster.diffusion.schedule import SAMPLERS, flow_schedule, noise_schedule, trailing_timesteps
-from rsprune_dagster.diffusion.spaces import Space, latents, passed_through, pixels, read_autoencoder
 from rsprune_dagster.diffusion.training import Trained, TrainingOptions
 
 SIZE_PX = 16
@@ -254,10 +254,10 @@ def test_where_the_steps_divide_1000_ddim_is_that_of_diffusers(n_steps: int) -> 
 def test_any_scene_is_the_class_that_trains_without_scenes(folders: dict[Kind, Path]) -> None:
     for kind in (KINDS[0], Kind("dit", "flow_matching", False, ("field", "sea"))):
         model, names = load_checkpoint(folders[kind])
-        assert model.any_scene == (len(names) if kind.denoiser == "unet" else 1000)
+        assert model.null_class == (len(names) if kind.denoiser == "unet" else 1000)
         drawn = {"n_steps": 2, "guidance": 1, "seed": 0, "batch_size": 1}
-        assert model.any_scene is not None
-        assert np.array_equal(sample(model, [ANY_SCENE], **drawn), sample(model, [model.any_scene], **drawn))
+        assert model.null_class is not None
+        assert np.array_equal(sample(model, [NULL_CLASS], **drawn), sample(model, [model.null_class], **drawn))
 
 
 def test_a_bare_transformer_is_not_taken_for_a_unet_in_pixels(folders: dict[Kind, Path]) -> None:

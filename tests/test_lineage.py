@@ -15,18 +15,18 @@ import pyarrow.parquet as pq
 import pytest
 from lineage_worlds import N_TILES, UPSTREAM, World, new_world
 
-from rsprune_dagster import cli
-from rsprune_dagster.errors import RunError, UsageError
-from rsprune_dagster.lineage import restore as restoring
-from rsprune_dagster.lineage.find import find, find_one
-from rsprune_dagster.lineage.locks import locks_in_history
-from rsprune_dagster.lineage.places import Elsewhere, Places
-from rsprune_dagster.lineage.restore import restore
-from rsprune_dagster.lineage.verify import verify
-from rsprune_dagster.lineage.version_history import Version, VersionHistory
-from rsprune_dagster.resources.asset_store import AssetStore
-from rsprune_dagster.resources.content import tree_of
-from rsprune_dagster.resources.run_log import Record, RunLog, this_process
+from rsprune_dagster.cli import app as cli
+from rsprune_dagster.tracking import restore as restoring
+from rsprune_dagster.tracking.asset_store import AssetStore
+from rsprune_dagster.tracking.content import tree_of
+from rsprune_dagster.tracking.find import find, find_one
+from rsprune_dagster.tracking.locks import locks_in_history
+from rsprune_dagster.tracking.places import Elsewhere, Places
+from rsprune_dagster.tracking.restore import restore
+from rsprune_dagster.tracking.run_log import Record, RunLog, this_process
+from rsprune_dagster.tracking.verify import verify
+from rsprune_dagster.tracking.version_history import Version, VersionHistory
+from rsprune_dagster.utils.errors import RunError, UsageError
 
 SUBSET = "pruned_subset"
 
@@ -570,7 +570,7 @@ def test_what_only_git_knows_comes_from_the_remote(
 def test_a_fresh_clone_hears_the_rest_from_mlflow(
     world: World, rsprune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rsprune_dagster.resources.mlflow_sync import run_link, sync
+    from rsprune_dagster.tracking.mlflow_sync import run_link, sync
 
     uri = f"sqlite:///{tmp_path / 'mlflow' / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)

@@ -23,10 +23,10 @@ from urllib.parse import parse_qs
 import pytest
 from servers import free_port, mlflow_server, postgres, s3_environment, s3_keys, s3_server
 
-from rsprune_dagster.resources import mlflow_sync
-from rsprune_dagster.resources.mlflow_runs import Experiment, connect, public, records_in
-from rsprune_dagster.resources.mlflow_sync import NOTE, last_sync, run_link, search_link, start_sync, wait_for_sync
-from rsprune_dagster.resources.run_log import Record, RunLog, Status, is_alive, this_process
+from rsprune_dagster.tracking import mlflow_sync
+from rsprune_dagster.tracking.mlflow_runs import Experiment, connect, public, records_in
+from rsprune_dagster.tracking.mlflow_sync import NOTE, last_sync, run_link, search_link, start_sync, wait_for_sync
+from rsprune_dagster.tracking.run_log import Record, RunLog, Status, is_alive, this_process
 
 EXPERIMENT = "rsprune"
 WAIT_S = 600
@@ -427,8 +427,8 @@ def test_starting_a_sync_imports_no_mlflow_and_a_later_wait_sees_its_end(tmp_pat
     code = """
 import sys
 from pathlib import Path
-from rsprune_dagster.resources import mlflow_sync
-from rsprune_dagster.resources.run_log import RunLog
+from rsprune_dagster.tracking import mlflow_sync
+from rsprune_dagster.tracking.run_log import RunLog
 mlflow_sync.start_sync(RunLog(Path(sys.argv[1])), sys.argv[2], "rsprune")
 assert "mlflow" not in sys.modules
 """

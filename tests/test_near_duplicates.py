@@ -13,9 +13,9 @@ from scipy.ndimage import gaussian_filter, shift
 
 from rsprune_dagster.pruning import thumbnail_index
 from rsprune_dagster.pruning.near_duplicates import near_duplicates
-from rsprune_dagster.pruning.steps.forecast import RESIDENT_BYTES_PER_TILE
 from rsprune_dagster.pruning.thumbnail_detail import tones
 from rsprune_dagster.pruning.thumbnail_index import turn_free
+from rsprune_dagster.stages.estimate import RESIDENT_BYTES_PER_TILE
 
 Grey = NDArray[np.uint8]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from rsprune_dagster.cli import _setting
-from rsprune_dagster.errors import UsageError
-from rsprune_dagster.params import Params, load, parse
+from rsprune_dagster.cli.app import _setting
+from rsprune_dagster.config.params import Params, load, parse
+from rsprune_dagster.utils.errors import UsageError
 
 PROJECT = Path(__file__).resolve().parents[1]
 

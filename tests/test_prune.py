@@ -12,16 +12,18 @@ import pytest
 import torch
 from prune_runs import PLAN, PROJECT, Outcome, finished_work, prune, settings
 
+from rsprune_dagster.config.params import load
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.synthetic import SyntheticPlan, write_corpus
-from rsprune_dagster.diffusion.tiles import tile_set
-from rsprune_dagster.errors import UsageError
-from rsprune_dagster.params import load
+from rsprune_dagster.diffusion.tile_set import tile_set
 from rsprune_dagster.pruning.baselines import BASELINES
-from rsprune_dagster.pruning.checks import coverage, subset
-from rsprune_dagster.pruning.steps.explain import explain_tile
-from rsprune_dagster.pruning.steps.select import StageFolders, select
-from rsprune_dagster.report.page import make_report
+from rsprune_dagster.pruning.checks import pruned_subset as subset
+from rsprune_dagster.pruning.checks import scene_coverage as coverage
+from rsprune_dagster.pruning.explain import explain_tile
+from rsprune_dagster.pruning.strategies import StageFolders
+from rsprune_dagster.stages.pruned_subset import select
+from rsprune_dagster.utils.errors import UsageError
+from rsprune_dagster.viz.page import make_report
 
 NEAR_DUPLICATE_RECALL = 0.75
 """Share of planted near-duplicates that must go, in tiles of 64 px. The rest are told apart or too plain to tell."""

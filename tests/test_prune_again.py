@@ -14,13 +14,13 @@ from safetensors.numpy import load_file
 
 from rsprune_dagster.corpus import storage
 from rsprune_dagster.corpus.decode import TileReader
-from rsprune_dagster.corpus.options import ReadOptions
+from rsprune_dagster.corpus.options import ReadOptions, read_options
 from rsprune_dagster.corpus.shards import ShardCache
 from rsprune_dagster.corpus.synthetic import SyntheticPlan, write_corpus
-from rsprune_dagster.progress import silent
-from rsprune_dagster.pruning import pipeline
-from rsprune_dagster.pruning.steps.scan import Scanner, read_options, scan
-from rsprune_dagster.resources.content import tree_of
+from rsprune_dagster.stages import pipeline
+from rsprune_dagster.stages.raw_corpus import Scanner, scan
+from rsprune_dagster.tracking.content import tree_of
+from rsprune_dagster.utils.progress import silent
 
 
 @pytest.fixture(scope="module", autouse=True)

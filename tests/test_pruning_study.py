@@ -12,14 +12,14 @@ import pytest
 import torch
 from prune_runs import Outcome, settings
 
-from rsprune_dagster.assets import build_assets
-from rsprune_dagster.automation.run import materialize
+from rsprune_dagster.config.params import Params
+from rsprune_dagster.dagster.assets import build_assets
+from rsprune_dagster.dagster.materialize import materialize
 from rsprune_dagster.definitions import build_defs
-from rsprune_dagster.errors import RunError, UsageError
-from rsprune_dagster.evaluation.study_results import read_results
-from rsprune_dagster.params import Params
-from rsprune_dagster.report.pictures import study_pictures
-from rsprune_dagster.resources.run_recorder import folder_recorder
+from rsprune_dagster.study.results import read_results
+from rsprune_dagster.tracking.run_recorder import folder_recorder
+from rsprune_dagster.utils.errors import RunError, UsageError
+from rsprune_dagster.viz.pictures import study_pictures
 
 ARMS = ("full", "rsprune-0.2")
 

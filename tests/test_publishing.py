@@ -12,11 +12,11 @@ import yaml
 from projects import workflow_script
 from tiny_project import ASSETS, SENTENCE, Tiny, tiny_project
 
-from rsprune_dagster.automation.reprune import UpdateRequest, reprune
-from rsprune_dagster.errors import GateError, RunError, UsageError
-from rsprune_dagster.lineage.repruning import Repruning
-from rsprune_dagster.lineage.restore import Say
-from rsprune_dagster.resources.dvc_lock import version_in
+from rsprune_dagster.dagster.repruning import UpdateRequest, reprune
+from rsprune_dagster.tracking.dvc_lock import version_in
+from rsprune_dagster.tracking.repruning import Repruning
+from rsprune_dagster.tracking.restore import Say
+from rsprune_dagster.utils.errors import BlockingCheckError, RunError, UsageError
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("dvc")]
 
@@ -151,11 +151,11 @@ def test_a_blocking_check_that_fails_publishes_nothing_however_often_it_is_tried
         warn(f"{asset}/looks_odd: look at it")
         world.make(asset, warn)
         if asset == "second":
-            raise GateError("gate failed: second/letters: too few: write more")
+            raise BlockingCheckError("gate failed: second/letters: too few: write more")
 
     before, data = world.published(), world.pushed()
     for _ in range(2):  # the refused version lies in the working tree now: it was not let through
-        with pytest.raises(GateError, match="gate failed: second/letters: too few: write more"):
+        with pytest.raises(BlockingCheckError, match="gate failed: second/letters: too few: write more"):
             world.reprune("second", make=make, summary=tmp_path / "summary.md")
         assert (world.published(), world.git("rev-parse", "HEAD"), world.pushed()) == (before, before, data)
     for name in ("summary.md", "summary.comment.md"):
@@ -171,7 +171,7 @@ def test_a_run_that_fails_publishes_nothing_of_what_was_made_before(world: World
     world.tiny.plan(second="raise")
     with pytest.raises(RunError, match=f"second was not made: {SENTENCE}") as caught:
         world.reprune("second")
-    assert not isinstance(caught.value, GateError)
+    assert not isinstance(caught.value, BlockingCheckError)
     assert (world.published(), world.pushed()) == (before, set())
 
 

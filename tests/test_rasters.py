@@ -15,8 +15,8 @@ from rsprune_dagster.corpus import rasters
 from rsprune_dagster.corpus.decode import Pixels, TileReader
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.sources import list_corpus, members
-from rsprune_dagster.errors import TileError
 from rsprune_dagster.pruning.entropy import tile_entropy
+from rsprune_dagster.utils.errors import TileError
 
 SMALL = ReadOptions(tile_size_px=32)
 LAEA = "+proj=laea +lat_0=45 +lon_0=-100 +units=us-ft"

@@ -15,12 +15,12 @@ import yaml
 from servers import free_port, mlflow_server, s3_environment, s3_server
 from tiny_project import ASSETS, SENTENCE, Tiny, tiny_project
 
-from rsprune_dagster.errors import RunError
-from rsprune_dagster.resources.content import tree_of
-from rsprune_dagster.resources.mlflow_runs import connect
-from rsprune_dagster.resources.mlflow_sync import sync, wait_for_sync
-from rsprune_dagster.resources.run_log import DAMAGED, RECORD
-from rsprune_dagster.resources.run_recorder import AssetRecorder
+from rsprune_dagster.tracking.content import tree_of
+from rsprune_dagster.tracking.mlflow_runs import connect
+from rsprune_dagster.tracking.mlflow_sync import sync, wait_for_sync
+from rsprune_dagster.tracking.run_log import DAMAGED, RECORD
+from rsprune_dagster.tracking.run_recorder import AssetRecorder
+from rsprune_dagster.utils.errors import RunError
 
 DELIVERY_S = 600
 
@@ -143,7 +143,7 @@ def test_killed_after_all_was_recorded_but_in_dagster_the_next_run_tells_dagster
     kill = (
         "import os, signal, sys; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\n"
-        "from rsprune_dagster.resources.run_recorder import AssetRecorder\n"
+        "from rsprune_dagster.tracking.run_recorder import AssetRecorder\n"
         "from tiny_project import Tiny\n"
         "def dies(made):\n"
         "    if made.asset == sys.argv[3]: os.kill(os.getpid(), signal.SIGKILL)\n"

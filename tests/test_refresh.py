@@ -16,16 +16,17 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from prune_runs import settings
 
-from rsprune_dagster.assets import build_assets, gpu_pool
-from rsprune_dagster.assets.user_errors import is_transient, surface_user_errors
-from rsprune_dagster.automation.conditions import ON_REQUEST, with_conditions
-from rsprune_dagster.automation.refresh import Look
-from rsprune_dagster.automation.run import PROCESS, end_killed_runs
-from rsprune_dagster.automation.webhook import message, post
-from rsprune_dagster.corpus.glimpse import Glimpse, glimpse
+from rsprune_dagster.corpus.fingerprint import Fingerprint, fingerprint_of
+from rsprune_dagster.dagster import gpu_pool
+from rsprune_dagster.dagster.assets import build_assets
+from rsprune_dagster.dagster.automation_conditions import ON_REQUEST, with_conditions
+from rsprune_dagster.dagster.materialize import PROCESS, end_killed_runs
+from rsprune_dagster.dagster.sensors import Look
+from rsprune_dagster.dagster.user_errors import is_transient, surface_user_errors
+from rsprune_dagster.dagster.webhook import message, post
 from rsprune_dagster.definitions import build_defs, defs
-from rsprune_dagster.errors import RunError, UsageError
-from rsprune_dagster.resources.run_recorder import folder_recorder
+from rsprune_dagster.tracking.run_recorder import folder_recorder
+from rsprune_dagster.utils.errors import RunError, UsageError
 
 
 @pytest.fixture
@@ -39,13 +40,13 @@ def tiles(tmp_path: Path) -> Path:
 
 
 def test_a_glimpse_counts_files_and_does_not_change_by_itself(tiles: Path) -> None:
-    assert glimpse([str(tiles)]).n_files == 3
-    assert glimpse([str(tiles)]) == glimpse([str(tiles)])
+    assert fingerprint_of([str(tiles)]).n_files == 3
+    assert fingerprint_of([str(tiles)]) == fingerprint_of([str(tiles)])
 
 
 @pytest.mark.parametrize("change", ["come", "go", "written anew", "named otherwise"])
 def test_a_glimpse_changes_with_the_files(change: str, tiles: Path) -> None:
-    before = glimpse([str(tiles)])
+    before = fingerprint_of([str(tiles)])
     if change == "come":
         (tiles / "sub" / "d.png").write_bytes(b"d")
     elif change == "go":
@@ -54,13 +55,13 @@ def test_a_glimpse_changes_with_the_files(change: str, tiles: Path) -> None:
         (tiles / "a.jpg").write_bytes(b"longer than before")
     else:
         (tiles / "a.jpg").rename(tiles / "z.jpg")
-    assert glimpse([str(tiles)]).fingerprint != before.fingerprint
+    assert fingerprint_of([str(tiles)]).fingerprint != before.fingerprint
 
 
 def test_a_glimpse_does_not_mind_files_that_are_no_tiles(tiles: Path) -> None:
-    before = glimpse([str(tiles)])
+    before = fingerprint_of([str(tiles)])
     (tiles / "notes.txt").write_text("more")
-    assert glimpse([str(tiles)]) == before
+    assert fingerprint_of([str(tiles)]) == before
 
 
 def test_a_glimpse_reads_no_tile_far_away(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,11 +70,11 @@ def test_a_glimpse_reads_no_tile_far_away(monkeypatch: pytest.MonkeyPatch) -> No
         fs.pipe(f"/glimpsed/{name}", b"x")
     monkeypatch.setattr(type(fs), "cat_file", _refuse)
     monkeypatch.setattr(type(fs), "_open", _refuse)
-    before = glimpse(["memory://glimpsed"])
+    before = fingerprint_of(["memory://glimpsed"])
     assert before.n_files == 2
     monkeypatch.undo()
     fs.pipe("/glimpsed/sub/c.jpg", b"x")
-    assert glimpse(["memory://glimpsed"]).n_files == 3
+    assert fingerprint_of(["memory://glimpsed"]).n_files == 3
 
 
 def _refuse(*_: object, **__: object) -> None:
@@ -81,10 +82,10 @@ def _refuse(*_: object, **__: object) -> None:
 
 
 SCANNED = {"n_files": 3, "fingerprint": "old"}
-OLD, NEW, NEWER = Glimpse(3, "old"), Glimpse(5, "new"), Glimpse(6, "newer")
+OLD, NEW, NEWER = Fingerprint(3, "old"), Fingerprint(5, "new"), Fingerprint(6, "newer")
 
 
-def looks(*seen: Glimpse, scanned: dict[str, Any] | None = None) -> list[str]:
+def looks(*seen: Fingerprint, scanned: dict[str, Any] | None = None) -> list[str]:
     """The run keys of looks that follow each other, the memory going through Dagster's cursor."""
     cursor, keys = None, []
     for each in seen:

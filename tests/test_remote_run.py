@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import dagster as dg
 import pytest
 
-from rsprune_dagster.automation.check_results import CheckResult
-from rsprune_dagster.automation.remote_run import RemoteDagster, RemoteRun
-from rsprune_dagster.errors import GateError, RunError, UsageError
+from rsprune_dagster.dagster.check_results import CheckResult
+from rsprune_dagster.dagster.remote_run import RemoteDagster, RemoteRun
+from rsprune_dagster.utils.errors import BlockingCheckError, RunError, UsageError
 
 NO_CONFIG: dict[str, dict[str, str]] = {"ops": {}}
 CUT_OFF = (200, b'{"data": {', 1000)
@@ -123,7 +123,9 @@ def test_a_run_that_failed_names_its_gate_else_its_first_failure() -> None:
         run.judge()
     run.checks.append(CheckResult("embeddings", "readable", False, False, "some are not."))
     run.checks.append(CheckResult("embeddings", "finite", False, True, "one is not."))
-    with pytest.raises(GateError, match=r"^gate failed: embeddings/finite: one is not.. See http://dagster/runs/7$"):
+    with pytest.raises(
+        BlockingCheckError, match=r"^gate failed: embeddings/finite: one is not.. See http://dagster/runs/7$"
+    ):
         run.judge()
     assert "| embeddings | readable | warned | some are not. |" in run.as_markdown()
     RemoteRun("8", "", dg.DagsterRunStatus.SUCCESS, checks=run.checks[:1]).judge()

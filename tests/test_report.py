@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rsprune_dagster.report.blocks import Bar, Code, Column, Figure, Gallery, Heat, Interval, Table, Tile, TileRow
-from rsprune_dagster.report.counts import Counts, SceneCounts
-from rsprune_dagster.report.embedding import principal_plane, spread_out
-from rsprune_dagster.report.kept import quota_table
-from rsprune_dagster.report.markdown import block_table, image, table
-from rsprune_dagster.report.plot import Axis, Placed, Plot, band, dots, line, linear_ticks, log_ticks, rectangles
-from rsprune_dagster.report.sheet import MAX_BYTES
-from rsprune_dagster.report.template import picture
+from rsprune_dagster.viz.blocks import Bar, Code, Column, Figure, Gallery, Heat, Interval, Table, Tile, TileRow
+from rsprune_dagster.viz.counts import Counts, SceneCounts
+from rsprune_dagster.viz.embedding import principal_plane, spread_out
+from rsprune_dagster.viz.kept import quota_table
+from rsprune_dagster.viz.markdown import block_table, image, table
+from rsprune_dagster.viz.plot import Axis, Placed, Plot, band, dots, line, linear_ticks, log_ticks, rectangles
+from rsprune_dagster.viz.sheet import MAX_BYTES
+from rsprune_dagster.viz.template import picture
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (40, 64, 64, 3), dtype=np.uint8)

@@ -11,8 +11,8 @@ from browser import dagster_ui
 from projects import CHECKOUT, Project, clone, link_environments, new_project, workflow_script
 
 from rsprune_dagster.corpus.synthetic import SyntheticPlan, write_corpus
-from rsprune_dagster.resources.content import tree_of
-from rsprune_dagster.resources.dvc_lock import version_in
+from rsprune_dagster.tracking.content import tree_of
+from rsprune_dagster.tracking.dvc_lock import version_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("dvc")]
 

@@ -12,12 +12,13 @@ from PIL import Image
 
 from rsprune_dagster.corpus import shards as shards_module
 from rsprune_dagster.corpus.options import ReadOptions
-from rsprune_dagster.corpus.seal import is_sealed
-from rsprune_dagster.corpus.shards import Shard, ShardCache, remove_drafts, written_whole
+from rsprune_dagster.corpus.shards import Shard, ShardCache
 from rsprune_dagster.corpus.sources import list_corpus
-from rsprune_dagster.errors import RunError
-from rsprune_dagster.progress import silent
-from rsprune_dagster.pruning.steps.scan import Scanner, ScanReport, scan
+from rsprune_dagster.stages.raw_corpus import Scanner, ScanReport, scan
+from rsprune_dagster.utils.atomic_write import atomic_write, remove_drafts
+from rsprune_dagster.utils.errors import RunError
+from rsprune_dagster.utils.progress import silent
+from rsprune_dagster.utils.sealed_files import is_sealed
 
 
 def png(seed: int) -> bytes:
@@ -141,9 +142,9 @@ def test_the_count_of_ignored_files_survives_the_cache(tmp_path: Path) -> None:
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "a" / "file"
-    with written_whole(target) as draft:
+    with atomic_write(target) as draft:
         draft.write_text("old")
-    with pytest.raises(ValueError, match="boom"), written_whole(target) as draft:
+    with pytest.raises(ValueError, match="boom"), atomic_write(target) as draft:
         draft.write_text("half")
         raise ValueError("boom")
     assert target.read_text() == "old"
@@ -164,13 +165,13 @@ def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(os, "replace", replaced)
     monkeypatch.setattr(os, "fsync", synced)
-    with written_whole(tmp_path / "file") as draft:
+    with atomic_write(tmp_path / "file") as draft:
         draft.write_text("new")
     assert calls == [("fsync", ".draft"), ("replace", "file"), ("fsync", "")]
 
 
 def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="No space left on device; free some space"), written_whole(tmp_path / "file"):
+    with pytest.raises(RunError, match="No space left on device; free some space"), atomic_write(tmp_path / "file"):
         raise OSError(28, "No space left on device")
 
 

@@ -13,10 +13,10 @@ from rasterio.crs import CRS
 from test_rasters import SMALL, noise, read_all, write_scene
 
 from rsprune_dagster.corpus import rasters
-from rsprune_dagster.corpus.glimpse import glimpse
+from rsprune_dagster.corpus.fingerprint import fingerprint_of
 from rsprune_dagster.corpus.shards import ShardCache
-from rsprune_dagster.progress import silent
-from rsprune_dagster.pruning.steps.scan import Scanner, scan
+from rsprune_dagster.stages.raw_corpus import Scanner, scan
+from rsprune_dagster.utils.progress import silent
 
 UTM_33 = CRS.from_epsg(32633).to_wkt().replace('"', "&quot;")
 PAM = f"<PAMDataset><SRS dataAxisToSRSAxisMapping='1,2'>{UTM_33}</SRS></PAMDataset>"
@@ -210,17 +210,17 @@ def test_a_sidecar_that_comes_or_goes_is_seen_by_the_next_scan(
         rows = pq.read_table(tmp_path / str(run) / "manifest.parquet").to_pylist()
         return sorted((row["tile_id"], row["crs"], row["content_md5"]) for row in rows)
 
-    before, seen = facts(1), glimpse(sources)
+    before, seen = facts(1), fingerprint_of(sources)
     if ending == ".msk":
         write_scene(sidecar, np.triu(np.ones((1, 64, 64), np.uint8)))
     else:
         sidecar.write_text(PAM)
     assert facts(2) != before
-    assert glimpse(sources) != seen
-    assert glimpse(sources).n_files == seen.n_files
+    assert fingerprint_of(sources) != seen
+    assert fingerprint_of(sources).n_files == seen.n_files
     sidecar.unlink()
     assert facts(3) == before
-    assert glimpse(sources) == seen
+    assert fingerprint_of(sources) == seen
 
 
 def test_a_georeference_of_megabytes_of_beginnings_is_read_in_one_pass(scene: Path) -> None:

@@ -27,11 +27,11 @@ from PIL import Image
 
 from rsprune_dagster.corpus import storage, tars
 from rsprune_dagster.corpus.decode import MOST_TILE_BYTES, TileReader
-from rsprune_dagster.corpus.glimpse import glimpse
+from rsprune_dagster.corpus.fingerprint import fingerprint_of
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.sources import Listing, list_corpus, members, suffix_of, wrapping_folders
 from rsprune_dagster.corpus.tiles import KINDS, LOCATION
-from rsprune_dagster.errors import TileError, UsageError
+from rsprune_dagster.utils.errors import TileError, UsageError
 
 OPTIONS = ReadOptions()
 
@@ -93,7 +93,7 @@ def test_what_desktops_leave_is_housekeeping_in_folders_and_tars(tmp_path: Path)
     listing = list_corpus([str(write_tree(tmp_path / "folder", files))])
     assert [row["tile_id"] for row in rows_of(listing)] == ["a.jpg"]
     assert listing.ignored == {"(housekeeping)": 4}
-    assert glimpse([str(tmp_path / "folder")]).n_files == 1
+    assert fingerprint_of([str(tmp_path / "folder")]).n_files == 1
     (tar,) = list_corpus([str(write_tar(tmp_path / "t.tar", list(files.items())))]).containers
     ignored: Counter[str] = Counter()
     assert sum(table.num_rows for table in members(tar, options=OPTIONS, ignored=ignored)) == 1
@@ -112,9 +112,9 @@ ODD_NAMES = (
 @given(st.binary(max_size=12) | st.text(alphabet="\\x5cfa0\n\u2028\xe9", max_size=12).map(str.encode))
 def test_every_name_is_spelled_on_a_line_and_found_again(name: bytes) -> None:
     true = name.decode("utf-8", "surrogateescape")
-    text = storage.spelled(true)
+    text = storage.escaped_name(true)
     assert text.encode() is not None and text.splitlines() == [text][: len(text)]
-    assert storage.unspelled(text) == true
+    assert storage.unescaped_name(text) == true
     assert storage.located(text, "") == true
 
 
@@ -122,7 +122,7 @@ def test_every_name_is_spelled_on_a_line_and_found_again(name: bytes) -> None:
     st.text(alphabet=st.characters(exclude_categories=("C", "Z")), max_size=12).filter(lambda name: "\\x" not in name)
 )
 def test_an_ordinary_name_is_spelled_as_it_is(name: str) -> None:
-    assert storage.spelled(name) == name
+    assert storage.escaped_name(name) == name
 
 
 def test_names_that_are_no_text_are_tiles_in_folders_tars_and_parquet(tmp_path: Path) -> None:
@@ -134,12 +134,12 @@ def test_names_that_are_no_text_are_tiles_in_folders_tars_and_parquet(tmp_path: 
     pq.write_table(pa.table({"image": list(files.values())[:3], "filename": own}), tmp_path / "p.parquet")
     tar = write_tar(tmp_path / "t.tar", list(files.items()), tarfile.PAX_FORMAT)
     listed = {source: md5s(rows_of(list_corpus([str(source)]))) for source in (folder, tar, tmp_path / "p.parquet")}
-    spelled = {storage.spelled(name): hashlib.md5(data).hexdigest() for name, data in files.items()}
+    spelled = {storage.escaped_name(name): hashlib.md5(data).hexdigest() for name, data in files.items()}
     assert listed.pop(folder) == {**spelled, "b\\xe9/deep.jpg": hashlib.md5(jpeg(9)).hexdigest()}
     assert listed[tar] == {f"t.tar/{name}": content for name, content in spelled.items()}
     assert listed[tmp_path / "p.parquet"] == {f"p.parquet/{name}": spelled[name] for name in list(spelled)[:3]}
     assert "caf\\xe9.jpg" in spelled and "back\\x5cx41.jpg" in spelled
-    assert glimpse([str(folder)]).n_files == len(files) + 1
+    assert fingerprint_of([str(folder)]).n_files == len(files) + 1
 
 
 def test_a_scene_file_whose_name_is_no_text_is_cut_into_windows(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_pipe_or_socket_is_a_reason_and_nothing_waits_for_it(
         assert "not a regular file" in refusal({**odd, "kind": "parquet", "offset": 0})
     (alone,) = rows_of(list_corpus([str(tmp_path / name)]))
     assert alone["tile_id"] == name and "not a regular file" in refusal(alone)
-    assert glimpse([str(tmp_path)]).n_files == 3
+    assert fingerprint_of([str(tmp_path)]).n_files == 3
 
 
 def test_the_order_of_files_on_disk_does_not_matter(tmp_path: Path) -> None:
@@ -523,7 +523,7 @@ def test_names_with_line_breaks_stay_apart_and_their_scenes_can_be_drawn(tmp_pat
     names = ["For\nest/1\n2.jpg", "For\nest/1 2.jpg", "For est/1\x012.jpg", "For\test/12.jpg"]
     listing = list_corpus([str(write_tree(tmp_path, {name: jpeg(1) for name in names}))], labelled=True)
     rows = rows_of(listing, labelled=True)
-    assert {row["tile_id"] for row in rows} == {storage.spelled(name) for name in names}
+    assert {row["tile_id"] for row in rows} == {storage.escaped_name(name) for name in names}
     assert {row["label"] for row in rows} == {r"For\x0aest", "For est", r"For\x09est"}
     assert len(md5s(rows)) == 4
 

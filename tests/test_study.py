@@ -12,9 +12,20 @@ import torch
 from prune_runs import Outcome, settings
 from study_runs import KERNEL, NETWORK, SETTINGS, small_study, yardstick
 
-from rsprune_dagster.errors import RunError, UsageError
-from rsprune_dagster.evaluation import study as study_module
-from rsprune_dagster.evaluation.study import (
+from rsprune_dagster.pruning.ledger import n_to_keep
+from rsprune_dagster.pruning.strategies import StageFolders
+from rsprune_dagster.study import trainings as study_module
+from rsprune_dagster.study.arms import (
+    FULL,
+    STRATEGIES,
+    Arm,
+    PrunedCorpus,
+    chosen_tiles,
+    parse_arm,
+    read_pruned,
+)
+from rsprune_dagster.study.results import ArmResult, read_result, read_results, result_path, write_result
+from rsprune_dagster.study.trainings import (
     Study,
     Yardstick,
     arm_tiles,
@@ -24,18 +35,7 @@ from rsprune_dagster.evaluation.study import (
     study_folder,
     study_key,
 )
-from rsprune_dagster.evaluation.study_arms import (
-    FULL,
-    STRATEGIES,
-    Arm,
-    PrunedCorpus,
-    chosen_tiles,
-    parse_arm,
-    read_pruned,
-)
-from rsprune_dagster.evaluation.study_results import ArmResult, read_result, read_results, result_path, write_result
-from rsprune_dagster.pruning.steps.ledger import n_to_keep
-from rsprune_dagster.pruning.steps.select import StageFolders
+from rsprune_dagster.utils.errors import RunError, UsageError
 
 RSPRUNE, RANDOM = Arm("rsprune", 0.2), Arm("random", 0.2)
 

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from study_runs import KERNEL, result
 
-from rsprune_dagster.errors import RunError
-from rsprune_dagster.evaluation.study_results import ArmResult
-from rsprune_dagster.evaluation.study_summary import images_to_reach, mean_over_seeds, summarize
-from rsprune_dagster.report.study import arms_table, convergence
+from rsprune_dagster.study.results import ArmResult
+from rsprune_dagster.study.summary import images_to_reach, mean_over_seeds, summarize
+from rsprune_dagster.utils.errors import RunError
+from rsprune_dagster.viz.study import arms_table, convergence
 
 FALLING = {100: 8.0, 200: 6.0, 400: 4.0, 800: 2.0}
 

@@ -23,7 +23,7 @@ from rsprune_dagster.corpus.sources import members as listed
 from rsprune_dagster.corpus.synthetic import SCENES, SyntheticPlan, paint, write_corpus
 from rsprune_dagster.corpus.synthetic.corpus import WAYS
 from rsprune_dagster.corpus.synthetic.plan import CONTAINERS, lay_out
-from rsprune_dagster.errors import RunError, TileError, UsageError
+from rsprune_dagster.utils.errors import RunError, TileError, UsageError
 
 PLAN = SyntheticPlan(
     n_tiles=250,

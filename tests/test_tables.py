@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from rsprune_dagster.corpus import tables
 from rsprune_dagster.corpus.tables import query, rows_at, scalar, write_batches, write_query
-from rsprune_dagster.errors import RunError
-from rsprune_dagster.pruning.steps import select
-from rsprune_dagster.pruning.steps.ledger import RANKING
+from rsprune_dagster.pruning.ledger import RANKING
+from rsprune_dagster.stages import pruned_subset as select
+from rsprune_dagster.utils.errors import RunError
 
 SCHEMA = pa.schema([pa.field("a", pa.int64()), pa.field("b", pa.string())])
 

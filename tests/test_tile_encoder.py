@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from rsprune_dagster.config.params import EmbeddingParams, load
 from rsprune_dagster.corpus.options import ReadOptions
-from rsprune_dagster.errors import RunError, UsageError
-from rsprune_dagster.params import EmbeddingParams, load
-from rsprune_dagster.pruning.backbones import BACKBONES
-from rsprune_dagster.pruning.embedding import embed_stream
-from rsprune_dagster.pruning.encoders import TileEncoder, load_encoder, unit
-from rsprune_dagster.pruning.steps.embed import Embedder
-from rsprune_dagster.pruning.tile_encoder import TexturedEncoder, beside, load_tile_encoder
+from rsprune_dagster.pruning.encoders.backbones import BACKBONES
+from rsprune_dagster.pruning.encoders.embedding import embed_stream
+from rsprune_dagster.pruning.encoders.encoder import TileEncoder, load_encoder, unit
+from rsprune_dagster.pruning.encoders.tile_encoder import TexturedEncoder, beside, load_tile_encoder
+from rsprune_dagster.stages.embeddings import Embedder
+from rsprune_dagster.utils.errors import RunError, UsageError
 
 BACKBONE = "squeezenet1_1"
 PARAMS = Path(__file__).parents[1] / "params.yaml"

@@ -12,16 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 from prune_runs import settings
 
-from rsprune_dagster.assets.scene_clusters import last_version
-from rsprune_dagster.params import ClusteringParams
-from rsprune_dagster.pruning.checks.clusters import assigned_once, no_drift
-from rsprune_dagster.pruning.checks.coverage import strata_of
-from rsprune_dagster.pruning.frozen import stability_index
-from rsprune_dagster.pruning.method import cluster_names
-from rsprune_dagster.pruning.steps.cluster import Outcome, cluster, read_clusters
-from rsprune_dagster.pruning.steps.embed import INDEX
-from rsprune_dagster.pruning.vectors import create_vectors
-from rsprune_dagster.resources.asset_store import AssetStore
+from rsprune_dagster.config.params import ClusteringParams
+from rsprune_dagster.dagster.assets.scene_clusters import last_version
+from rsprune_dagster.pruning.assignment import read_clusters
+from rsprune_dagster.pruning.checks.scene_clusters import assigned_once, no_drift
+from rsprune_dagster.pruning.checks.scene_coverage import strata_of
+from rsprune_dagster.pruning.encoders.vectors import create_vectors
+from rsprune_dagster.pruning.incremental import stability_index
+from rsprune_dagster.pruning.pipeline import cluster_names
+from rsprune_dagster.stages.embeddings import INDEX
+from rsprune_dagster.stages.scene_clusters import Outcome, cluster
+from rsprune_dagster.tracking.asset_store import AssetStore
 
 SCENES = ("forest", "sea", "town", "field")
 DIMENSION = 24

@@ -23,16 +23,16 @@ from diffusion_runs import (
 from PIL import Image
 from prune_runs import settings
 
-from rsprune_dagster.assets import build_assets
-from rsprune_dagster.automation.run import materialize
+from rsprune_dagster.dagster.assets import build_assets
+from rsprune_dagster.dagster.materialize import materialize
 from rsprune_dagster.diffusion.checkpoint import load_checkpoint
 from rsprune_dagster.diffusion.denoiser import N_LABELS, build_denoiser
-from rsprune_dagster.diffusion.spaces import latents, read_autoencoder
+from rsprune_dagster.diffusion.latents import latents, read_autoencoder
 from rsprune_dagster.diffusion.state import states
-from rsprune_dagster.diffusion.tiles import tile_set
+from rsprune_dagster.diffusion.tile_set import tile_set
 from rsprune_dagster.diffusion.training import TrainingOptions, train
-from rsprune_dagster.errors import RunError, UsageError
-from rsprune_dagster.resources.run_recorder import folder_recorder
+from rsprune_dagster.tracking.run_recorder import folder_recorder
+from rsprune_dagster.utils.errors import RunError, UsageError
 
 
 def test_tiles_of_other_sizes_bands_and_depths_train_together(tmp_path: Path) -> None:

@@ -16,14 +16,14 @@ import pytest
 import torch
 from diffusion_runs import losses_of_processes, small_options, small_tiles, start, tiny_autoencoder
 
-from rsprune_dagster.diffusion.interruption import deferred
+from rsprune_dagster.diffusion.latents import Space, latents, read_autoencoder
 from rsprune_dagster.diffusion.model import Model
-from rsprune_dagster.diffusion.spaces import Space, latents, read_autoencoder
+from rsprune_dagster.diffusion.signals import deferred_signals
 from rsprune_dagster.diffusion.state import states
-from rsprune_dagster.diffusion.steps import commonest_scenes
 from rsprune_dagster.diffusion.threads import on_threads, threads_for
 from rsprune_dagster.diffusion.training import Trained, is_due, train
-from rsprune_dagster.errors import UsageError
+from rsprune_dagster.stages.diffusion_checkpoint import commonest_scenes
+from rsprune_dagster.utils.errors import UsageError
 
 N_KILLS = 5
 
@@ -151,12 +151,12 @@ def test_a_signal_is_handed_on_to_who_handled_it_before() -> None:
     heard: list[int] = []
     former = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     try:
-        with pytest.raises(KeyboardInterrupt), deferred() as interruption:
+        with pytest.raises(KeyboardInterrupt), deferred_signals() as interruption:
             signal.raise_signal(signal.SIGTERM)
             assert interruption.came == signal.SIGTERM and heard == []
             interruption.end(interruption.came)
         assert heard == [signal.SIGTERM]
-        with pytest.raises(KeyboardInterrupt), deferred():
+        with pytest.raises(KeyboardInterrupt), deferred_signals():
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGTERM)  # impatience
         assert heard == [signal.SIGTERM] * 2

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from rsprune_dagster.errors import RunError
-from rsprune_dagster.pruning import vectors
-from rsprune_dagster.pruning.vectors import create_vectors, open_vectors
+from rsprune_dagster.pruning.encoders import vectors
+from rsprune_dagster.pruning.encoders.vectors import create_vectors, open_vectors
+from rsprune_dagster.utils.errors import RunError
 
 
 @pytest.fixture(autouse=True)

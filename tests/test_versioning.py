@@ -12,10 +12,10 @@ import dagster as dg
 import pytest
 from projects import ASSETS, Project, chain_of, clone, following, new_project
 
-from rsprune_dagster.errors import RunError
-from rsprune_dagster.resources.content import tree_of
-from rsprune_dagster.resources.dvc_cache import DvcCache
-from rsprune_dagster.resources.dvc_lock import DvcProject
+from rsprune_dagster.tracking.content import tree_of
+from rsprune_dagster.tracking.dvc_cache import DvcCache
+from rsprune_dagster.tracking.dvc_lock import DvcProject
+from rsprune_dagster.utils.errors import RunError
 
 pytestmark = pytest.mark.usefixtures("dvc")
 UP_TO_DATE = "Data and pipelines are up to date."
@@ -229,7 +229,7 @@ def killed_at(project: Project, moment: str) -> None:
     """Materialize pruned_subset in a process that kills itself on entering a step of `AssetRecorder`."""
     script = (
         "import os, signal, sys\n"
-        "from rsprune_dagster.resources.run_recorder import AssetRecorder\n"
+        "from rsprune_dagster.tracking.run_recorder import AssetRecorder\n"
         f"setattr(AssetRecorder, {moment!r}, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))\n"
         "from rsprune_dagster import cli\n"
         "sys.argv = ['rsprune', 'materialize', 'pruned_subset']\n"

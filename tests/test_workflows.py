@@ -14,9 +14,9 @@ import pytest
 import typer
 import yaml
 
-from rsprune_dagster.cli import app
-from rsprune_dagster.lineage.staleness import wanted
-from rsprune_dagster.resources.dvc_lock import DvcProject
+from rsprune_dagster.cli.app import app
+from rsprune_dagster.tracking.dvc_lock import DvcProject
+from rsprune_dagster.tracking.staleness import wanted
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((CHECKOUT / ".github" / "workflows").glob("*.yml"))

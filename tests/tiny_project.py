@@ -17,11 +17,11 @@ from typing import Any
 import dagster as dg
 import yaml
 
-from rsprune_dagster.errors import RunError
-from rsprune_dagster.resources.dvc_lock import DvcProject
-from rsprune_dagster.resources.run_log import Record, RunLog
-from rsprune_dagster.resources.run_recorder import RunRecorder
-from rsprune_dagster.resources.settings import Store
+from rsprune_dagster.dagster.resources import Store
+from rsprune_dagster.tracking.dvc_lock import DvcProject
+from rsprune_dagster.tracking.run_log import Record, RunLog
+from rsprune_dagster.tracking.run_recorder import RunRecorder
+from rsprune_dagster.utils.errors import RunError
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 UPSTREAM: Mapping[str, tuple[str, ...]] = {"first": (), "second": ("first",), "third": ("first",)}

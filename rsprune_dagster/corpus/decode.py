@@ -18,7 +18,7 @@ from PIL import Image
 from rsprune_dagster.corpus import formats, parquets, storage
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.pixels import Bytes, Pixels, shown
-from rsprune_dagster.errors import RunError, TileError, UserError
+from rsprune_dagster.utils.errors import RunError, TileError, UserError
 
 __all__ = ["Pixels", "TileReader"]
 
@@ -178,7 +178,7 @@ class TileReader:
         from rsprune_dagster.corpus.rasters import Raster, opened
 
         self.close()
-        if not storage.is_remote(uri) and (stamp := storage.size_and_stamp(uri)[1]) in _NO_FILE:
+        if not storage.is_remote(uri) and (stamp := storage.size_and_etag(uri)[1]) in _NO_FILE:
             raise TileError(_NO_FILE[stamp])
         self._raster, self._uri = Raster(self._dataset.enter_context(opened(uri)), self._options), uri
 
@@ -268,7 +268,7 @@ def _storage_error(uri: str, error: Exception) -> TileError | RunError | None:
     if number == errno.EIO:
         return TileError("not readable: the disk reports an input/output error")
     if isinstance(error, OSError) or storage.is_remote(uri):  # filesystems behind fsspec have errors of their own
-        said = storage.spelled(" ".join(str(error).split()) or type(error).__name__)
+        said = storage.escaped_name(" ".join(str(error).split()) or type(error).__name__)
         return RunError(f"cannot read {uri}: {said}; run again: finished work is kept")
     return None
 

@@ -21,9 +21,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from rsprune_dagster.corpus.storage import unspelled
-from rsprune_dagster.errors import RunError, TileError, UsageError
-from rsprune_dagster.progress import Progress, silent
+from rsprune_dagster.corpus.storage import unescaped_name
+from rsprune_dagster.utils.errors import RunError, TileError, UsageError
+from rsprune_dagster.utils.progress import Progress, silent
 
 Row = dict[str, Any]
 """A row of the subset: tile_id, uri, content_md5, rank, scene and its location (`corpus.tiles.LOCATION`)."""
@@ -125,7 +125,7 @@ def write_list(job: Job) -> None:
     """
     with open(job.folder / LIST, "x", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         for row in job.rows():
-            line = unspelled(row["uri"]) if row["kind"] == "file" else row["tile_id"]
+            line = unescaped_name(row["uri"]) if row["kind"] == "file" else row["tile_id"]
             if line.splitlines() != [line]:
                 raise RunError(f"{line!r} does not fit on one line: rename the tile, or export as webdataset or folder")
             file.write(line + "\n")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.pixels import Bytes, Mask, Pixels, shown
-from rsprune_dagster.errors import TileError
+from rsprune_dagster.utils.errors import TileError
 
 LEAST_EDGE_PX = 8
 MOST_JPEG_SCANS = 50

@@ -41,7 +41,9 @@ def opened(source: str, driver: str = "GTiff") -> Iterator[Any]:
     warnings.simplefilter("ignore", NotGeoreferencedWarning)
     with ExitStack() as stack:
         stack.enter_context(rasterio.Env(**_ALONE))
-        as_text = not storage.is_remote(source) and storage.spelled(source) == source  # rasterio accepts no other names
+        as_text = (
+            not storage.is_remote(source) and storage.escaped_name(source) == source
+        )  # rasterio accepts no other names
         file = source if as_text else stack.enter_context(storage.open_binary(source))
         yield stack.enter_context(rasterio.open(file, driver=driver))
 

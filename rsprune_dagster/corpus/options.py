@@ -1,6 +1,9 @@
 """Read options: the part of params.yaml that defines tiles and the scaling of their values."""
 
+import json
+from collections import Counter
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -28,3 +31,25 @@ class ReadOptions:
     def values(self) -> dict[str, Any]:
         """The parameters by name."""
         return {name: value for name, value in asdict(self).items() if name != "base"}
+
+
+PROJECT_FILE = "dvc.yaml"
+"""The file that marks a project's folder."""
+
+
+def write_options(options: ReadOptions, ignored: Counter[str], folder: Path) -> None:
+    """Store the read options with the manifest, so that later readers get the same pixels."""
+    content = {"read_options": options.values(), "ignored_files": dict(sorted(ignored.items()))}
+    (folder / "corpus.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_options(folder: Path) -> ReadOptions:
+    """The read options of a manifest; relative uris are resolved against the project that contains the folder."""
+    raw = json.loads((folder / "corpus.json").read_text())["read_options"]
+    values: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
+    return ReadOptions(**values, base=_project_of(folder))
+
+
+def _project_of(folder: Path) -> str:
+    """The nearest parent folder with a dvc.yaml; empty outside a project, where every uri is absolute."""
+    return next((str(above) for above in folder.absolute().parents if (above / PROJECT_FILE).is_file()), "")

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rsprune_dagster.corpus.storage import open_binary, size_and_stamp, spelled
-from rsprune_dagster.errors import UsageError
+from rsprune_dagster.corpus.storage import escaped_name, open_binary, size_and_etag
+from rsprune_dagster.utils.errors import UsageError
 
 READ_ROWS = 128
 
@@ -58,10 +58,10 @@ def image_column(schema: pa.Schema, wanted: Sequence[str] = (), *, uri: str = "t
         chosen = [_DEFAULT] if _DEFAULT in columns else customary or list(columns)
     if len(chosen) == 1:
         return columns[chosen[0]]
-    held = ", ".join(map(spelled, columns)) or "none"
+    held = ", ".join(map(escaped_name, columns)) or "none"
     problem = "has none of corpus.image_columns" if wanted else "does not tell which column holds the images"
     raise UsageError(
-        f"{spelled(uri)} {problem}: its columns with image bytes are {held}; name the one to read in "
+        f"{escaped_name(uri)} {problem}: its columns with image bytes are {held}; name the one to read in "
         "corpus.image_columns"
     )
 
@@ -103,7 +103,7 @@ def _as_damaged_error() -> Iterator[None]:
 
 def _words(error: BaseException) -> str:
     words = " ".join(str(error).split())
-    return spelled(words) or type(error).__name__
+    return escaped_name(words) or type(error).__name__
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def opened(uri: str) -> Iterator[pq.ParquetFile]:
     """
     with open_binary(uri) as handle, _as_damaged_error():
         file = _parquet_file(handle)
-        n_bytes, _ = size_and_stamp(uri)
+        n_bytes, _ = size_and_etag(uri)
         if n_bytes is not None and file.metadata.num_rows > n_bytes:
             raise ValueError(f"the footer declares {file.metadata.num_rows:,} rows in {n_bytes:,} bytes")
         yield file
@@ -185,7 +185,7 @@ def _texts(table: pa.Table | None, column: str | None, n_rows: int) -> Iterator[
         values = values.cast(values.type.value_type)
     for value in values.cast(pa.string()).cast(pa.binary()):
         raw = value.as_py()
-        yield None if raw is None else spelled(raw.decode("utf-8", "surrogateescape"))
+        yield None if raw is None else escaped_name(raw.decode("utf-8", "surrogateescape"))
 
 
 def _column(table: pa.Table, dotted: str) -> pa.ChunkedArray:

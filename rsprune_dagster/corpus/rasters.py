@@ -33,7 +33,7 @@ from rasterio.windows import Window
 from rsprune_dagster.corpus import gdal, sidecars
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.pixels import Bytes, Mask
-from rsprune_dagster.errors import TileError
+from rsprune_dagster.utils.errors import TileError
 
 PROBES = 16
 """Places per edge at which a scene is sampled for its value range."""

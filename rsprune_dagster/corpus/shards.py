@@ -6,11 +6,8 @@ files need work. The grouping never affects a result, because every table is sor
 
 import hashlib
 import json
-import os
-import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +15,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rsprune_dagster.corpus.seal import KEY, UNSEALED, is_whole, read_whole, sealed, sealed_table
 from rsprune_dagster.corpus.sources import Container
 from rsprune_dagster.corpus.tiles import LOCATION
-from rsprune_dagster.errors import RunError
+from rsprune_dagster.utils.atomic_write import atomic_write
+from rsprune_dagster.utils.hashing import digest
+from rsprune_dagster.utils.sealed_files import KEY, UNSEALED, is_intact, read_intact, sealed, sealed_table
 
 LAYOUT_VERSION = 2
 _FIELD, _ROW = "\x1f", "\x1e"
@@ -38,57 +36,6 @@ class Shard:
     def rows(self) -> pa.Table:
         """(n_tiles,) LOCATION rows in the order of the container."""
         return pq.read_table(self.path, schema=LOCATION)
-
-
-def digest(*parts: object) -> str:
-    """sha256 of the values as JSON: equal for equal values on every machine."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-@contextmanager
-def written_whole(target: Path) -> Iterator[Path]:
-    """A temporary path, renamed to `target` if the block succeeds and removed if it fails.
-
-    File and folder are flushed to disk (fsync), so that a crash of the machine leaves no empty file.
-
-    Raises:
-        RunError: the disk is full or not writable; an existing file is unchanged.
-    """
-    draft = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.draft")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield draft
-        _flush(draft)
-        os.replace(draft, target)
-        with suppress(OSError):  # the file is renamed already; some file systems cannot flush a folder
-            _flush(target.parent)
-    except OSError as error:
-        raise RunError(
-            f"cannot write {target}: {error.strerror or error}; free some space or choose another place, "
-            "then run again: finished work is kept"
-        ) from error
-    finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def remove_drafts(root: Path) -> int:
-    """Remove temporary files of killed processes of this machine below `root`; returns their number."""
-    gone = 0
-    for draft in root.rglob(".*.draft"):
-        pid = draft.name.rsplit(".", 2)[1].split("-")[0]
-        if not Path(f"/proc/{pid}").exists():
-            draft.unlink(missing_ok=True)
-            gone += 1
-    return gone
 
 
 @dataclass(frozen=True)
@@ -111,7 +58,7 @@ class ShardCache:
     """Shard lists and cached results below one folder.
 
     `layout/` holds the list of shards of each container; `shards/` their rows; `work/<step>/` the results, each
-    under the hash of its input, code and parameters. Each file has a checksum (`corpus.seal`); a damaged one is
+    under the hash of its input, code and parameters. Each file has a checksum (`utils/sealed_files.py`); a damaged one is
     recomputed.
     """
 
@@ -141,7 +88,7 @@ class ShardCache:
         known = _read_layout(index)
         shards = [self._shard(key, n_tiles) for key, n_tiles in known.get("shards", [])]
         same_stamp = known.get("stamp") == container.stamp
-        if shards and container.stamp and same_stamp and all(is_whole(shard.path) for shard in shards):
+        if shards and container.stamp and same_stamp and all(is_intact(shard.path) for shard in shards):
             return shards, known["ignored"]
         rows, ignored = listing.rows(container)
         # loose files have their own stamps, a container's members only the container's
@@ -154,7 +101,7 @@ class ShardCache:
         ]
         shard_list = [(shard.key, shard.n_tiles) for shard in kept + made]
         layout = {"stamp": container.stamp, "shards": shard_list, "ignored": ignored, KEY: UNSEALED}
-        with written_whole(index) as draft:
+        with atomic_write(index) as draft:
             draft.write_bytes(sealed(json.dumps(layout).encode()))
         return kept + made, ignored
 
@@ -165,14 +112,14 @@ class ShardCache:
         """Write a shard. Its key includes the container's stamp: equal rows of a rewritten tar may be other tiles."""
         key = hashlib.sha256(_ROW.join([str(LAYOUT_VERSION), stamp, *_identities(rows)]).encode()).hexdigest()
         shard = self._shard(key, rows.num_rows)
-        if not is_whole(shard.path):
-            with written_whole(shard.path) as draft:
+        if not is_intact(shard.path):
+            with atomic_write(shard.path) as draft:
                 draft.write_bytes(sealed_table(rows))
         return shard
 
 
 def _read_layout(index: Path) -> Mapping[str, Any]:
-    data = read_whole(index)
+    data = read_intact(index)
     layout: Mapping[str, Any] = json.loads(data) if data else {}
     return layout
 
@@ -187,7 +134,7 @@ def _still_there(shards: Sequence[Shard], rows: pa.Table, unchanged: Callable[[S
     return [
         shard
         for shard in shards
-        if is_whole(shard.path)
+        if is_intact(shard.path)
         and present.issuperset(_identities(shard.rows()))
         and (unchanged is None or unchanged(shard))
     ]

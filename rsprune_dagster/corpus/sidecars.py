@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from rsprune_dagster.corpus import storage
-from rsprune_dagster.errors import TileError
+from rsprune_dagster.utils.errors import TileError
 
 MASK = ".msk"
 GEOREFERENCE = ".aux.xml"
@@ -47,12 +47,12 @@ def stamp(uri: str, own: str) -> str:
     Args:
         own: the stamp of the raster alone.
     """
-    return "+".join([own, *(f"{name_of(path)}:{storage.size_and_stamp(path)[1]}" for path in _beside(uri))])
+    return "+".join([own, *(f"{name_of(path)}:{storage.size_and_etag(path)[1]}" for path in _beside(uri))])
 
 
 def name_of(path: str) -> str:
     """The escaped name of a file, as in tables."""
-    return storage.spelled(os.path.basename(path))
+    return storage.escaped_name(os.path.basename(path))
 
 
 def mask_of(uri: str) -> str | None:

@@ -30,7 +30,7 @@ import pyarrow as pa
 from rsprune_dagster.corpus import parquets, sidecars, storage, tars, webdataset
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.tiles import LOCATION
-from rsprune_dagster.errors import RunError, UsageError, UserError
+from rsprune_dagster.utils.errors import RunError, UsageError, UserError
 
 RASTER_SUFFIXES = frozenset({".tif", ".tiff"})
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"}) | RASTER_SUFFIXES
@@ -133,7 +133,7 @@ def members(
     except PermissionError as error:
         raise UsageError(_not_readable(container.uri, error)) from error
     except FileNotFoundError as error:
-        raise RunError(f"{storage.spelled(container.uri)} vanished while it was listed; run again") from error
+        raise RunError(f"{storage.escaped_name(container.uri)} vanished while it was listed; run again") from error
     except Exception as error:
         if (told := _unreadable(container.uri, error)) is None:
             raise
@@ -168,7 +168,7 @@ def _as_user_error(uri: str) -> Iterator[None]:
         if error.__cause__ and (told := _unreadable(uri, error.__cause__)):
             raise told from error
         raise UsageError(
-            f"no such file or folder: {storage.spelled(uri)}; expected a folder, tar, Parquet, image or GeoTIFF"
+            f"no such file or folder: {storage.escaped_name(uri)}; expected a folder, tar, Parquet, image or GeoTIFF"
         ) from None
     except PermissionError as error:
         raise UsageError(_not_readable(uri, error)) from error
@@ -185,18 +185,18 @@ def _unreadable(uri: str, error: BaseException) -> UserError | None:
     """
     if isinstance(error, UserError) or not (storage.is_remote(uri) or isinstance(error, OSError)):
         return None
-    said = storage.spelled(" ".join(str(error).split()) or type(error).__name__)
+    said = storage.escaped_name(" ".join(str(error).split()) or type(error).__name__)
     if storage.is_unreachable(error):
         return RunError(f"cannot reach {uri}: {said}; check the URL, the server and the network, then run again")
     if getattr(error, "status", None) == 404:
         return None
     if storage.is_remote(uri):
         return UsageError(f"cannot read {uri}: {said}; check the URL and the credentials")
-    return RunError(f"cannot read {storage.spelled(uri)}: {said}; mend or leave out what is there, then run again")
+    return RunError(f"cannot read {storage.escaped_name(uri)}: {said}; mend or leave out what is there, then run again")
 
 
 def _not_readable(uri: str, error: OSError) -> str:
-    return f"cannot read {storage.spelled(uri)}: {error.strerror or error}; give this user the right to read it"
+    return f"cannot read {storage.escaped_name(uri)}: {error.strerror or error}; give this user the right to read it"
 
 
 def _single(uri: str, name: str) -> Container:
@@ -205,19 +205,20 @@ def _single(uri: str, name: str) -> Container:
         kind = "scene"
     if kind is None:
         raise UsageError(
-            f"{storage.spelled(uri)} is no corpus: expected a folder, .tar, .parquet, .tif or another image"
+            f"{storage.escaped_name(uri)} is no corpus: expected a folder, .tar, .parquet, .tif or another image"
         )
     made = _container(uri, kind, name)
     if made.kind == "parquet" and not parquets.has_images(uri):
         raise UsageError(
-            f"{storage.spelled(uri)} has no image bytes: expected a binary column or a struct with the field `bytes`"
+            f"{storage.escaped_name(uri)} has no image bytes: expected a binary column, or a struct with the field "
+            "`bytes`"
         )
     return made
 
 
 def _container(uri: str, kind: str, tile_id: str) -> Container:
     """A file that holds tiles, or is one. A special file is listed as one tile, which is quarantined when read."""
-    stamp = storage.size_and_stamp(uri)[1]
+    stamp = storage.size_and_etag(uri)[1]
     if stamp in (storage.SPECIAL, storage.MISSING):
         return Container(uri, "scene", tile_id, stamp)
     return (
@@ -239,14 +240,15 @@ def _folder(root: str, prefix: str, ignored: Counter[str]) -> list[Container]:
     for parts, uri, children in _walk(root):
         names = Counter(_role(child.name) for child in children)
         ignored.update({role: n for role, n in names.items() if role not in ("image", "tar", "parquet")})
-        path = prefix + "".join(f"{storage.spelled(part)}/" for part in parts)
+        path = prefix + "".join(f"{storage.escaped_name(part)}/" for part in parts)
         if names["image"]:
             found.append((parts, Container(uri, "files", path, "")))
         for child in children:
             found += [(parts, each) for each in _archive(child, path, ignored)]
     wrapping = wrapping_folders({parts for parts, _ in found})
     return [
-        replace(each, label=storage.spelled(parts[wrapping]) if len(parts) > wrapping else "") for parts, each in found
+        replace(each, label=storage.escaped_name(parts[wrapping]) if len(parts) > wrapping else "")
+        for parts, each in found
     ]
 
 
@@ -254,14 +256,14 @@ def _role(name: str) -> str:
     suffix = suffix_of(name)
     if suffix in IMAGE_SUFFIXES:
         return "image"
-    return suffix if suffix in ("(hidden)", HOUSEKEEPING) else _container_kind(name) or storage.spelled(suffix)
+    return suffix if suffix in ("(hidden)", HOUSEKEEPING) else _container_kind(name) or storage.escaped_name(suffix)
 
 
 def _archive(child: storage.Entry, path: str, ignored: Counter[str]) -> list[Container]:
     kind = _role(child.name)
     if kind not in ("tar", "parquet"):
         return []
-    made = _container(child.uri, kind, path + storage.spelled(child.name))
+    made = _container(child.uri, kind, path + storage.escaped_name(child.name))
     if made.kind == "parquet" and not parquets.has_images(child.uri):
         ignored[".parquet without image bytes"] += 1
         return []
@@ -301,11 +303,11 @@ def _names(uris: Sequence[str]) -> list[str]:
         raise UsageError(f"a source is given twice: {', '.join(uris)}; give each once")
     parts = [uri.replace("://", "/").strip("/").split("/") for uri in uris]
     if len(uris) == 1:
-        return [""] if _is_plain_folder(uris[0]) else [storage.spelled(parts[0][-1])]
+        return [""] if _is_plain_folder(uris[0]) else [storage.escaped_name(parts[0][-1])]
     depth = 1
     while len({tuple(each[-depth:]) for each in parts}) < len(parts):
         depth += 1
-    return [storage.spelled("/".join(each[-depth:])) for each in parts]
+    return [storage.escaped_name("/".join(each[-depth:])) for each in parts]
 
 
 def _is_plain_folder(uri: str) -> bool:
@@ -324,7 +326,7 @@ def _nothing_found(sources: Sequence[str], ignored: Mapping[str, int]) -> str:
 
 
 def _row(tile_id: str, uri: str, kind: str, stamp: str, label: str | None, **place: int | None) -> Row:
-    return {"tile_id": tile_id, "uri": storage.spelled(uri), "kind": kind, "stamp": stamp, "label": label, **place}
+    return {"tile_id": tile_id, "uri": storage.escaped_name(uri), "kind": kind, "stamp": stamp, "label": label, **place}
 
 
 def _file_rows(
@@ -333,7 +335,7 @@ def _file_rows(
     label = container.label or None if labelled else None
     for child in storage.entries(container.uri):
         if not child.is_folder and is_candidate(child.name):
-            yield from _one_file(child.uri, container.prefix + storage.spelled(child.name), label, options)
+            yield from _one_file(child.uri, container.prefix + storage.escaped_name(child.name), label, options)
 
 
 def _scene_rows(
@@ -344,7 +346,7 @@ def _scene_rows(
 
 def _one_file(uri: str, tile_id: str, label: str | None, options: ReadOptions) -> Iterator[Row]:
     """One tile, or the windows of a scene. A damaged scene is one window without coordinates, quarantined when read."""
-    length, stamp = storage.size_and_stamp(uri)
+    length, stamp = storage.size_and_etag(uri)
     if suffix_of(tile_id) in RASTER_SUFFIXES and stamp not in (storage.SPECIAL, storage.MISSING):
         from rsprune_dagster.corpus.rasters import layout
 
@@ -369,10 +371,10 @@ def _tar_rows(
     for own_id, member in tars.named_once(tars.tar_members(container.uri)):
         suffix = _member_suffix(member.name)
         if member is not tars.DAMAGE and suffix not in IMAGE_SUFFIXES:
-            suffix = storage.spelled(suffix)
+            suffix = storage.escaped_name(suffix)
             ignored[suffix] = ignored.get(suffix, 0) + 1
             continue
-        tile_id = (container.prefix + storage.spelled(own_id)).rstrip("/")
+        tile_id = (container.prefix + storage.escaped_name(own_id)).rstrip("/")
         stamp = f"{member.length}-{member.mtime!r}-{member.offset}"
         place = {"offset": member.offset, "length": member.length}
         yield _row(tile_id, container.uri, "tar", stamp, label_of.get(own_id), **place)
@@ -395,13 +397,13 @@ def _tar_labels(container: Container) -> dict[str, str]:
     if beside:
         return beside
     folders = {image: tuple(part for part in image.split("/")[:-1] if part) for image in images}
-    own = container.label or storage.spelled(PurePosixPath(container.uri).name.partition(".")[0])
+    own = container.label or storage.escaped_name(PurePosixPath(container.uri).name.partition(".")[0])
     if container.label or not any(folders.values()):
         if not container.label and _SHARD_NAME.search(own):
             raise UsageError(_no_labels(container.uri))
         return dict.fromkeys(images, own)
     wrapping = wrapping_folders(set(folders.values()))
-    return {image: storage.spelled(parts[wrapping]) for image, parts in folders.items() if len(parts) > wrapping}
+    return {image: storage.escaped_name(parts[wrapping]) for image, parts in folders.items() if len(parts) > wrapping}
 
 
 _SHARD_NAME = re.compile(r"(^|[-_])\d{5,}$")
@@ -411,8 +413,8 @@ _SHARD_NAME = re.compile(r"(^|[-_])\d{5,}$")
 def _no_labels(uri: str) -> str:
     names = ", ".join(parquets.LABEL_NAMES)
     return (
-        f"no labels in the reference {storage.spelled(uri)}: expected KEY.cls beside KEY.jpg, or one of {names} in "
-        "KEY.json, or a folder per scene in the tar, or a tar per scene that is named after it"
+        f"no labels in the reference {storage.escaped_name(uri)}: expected KEY.cls beside KEY.jpg, or one of {names} "
+        "in KEY.json, or a folder per scene in the tar, or a tar per scene that is named after it"
     )
 
 
@@ -420,7 +422,7 @@ def _parquet_rows(
     container: Container, options: ReadOptions, labelled: bool, ignored: MutableMapping[str, int]
 ) -> Iterator[Row]:
     for column in parquets.other_columns(container.uri, options.image_columns):
-        unread = f".parquet column {storage.spelled(column)}"
+        unread = f".parquet column {storage.escaped_name(column)}"
         ignored[unread] = ignored.get(unread, 0) + 1
     try:
         for member in parquets.parquet_members(container.uri, options.image_columns):

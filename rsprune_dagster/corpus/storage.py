@@ -5,8 +5,8 @@ project, paths inside the project are relative to it, so that a clone elsewhere 
 
 **Escaping.** Tables hold text, but a name on disk or in a tar can be any bytes. So tables hold *escaped* names: a
 byte that is not UTF-8, and each byte of a control character or line separator, is written `\\xNN` (lower-case
-hexadecimal digits); a backslash before `xNN` is written `\\x5c`. All other names are unchanged. `unspelled` restores
-the name.
+hexadecimal digits); a backslash before `xNN` is written `\\x5c`. All other names are unchanged. `unescaped_name`
+restores the name.
 """
 
 import errno
@@ -64,7 +64,7 @@ def absolute(source: str) -> str:
     return source.rstrip("/") if is_remote(source) else os.path.abspath(os.path.expanduser(source))
 
 
-def spelled(name: str) -> str:
+def escaped_name(name: str) -> str:
     """Escape a name, path or uri for a table: UTF-8 on one line; see the module docstring."""
     if name.isascii() and name.isprintable() and "\\x" not in name:  # fast path for most tiles
         return name
@@ -79,8 +79,8 @@ def _hexadecimal(character: str) -> str:
     return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))
 
 
-def unspelled(text: str) -> str:
-    """The inverse of `spelled`."""
+def unescaped_name(text: str) -> str:
+    """The inverse of `escaped_name`."""
     if "\\x" not in text:
         return text
     true = _ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()), text.encode())
@@ -100,7 +100,7 @@ def is_unreachable(error: BaseException | None) -> bool:
 
 def located(uri: str, base: str) -> str:
     """The real path of a table's uri, which is escaped and may be relative to the folder `base`."""
-    true = unspelled(uri)
+    true = unescaped_name(uri)
     return true if is_remote(true) else os.path.join(base, true)
 
 
@@ -138,10 +138,10 @@ def entries(uri: str) -> list[Entry]:
 
 
 def stamps(uri: str) -> list[tuple[str, str]]:
-    """Name and stamp (as `size_and_stamp`) of the files in a folder, sorted; one request for a remote folder."""
+    """Name and stamp (as `size_and_etag`) of the files in a folder, sorted; one request for a remote folder."""
     if not is_remote(uri):
         with os.scandir(uri) as found:
-            return sorted((each.name, size_and_stamp(each.path)[1]) for each in found if not _leads_to_folder(each))
+            return sorted((each.name, size_and_etag(each.path)[1]) for each in found if not _leads_to_folder(each))
     fs, path = filesystem(uri)
     fs.invalidate_cache(path)
     files = [info for info in fs.ls(path, detail=True) if info["type"] != "directory"]
@@ -162,7 +162,7 @@ def real_path(uri: str) -> str:
     return uri if is_remote(uri) else os.path.realpath(uri)
 
 
-def size_and_stamp(uri: str) -> tuple[int | None, str]:
+def size_and_etag(uri: str) -> tuple[int | None, str]:
     """Size of a file, and a text that changes with its content: size with modification time or etag.
 
     The text is MISSING or SPECIAL for a file that cannot be read.

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rsprune_dagster.errors import RunError
+from rsprune_dagster.utils.errors import RunError
 
 ROWS_PER_GROUP = 2**16
 MEMORY_LIMIT = "1GB"

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import IO
 
 from rsprune_dagster.corpus.parquets import LABEL_NAMES
-from rsprune_dagster.corpus.storage import open_binary, spelled
+from rsprune_dagster.corpus.storage import escaped_name, open_binary
 from rsprune_dagster.corpus.tars import Member
 
 MOST_LABEL_BYTES = 1 << 20
@@ -46,11 +46,11 @@ def _label(content: bytes, kind: str) -> str:
     """The label; empty if there is none."""
     text = content.decode("utf-8", "surrogateescape").strip()
     if kind == "cls":
-        return spelled(text)
+        return escaped_name(text)
     try:
         facts = json.loads(text)
     except (ValueError, RecursionError):
         return ""
     values = [facts.get(name) for name in LABEL_NAMES] if isinstance(facts, dict) else []
     given = (str(value) for value in values if isinstance(value, str | int) and not isinstance(value, bool))
-    return spelled(next(given, "").strip())
+    return escaped_name(next(given, "").strip())

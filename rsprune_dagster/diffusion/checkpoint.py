@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from rsprune_dagster.corpus.sheets import write_sheet
-from rsprune_dagster.diffusion.card import Origin, in_dit_pipeline, model_card
 from rsprune_dagster.diffusion.denoiser import read_denoiser
+from rsprune_dagster.diffusion.latents import Space, pixels, read_autoencoder
 from rsprune_dagster.diffusion.model import Model
+from rsprune_dagster.diffusion.model_card import Origin, in_dit_pipeline, model_card
 from rsprune_dagster.diffusion.sampling import sample
 from rsprune_dagster.diffusion.schedule import read_schedule
-from rsprune_dagster.diffusion.spaces import Space, pixels, read_autoencoder
 from rsprune_dagster.diffusion.training import Trained, TrainingOptions
-from rsprune_dagster.errors import RunError
+from rsprune_dagster.utils.csv_files import write_sheet
+from rsprune_dagster.utils.errors import RunError
 
 __all__ = ["Origin", "SamplingOptions", "load_checkpoint", "model_card", "sample_grid", "write_checkpoint"]
 
@@ -80,7 +80,7 @@ def pipeline_of(trained: Trained, scene_names: Sequence[str]) -> Any:
         pipeline = DiTPipeline(transformer=model.denoiser, vae=model.space.autoencoder, scheduler=model.schedule)
         pipeline.register_to_config(id2label={str(number): name for number, name in enumerate(scene_names)})
         return pipeline
-    plain = model.any_scene is None and model.schedule.config.prediction_type == "v_prediction"
+    plain = model.null_class is None and model.schedule.config.prediction_type == "v_prediction"
     return (DDIMPipeline if plain else ConsistencyModelPipeline)(unet=model.denoiser, scheduler=model.schedule)
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rsprune_dagster.errors import UsageError
-from rsprune_dagster.params import suggest
+from rsprune_dagster.config.params import suggest
+from rsprune_dagster.utils.errors import UsageError
 
 Denoiser = Any
 """A diffusers model (`torch.nn.Module` and `ModelMixin`); Any, since mypy cannot follow diffusers' types."""
@@ -67,7 +67,7 @@ def build_denoiser(
 ) -> Denoiser:
     """A denoiser with random weights from `seed`, for (channels, size, size) images or latents.
 
-    The last class is the null class of classifier-free guidance (Ho & Salimans 2022; `any_scene`). A UNet in pixel
+    The last class is the null class of classifier-free guidance (Ho & Salimans 2022; `null_class`). A UNet in pixel
     space has one class more than there are scenes, and no classes if there is only one scene. All other denoisers go
     into a DiTPipeline and have its 1,001 classes.
 
@@ -92,7 +92,7 @@ def build_denoiser(
         return _unet(preset, image_size_px, channels, n_classes)
 
 
-def any_scene(denoiser: Denoiser) -> int | None:
+def null_class(denoiser: Denoiser) -> int | None:
     """The null class of classifier-free guidance; None for a denoiser without classes."""
     config = denoiser.config
     if "num_embeds_ada_norm" in config:

@@ -12,13 +12,14 @@ import dataclasses
 import json
 from pathlib import Path
 
+from rsprune_dagster.config.params import load, project_root
 from rsprune_dagster.diffusion.checkpoint import Origin, write_checkpoint
-from rsprune_dagster.diffusion.ranks import launched
-from rsprune_dagster.diffusion.steps import kept_tiles, space_of, training_options
-from rsprune_dagster.diffusion.training import train
-from rsprune_dagster.errors import UsageError
-from rsprune_dagster.params import load, project_root
-from rsprune_dagster.progress import silent, terminal
+from rsprune_dagster.diffusion.distributed import process_group
+from rsprune_dagster.diffusion.latents import space_of
+from rsprune_dagster.diffusion.tile_set import kept_tiles
+from rsprune_dagster.diffusion.training import train, training_options
+from rsprune_dagster.utils.errors import UsageError
+from rsprune_dagster.utils.progress import silent, terminal
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
     params = load(asked.params or project_root() / "params.yaml")
     if asked.out.exists():
         raise UsageError(f"{asked.out} exists: name a new folder")
-    ranks, device = launched(params.compute.device)
+    ranks, device = process_group(params.compute.device)
     tiles = kept_tiles(assets / "raw_corpus", assets / "pruned_subset", params.training)
     space = space_of(params.training)
     options = training_options(params.training, params.compute.seed, space)

@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from rsprune_dagster.diffusion.denoiser import Denoiser, any_scene
+from rsprune_dagster.diffusion.denoiser import Denoiser, null_class
+from rsprune_dagster.diffusion.latents import Space, pixels
 from rsprune_dagster.diffusion.schedule import Schedule, noise_schedule
-from rsprune_dagster.diffusion.spaces import Space, pixels
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Model:
         return sum(parameter.numel() for parameter in self.denoiser.parameters())
 
     @property
-    def any_scene(self) -> int | None:
+    def null_class(self) -> int | None:
         """The null class of classifier-free guidance; None for a denoiser without classes."""
-        return any_scene(self.denoiser)
+        return null_class(self.denoiser)
 
 
 def in_pixels(denoiser: Denoiser) -> Model:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rsprune_dagster.diffusion.denoiser import Denoiser, any_scene
+from rsprune_dagster.diffusion.denoiser import Denoiser, null_class
+from rsprune_dagster.diffusion.latents import Space
 from rsprune_dagster.diffusion.schedule import FIRST_FLOW_TIMESTEP, N_TIMESTEPS, Schedule, flow_schedule, noise_schedule
-from rsprune_dagster.diffusion.spaces import Space
-from rsprune_dagster.diffusion.tiles import Batch
+from rsprune_dagster.diffusion.tile_set import Batch
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def noised(
     schedule: Schedule,
     space: Space,
     *,
-    any_scene: int,
+    null_class: int,
     scene_dropout: float,
     seed: int,
     rows: slice = slice(None),
@@ -71,7 +71,7 @@ def noised(
     noise = torch.randn((n, space.channels, space.edge, space.edge), generator=generator)[rows]
     timesteps = objective.draw_timesteps(n, generator)[rows]
     left_out = torch.rand(n, generator=generator) < scene_dropout
-    scenes = torch.where(left_out, any_scene, torch.from_numpy(batch.scenes))[rows]
+    scenes = torch.where(left_out, null_class, torch.from_numpy(batch.scenes))[rows]
     clean = space.encode(to_tensor(batch.images[rows]), at_once=at_once)
     noisy, target = objective.noised(schedule, clean, noise, timesteps)
     return Noised(noisy, timesteps, scenes, target)
@@ -118,4 +118,4 @@ def loss_of(denoiser: Denoiser, part: Noised) -> torch.Tensor:
 
 def takes_scenes(denoiser: torch.nn.Module) -> bool:
     """Whether the denoiser is conditional on scenes."""
-    return any_scene(getattr(denoiser, "module", denoiser)) is not None
+    return null_class(getattr(denoiser, "module", denoiser)) is not None

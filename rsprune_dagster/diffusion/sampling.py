@@ -6,15 +6,15 @@ import numpy as np
 import torch
 from PIL import Image
 
+from rsprune_dagster.config.params import suggest
 from rsprune_dagster.diffusion.denoiser import Denoiser
 from rsprune_dagster.diffusion.model import Model, in_pixels
 from rsprune_dagster.diffusion.objective import to_images
 from rsprune_dagster.diffusion.schedule import SAMPLERS
-from rsprune_dagster.errors import UsageError
-from rsprune_dagster.params import suggest
-from rsprune_dagster.progress import Progress, silent
+from rsprune_dagster.utils.errors import UsageError
+from rsprune_dagster.utils.progress import Progress, silent
 
-ANY_SCENE = -1
+NULL_CLASS = -1
 
 
 def sample(
@@ -47,7 +47,7 @@ def sample(
         raise UsageError(f"no sampler is called {sampler}{suggest(sampler, known)}; there are {', '.join(known)}")
     model = model if isinstance(model, Model) else in_pixels(model)
     wanted = np.asarray(scenes, np.int64)
-    wanted = np.where(wanted == ANY_SCENE, model.any_scene or 0, wanted)
+    wanted = np.where(wanted == NULL_CLASS, model.null_class or 0, wanted)
     images = []
     model.denoiser.eval()
     with progress("samples", len(wanted)) as advance, torch.inference_mode():
@@ -99,11 +99,11 @@ def _guided(
     model: Model, state: torch.Tensor, timestep: torch.Tensor, labels: torch.Tensor, guidance: float
 ) -> torch.Tensor:
     """The prediction with classifier-free guidance."""
-    if model.any_scene is None:
+    if model.null_class is None:
         return _predicted(model.denoiser, state, timestep, None)
     if guidance == 1:
         return _predicted(model.denoiser, state, timestep, labels)
-    both = torch.cat([labels, torch.full_like(labels, model.any_scene)])
+    both = torch.cat([labels, torch.full_like(labels, model.null_class)])
     led, free = _predicted(model.denoiser, torch.cat([state, state]), timestep, both).chunk(2)
     return free + guidance * (led - free)
 

@@ -18,10 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from rsprune_dagster.diffusion.denoiser import Denoiser, read_denoiser
-from rsprune_dagster.errors import RunError, UsageError
+from rsprune_dagster.utils.errors import RunError, UsageError
 
 if TYPE_CHECKING:
-    from rsprune_dagster.diffusion.tiles import TileSet
+    from rsprune_dagster.diffusion.tile_set import TileSet
     from rsprune_dagster.diffusion.training import TrainingOptions
 
 N_KEPT = 2

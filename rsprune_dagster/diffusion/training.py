@@ -8,19 +8,19 @@ from pathlib import Path
 
 import torch
 
-from rsprune_dagster.diffusion.denoiser import Denoiser, any_scene, build_denoiser
-from rsprune_dagster.diffusion.interruption import deferred
+from rsprune_dagster.config.params import TrainingParams, suggest
+from rsprune_dagster.diffusion.denoiser import Denoiser, build_denoiser, null_class
+from rsprune_dagster.diffusion.distributed import SINGLE_PROCESS, ProcessGroup
+from rsprune_dagster.diffusion.latents import Space, passed_through, pixels
 from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.objective import OBJECTIVES, Noised, Objective, loss_of, noised
-from rsprune_dagster.diffusion.ranks import ALONE, Ranks
-from rsprune_dagster.diffusion.spaces import Space, passed_through, pixels
+from rsprune_dagster.diffusion.signals import deferred_signals
 from rsprune_dagster.diffusion.state import TrainingState, latest_state, layout, save_state
 from rsprune_dagster.diffusion.threads import on_threads, threads_for
-from rsprune_dagster.diffusion.tiles import Batch, TileSet, batches
-from rsprune_dagster.errors import RunError, UsageError
-from rsprune_dagster.params import suggest
-from rsprune_dagster.progress import Progress, silent
-from rsprune_dagster.pruning.embedding import ahead
+from rsprune_dagster.diffusion.tile_set import Batch, TileSet, batches
+from rsprune_dagster.pruning.encoders.embedding import ahead
+from rsprune_dagster.utils.errors import RunError, UsageError
+from rsprune_dagster.utils.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def train(
     *,
     device: str,
     space: Space | None = None,
-    ranks: Ranks = ALONE,
+    ranks: ProcessGroup = SINGLE_PROCESS,
     progress: Progress = silent,
     on_state: OnState = lambda model, n_images: None,
 ) -> Trained:
@@ -121,7 +121,7 @@ def train(
         on_threads(state.n_threads),
         progress("training", options.n_images) as advance,
         _loaded(tiles, options, state.n_images) as stream,
-        deferred() as interruption,
+        deferred_signals() as interruption,
     ):
         advance(state.n_images)
         for batch in stream:
@@ -162,7 +162,7 @@ def share_of(
     space: Space,
     state: TrainingState,
     options: TrainingOptions,
-    ranks: Ranks,
+    ranks: ProcessGroup,
 ) -> Noised:
     """This process's rows of a batch, with noise added."""
     return noised(
@@ -170,7 +170,7 @@ def share_of(
         objective,
         schedule,
         space,
-        any_scene=any_scene(state.denoiser) or 0,
+        null_class=null_class(state.denoiser) or 0,
         scene_dropout=options.scene_dropout,
         seed=options.seed,
         rows=ranks.rows(len(batch.images)),
@@ -247,7 +247,7 @@ def step(
     n_rows: int,
     options: TrainingOptions,
     device: str,
-    ranks: Ranks,
+    ranks: ProcessGroup,
 ) -> float:
     """One Adam step on a batch of `n_rows`, of which this process has `share`; returns the batch's mean loss.
 
@@ -286,6 +286,13 @@ def _slice(share: Noised, rows: slice, device: str) -> Noised:
     )
 
 
-def _save(state: TrainingState, folder: Path, options: TrainingOptions, tiles: TileSet, ranks: Ranks) -> None:
+def _save(state: TrainingState, folder: Path, options: TrainingOptions, tiles: TileSet, ranks: ProcessGroup) -> None:
     if ranks.is_first:
         save_state(state, folder, options, tiles)
+
+
+def training_options(params: TrainingParams, seed: int, space: Space | None = None) -> TrainingOptions:
+    """The training options from params.yaml."""
+    names = TrainingOptions.__dataclass_fields__.keys() - {"seed", "autoencoder_digest"}
+    digest = space.digest if space else ""
+    return TrainingOptions(seed=seed, autoencoder_digest=digest, **params.model_dump(include=set(names)))

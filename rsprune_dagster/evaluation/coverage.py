@@ -17,11 +17,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from rsprune_dagster.errors import RunError
 from rsprune_dagster.evaluation.intervals import Resampling, halves, interval
 from rsprune_dagster.evaluation.protocol import Protocol, Score
 from rsprune_dagster.pruning.numerics import blocks
 from rsprune_dagster.pruning.scenes import squared_distances
+from rsprune_dagster.utils.errors import RunError
 
 NAMES: Final = ("precision", "recall", "density", "coverage")
 ROUNDING: Final = 1e-11

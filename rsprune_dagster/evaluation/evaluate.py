@@ -15,17 +15,17 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, Literal, TypeVar
 
-from rsprune_dagster.errors import RunError
+from rsprune_dagster.config.params import EvaluationParams
 from rsprune_dagster.evaluation.coverage import NAMES, coverage_scores
 from rsprune_dagster.evaluation.features import INCEPTION, FeatureNetwork
 from rsprune_dagster.evaluation.fidelity import frechet_score, kernel_scale, kernel_score
+from rsprune_dagster.evaluation.image_set import PIXELS, ImageSet
 from rsprune_dagster.evaluation.intervals import Resampling
 from rsprune_dagster.evaluation.leakage import Leak, leaks, leaks_sentence, refuse_leaks
 from rsprune_dagster.evaluation.memorization import Memorization, memorization
 from rsprune_dagster.evaluation.protocol import Protocol, Score
-from rsprune_dagster.evaluation.scenes import MEAN, Labels, Recognition, recognition, scene_distances
-from rsprune_dagster.evaluation.seen import PIXELS, Seen
-from rsprune_dagster.params import EvaluationParams
+from rsprune_dagster.evaluation.scene_scores import MEAN, Labels, Recognition, recognition, scene_distances
+from rsprune_dagster.utils.errors import RunError
 
 T = TypeVar("T")
 
@@ -110,10 +110,10 @@ class _Sheet:
 
 
 def evaluate(
-    generated: Seen,
-    reference: Seen,
-    training: Seen | None,
-    held_out: Seen | None,
+    generated: ImageSet,
+    reference: ImageSet,
+    training: ImageSet | None,
+    held_out: ImageSet | None,
     networks: Sequence[FeatureNetwork],
     *,
     settings: Settings,
@@ -129,7 +129,7 @@ def evaluate(
 
     Raises RunError if evaluation tiles are in the training set, unless settings.on_leak is `report`.
     """
-    sets: dict[str, Seen | None] = {"reference": reference, "held_out": held_out}
+    sets: dict[str, ImageSet | None] = {"reference": reference, "held_out": held_out}
     if held_out is reference:
         del sets["reference"]
     leaked, sentences = _leaks(sets, training, settings)
@@ -144,13 +144,13 @@ def evaluate(
     return Evaluation(tuple(sheet.scores), sheet.left_out, recognitions, memorizations, leaked, sentences)
 
 
-def protocol_of(network: FeatureNetwork, generated: Seen, reference: Seen) -> Protocol:
+def protocol_of(network: FeatureNetwork, generated: ImageSet, reference: ImageSet) -> Protocol:
     """The protocol of a score of `generated` against `reference` in `network`."""
     return Protocol(network.name, network.sha256, network.resize, reference.content, len(reference), len(generated))
 
 
 def _leaks(
-    sets: dict[str, Seen | None], training: Seen | None, settings: Settings
+    sets: dict[str, ImageSet | None], training: ImageSet | None, settings: Settings
 ) -> tuple[dict[str, tuple[Leak, ...]], tuple[str, ...]]:
     leaked: dict[str, tuple[Leak, ...]] = {}
     sentences: list[str] = []
@@ -167,7 +167,12 @@ def _leaks(
 
 
 def _measure_fidelity(
-    sheet: _Sheet, network: FeatureNetwork, protocol: Protocol, generated: Seen, reference: Seen, settings: Settings
+    sheet: _Sheet,
+    network: FeatureNetwork,
+    protocol: Protocol,
+    generated: ImageSet,
+    reference: ImageSet,
+    settings: Settings,
 ) -> None:
     x, y, resampling = generated.spaces[network.name], reference.spaces[network.name], settings.resampling
     frechet, kernel = network.measure("frechet"), network.measure("kernel")
@@ -198,7 +203,7 @@ def _measure_fidelity(
     sheet.scores.extend(sheet.attempt([f"{name}_{network.name}" for name in NAMES], covering) or ())
 
 
-def _kernel_scale(network: FeatureNetwork, reference: Seen) -> float:
+def _kernel_scale(network: FeatureNetwork, reference: ImageSet) -> float:
     """1 for Inception, as KID defines; for other networks the scale that gives features of similar size."""
     return 1.0 if network.name == INCEPTION else kernel_scale(reference.spaces[network.name])
 
@@ -209,7 +214,12 @@ def _of_kernel(network: FeatureNetwork, protocol: Protocol) -> Protocol:
 
 
 def _measure_scenes(
-    sheet: _Sheet, network: FeatureNetwork, protocol: Protocol, generated: Seen, reference: Seen, settings: Settings
+    sheet: _Sheet,
+    network: FeatureNetwork,
+    protocol: Protocol,
+    generated: ImageSet,
+    reference: ImageSet,
+    settings: Settings,
 ) -> Recognition | None:
     name, recognised = network.measure("kernel"), f"recognised_{network.name}"
     if generated.scenes is None or reference.scenes is None:
@@ -251,9 +261,9 @@ def _unlike(asked_for: Labels, labels: Labels) -> str:
 def _measure_copying(
     sheet: _Sheet,
     networks: Sequence[FeatureNetwork],
-    generated: Seen,
-    training: Seen | None,
-    held_out: Seen | None,
+    generated: ImageSet,
+    training: ImageSet | None,
+    held_out: ImageSet | None,
     settings: Settings,
 ) -> dict[str, Memorization]:
     if training is None or held_out is None or not generated.turned:
@@ -280,7 +290,7 @@ def _measure_copying(
 
 
 def _protocol_of_copies(
-    space: str, networks: Sequence[FeatureNetwork], generated: Seen, training: Seen, held_out: Seen
+    space: str, networks: Sequence[FeatureNetwork], generated: ImageSet, training: ImageSet, held_out: ImageSet
 ) -> Protocol:
     """The protocol of memorization: the reference is the training set; the held-out set is a parameter."""
     resizes = {PIXELS: ("", f"area averages to {generated.pixel_edge_px} px")}

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rsprune_dagster.device import resolved_device
-from rsprune_dagster.errors import RunError
-from rsprune_dagster.pruning import descriptor
-from rsprune_dagster.pruning.encoders import FORWARD_TILES, Encoder, filled_up, load_encoder, resized
+from rsprune_dagster.pruning.encoders import descriptor
+from rsprune_dagster.pruning.encoders.encoder import FORWARD_TILES, Encoder, filled_up, load_encoder, resized
+from rsprune_dagster.utils.device import resolve_device
+from rsprune_dagster.utils.errors import RunError
 
 Images = NDArray[np.uint8]
 """(N, H, W, 3)."""
@@ -109,7 +109,7 @@ def inception(weights: Path | None, *, device: str) -> FeatureNetwork:
     Raises RunError if the file is missing or has another hash.
     """
     path = _existing(weights) if weights is not None else _kept_or_downloaded()
-    place = resolved_device(device)
+    place = resolve_device(device)
     network = _loaded(path).to(place)
     return FeatureNetwork(
         name=INCEPTION,

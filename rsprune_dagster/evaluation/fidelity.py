@@ -10,10 +10,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from rsprune_dagster.errors import RunError
 from rsprune_dagster.evaluation.intervals import Resampling, halves, interval
 from rsprune_dagster.evaluation.protocol import Protocol, Score
 from rsprune_dagster.pruning.numerics import blocks, one_thread
+from rsprune_dagster.utils.errors import RunError
 
 Features = NDArray[np.floating]
 """(n, d)."""

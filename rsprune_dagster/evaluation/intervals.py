@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from rsprune_dagster.errors import UsageError
+from rsprune_dagster.utils.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from rsprune_dagster.errors import RunError
-from rsprune_dagster.evaluation.seen import Identities
+from rsprune_dagster.evaluation.image_set import Identities
 from rsprune_dagster.pruning.near_duplicates import MIN_DETAIL, compared
 from rsprune_dagster.pruning.thumbnail_detail import tones
 from rsprune_dagster.pruning.thumbnail_index import candidate_pairs
+from rsprune_dagster.utils.errors import RunError
 
 N_CANDIDATES = 32
 """Candidates compared per tile: the nearest in the index, from either set."""

@@ -25,11 +25,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rsprune_dagster.errors import RunError
+from rsprune_dagster.evaluation.image_set import ImageSet
 from rsprune_dagster.evaluation.intervals import share_interval
 from rsprune_dagster.evaluation.protocol import Protocol, Score
-from rsprune_dagster.evaluation.seen import Seen
 from rsprune_dagster.pruning.numerics import blocks, one_thread
+from rsprune_dagster.utils.errors import RunError
 
 BLOCK_TRAINING = 4096
 """Training tiles compared at a time."""
@@ -43,7 +43,7 @@ class Nearest:
     """The nearest training tile of each of n images."""
 
     index: NDArray[np.int64]  # (n,)
-    turn: NDArray[np.int64]  # (n,) the nearest of the image's eight orientations, see `seen.turn_of`
+    turn: NDArray[np.int64]  # (n,) the nearest of the image's eight orientations, see `image_set.turn_of`
     distance: NDArray[np.float64]  # (n,) Euclidean
     relative: NDArray[np.float64]  # (n,) distance over the mean of the next nearest; 0: a copy, 1: not closer
 
@@ -81,9 +81,9 @@ class Memorization:
 
 
 def memorization(
-    generated: Seen,
-    held_out: Seen,
-    training: Seen,
+    generated: ImageSet,
+    held_out: ImageSet,
+    training: ImageSet,
     *,
     space: str,
     protocol: Protocol,
@@ -199,7 +199,7 @@ def _over_turns(images: Floats, tiles: Floats) -> tuple[Floats, NDArray[np.int8]
     return np.maximum(least, 0, out=least), which
 
 
-def pairs_of(samples: Nearest, generated: Seen, training: Seen) -> tuple[Pair, ...]:
+def pairs_of(samples: Nearest, generated: ImageSet, training: ImageSet) -> tuple[Pair, ...]:
     """Each sample with its nearest training tile, smallest relative distance first."""
     return tuple(
         Pair(

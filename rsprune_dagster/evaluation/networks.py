@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from rsprune_dagster.errors import RunError, UsageError
+from rsprune_dagster.config.params import suggest
 from rsprune_dagster.evaluation.coverage import NAMES
 from rsprune_dagster.evaluation.features import INCEPTION, MEASURES, FeatureNetwork, encoder, inception
-from rsprune_dagster.evaluation.seen import PIXELS
-from rsprune_dagster.params import suggest
+from rsprune_dagster.evaluation.image_set import PIXELS
+from rsprune_dagster.utils.errors import RunError, UsageError
 
 
 def named_networks(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
-from rsprune_dagster.errors import RunError
+from rsprune_dagster.utils.errors import RunError
 
 Value = str | int | float
 

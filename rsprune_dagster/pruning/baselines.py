@@ -12,10 +12,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from rsprune_dagster.errors import UsageError
 from rsprune_dagster.pruning.clustering import assign, train_centroids
 from rsprune_dagster.pruning.numerics import blocks, one_thread
 from rsprune_dagster.pruning.selection import Reader, nested_order
+from rsprune_dagster.utils.errors import UsageError
 
 CHUNK_TILES: Final = 8192
 """Tiles whose distances to all centroids are in memory at a time."""

@@ -1,65 +1,358 @@
-"""The whole method on folders: from the sources of a corpus to its pruned subset, without Dagster."""
+"""The method from vectors to a ranking: scenes, clusters, quotas, herding. Assets and benchmarks call this.
 
-import os
-import shutil
-from pathlib import Path
+`cluster_pool` is stage 2 and `rank_pool` stage 3; `select` chains them for arrays in memory. A pool that resembles the
+reference is balanced over the reference's scenes. A foreign pool is balanced over clusters. The clustering space has
+the discriminant axes of the reference's scenes and the principal axes of the pool, whitened by the within-scene
+covariance. Without a reference that covariance is estimated from nearest neighbours.
+"""
 
-from rsprune_dagster.params import Params
-from rsprune_dagster.progress import Progress, silent
-from rsprune_dagster.pruning.steps.cluster import cluster
-from rsprune_dagster.pruning.steps.embed import embed_corpus
-from rsprune_dagster.pruning.steps.scan import Scanner, scan, without_tiles
-from rsprune_dagster.pruning.steps.score import score
-from rsprune_dagster.pruning.steps.select import SelectReport, StageFolders, check_strategy, select
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
 
-STAGES = ("raw_corpus", "reference_scenes", "entropy_scores", "embeddings", "scene_clusters", "pruned_subset")
+import numpy as np
+from numpy.typing import NDArray
+
+from rsprune_dagster.pruning.clustering import (
+    Centroids,
+    ClusterQuality,
+    assign,
+    choose_k,
+    stratified_sample,
+    train_centroids,
+)
+from rsprune_dagster.pruning.numerics import blocks, one_thread
+from rsprune_dagster.pruning.scenes import (
+    Projection,
+    SceneModel,
+    domain_shift_sentence,
+    fit_principal_axes,
+    fit_scene_model,
+    fit_whitening,
+    foreignness,
+    is_foreign,
+    neighbour_scatter,
+    shrunk,
+)
+from rsprune_dagster.pruning.selection import Reader, Target, no_target, rank_tiles
+from rsprune_dagster.utils.progress import Progress, silent
+
+FOREIGN_FROM: Final = 0.25
+"""Foreignness from which the pool is balanced over clusters. Measured: at most 0.06 on pools of the same kind, 0.59
+to 0.95 on others."""
+CHUNK_TILES: Final = 2**14
+"""Tiles read and assigned at a time."""
+AXES_SAMPLE: Final = 20_000
+"""Evenly spaced tiles from which the pool's principal axes and scene priors are computed."""
+NEIGHBOUR_SAMPLE: Final = 4_000
+"""Tiles whose nearest neighbours are searched if there is no reference."""
+N_NEIGHBOURS: Final = 5
+NEIGHBOUR_SHRINKAGE: Final = 0.3
+"""Shrinkage of the covariance estimated from neighbours; about the value that references select."""
+N_WHITENED_AXES: Final = 16
+N_RESTARTS: Final = 5
+"""Number of k-means runs, of which the best is used: a single run may leave a scene without a centroid."""
+MIN_TARGET_TILES: Final = 20
+"""Fewest reference tiles of a scene to serve as its target: fewer do not represent its variation."""
+UNNAMED_SCENE: Final = "pool"
 
 
-def prune(params: Params, root: Path, cache_root: Path, *, progress: Progress = silent) -> SelectReport:
-    """Write one folder per stage below `root`, named like its asset. Earlier folders of these names are replaced.
+@dataclass(frozen=True)
+class SceneClusters:
+    """The result of stage 2: scene, cluster and distance of each of N tiles, and facts on the clustering."""
 
-    The tables have the same bytes as those of the Dagster run. Pictures, checks and records are left out. The
-    centroids are always trained.
+    scene: NDArray[np.int32]  # (N,) index into scene_names: the most probable reference scene
+    scene_names: tuple[str, ...]
+    cluster: NDArray[np.int32]  # (N,)
+    distance: NDArray[np.float64]  # (N,) to the centroid, in the clustering space
+    novelty: NDArray[np.float64]  # (N,) 0 to 1
+    centroids: Centroids
+    quality: tuple[ClusterQuality, ...]  # one per candidate number of clusters; empty without a reference
+    foreignness: float  # 0 to 1; 0 without a reference
+    balance_over: str  # "scenes" or "clusters"
+    note: str
+    fitted: "Fitted | None" = None  # the fitted model, if available
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the pool is foreign to the reference, so that the assigned scenes are guesses."""
+        return is_foreign(self.scene_names, self.balance_over)
+
+    @property
+    def strata(self) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+        """The stratum (N,) of each tile and the names: scenes, or clusters if the pool is foreign."""
+        if self.is_foreign:
+            return self.cluster, cluster_names(self.centroids.n_clusters)
+        return self.scene, self.scene_names
+
+    def of(self, rows: NDArray[np.int64]) -> "SceneClusters":
+        """The subset of some tiles (n,)."""
+        parts = {name: getattr(self, name)[rows] for name in ("scene", "cluster", "distance", "novelty")}
+        return replace(self, **parts)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """All rows, best first, so that a keep fraction is a prefix; and the clusters."""
+
+    order: NDArray[np.int64]  # (N,)
+    clusters: SceneClusters
+
+    @property
+    def scene(self) -> NDArray[np.int32]:
+        """The scene (N,) of each row."""
+        return self.clusters.scene
+
+    @property
+    def cluster(self) -> NDArray[np.int32]:
+        """The cluster (N,) of each row."""
+        return self.clusters.cluster
+
+    @property
+    def quality(self) -> tuple[ClusterQuality, ...]:
+        """How well the clusters recover the reference's scenes."""
+        return self.clusters.quality
+
+
+def select(
+    vectors: np.ndarray,
+    reference_vectors: np.ndarray | None,
+    labels: np.ndarray | None,
+    *,
+    n_clusters: int,
+    candidates: Sequence[int],
+    sample_per_scene: int,
+    n_iterations: int,
+    scene_exponent: float,
+    cluster_exponent: float,
+    cluster_half_size: float,
+    seed: int,
+    use_gpu: bool = False,
+    workers: int = 1,
+) -> Selection:
+    """Rank the unit `vectors` (N, d) in content order, with a labelled reference (M, d), (M,), or None and None."""
+    pool = np.asarray(vectors, dtype=np.float32)
+    clusters = cluster_pool(
+        lambda rows: pool[rows],
+        len(pool),
+        reference_vectors,
+        labels,
+        n_clusters=n_clusters,
+        candidates=candidates,
+        sample_per_scene=sample_per_scene,
+        n_iterations=n_iterations,
+        seed=seed,
+        use_gpu=use_gpu,
+    )
+    order = rank_pool(
+        lambda rows: pool[rows],
+        clusters,
+        reference_vectors,
+        labels,
+        scene_exponent=scene_exponent,
+        cluster_exponent=cluster_exponent,
+        cluster_half_size=cluster_half_size,
+        workers=workers,
+    )
+    return Selection(order, clusters)
+
+
+def cluster_pool(
+    read: Reader,
+    n_tiles: int,
+    reference_vectors: np.ndarray | None,
+    labels: np.ndarray | None,
+    *,
+    n_clusters: int,
+    candidates: Sequence[int],
+    sample_per_scene: int,
+    n_iterations: int,
+    seed: int,
+    use_gpu: bool = False,
+    progress: Progress = silent,
+) -> SceneClusters:
+    """Stage 2 over a pool read in chunks; memory: a few numbers per tile and one chunk of vectors.
 
     Args:
-        cache_root: finished work is kept here and reused.
-
-    Raises:
-        UsageError: an unknown strategy or encoder, or sources without images.
-        RunError: no tile can be used, or a tile changed during the run.
+        read: ascending row numbers (n,) to unit vectors (n, d); rows are in content order.
+        reference_vectors, labels: (M, d) and (M,); None, or fewer than two scenes: one stratum.
+        n_clusters: 0: chosen by `choose_k` on the reference; without a reference, the first candidate.
+        sample_per_scene: tiles of each scene that train the centroids.
     """
-    check_strategy(params.selection.strategy)
-    corpus, reference, scores, embeddings, clusters, subset = (_empty(root / name) for name in STAGES)
-    workers = params.compute.workers or len(os.sched_getaffinity(0))
-    seed, device = params.compute.seed, params.compute.device
-    scanner = Scanner.of(params.corpus, cache_root, workers, progress)
-    scan(params.corpus.sources, corpus, scanner, labelled=False, label="raw_corpus")
-    if params.reference.sources:
-        scan(params.reference.sources, reference, scanner, labelled=True, label="reference_scenes")
-    else:
-        without_tiles(reference)
-    score(corpus, reference, scores, params.entropy)
-    embed_corpus(
-        corpus=corpus,
-        reference=reference,
-        scores=scores,
-        folder=embeddings,
-        params=params.embedding,
-        cache_root=cache_root,
-        device=device,
+    known = reference_vectors is not None and labels is not None and len(np.unique(labels)) > 1
+    model = fit_scene_model(np.asarray(reference_vectors), np.asarray(labels)) if known else None
+    sample = read(strided_sample(n_tiles, AXES_SAMPLE))
+    space = clustering_space(sample, model)
+    model = with_pool_priors(model, sample) if model else None
+    points, scene, novelty = placed(read, n_tiles, space, model, progress)
+    k = n_clusters or candidates[0]
+    quality: tuple[ClusterQuality, ...] = ()
+    if model and not n_clusters:
+        known_points = space.place(np.asarray(reference_vectors))
+        k, quality = choose_k(known_points, np.asarray(labels), candidates, seed=seed, n_iterations=n_iterations)
+    training = stratified_sample(scene, n_per_scene=sample_per_scene, seed=seed)
+    centroids = train_centroids(
+        points[training], k, seed=seed, n_iterations=n_iterations, n_restarts=N_RESTARTS, use_gpu=use_gpu
+    )
+    cluster, distance = assign(points, centroids)
+    apart = foreignness(novelty) if model else 0.0
+    balance_over = "scenes" if model and apart < FOREIGN_FROM else "clusters"
+    return SceneClusters(
+        scene=scene,
+        scene_names=model.names if model else (UNNAMED_SCENE,),
+        cluster=cluster,
+        distance=distance,
+        novelty=novelty,
+        centroids=centroids,
+        quality=quality,
+        foreignness=apart,
+        balance_over=balance_over,
+        note=scene_note(apart if model else None, balance_over, centroids),
+        fitted=Fitted(model, space),
+    )
+
+
+def cluster_names(n_clusters: int) -> tuple[str, ...]:
+    """Names of a foreign pool's strata: `cluster 07`, padded so that they sort by number."""
+    n_digits = len(str(n_clusters - 1))
+    return tuple(f"cluster {number:0{n_digits}d}" for number in range(n_clusters))
+
+
+def scene_note(apart: float | None, balance_over: str, centroids: Centroids) -> str:
+    """A sentence about a clustering for the user; `apart`: its foreignness, None without a reference."""
+    return " ".join(filter(None, [domain_shift_sentence(apart, balance_over), centroids.note()]))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The scene model with the pool's priors, and the clustering space."""
+
+    scenes: SceneModel | None
+    space: "ClusteringSpace"
+
+    @property
+    def scene_names(self) -> tuple[str, ...]:
+        return self.scenes.names if self.scenes else (UNNAMED_SCENE,)
+
+
+@dataclass(frozen=True)
+class ClusteringSpace:
+    """The projections whose concatenation is the clustering space, each scaled to unit variance over the pool."""
+
+    parts: tuple[Projection, ...]
+    shifts: tuple[NDArray[np.float64], ...]
+    scales: tuple[float, ...]
+
+    def place(self, vectors: np.ndarray) -> NDArray[np.float32]:
+        """Project `vectors` (n, d) to points (n, c): concatenated, then divided by the square root of their norm.
+
+        The root damps outliers, so that they do not form clusters of their own.
+        """
+        sides = [
+            (part.project(vectors) - shift) / scale
+            for part, shift, scale in zip(self.parts, self.shifts, self.scales, strict=True)
+        ]
+        points = np.concatenate(sides, axis=1)
+        length = np.sqrt(np.square(points).sum(axis=1, keepdims=True))
+        return np.asarray(points / np.sqrt(np.maximum(length, 1e-12)), dtype=np.float32)
+
+
+def strided_sample(n_tiles: int, n_rows: int) -> NDArray[np.int64]:
+    """At most `n_rows` evenly spaced rows; content order is random, so they are a representative sample."""
+    return np.unique(np.linspace(0, n_tiles - 1, min(n_tiles, n_rows)).astype(np.int64))
+
+
+def with_pool_priors(model: SceneModel, sample: np.ndarray) -> SceneModel:
+    """The model with priors estimated from a `sample` (n, d) of the pool; unchanged if the pool is foreign."""
+    apart = foreignness(model.assign(sample).novelty)
+    return model.adapted(sample) if apart < FOREIGN_FROM else model
+
+
+def clustering_space(sample: np.ndarray, model: SceneModel | None) -> ClusteringSpace:
+    """The space in which clusters are searched, from an evenly spaced `sample` (n, d) of the pool.
+
+    With a reference: its discriminant axes, and the pool's principal axes after whitening by the within-scene
+    covariance. Without one: the principal axes only, with that covariance estimated from nearest neighbours.
+    """
+    whitened = fit_principal_axes(
+        sample, N_WHITENED_AXES, whitening=model.whitening if model else unsupervised_whitening(sample)
+    )
+    parts = (model.discriminant.projection, whitened) if model else (whitened,)
+    placed = [part.project(sample) for part in parts]
+    shifts = tuple(points.mean(axis=0) for points in placed)
+    scales = tuple(float(np.sqrt(points.var(axis=0).sum())) or 1.0 for points in placed)
+    return ClusteringSpace(parts, shifts, scales)
+
+
+def unsupervised_whitening(sample: np.ndarray) -> NDArray[np.float64]:
+    """The whitening (d, d) by the within-scene covariance, estimated without labels from a `sample` (n, d)."""
+    seen = sample[strided_sample(len(sample), NEIGHBOUR_SAMPLE)]
+    scatter = neighbour_scatter(seen, min(N_NEIGHBOURS, len(seen) - 1)) if len(seen) > 1 else np.eye(sample.shape[1])
+    with one_thread():
+        return fit_whitening(shrunk(scatter, NEIGHBOUR_SHRINKAGE))
+
+
+def placed(
+    read: Reader, n_tiles: int, space: ClusteringSpace, model: SceneModel | None, progress: Progress = silent
+) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float64]]:
+    """Every tile's point in the clustering space (N, c), scene (N,) and novelty (N,), computed in chunks."""
+    n_axes = sum(part.n_axes for part in space.parts)
+    points = np.empty((n_tiles, n_axes), np.float32)
+    scene, novelty = np.zeros(n_tiles, np.int32), np.full(n_tiles, 0.5)
+    with progress("scenes", n_tiles) as advance:
+        for rows in blocks(n_tiles, CHUNK_TILES):
+            vectors = read(np.arange(rows.start, rows.stop))
+            points[rows] = space.place(vectors)
+            if model:
+                found = model.assign(vectors)
+                scene[rows], novelty[rows] = found.scene, found.novelty
+            advance(len(vectors))
+    return points, scene, novelty
+
+
+def rank_pool(
+    read: Reader,
+    clusters: SceneClusters,
+    reference_vectors: np.ndarray | None,
+    labels: np.ndarray | None,
+    *,
+    scene_exponent: float,
+    cluster_exponent: float,
+    cluster_half_size: float,
+    workers: int = 1,
+    progress: Progress = silent,
+) -> NDArray[np.int64]:
+    """Stage 3: all rows, best first. Balanced over scenes and herded toward the reference; if foreign, over
+    clusters."""
+    everything_one = np.zeros(len(clusters.scene), np.int32)
+    if clusters.balance_over == "clusters":
+        return rank_tiles(
+            read,
+            everything_one,
+            clusters.cluster,
+            scene_exponent=scene_exponent,
+            cluster_exponent=cluster_exponent,
+            cluster_half_size=cluster_half_size,
+            workers=workers,
+            progress=progress,
+        )
+    return rank_tiles(
+        read,
+        clusters.scene,
+        everything_one,
+        scene_exponent=scene_exponent,
+        cluster_exponent=cluster_exponent,
+        cluster_half_size=cluster_half_size,
+        target=reference_targets(clusters.scene_names, reference_vectors, labels),
+        workers=workers,
         progress=progress,
     )
-    cluster(embeddings, clusters, params.clustering, seed=seed, use_gpu=_has_gpu(device), progress=progress)
-    return select(StageFolders.below(root), subset, params.selection, seed=seed, workers=workers, progress=progress)
 
 
-def _empty(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
-
-
-def _has_gpu(device: str) -> bool:
-    import torch
-
-    return device != "cpu" and torch.cuda.is_available()
+def reference_targets(names: Sequence[str], reference_vectors: np.ndarray | None, labels: np.ndarray | None) -> Target:
+    """The herding target of a scene: the reference's tiles of that scene, if there are enough."""
+    if reference_vectors is None or labels is None:
+        return no_target
+    vectors, of = np.asarray(reference_vectors, np.float32), np.asarray(labels).astype(str)
+    tiles = {index: vectors[of == name] for index, name in enumerate(names)}
+    return lambda scene, cluster: tiles[scene] if len(tiles[scene]) >= MIN_TARGET_TILES else None

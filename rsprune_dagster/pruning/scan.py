@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 from rsprune_dagster.corpus.decode import TileReader
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.pixels import Pixels
-from rsprune_dagster.corpus.seal import is_whole, sealed_table
-from rsprune_dagster.corpus.shards import Shard, ShardCache, written_whole
+from rsprune_dagster.corpus.shards import Shard, ShardCache
 from rsprune_dagster.corpus.tiles import FACTS, SCAN
-from rsprune_dagster.errors import TileError
 from rsprune_dagster.pruning.entropy import thumbnail, tile_entropy
+from rsprune_dagster.utils.atomic_write import atomic_write
+from rsprune_dagster.utils.errors import TileError
+from rsprune_dagster.utils.sealed_files import is_intact, sealed_table
 
 SCAN_VERSION = "2"
 
@@ -36,9 +37,9 @@ def scan_identity(options: ReadOptions, patch_grid: int) -> tuple[object, ...]:
 def scan_shard(shard: Shard, cache: ShardCache, options: ReadOptions, patch_grid: int) -> Path:
     """Scan a shard unless the result is cached; returns the Parquet file of its SCAN rows."""
     target = cache.result("scan", shard, *scan_identity(options, patch_grid))
-    if not is_whole(target):
+    if not is_intact(target):
         table = scan_tiles(shard.rows(), options, patch_grid)
-        with written_whole(target) as draft:
+        with atomic_write(target) as draft:
             draft.write_bytes(sealed_table(table))
     return target
 
@@ -54,7 +55,7 @@ def scan_tiles(rows: pa.Table, options: ReadOptions, patch_grid: int) -> pa.Tabl
 
 def same_bytes(shard: Shard, scan: Path, options: ReadOptions) -> bool:
     """Whether the tiles of a shard have the same bytes as when scanned; they are hashed, not decoded."""
-    if not is_whole(scan):
+    if not is_intact(scan):
         return True  # not scanned yet: it will be
     seen = pq.read_table(scan, columns=["content_md5"]).column(0).to_pylist()
     with TileReader(options) as reader:

@@ -272,7 +272,7 @@ def is_foreign(scene_names: Sequence[str], balance_over: str) -> bool:
     return len(scene_names) > 1 and balance_over == "clusters"
 
 
-def foreignness_sentence(value: float | None, balance_over: str) -> str:
+def domain_shift_sentence(value: float | None, balance_over: str) -> str:
     """The foreignness as a sentence for the user; None: there is no reference."""
     if value is None:
         return "There is no reference of two scenes or more: clusters carry the balance."

@@ -18,8 +18,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from rsprune_dagster.progress import Progress, silent
 from rsprune_dagster.pruning.numerics import one_thread
+from rsprune_dagster.utils.progress import Progress, silent
 
 BLOCK_TILES: Final = 2048
 """Tiles compared with each other. Larger clusters are split into such blocks: the cost is N x BLOCK_TILES.
@@ -45,7 +45,7 @@ Target = Callable[[int, int], NDArray[np.floating] | None]
 _Job = tuple[NDArray[np.int64], NDArray[np.floating] | None]
 
 
-def itself(scene: int, cluster: int) -> None:
+def no_target(scene: int, cluster: int) -> None:
     """The target without a suitable reference: each cluster is its own target."""
 
 
@@ -57,7 +57,7 @@ def rank_tiles(
     scene_exponent: float,
     cluster_exponent: float,
     cluster_half_size: float = 0.0,
-    target: Target = itself,
+    target: Target = no_target,
     workers: int = 1,
     progress: Progress = silent,
 ) -> NDArray[np.int64]:

@@ -16,8 +16,8 @@ from rsprune_dagster.corpus.synthetic import faults
 from rsprune_dagster.corpus.synthetic.plan import Planted, SyntheticPlan, lay_out
 from rsprune_dagster.corpus.synthetic.scene_files import scene_file
 from rsprune_dagster.corpus.synthetic.scenes import SCENES, paint
-from rsprune_dagster.errors import RunError, UsageError
-from rsprune_dagster.progress import Progress, silent
+from rsprune_dagster.utils.errors import RunError, UsageError
+from rsprune_dagster.utils.progress import Progress, silent
 
 TRUTH: Final = pa.schema(
     [

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsprune_dagster.corpus.synthetic.scenes import SCENES
-from rsprune_dagster.errors import UsageError
+from rsprune_dagster.utils.errors import UsageError
 
 PAINTING_VERSION: Final = 1
 """Increment when the same plan gives other bytes, so that existing corpora are regenerated."""

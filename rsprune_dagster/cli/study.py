@@ -1,0 +1,78 @@
+"""`rsprune study`: measure whether pruning helps on this corpus, for each arm and seed."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rsprune_dagster.config.params import Params, load, project_root, suggest
+from rsprune_dagster.utils.errors import UsageError
+from rsprune_dagster.utils.terminal import say, warn
+
+app = typer.Typer(rich_markup_mode=None)
+
+STUDY = "pruning_study"
+
+
+@app.command()
+def study(
+    arm: Annotated[list[str] | None, typer.Option("--arm", help="Arm of params.yaml, repeatable; default: all")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option("--seed", help="Seed of params.yaml, repeatable; default: all")
+    ] = None,
+) -> None:
+    """Train each arm of params.yaml with each seed and compare. Finished runs are not repeated."""
+    params = load(project_root() / "params.yaml")
+    for name, asked, known in (("arm", arm, params.study.arms), ("seed", seed, params.study.seeds)):
+        texts = tuple(str(each) for each in known)
+        for each in asked or ():
+            if str(each) not in texts:
+                hint = suggest(str(each), texts)
+                raise UsageError(
+                    f"--{name} {each}{hint}: params.yaml has study.{name}s {', '.join(texts)}; add it there"
+                )
+    materialize_study(params, arm or params.study.arms, seed or params.study.seeds)
+
+
+def materialize_study(params: Params, arms: Sequence[str], seeds: Sequence[int]) -> None:
+    """Materialize the partitions of these arms and seeds, seed by seed, and print the result."""
+    from rsprune_dagster.dagster.assets import build_assets
+    from rsprune_dagster.dagster.materialize import materialize, project_home
+    from rsprune_dagster.tracking.run_recorder import project_recorder
+
+    project = project_root()
+    recorder = project_recorder(project, params.tracking)
+    runs = [(arm, seed) for seed in seeds for arm in arms]
+    started = time.monotonic()
+    for number, (arm, seed) in enumerate(runs):
+        warn(f"{arm}, seed {seed} ({number + 1} of {len(runs)}{_left(number, len(runs), started)})")
+        materialize(
+            build_assets(params),
+            params,
+            root=project / "assets",
+            cache_root=project / ".state" / "cache",
+            recorder=recorder,
+            assets=[STUDY],
+            partition={"arm": arm, "seed": str(seed)},
+            home=project_home(project),
+            progress_on="terminal",
+        )
+    _tell(project / "assets" / STUDY)
+
+
+def _left(n_done: int, n_runs: int, started: float) -> str:
+    """The estimated time left, assuming equal times per arm; empty before the first is done."""
+    if not n_done:
+        return ""
+    minutes = (time.monotonic() - started) / n_done * (n_runs - n_done) / 60
+    return f", about {minutes:.0f} min left"
+
+
+def _tell(folder: Path) -> None:
+    from rsprune_dagster.viz.pictures import study_pictures
+
+    pictures = study_pictures(folder)
+    say("\n\n".join(str(pictures[title]) for title in ("arms", "verdicts") if title in pictures))
+    say(f"\n{folder}")

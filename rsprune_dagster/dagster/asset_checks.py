@@ -1,0 +1,307 @@
+"""Asset checks: what must hold of each asset. A check is one decorated function that returns a verdict.
+
+A blocking check that fails ends its run: nothing is made from its asset. Other checks warn. The checks of an asset run
+in one step. The verdicts are computed by `pruning/checks`, `evaluation/gates` and `report/checks`, which import
+heavy libraries in their bodies: loading the definitions imports no torch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import dagster as dg
+
+from rsprune_dagster.config.params import Params
+from rsprune_dagster.dagster.resources import Compute, Store
+from rsprune_dagster.dagster.user_errors import surface_user_errors
+from rsprune_dagster.evaluation import checks as gates
+from rsprune_dagster.pruning.checks import embeddings as vectors
+from rsprune_dagster.pruning.checks import pruned_subset as subset
+from rsprune_dagster.pruning.checks import raw_corpus as corpus
+from rsprune_dagster.pruning.checks import scene_clusters as clusters
+from rsprune_dagster.pruning.checks import scene_coverage as coverage
+from rsprune_dagster.pruning.checks.verdict import Verdict
+from rsprune_dagster.tracking.asset_history import AssetHistory
+from rsprune_dagster.tracking.asset_store import AssetStore
+from rsprune_dagster.tracking.run_recorder import RunRecorder
+from rsprune_dagster.viz.markdown import table
+
+
+@dataclass(frozen=True)
+class CheckContext:
+    """What the checks of one asset look at."""
+
+    asset: str
+    store: AssetStore
+    history: AssetHistory
+    params: Params
+    n_workers: int
+
+    def __getitem__(self, asset: str) -> Path:
+        """The folder of an asset. RunError: it was not materialized."""
+        return self.store.folder(asset)
+
+    @cached_property
+    def lengths(self) -> vectors.Lengths:
+        """The lengths of the embeddings, which are read once for two checks."""
+        return vectors.measure(self["embeddings"], norm_tolerance=self.params.checks.norm_tolerance)
+
+    @cached_property
+    def evaluation(self) -> gates.Told:
+        """What evaluation_metrics says."""
+        return gates.read_evaluation({path.name: path for path in self["evaluation_metrics"].iterdir()})
+
+
+CheckFunction = Callable[[CheckContext], Verdict]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check of one asset. One that does not block warns, and lets the run go on."""
+
+    spec: dg.AssetCheckSpec
+    function: CheckFunction
+
+    def result(self, context: CheckContext) -> dg.AssetCheckResult:
+        """The verdict as Dagster shows it."""
+        verdict = self.function(context)
+        metadata: dict[str, Any] = dict(verdict.figures)
+        if verdict.table:
+            header, *rows = verdict.table
+            metadata["table"] = dg.MetadataValue.md(table([str(name) for name in header], rows))
+        return dg.AssetCheckResult(
+            passed=verdict.passed,
+            asset_key=self.spec.asset_key,
+            check_name=self.spec.name,
+            severity=dg.AssetCheckSeverity.ERROR if self.spec.blocking else dg.AssetCheckSeverity.WARN,
+            description=verdict.sentence,
+            metadata=metadata,
+        )
+
+
+CHECKS: Final[list[Check]] = []
+"""All checks, in the order of the pipeline."""
+
+
+def asset_check(*assets: str, blocking: bool = False) -> Callable[[CheckFunction], CheckFunction]:
+    """Make a function a check of these assets.
+
+    The function's name is the check's name. The first line of its docstring is the check's description in Dagster.
+    """
+
+    def register(function: CheckFunction) -> CheckFunction:
+        description = (function.__doc__ or "").partition("\n")[0]
+        for asset in assets:
+            spec = dg.AssetCheckSpec(function.__name__, asset=asset, description=description, blocking=blocking)
+            CHECKS.append(Check(spec, function))
+        return function
+
+    return register
+
+
+def build_checks(params: Params, assets: Sequence[dg.AssetsDefinition]) -> list[dg.AssetChecksDefinition]:
+    """The checks of these assets, a step for each asset that has any."""
+    steps = {key: [check for check in CHECKS if check.spec.asset_key == key] for made in assets for key in made.keys}
+    return [_step(key.to_user_string(), checks, params) for key, checks in steps.items() if checks]
+
+
+def _step(asset: str, checks: Sequence[Check], params: Params) -> dg.AssetChecksDefinition:
+    @dg.multi_asset_check(
+        name=f"checks_of_{asset}",
+        description=f"What must hold of {asset} before anything is made from it.",
+        specs=[check.spec for check in checks],
+        can_subset=True,
+    )
+    def checks_of_asset(
+        context: dg.AssetCheckExecutionContext, store: Store, compute: Compute, recorder: RunRecorder
+    ) -> Iterator[dg.AssetCheckResult]:
+        opened = store.open()
+        checked = CheckContext(asset, opened, AssetHistory.of(recorder, opened), params, compute.n_workers())
+        for check in checks:
+            if check.spec.key in context.selected_asset_check_keys:
+                with surface_user_errors():
+                    found = check.result(checked)
+                say = context.log.info if found.passed else context.log.warning
+                say(f"{asset}/{check.spec.name}: {found.description}")
+                yield found
+
+    return checks_of_asset
+
+
+@asset_check("raw_corpus", "reference_scenes", blocking=True)
+def unique_ids(context: CheckContext) -> Verdict:
+    """Every tile id is there once."""
+    return corpus.unique_ids(context[context.asset])
+
+
+@asset_check("raw_corpus")
+def readable(context: CheckContext) -> Verdict:
+    """Few tiles are quarantined."""
+    limit = context.params.checks.max_quarantined_fraction
+    return corpus.readable(context["raw_corpus"], max_quarantined_fraction=limit)
+
+
+@asset_check("raw_corpus")
+def read_as_asked(context: CheckContext) -> Verdict:
+    """Bands and value range were of use for some tile."""
+    return corpus.read_as_asked(context["raw_corpus"])
+
+
+@asset_check("raw_corpus")
+def all_read(context: CheckContext) -> Verdict:
+    """No file was passed by that may hold tiles."""
+    return corpus.all_read(context["raw_corpus"])
+
+
+@asset_check("raw_corpus", blocking=True)
+def not_shrunken(context: CheckContext) -> Verdict:
+    """The corpus has not lost a large part since the last subset was made from it."""
+    limit = context.params.checks.max_shrink_fraction
+    return corpus.not_shrunken(context["raw_corpus"], context.history.tiles_of_last_subset(), max_shrink_fraction=limit)
+
+
+@asset_check("reference_scenes")
+def scenes_large_enough(context: CheckContext) -> Verdict:
+    """Scenes show how they vary."""
+    return corpus.scenes_large_enough(context["reference_scenes"])
+
+
+@asset_check("entropy_scores", blocking=True)
+def entropy_in_range(context: CheckContext) -> Verdict:
+    """Every tile has an entropy of 0 to 8 bits, and none is NaN."""
+    return corpus.entropy_in_range(context["raw_corpus"], context["entropy_scores"])
+
+
+@asset_check("entropy_scores")
+def no_scene_erased(context: CheckContext) -> Verdict:
+    """The threshold erases no scene of the reference."""
+    limit = context.params.entropy.max_scene_loss
+    return corpus.no_scene_erased(context["reference_scenes"], context["entropy_scores"], max_scene_loss=limit)
+
+
+@asset_check("embeddings", blocking=True)
+def embedded_once(context: CheckContext) -> Verdict:
+    """Every informative tile has one vector, copies share theirs."""
+    return vectors.embedded_once(context["entropy_scores"], context["embeddings"])
+
+
+@asset_check("embeddings", blocking=True)
+def finite(context: CheckContext) -> Verdict:
+    """No vector holds NaN or infinity."""
+    return vectors.finite(context.lengths)
+
+
+@asset_check("embeddings", blocking=True)
+def unit_norms(context: CheckContext) -> Verdict:
+    """Every vector has length 1."""
+    return vectors.unit_norms(context.lengths, norm_tolerance=context.params.checks.norm_tolerance)
+
+
+@asset_check("scene_clusters", blocking=True)
+def assigned_once(context: CheckContext) -> Verdict:
+    """Every vector is in one known cluster."""
+    return clusters.assigned_once(context["embeddings"], context["scene_clusters"])
+
+
+@asset_check("scene_clusters")
+def cluster_sizes(context: CheckContext) -> Verdict:
+    """No cluster is empty or holds most tiles."""
+    limit = context.params.checks.max_cluster_fraction
+    return clusters.cluster_sizes(context["scene_clusters"], max_cluster_fraction=limit)
+
+
+@asset_check("scene_clusters")
+def tells_scenes_apart(context: CheckContext) -> Verdict:
+    """Clusters recover the reference's own scenes."""
+    return clusters.tells_scenes_apart(context["scene_clusters"], min_nmi=context.params.checks.min_nmi)
+
+
+@asset_check("scene_clusters")
+def no_drift(context: CheckContext) -> Verdict:
+    """The tiles are like those that trained the centroids."""
+    return clusters.no_drift(context["scene_clusters"], context.params.clustering)
+
+
+@asset_check("pruned_subset", blocking=True)
+def conservation(context: CheckContext) -> Verdict:
+    """Every tile seen is in the ledger once."""
+    return subset.conservation(context["raw_corpus"], context["pruned_subset"])
+
+
+@asset_check("pruned_subset", blocking=True)
+def exact_count(context: CheckContext) -> Verdict:
+    """As many tiles are kept as were asked for."""
+    return subset.exact_count(context["raw_corpus"], context["pruned_subset"])
+
+
+@asset_check("pruned_subset", blocking=True)
+def no_copies(context: CheckContext) -> Verdict:
+    """No two kept tiles have the same bytes."""
+    return subset.no_copies(context["pruned_subset"])
+
+
+@asset_check("pruned_subset")
+def near_duplicates_left(context: CheckContext) -> Verdict:
+    """Hardly a kept tile is nearly another."""
+    limit = context.params.checks.max_near_duplicate_fraction
+    folders = context["raw_corpus"], context["pruned_subset"]
+    return subset.near_duplicates_left(*folders, max_near_duplicate_fraction=limit, workers=context.n_workers)
+
+
+@asset_check("pruned_subset")
+def apart_from_reference(context: CheckContext) -> Verdict:
+    """No kept tile is a reference tile."""
+    return subset.apart_from_reference(context["reference_scenes"], context["pruned_subset"])
+
+
+@asset_check("pruned_subset")
+def scene_coverage(context: CheckContext) -> Verdict:
+    """Which scenes gained and lost since the last version."""
+    now = coverage.kept_by_scene(context["pruned_subset"])
+    before = context.history.scenes_of_last_subset(coverage.strata_of(context["scene_clusters"]))
+    return coverage.scene_coverage(now, before, max_scene_shift=context.params.checks.max_scene_shift)
+
+
+@asset_check("pruned_subset")
+def fresh(context: CheckContext) -> Verdict:
+    """Made from what lies there now, and not too long ago."""
+    age_s, stale = context.history.age_s("pruned_subset"), context.history.stale_inputs("pruned_subset")
+    return coverage.fresh(age_s, stale, max_age_days=context.params.checks.max_age_days)
+
+
+@asset_check("diffusion_checkpoint", blocking=True)
+def training_went_well(context: CheckContext) -> Verdict:
+    """The loss is finite and fell."""
+    return gates.training_went_well(context["diffusion_checkpoint"])
+
+
+@asset_check("evaluation_metrics", blocking=True)
+def no_leakage(context: CheckContext) -> Verdict:
+    """No evaluation tile was trained on, nor nearly."""
+    return gates.no_leakage(context.evaluation)
+
+
+@asset_check("evaluation_metrics", blocking=True)
+def not_worse_than_champion(context: CheckContext) -> Verdict:
+    """The Fréchet distance is not worse than the champion's by more than the margin."""
+    files = context.history.champion()
+    champion = gates.read_evaluation(files) if files else None
+    return gates.not_worse_than_champion(context.evaluation, champion, max_fid_loss=context.params.checks.max_fid_loss)
+
+
+@asset_check("pruning_report")
+def counts_agree(context: CheckContext) -> Verdict:
+    """The page tells of the tiles that lie there."""
+    from rsprune_dagster.viz import checks as report_checks
+
+    return report_checks.counts_agree(context["pruning_report"], context["pruned_subset"])
+
+
+@asset_check("pruning_report")
+def self_contained(context: CheckContext) -> Verdict:
+    """The page needs nothing beside it."""
+    from rsprune_dagster.viz import checks as report_checks
+
+    return report_checks.self_contained(context["pruning_report"])

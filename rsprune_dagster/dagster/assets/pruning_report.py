@@ -1,0 +1,68 @@
+"""pruning_report: one HTML page on what was kept and dropped, why, and whether the result is better."""
+
+from typing import Any
+
+import dagster as dg
+
+from rsprune_dagster.config.params import Params
+from rsprune_dagster.dagster.config_schema import given, in_effect, schema
+from rsprune_dagster.dagster.metadata import result
+from rsprune_dagster.dagster.resources import Compute, Store
+from rsprune_dagster.dagster.user_errors import surface_user_errors
+from rsprune_dagster.tracking.run_recorder import RunRecorder
+
+CODE_VERSION = "1"
+
+
+def pruning_report_asset(defaults: Params) -> dg.AssetsDefinition:
+    """The asset, with the values of params.yaml as its defaults."""
+
+    @dg.asset(
+        group_name="evaluation",
+        kinds={"python", "html"},
+        owners=["team:research"],
+        code_version=CODE_VERSION,
+        # pruning_study takes days: the report shows it if it exists, but does not depend on it
+        deps=[
+            "raw_corpus",
+            "reference_scenes",
+            "entropy_scores",
+            "embeddings",
+            "scene_clusters",
+            "pruned_subset",
+            "diffusion_checkpoint",
+            "evaluation_metrics",
+        ],
+        config_schema=schema(defaults.report),
+    )
+    @surface_user_errors()
+    def pruning_report(
+        context: dg.AssetExecutionContext, store: Store, compute: Compute, recorder: RunRecorder
+    ) -> dg.MaterializeResult[None]:
+        """One self-contained HTML page to share: the corpus, the kept tiles, and why the others were dropped.
+
+        `report.html` needs no network and no other file; `report.json` has its numbers. The page says which parts
+        (evaluation, study) have not been materialized yet.
+        """
+        from rsprune_dagster.tracking.report_origins import origins_of
+        from rsprune_dagster.viz.folders import Folders
+        from rsprune_dagster.viz.page import HTML, write_report
+        from rsprune_dagster.viz.pictures import report_pictures
+
+        assets = store.open()
+        recorded: dict[str, Any] = {
+            "report": given(context),
+            "clustering": defaults.clustering,
+            "compute": compute.drawn(),
+        }
+        with recorder.record_asset(context, assets, recorded) as made:
+            params = in_effect(context, defaults.report, defaults)
+            origins = origins_of(assets.root, made.run_log, Folders(assets.root).present())
+            with made.replace() as folder:
+                report = write_report(
+                    assets.root, folder, origins, params, clustering=defaults.clustering, seed=compute.seed
+                )
+            page = {"page": dg.MetadataValue.path(assets.folder("pruning_report") / HTML)}
+            return result(made, {**report.figures(), **page}, report_pictures(assets.root), tables=())
+
+    return pruning_report

@@ -1,0 +1,96 @@
+"""pruning_study: the same training on the full corpus, on random subsets and on pruned subsets, compared."""
+
+import dagster as dg
+
+from rsprune_dagster.config.params import Params, StudyParams
+from rsprune_dagster.dagster.config_schema import given, in_effect, schema
+from rsprune_dagster.dagster.gpu_pool import gpu_pool
+from rsprune_dagster.dagster.image_sources import named_sources, scanner
+from rsprune_dagster.dagster.metadata import result
+from rsprune_dagster.dagster.resources import Compute, Store
+from rsprune_dagster.dagster.user_errors import surface_user_errors
+from rsprune_dagster.tracking.run_recorder import RunRecorder
+
+CODE_VERSION = "1"
+ARM, SEED = "arm", "seed"
+
+
+def study_partitions(params: StudyParams) -> dg.MultiPartitionsDefinition:
+    """One partition per arm and seed: they run, fail and resume independently."""
+    return dg.MultiPartitionsDefinition(
+        {
+            ARM: dg.StaticPartitionsDefinition(list(params.arms)),
+            SEED: dg.StaticPartitionsDefinition([str(seed) for seed in params.seeds]),
+        }
+    )
+
+
+def pruning_study_asset(defaults: Params) -> dg.AssetsDefinition:
+    """The asset, with the values of params.yaml as its defaults."""
+
+    @dg.asset(
+        group_name="evaluation",
+        kinds={"python", "pytorch"},
+        owners=["team:research"],
+        code_version=CODE_VERSION,
+        pool=gpu_pool(),
+        deps=["raw_corpus", "entropy_scores", "embeddings", "scene_clusters", "pruned_subset"],
+        partitions_def=study_partitions(defaults.study),
+        config_schema=schema(defaults.study),
+    )
+    @surface_user_errors()
+    def pruning_study(
+        context: dg.AssetExecutionContext, store: Store, compute: Compute, recorder: RunRecorder
+    ) -> dg.MaterializeResult[None]:
+        """Whether pruning helps: the same denoiser trained on the tiles of each arm and evaluated at several
+        checkpoints.
+
+        A partition is one arm with one seed. Each materialization adds its run and summarizes all runs so far: the
+        score over training images with intervals over seeds, differences to the full corpus and to random tiles, and
+        the images needed to reach the full corpus' final score. An interrupted run resumes.
+        """
+        from rsprune_dagster.pruning.strategies import StageFolders
+        from rsprune_dagster.stages.pruning_study import study_arm
+        from rsprune_dagster.viz.pictures import study_pictures
+
+        assets = store.open()
+        with recorder.record_asset(
+            context,
+            assets,
+            {
+                "study": given(context),
+                "training": defaults.training,
+                "evaluation": defaults.evaluation,
+                "selection": defaults.selection,
+                "corpus": defaults.corpus,
+            },
+        ) as made:
+            study, progress = in_effect(context, defaults.study), compute.progress(context)
+            key = study_partitions(defaults.study).get_partition_key_from_str(context.partition_key).keys_by_dimension
+            with made.replace() as folder:
+                report = study_arm(
+                    StageFolders(
+                        corpus=assets.folder("raw_corpus"),
+                        scores=assets.folder("entropy_scores"),
+                        embeddings=assets.folder("embeddings"),
+                        clusters=assets.folder("scene_clusters"),
+                    ),
+                    assets.folder("pruned_subset"),
+                    named_sources(
+                        defaults.evaluation.sources, assets, part="held_out", home=made.home, progress=progress
+                    ),
+                    folder,
+                    defaults.model_copy(update={"study": study}),
+                    scanner(context, assets, compute, defaults.corpus, made.home),
+                    arm=key[ARM],
+                    seed=int(key[SEED]),
+                    work=assets.cache_root / "study",
+                    device=compute.device,
+                    progress=progress,
+                )
+                pictures = study_pictures(folder)
+            for sentence in report.summary.verdicts():
+                context.log.info(sentence)
+            return result(made, report.figures(), pictures, tables=())
+
+    return pruning_study

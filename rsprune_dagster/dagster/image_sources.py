@@ -1,0 +1,60 @@
+"""Where the images of an asset lie, and the scanner that reads them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from rsprune_dagster.config.params import CorpusParams
+from rsprune_dagster.dagster.resources import Compute
+from rsprune_dagster.tracking.asset_store import AssetStore
+from rsprune_dagster.utils.progress import Progress
+
+if TYPE_CHECKING:
+    from rsprune_dagster.stages.raw_corpus import Scanner
+
+SYNTHETIC = "synthetic"
+"""Source name of the procedural corpus, which is generated on first use."""
+
+
+def scanner(
+    context: dg.AssetExecutionContext,
+    store: AssetStore,
+    compute: Compute,
+    params: CorpusParams,
+    home: Path | None = None,
+) -> "Scanner":
+    """The scanner of the corpus or the reference; `home` as in `Scanner`."""
+    from rsprune_dagster.stages.raw_corpus import Scanner
+
+    return Scanner.of(params, store.cache_root, compute.n_workers(), compute.progress(context), home)
+
+
+def named_sources(
+    sources: Sequence[str], store: AssetStore, *, part: str, home: Path | None, progress: Progress
+) -> tuple[str, ...]:
+    """The sources, with relative paths resolved against `home`, the project's folder.
+
+    `synthetic` stands for a part of the synthetic corpus: corpus, reference or held_out.
+    """
+    return tuple(_synthetic(store, part, progress) if each == SYNTHETIC else _from(home, each) for each in sources)
+
+
+def watched_sources(sources: Sequence[str], home: Path | None) -> tuple[str, ...]:
+    """The sources that may get new tiles: all but the synthetic corpus."""
+    return tuple(_from(home, source) for source in sources if source != SYNTHETIC)
+
+
+def _from(home: Path | None, source: str) -> str:
+    """A source as params.yaml of the project at `home` has it; elsewhere a relative path starts where the user is."""
+    is_a_path = "://" not in source and not source.startswith("~")
+    return str(home / source) if home and is_a_path else source
+
+
+def _synthetic(store: AssetStore, part: str, progress: Progress) -> str:
+    from rsprune_dagster.corpus.synthetic import SyntheticPlan, write_corpus
+
+    folder = store.cache_root.parent / "synthetic"
+    write_corpus(folder, SyntheticPlan(), progress=progress)
+    return str(folder / part)

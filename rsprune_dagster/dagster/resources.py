@@ -1,0 +1,54 @@
+"""Dagster resources: where assets lie, and with what the work is done."""
+
+import os
+from pathlib import Path
+
+import dagster as dg
+from pydantic import Field
+
+from rsprune_dagster.tracking.asset_store import AssetStore
+from rsprune_dagster.utils.atomic_write import remove_drafts
+from rsprune_dagster.utils.progress import Progress, lines, terminal
+
+
+class Store(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The folders of the assets, and the cache of finished work."""
+
+    root: str = Field(description="Holds a folder per asset")
+    cache_root: str = Field(description="Work that later runs start from; may be deleted, costs only time")
+
+    def open(self) -> AssetStore:
+        """The store, cleared of what killed processes left half-written."""
+        store = AssetStore(Path(self.root), Path(self.cache_root))
+        store.remove_drafts()
+        remove_drafts(store.cache_root)
+        return store
+
+
+class Compute(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Threads, device, seed, and where progress is shown."""
+
+    workers: int = Field(description="Threads over shards; 0: one per core")
+    device: str = Field(description="auto, cpu, cuda or cuda:N")
+    seed: int = Field(description="Every draw comes from this")
+    progress_on: str = Field(default="log", description="log: lines in the run's log; terminal: a bar")
+
+    def drawn(self) -> dict[str, int]:
+        """What of this can change a result: the seed."""
+        return {"seed": self.seed}
+
+    def n_workers(self) -> int:
+        """Threads over shards; 0 asks for one per core."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+    def progress(self, context: dg.AssetExecutionContext) -> Progress:
+        """A bar in the terminal, or lines in the run's log."""
+        return terminal if self.progress_on == "terminal" else lines(context.log.info)
+
+    def has_gpu(self) -> bool:
+        """Whether the clustering may run on a GPU: one is there and was not ruled out."""
+        if self.device == "cpu":
+            return False
+        from rsprune_dagster.utils.device import resolve_device
+
+        return resolve_device(self.device).type == "cuda"

@@ -1,1 +1,0 @@
-"""Questions about versions: what made one, does it still match, how to bring it back, what changed between two."""

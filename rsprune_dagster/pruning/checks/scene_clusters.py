@@ -1,0 +1,112 @@
+"""Checks of scene_clusters: complete assignment, cluster sizes, agreement with the reference's scenes, drift."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from rsprune_dagster.config.params import ClusteringParams
+from rsprune_dagster.pruning.checks.verdict import Verdict, row, within_bounds
+
+
+def assigned_once(embeddings: Path, clusters: Path) -> Verdict:
+    """The assignment has the rows of the embeddings, with valid scenes and clusters and finite numbers."""
+    from rsprune_dagster.pruning.assignment import read_clusters
+
+    found = read_clusters(clusters)
+    n_clusters = found.centroids.n_clusters
+    joined = row(
+        f"""
+        SELECT count(*) AS n, count(*) FILTER (assignment.tile_id IS NULL) AS missing,
+               count(*) FILTER (index_rows.tile_id IS NULL) AS strange,
+               count(*) FILTER (NOT coalesce(cluster_id BETWEEN 0 AND {n_clusters - 1}, true)) AS unknown,
+               count(*) FILTER (NOT coalesce(isfinite(distance) AND distance >= 0, true)) AS far,
+               count(*) FILTER (NOT coalesce(novelty BETWEEN 0 AND 1, true)) AS odd
+        FROM index_rows FULL JOIN assignment USING (tile_id, content_md5)
+        """,
+        {"index_rows": embeddings / "index.parquet", "assignment": clusters / "assignment.parquet"},
+    )
+    faults = {
+        "have no cluster": joined["missing"],
+        "assigned tiles have no vector": joined["strange"],
+        f"are in a cluster that is not 0 to {n_clusters - 1}": joined["unknown"],
+        "have a distance that is negative or not finite": joined["far"],
+        "have a novelty that is not 0 to 1": joined["odd"],
+        "have a scene that is not in the list": int((found.scene < 0).sum()),
+        "centroids are not finite": int((~np.isfinite(found.centroids.points).all(axis=1)).sum()),
+    }
+    return within_bounds(faults, joined["n"], what="embedded tiles", todo="materialize scene_clusters again")
+
+
+def cluster_sizes(clusters: Path, *, max_cluster_fraction: float) -> Verdict:
+    """No cluster is empty or holds more than `max_cluster_fraction` of the tiles."""
+    from rsprune_dagster.pruning.assignment import read_clusters
+
+    cluster = pq.read_table(clusters / "assignment.parquet", columns=["cluster_id"]).column(0).to_numpy()
+    found = read_clusters(clusters)
+    sizes = np.bincount(cluster, minlength=found.centroids.n_clusters)
+    largest = float(sizes.max() / max(sizes.sum(), 1))
+    figures: dict[str, int | float | str] = {
+        "n_clusters": len(sizes),
+        "n_empty": int((sizes == 0).sum()),
+        "n_tiles_of_smallest": int(sizes.min()),
+        "largest_cluster_fraction": largest,
+    }
+    sentence = f"{len(sizes)} clusters of {sizes.min():,} to {sizes.max():,} tiles"
+    if len(sizes) <= 2 or (sizes.min() > 0 and largest <= max_cluster_fraction):
+        return Verdict(True, f"{sentence}.", figures)
+    wrong = [f"{figures['n_empty']} are empty"] if sizes.min() == 0 else []
+    wrong += [f"one holds {largest:.0%} of all"] if largest > max_cluster_fraction else []
+    return Verdict(
+        False,
+        f"{sentence}: {' and '.join(wrong)}. Look at the montages: are the tiles all alike? Set "
+        "clustering.recluster to always, or clustering.n_clusters to another number.",
+        figures,
+    )
+
+
+def tells_scenes_apart(clusters: Path, *, min_nmi: float) -> Verdict:
+    """The clusters recover the reference's scenes with a normalized mutual information of at least `min_nmi`."""
+    content: dict[str, Any] = json.loads((clusters / "quality.json").read_text())
+    measured = {quality["n_clusters"]: quality for quality in content["quality"]}
+    chosen = measured.get(content["n_clusters_asked"])
+    if chosen is None:
+        return Verdict(True, "not measured: there is no reference of two scenes, or n_clusters was given.", {})
+    figures = {"nmi": chosen["nmi"], "purity": chosen["purity"], "foreignness": content["foreignness"]}
+    sentence = (
+        f"{chosen['n_clusters']} clusters recover the reference's {len(content['scene_names'])} scenes with a "
+        f"normalized mutual information of {chosen['nmi']:.2f} and a purity of {chosen['purity']:.2f}"
+    )
+    if chosen["nmi"] >= min_nmi:
+        return Verdict(True, f"{sentence}.", figures)
+    return Verdict(
+        False,
+        f"{sentence}, expected {min_nmi:.2f} or more: the embedding hardly separates these scenes. Try a network "
+        "instead of the descriptor (embedding.backbone), or look for wrong labels in the reference.",
+        figures,
+    )
+
+
+def no_drift(clusters: Path, params: ClusteringParams) -> Verdict:
+    """The pool has not drifted from the one that trained the centroids."""
+    from rsprune_dagster.pruning.clustering_files import drift_of
+
+    found = drift_of(clusters, params)
+    if found is None:
+        return Verdict(True, "this version kept no model to compare with.", {})
+    figures: dict[str, int | float | str] = {
+        "n_new": found.n_new,
+        "far_fraction": found.far_fraction,
+        "cluster_shift": found.cluster_shift,
+        "foreignness": found.foreignness,
+    }
+    if not found.reasons:
+        return Verdict(True, f"{found.n_new:,} tiles are new since the centroids were trained, and fit them.", figures)
+    return Verdict(
+        False,
+        f"the pool has drifted from the one that trained the centroids: {'; '.join(found.reasons)}. Materialize "
+        "scene_clusters with clustering.recluster set to always.",
+        figures,
+    )

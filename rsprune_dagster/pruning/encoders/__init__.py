@@ -1,0 +1,1 @@
+"""Tiles to unit vectors: frozen encoders, their weights, and vectors on disk."""

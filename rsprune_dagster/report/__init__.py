@@ -1,1 +1,0 @@
-"""The pictures a person judges the pruning by."""

@@ -1,1 +1,0 @@
-"""All that touches the world: the asset store and the compute settings."""

@@ -1,0 +1,331 @@
+"""Records what each materialization was made from: in the run log, then in dvc.lock; MLflow is a view of it."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import Field, PrivateAttr
+
+from rsprune_dagster.config.params import NO_TRACKING, Section, TrackingParams, flat, load
+from rsprune_dagster.tracking.asset_store import AssetStore
+from rsprune_dagster.tracking.content import Tree, tree_of
+from rsprune_dagster.tracking.dvc_cache import DvcCache
+from rsprune_dagster.tracking.dvc_lock import ASSETS, DvcProject, outs, version_in
+from rsprune_dagster.tracking.git import head
+from rsprune_dagster.tracking.recovery import import_versions, recover
+from rsprune_dagster.tracking.run_log import Record, RunLog, this_process
+from rsprune_dagster.utils.errors import RunError
+from rsprune_dagster.utils.terminal import warn
+
+_SYNC_EVERY_S = 60.0
+"""Seconds between syncs with MLflow while a run goes on; each costs some 4 s of a core."""
+
+
+class RunRecorder(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The run log, and where versions and records go from there."""
+
+    run_log: str = Field(description="Folder of the run log")
+    project: str = Field(default="", description="A DVC project whose assets are materialized; empty: no versioning")
+    tracking_uri: str = Field(default="", description="MLflow's store or server; empty: records stay in the run log")
+    experiment: str = Field(default="rsprune", description="MLflow's experiment")
+    say_on: str = Field(
+        default="log", description="log: what is waited for or recovered is said in the run's log alone"
+    )
+    _synced_at: float | None = PrivateAttr(default=None)
+
+    @contextmanager
+    def record_asset(
+        self, context: dg.AssetExecutionContext, store: AssetStore, params: Mapping[str, Section | Mapping[str, Any]]
+    ) -> "Iterator[AssetRecorder]":
+        """Record the block: what it reads, what it makes, and how it ends.
+
+        Args:
+            params: in effect, by section of params.yaml: `{"selection": params, "compute": {"seed": 0}}`.
+
+        Raises:
+            RunError: an upstream asset has not been materialized.
+        """
+        project = DvcProject(Path(self.project)) if self._versions(store) else None
+        made = AssetRecorder(context, store, RunLog(Path(self.run_log)), project, self)
+        recover(made.run_log, store, project, context.instance, say=lambda told: self.say(context, told))
+        made.begin(flat({name: _plain(values) for name, values in params.items()}))
+        try:
+            made.record_inputs()
+            yield made
+        except BaseException as error:
+            made.fail(error)
+            raise
+
+    def records_of(self, run_id: str) -> list[Record]:
+        """What a run recorded, in the order of its steps."""
+        return [record for record in RunLog(Path(self.run_log)).records() if record.run_id == run_id]
+
+    def pending_in_mlflow(self, run_id: str, *, timeout_s: float) -> str:
+        """Wait for MLflow to have all of a run; what to tell the user where it does not, else empty."""
+        if not self.tracking_uri:
+            return ""
+        from rsprune_dagster.tracking.mlflow_sync import wait_for_sync
+
+        run_log = RunLog(Path(self.run_log))
+        last = wait_for_sync(run_log, self.tracking_uri, self.experiment, run_id, timeout_s)
+        if not last.n_pending:
+            return ""
+        reason = last.error or f"MLflow has not taken them within {timeout_s:.0f} s"
+        wait = "1 record waits" if last.n_pending == 1 else f"{last.n_pending} records wait"
+        return f"{wait} in {run_log.root} for the next run: {reason}"
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """Copy to MLflow what this run recorded. Dagster calls it once at a run's end, or once for a process's step."""
+        if self._synced_at is not None:
+            self._start_sync()
+
+    def sync_while_running(self, context: dg.AssetExecutionContext) -> None:
+        """Show in MLflow that an asset has begun: with a run's first asset, then at most once a minute."""
+        if not self.tracking_uri or (self._synced_at and time.monotonic() - self._synced_at < _SYNC_EVERY_S):
+            return
+        from rsprune_dagster.tracking.mlflow_sync import last_sync
+
+        if error := last_sync(RunLog(Path(self.run_log))).error:
+            context.log.warning(f"{error}: records wait in {self.run_log} and are copied by a later sync")
+        self._start_sync()
+        self._synced_at = time.monotonic()
+
+    def _start_sync(self) -> None:
+        from rsprune_dagster.tracking.mlflow_sync import start_sync
+
+        project = Path(self.project) if self.project else None
+        start_sync(RunLog(Path(self.run_log)), self.tracking_uri, self.experiment, project)
+
+    def say(self, context: dg.AssetExecutionContext, told: str) -> None:
+        """Tell the run's log, and a terminal that shows no log."""
+        context.log.warning(told)
+        if self.say_on == "terminal":
+            warn(told)
+
+    def _versions(self, store: AssetStore) -> bool:
+        """Whether the assets of this run are those that dvc.yaml names."""
+        project = Path(self.project)
+        return bool(self.project) and DvcProject(project).exists() and store.root == project / ASSETS
+
+
+def project_recorder(project: Path, tracking: TrackingParams, *, say_on: str = "log") -> RunRecorder:
+    """The run log of a project, its versions, and MLflow: MLFLOW_TRACKING_URI, else params.yaml, else SQLite."""
+    uri = tracking.uri_in_effect or f"sqlite:///{project / '.state' / 'mlflow' / 'mlflow.db'}"
+    return RunRecorder(
+        run_log=str(project / ".state" / "lineage"),
+        project=str(project),
+        say_on=say_on,
+        tracking_uri="" if uri == NO_TRACKING else uri,
+        experiment=tracking.experiment,
+    )
+
+
+def folder_recorder(work: Path, tracking: TrackingParams) -> RunRecorder:
+    """The run log beside a prune's results; MLflow only where one was named."""
+    uri = tracking.uri_in_effect
+    return RunRecorder(
+        run_log=str(work / "lineage"),
+        tracking_uri="" if uri == NO_TRACKING else uri,
+        experiment=tracking.experiment,
+    )
+
+
+@dataclass(frozen=True)
+class AssetRecorder:
+    """One asset being made in one run."""
+
+    context: dg.AssetExecutionContext
+    store: AssetStore
+    run_log: RunLog
+    project: DvcProject | None
+    recorder: RunRecorder
+
+    @property
+    def asset(self) -> str:
+        return str(self.context.asset_key.to_user_string())
+
+    @property
+    def home(self) -> Path | None:
+        """The project whose asset this is; None where there is none."""
+        return self.project.root if self.project else None
+
+    @property
+    def record(self) -> Record:
+        """As the run log has it now."""
+        record = self.run_log.read(self.context.run.run_id, self.asset)
+        assert record is not None, "begin() writes it"
+        return record
+
+    def begin(self, params: Mapping[str, Any]) -> None:
+        """Write the record before anything is read."""
+        commit = head(self.project.root if self.project else Path(__file__).parent)
+        self.run_log.write(
+            Record(
+                run_id=self.context.run.run_id,
+                asset=self.asset,
+                status="RUNNING",
+                started_at=time.time(),
+                process=this_process(),
+                attempt=self.context.retry_number + 1,
+                code_version=self.context.assets_def.code_versions_by_key[self.context.asset_key] or "",
+                git_commit=commit.sha,
+                git_dirty=commit.dirty,
+                params=params,
+                departures=self._departures(params),
+            )
+        )
+        self.recorder.sync_while_running(self.context)
+
+    def record_inputs(self) -> None:
+        """Record what the asset is made from, as it lies here now: what changes later has not made it.
+
+        Raises:
+            RunError: an upstream asset has not been materialized, or dvc.lock cannot be read.
+        """
+        if self.project:
+            self.project.lock()  # one that cannot be read is told of before the work, not after it
+        trees = self.inputs()
+        inputs = {name: tree.digest for name, tree in trees.items()}
+        import_versions(inputs, self.context.instance, self.run_log)
+        has_stage = self.project is not None and self.asset in self.project.stages()
+        stage = self.project.made_from(self.asset, trees) if self.project and has_stage else {}
+        self.run_log.write(replace(self.record, inputs=inputs, stage=stage))
+
+    def inputs(self) -> dict[str, Tree]:
+        """The upstream assets as they lie in the store now."""
+        deps = self.context.assets_def.get_asset_spec(self.context.asset_key).deps
+        names = [dep.asset_key.to_user_string() for dep in deps]
+        return {name: tree_of(self.store.folder(name), memory=self._memory(name)) for name in names}
+
+    def present(self) -> str:
+        """The hash of the asset's version that lies in the store now; to be asked where there is one."""
+        return tree_of(self.store.folder(self.asset), memory=self._memory(self.asset)).digest
+
+    @contextmanager
+    def replace(self) -> Iterator[Path]:
+        """An empty folder to fill, which becomes the asset's new version, as `AssetStore.replace`."""
+        with self.store.replace(self.asset, before=self._written) as folder:
+            yield folder
+
+    def finish(
+        self,
+        figures: Mapping[str, Any],
+        pictures: Mapping[str, bytes | str],
+        facts: Mapping[str, Any] | None = None,
+        *,
+        verdict: Mapping[str, Any] | None = None,
+    ) -> Record:
+        """Record the new version: in dvc.lock where it is the one that params.yaml asks for, and in the run log.
+
+        Args:
+            facts: plain JSON that later versions are compared with.
+            verdict: of an evaluation: which checkpoint is the champion.
+        """
+        record = self.record
+        for title, picture in pictures.items():
+            self.run_log.add_picture(record, title, picture)
+        note = self._why_not_versioned(record) or self._record_in_dvc(record)
+        ended = replace(
+            record,
+            status="FINISHED",
+            ended_at=time.time(),
+            metrics=_numbers(figures),
+            facts=dict(facts or {}),
+            versioned=not note,
+            versioned_note=note,
+            dvc_lock_md5=self.project.lock_md5() if self.project else "",
+            verdict=verdict or {},
+        )
+        self.run_log.write(ended)
+        if note and self.project:
+            self.context.log.warning(
+                f"{self.asset} {record.data_version} is kept, but not recorded in dvc.lock: {note}"
+            )
+        return ended
+
+    def fail(self, error: BaseException) -> None:
+        """Record a failure, or the end of a run that was cancelled."""
+        cancelled = isinstance(error, dg.DagsterExecutionInterruptedError | KeyboardInterrupt | SystemExit)
+        record = replace(
+            self.record,
+            status="KILLED" if cancelled else "FAILED",
+            ended_at=time.time(),
+            message="cancelled" if cancelled else " ".join(str(error).split())[:2000],
+        )
+        self.run_log.write(record)
+
+    def mlflow_link(self) -> str:
+        """Where MLflow shows this materialization, or will once it is copied; empty where nothing is tracked."""
+        if not self.recorder.tracking_uri:
+            return ""
+        from rsprune_dagster.tracking.mlflow_sync import run_link, search_link
+
+        record = self.record
+        return run_link(self.run_log, record) or search_link(
+            self.run_log, record, self.recorder.tracking_uri, self.recorder.experiment
+        )
+
+    def _written(self, staging: Path) -> None:
+        """The new version is whole and about to take its place: say so first, so that a kill in between can be told."""
+        tree = tree_of(staging, memory=self._memory(self.asset))
+        record = self.record
+        stage = {**record.stage, "outs": outs(self.asset, tree)} if record.stage else {}
+        self.run_log.write(
+            replace(record, data_version=tree.digest, n_files=tree.n_files, size_bytes=tree.size_bytes, stage=stage)
+        )
+        if self.project:
+            DvcCache.of(self.project.root).keep(staging, tree)
+
+    def _record_in_dvc(self, record: Record) -> str:
+        """Empty, or why dvc.lock could not be written."""
+        assert self.project is not None
+        try:
+            self.project.record({self.asset: dict(record.stage)}, lambda told: self.recorder.say(self.context, told))
+        except RunError as error:
+            return str(error)
+        return ""
+
+    def _why_not_versioned(self, record: Record) -> str:
+        if self.project is None:
+            return "this is not the project's asset folder"
+        if not record.stage:
+            return f"dvc.yaml has no stage of it: `dvc add {ASSETS}/{self.asset}` versions it"
+        if record.departures:
+            return f"this run departs from params.yaml in {_names(record.departures)}"
+        locked = self.project.lock()
+        strange = [name for name, digest in record.inputs.items() if version_in(locked, name) != digest]
+        if strange:
+            return f"it was made from another version than dvc.lock holds of {_names(strange)}"
+        moved = [name for name, tree in self.inputs().items() if tree.digest != record.inputs[name]]
+        return f"{_names(moved)} changed while it was made: materialize it again" if moved else ""
+
+    def _departures(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """What params.yaml, as it lies there now, says of the values that this run changed."""
+        if self.project is None:
+            return {}
+        asked = flat(load(self.project.root / "params.yaml").model_dump(mode="json"))
+        return {name: asked.get(name) for name, value in params.items() if asked.get(name) != value}
+
+    def _memory(self, asset: str) -> Path:
+        return self.run_log.root / "content" / f"{asset}.json"
+
+
+def _plain(values: Section | Mapping[str, Any]) -> Mapping[str, Any]:
+    return values.model_dump(mode="json") if isinstance(values, Section) else values
+
+
+def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        name: float(value)
+        for name, value in figures.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+def _names(names: Any) -> str:
+    return ", ".join(sorted(names))

@@ -1,0 +1,55 @@
+"""Files that are written whole or not at all."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from rsprune_dagster.utils.errors import RunError
+
+
+@contextmanager
+def atomic_write(target: Path) -> Iterator[Path]:
+    """A temporary path, renamed to `target` if the block succeeds and removed if it fails.
+
+    File and folder are flushed to disk (fsync), so that a crash of the machine leaves no empty file.
+
+    Raises:
+        RunError: the disk is full or not writable; an existing file is unchanged.
+    """
+    draft = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.draft")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield draft
+        _flush(draft)
+        os.replace(draft, target)
+        with suppress(OSError):  # the file is renamed already; some file systems cannot flush a folder
+            _flush(target.parent)
+    except OSError as error:
+        raise RunError(
+            f"cannot write {target}: {error.strerror or error}; free some space or choose another place, "
+            "then run again: finished work is kept"
+        ) from error
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_drafts(root: Path) -> int:
+    """Remove temporary files of killed processes of this machine below `root`; returns their number."""
+    gone = 0
+    for draft in root.rglob(".*.draft"):
+        pid = draft.name.rsplit(".", 2)[1].split("-")[0]
+        if not Path(f"/proc/{pid}").exists():
+            draft.unlink(missing_ok=True)
+            gone += 1
+    return gone

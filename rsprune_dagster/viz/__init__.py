@@ -1,0 +1,1 @@
+"""The pictures and tables that a person judges the pruning by."""

@@ -1,0 +1,234 @@
+"""The page of pruning_report: what went in, what stayed, why the rest went, what a model learns from it.
+
+    write_report(assets, folder, origins, params.report, clustering=params.clustering, seed=params.compute.seed)
+
+The page needs nothing beside it: style sheet, pictures and plots are inside, there is no script, and nothing is
+loaded from anywhere. Its size is bounded, whatever the corpus: everything shown is counted or limited.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rsprune_dagster.config.params import ClusteringParams, ReportParams
+from rsprune_dagster.pruning.sensitivity import (
+    KeptAtFractions,
+    SeedSensitivity,
+    kept_at_fractions,
+    seed_sensitivity,
+)
+from rsprune_dagster.viz import (
+    dropped,
+    embedding,
+    entropy,
+    evaluation,
+    geo_map,
+    kept,
+    model,
+    origins,
+    overview,
+    raw_corpus,
+    sensitivity,
+    study,
+    template,
+)
+from rsprune_dagster.viz.blocks import Block, Chapter, Facts, Text
+from rsprune_dagster.viz.counts import Counts, count_tiles
+from rsprune_dagster.viz.folders import Folders
+from rsprune_dagster.viz.formatting import counted, name
+from rsprune_dagster.viz.origins import Origin
+
+HTML, JSON = "report.html", "report.json"
+N_CLUSTERS = 12
+
+
+@dataclass(frozen=True)
+class Report:
+    """The page and the numbers on it."""
+
+    html: str
+    numbers: dict[str, Any]
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.html.encode())
+
+    def figures(self) -> dict[str, int]:
+        """For the web UI."""
+        return {name: self.numbers[name] for name in ("n_seen", "n_readable", "n_kept")} | {
+            "page_bytes": self.size_bytes
+        }
+
+
+def write_report(
+    assets: Path,
+    folder: Path,
+    made_from: Sequence[Origin],
+    params: ReportParams,
+    *,
+    clustering: ClusteringParams,
+    seed: int,
+) -> Report:
+    """Write report.html and report.json into `folder`; arguments as for `make_report`."""
+    report = make_report(assets, made_from, params, clustering=clustering, seed=seed)
+    (folder / HTML).write_text(report.html, encoding="utf-8")
+    (folder / JSON).write_text(json.dumps(report.numbers, indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+def make_report(
+    assets: Path, made_from: Sequence[Origin], params: ReportParams, *, clustering: ClusteringParams, seed: int
+) -> Report:
+    """The page on the asset folders below `assets`.
+
+    Args:
+        made_from: their versions, in the order of the flow; what is not among them is not mentioned under lineage.
+        clustering, seed: of params.yaml, for where the versions do not say what was in effect.
+    """
+    folders = Folders(assets)
+    counts = count_tiles(folders)
+    keep_fraction = float(counts.summary["keep_fraction"])
+    fractions = sorted({*params.keep_fractions, keep_fraction})
+    at_fractions = kept_at_fractions(folders.subset, counts.n_readable, fractions)
+    seed = origins.seed_in_effect(made_from, seed)
+    seeds = _seeds(folders, params, origins.clustering_in_effect(made_from, clustering), seed)
+    chapters = [
+        _corpus(folders),
+        _kept(folders, counts),
+        _dropped(folders, counts),
+        _entropy(folders),
+        _embedding(folders),
+        _sensitivity(at_fractions, seeds, keep_fraction, seed),
+        _model(folders),
+        _lineage(made_from),
+    ]
+    html = template.page(overview.opening(folders, counts, origins.source_name(made_from)), chapters)
+    return Report(html, _numbers(counts, at_fractions, seeds, made_from))
+
+
+def _corpus(folders: Folders) -> Chapter:
+    facts = Facts([*raw_corpus.facts(folders), raw_corpus.reference_fact(folders)])
+    lead = "Every tile of the corpus is read and decoded once where it lies; nothing is copied."
+    blocks = [facts, raw_corpus.sample(folders, decided=True), *geo_map.maps(folders)]
+    return Chapter("corpus", "What went in", lead, blocks)
+
+
+def _kept(folders: Folders, counts: Counts) -> Chapter:
+    strategy = counts.summary["strategy"]
+    lead = (
+        f"The quota is shared out over {'clusters' if counts.over_clusters else 'scenes'}; inside each, a tile is "
+        "taken next when it brings what is kept closer to the whole."
+        if strategy == "rsprune"
+        else f"Chosen by the baseline {name(strategy)}."
+    )
+    blocks: list[Block] = [kept.kept_and_unselected(folders, counts)]
+    if counts.has_scenes:
+        blocks.insert(0, kept.quota_table(counts))
+    elif counts.over_clusters:
+        blocks.insert(0, kept.cluster_table(folders))
+    return Chapter("kept", "What stayed", lead, blocks)
+
+
+def _dropped(folders: Folders, counts: Counts) -> Chapter:
+    n_went = counts.n_seen - counts.n_kept
+    blocks: list[Block] = [dropped.reasons_table(folders), *dropped.galleries(folders, counts).values()]
+    if counts.decisions["quarantined"]:
+        blocks.append(dropped.quarantine(folders, counts.n_seen))
+    lead = f"{counted(n_went, 'tile')} went. decisions.parquet has the reason of each in a sentence; here are examples."
+    return Chapter("went", "Why the rest went", lead, blocks)
+
+
+def _entropy(folders: Folders) -> Chapter:
+    lead = (
+        "Shannon entropy of a tile's grey levels, 0 to 8 bits. A bare threshold would erase calm water and closed "
+        "forest, so it is calibrated on the reference where there is one."
+    )
+    blocks: list[Block | None] = [
+        entropy.histogram(folders),
+        entropy.around_threshold(folders),
+        entropy.reference_scenes(folders),
+    ]
+    return Chapter("entropy", "Entropy", lead, [block for block in blocks if block])
+
+
+def _embedding(folders: Folders) -> Chapter:
+    lead = "A frozen encoder turns each tile into a vector; tiles that look alike lie together."
+    blocks: list[Block | None] = [
+        embedding.embedding_map(folders),
+        embedding.clusters(folders, 0, N_CLUSTERS, n_tiles=6, decided=True),
+        embedding.clusterings_tried(folders),
+    ]
+    return Chapter("embedding", "What looks alike", lead, [block for block in blocks if block])
+
+
+def _sensitivity(
+    at_fractions: KeptAtFractions, seeds: SeedSensitivity | None, keep_fraction: float, seed: int
+) -> Chapter:
+    blocks: list[Block] = [sensitivity.fraction_table(at_fractions, keep_fraction)]
+    if seeds is None or not seeds.overlaps:
+        blocks.append(Text("The ranking was not repeated under other seeds (report.n_other_seeds is 0).", absent=True))
+    else:
+        blocks.append(sensitivity.seed_table(seeds, seed))
+    lead = (
+        "All candidates stand in one order, so a smaller subset is the beginning of a larger one, and trying another "
+        "size costs nothing."
+    )
+    return Chapter("sensitivity", "Had one chosen otherwise", lead, blocks)
+
+
+def _model(folders: Folders) -> Chapter:
+    """What a model made of the subset, by the later assets that are there."""
+    blocks: list[Block] = []
+    if folder := folders.later("pruning_study"):
+        blocks += study.blocks(folder)
+    if folder := folders.later("diffusion_checkpoint"):
+        blocks += [model.facts(folder), model.loss(folder), model.samples(folder)]
+    if folder := folders.later("evaluation_metrics"):
+        blocks += evaluation.blocks(folders.corpus, folder)
+    blocks += [Text(words, absent=True) for asset, words in ABSENT.items() if not folders.later(asset)]
+    lead = "A subset is as good as what is learned from it."
+    return Chapter("model", "What a model learns from it", lead, blocks)
+
+
+ABSENT = {
+    "pruning_study": "It has not been compared with other subsets at equal training compute yet (pruning_study).",
+    "diffusion_checkpoint": "No model has been trained on this subset yet (diffusion_checkpoint).",
+    "evaluation_metrics": "Samples of a model have not been evaluated yet (evaluation_metrics).",
+}
+
+
+def _lineage(made_from: Sequence[Origin]) -> Chapter:
+    lead = "A version is the hash of its content; the same hash stands in dvc.lock, Dagster and MLflow."
+    return Chapter("lineage", "Where it comes from", lead, origins.blocks(made_from))
+
+
+def _seeds(folders: Folders, params: ReportParams, clustering: ClusteringParams, seed: int) -> SeedSensitivity | None:
+    if not params.n_other_seeds:
+        return None
+    return seed_sensitivity(
+        folders.embeddings,
+        folders.clusters,
+        folders.subset,
+        clustering,
+        seed=seed,
+        n_other_seeds=params.n_other_seeds,
+        max_tiles=params.seed_sample_tiles,
+    )
+
+
+def _numbers(
+    counts: Counts, at_fractions: KeptAtFractions, seeds: SeedSensitivity | None, made_from: Sequence[Origin]
+) -> dict[str, Any]:
+    """report.json: the counts on the page, for programs."""
+    return {
+        "n_seen": counts.n_seen,
+        "n_readable": counts.n_readable,
+        "n_kept": counts.n_kept,
+        "decisions": dict(counts.decisions),
+        "scenes": [asdict(scene) for scene in counts.scenes],
+        "keep_fractions": asdict(at_fractions),
+        "seeds": asdict(seeds) if seeds else None,
+        "versions": {origin.asset: origin.data_version for origin in made_from},
+    }

@@ -1,0 +1,162 @@
+"""What each asset shows in the web UI and MLflow: titles with pictures (SVG or JPEG bytes) or with Markdown.
+
+The figures and tables are those of the page.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rsprune_dagster.viz import dropped, embedding, entropy, evaluation, kept, model, raw_corpus, study
+from rsprune_dagster.viz.blocks import Block, Facts, Table, Text
+from rsprune_dagster.viz.counts import count_tiles, n_rows, read_json
+from rsprune_dagster.viz.folders import Folders
+from rsprune_dagster.viz.markdown import block_table, table
+from rsprune_dagster.viz.template import picture
+
+Pictures = dict[str, bytes | str]
+
+MAX_CLUSTERS = 120
+CLUSTERS_PER_SHEET = 15
+"""A sheet of more would be shrunk until nothing can be seen on it."""
+
+
+def corpus_pictures(folders: Folders) -> Pictures:
+    """What the corpus looks like, and what is wrong with the rest."""
+    n_bad = n_rows(folders.table("quarantine"))
+    n_seen = n_bad + n_rows(folders.table("manifest"))
+    return _shown(
+        {
+            "sample": raw_corpus.sample(folders, decided=False),
+            "corpus": Facts(raw_corpus.facts(folders)),
+            "quarantine": dropped.quarantine(folders, n_seen) if n_bad else None,
+        }
+    )
+
+
+def reference_pictures(folders: Folders) -> Pictures:
+    """A row of tiles for each scene of the reference."""
+    tiles = raw_corpus.reference_tiles(folders)
+    return _shown({"scenes": tiles if tiles.rows else None})
+
+
+def entropy_pictures(folders: Folders) -> Pictures:
+    """The histogram with the threshold, the scenes of the reference, the tiles near the threshold and at both ends."""
+    return _shown(
+        {
+            "entropy_histogram": entropy.histogram(folders),
+            "around_threshold": entropy.around_threshold(folders),
+            "entropy_ends": entropy.ends(folders),
+        }
+    ) | _drawn("reference_entropy", entropy.reference_scenes(folders))
+
+
+def cluster_pictures(folders: Folders) -> Pictures:
+    """How many clusters were tried, and the tiles nearest to each centroid."""
+    n_clusters = min(int(read_json(folders.clusters / "quality.json")["n_clusters_asked"]), MAX_CLUSTERS)
+    sheets = {
+        f"clusters_{first + 1}_to_{min(first + CLUSTERS_PER_SHEET, n_clusters)}": embedding.clusters(
+            folders, first, first + CLUSTERS_PER_SHEET, n_tiles=8, decided=False
+        )
+        for first in range(0, n_clusters, CLUSTERS_PER_SHEET)
+    }
+    filled = {title: one for title, one in sheets.items() if one.rows}
+    return _shown({"clusterings_tried": embedding.clusterings_tried(folders), **filled})
+
+
+def subset_pictures(folders: Folders) -> Pictures:
+    """Kept against dropped: by scene, on the map of the embedding, by reason."""
+    counts = count_tiles(folders)
+    quotas = kept.quota_table(counts)
+    return _drawn("kept_by_scene", quotas) | _shown(
+        {
+            "quotas": quotas,
+            "map": embedding.embedding_map(folders),
+            "kept_and_unselected": kept.kept_and_unselected(folders, counts),
+            **dropped.galleries(folders, counts),
+            "why": dropped.reasons_table(folders),
+        }
+    )
+
+
+def checkpoint_pictures(folder: Path) -> Pictures:
+    """Loss curve, and samples over the training."""
+    return _shown({"loss": model.loss(folder), "samples over training": model.samples(folder)})
+
+
+def evaluation_pictures(folders: Folders) -> Pictures:
+    """Scores, samples beside held-out tiles and beside the training tiles they are nearest to, curves."""
+    folder = folders.folder("evaluation_metrics")
+    leaks = "\n\n".join(evaluation.leaks(folder))
+    figures = evaluation.figures(folders.corpus, folder)
+    tables = {title: one for title, one in figures.items() if isinstance(one, Table)}
+    shown = _shown(
+        {
+            "scores": evaluation.scores(folder),
+            "not measured": evaluation.left_out(folder),
+            "leaks": Text(leaks) if leaks else None,
+            **{title: one for title, one in figures.items() if title not in tables},
+        }
+    )
+    return shown | {title: picture(one) for title, one in tables.items()}
+
+
+def study_pictures(folder: Path) -> Pictures:
+    """Curves, table, sentences and samples of a study."""
+    summary = study.read_summary(folder)
+    if summary is None:
+        return {}
+    verdicts = "\n".join(f"* {sentence}" for sentence in summary["verdicts"])
+    return _shown(
+        {
+            "convergence": study.convergence(summary),
+            "arms": study.arms_table(summary),
+            "verdicts": Text(verdicts) if verdicts else None,
+            "samples of the same noise": study.samples(folder, summary),
+        }
+    )
+
+
+def report_pictures(assets: Path) -> Pictures:
+    """A glance at the page."""
+    return _drawn("kept_by_scene", kept.quota_table(count_tiles(Folders(assets))))
+
+
+def save_pictures(assets: Path, target: Path) -> Path:
+    """All pictures of a run as files in `target`."""
+    folders = Folders(assets)
+    made = {
+        "raw_corpus": corpus_pictures(folders),
+        "reference_scenes": reference_pictures(folders),
+        "entropy_scores": entropy_pictures(folders),
+        "scene_clusters": cluster_pictures(folders),
+        "pruned_subset": subset_pictures(folders),
+        "diffusion_checkpoint": checkpoint_pictures(folders.folder("diffusion_checkpoint")),
+        "evaluation_metrics": evaluation_pictures(folders),
+    }
+    target.mkdir(parents=True, exist_ok=True)
+    for asset, pictures in made.items():
+        for title, one in pictures.items():
+            if isinstance(one, str):
+                (target / f"{asset}.{title}.md").write_text(one + "\n")
+            else:
+                suffix = "jpg" if one.startswith(b"\xff\xd8\xff") else "svg"
+                (target / f"{asset}.{title}.{suffix}").write_bytes(one)
+    return target
+
+
+def _shown(blocks: Mapping[str, Block | None]) -> Pictures:
+    """Texts and tables as Markdown, all else as pictures; what is None is left out."""
+    return {title: _one(block) for title, block in blocks.items() if block}
+
+
+def _one(block: Block) -> bytes | str:
+    if isinstance(block, Text):
+        return block.text
+    if isinstance(block, Facts):
+        return table(("fact", "value"), block.pairs)
+    return block_table(block) if isinstance(block, Table) else picture(block)
+
+
+def _drawn(title: str, block: Table | None) -> Pictures:
+    """A table as a picture, with its bars."""
+    return {title: picture(block)} if block else {}
