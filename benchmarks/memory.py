@@ -64,7 +64,7 @@ def prune(n_tiles: int, size_px: int, n_runs: int) -> list[tuple[float, float]]:
     with tempfile.TemporaryDirectory() as folder:
         tar = Path(folder) / "tiles.tar"
         write_tar(tar, n_tiles, size_px)
-        script = "from rsprune_dagster.cli.app import main; main()"
+        script = "from rsprune_dagster.cli.commands import main; main()"
         command = [sys.executable, "-c", script, "prune", str(tar), "--keep", "0.3", "--out"]
         environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
         return [usage([*command, str(Path(folder) / f"out{run}")], environment) for run in range(n_runs)]

@@ -46,7 +46,7 @@ def row(encoder: str, data: Path, n_runs: int) -> str:
 def prune(encoder: str, data: Path) -> tuple[float, float]:
     """Seconds and peak MB of one prune in a process of its own. SystemExit with its words when it fails."""
     with tempfile.TemporaryDirectory() as folder:
-        script = "from rsprune_dagster.cli.app import main; main()"
+        script = "from rsprune_dagster.cli.commands import main; main()"
         eurosat = data / "eurosat"
         command = [sys.executable, "-c", script, "prune", str(eurosat / "pool.tar"), "--out", str(Path(folder) / "out")]
         command += ["--reference", str(eurosat / "reference"), "--keep", "0.15", "--backbone", encoder]

@@ -38,7 +38,7 @@ materialize(build_pruning_assets(params), params, root=here / "assets", cache_ro
 """
 PRUNING = "raw_corpus reference_scenes entropy_scores embeddings scene_clusters pruned_subset"
 RECORDED = (
-    f"import sys; sys.argv[1:] = 'materialize {PRUNING}'.split(); from rsprune_dagster.cli.app import main; main()"
+    f"import sys; sys.argv[1:] = 'materialize {PRUNING}'.split(); from rsprune_dagster.cli.commands import main; main()"
 )
 
 

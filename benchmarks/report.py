@@ -27,7 +27,7 @@ WRITE = """
 import sys
 from pathlib import Path
 from rsprune_dagster.config.params import load, project_root
-from rsprune_dagster.viz.page import write_report
+from rsprune_dagster.stages.pruning_report import write_report
 params = load(project_root() / "params.yaml")
 write_report(Path(sys.argv[1]), Path(sys.argv[2]), [], params.report, clustering=params.clustering, seed=0)
 """

@@ -118,7 +118,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from diffusion_runs import small_options, small_tiles
-from rsprune_dagster.diffusion.distributed import Ranks
+from rsprune_dagster.diffusion.distributed import ProcessGroup
 from rsprune_dagster.diffusion.training import train
 number, folder, cases = int(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 tiles, losses = small_tiles(folder / f"tiles-{number}"), []
@@ -128,7 +128,8 @@ for case, (n, changes) in enumerate(cases):
         patience = datetime.timedelta(seconds=300)
         torch.distributed.init_process_group("gloo", meet, timeout=patience, world_size=n, rank=number)
         states = folder / f"states-{case}"
-        losses.append(train(tiles, small_options(**changes), states, device="cpu", ranks=Ranks(number, n)).losses)
+        group = ProcessGroup(number, n)
+        losses.append(train(tiles, small_options(**changes), states, device="cpu", ranks=group).losses)
         torch.distributed.destroy_process_group()
 if number == 0:
     (folder / "losses.json").write_text(json.dumps(losses))

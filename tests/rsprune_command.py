@@ -20,7 +20,7 @@ IMPORTED = (
     "rsprune_dagster.dagster.assets",
     "rsprune_dagster.dagster.asset_checks",
     "rsprune_dagster.dagster.materialize",
-    "rsprune_dagster.cli.app",
+    "rsprune_dagster.cli.commands",
     "rsprune_dagster.stages.validate",
     "rsprune_dagster.viz.pictures",
 )
@@ -110,7 +110,7 @@ def _run(arguments: list[str], cwd: Path, environment: dict[str, str], folder: P
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
     sys.argv = ["rsprune", *arguments]
     exec(before, {})
-    from rsprune_dagster.cli import app as cli
+    from rsprune_dagster.cli import commands as cli
 
     try:
         cli.main()

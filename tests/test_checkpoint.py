@@ -14,7 +14,7 @@ from prune_runs import Outcome, settings
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
-from rsprune_dagster.cli.app import app
+from rsprune_dagster.cli.commands import app
 from rsprune_dagster.config.params import TrainingParams
 from rsprune_dagster.diffusion.checkpoint import (
     Origin,

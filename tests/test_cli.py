@@ -24,13 +24,13 @@ import typer
 from PIL import Image
 from prune_runs import PROJECT, RESULTS
 
-from rsprune_dagster.cli import app as cli
+from rsprune_dagster.cli import commands as cli
 from rsprune_dagster.cli import out_folder as cli_out
 from rsprune_dagster.cli.help import GROUPS
 from rsprune_dagster.config.effects import NEEDS, without_effect
 from rsprune_dagster.config.params import load
 from rsprune_dagster.corpus.storage import escaped_name
-from rsprune_dagster.dagster.assets import failures
+from rsprune_dagster.dagster import user_errors
 from rsprune_dagster.pruning.encoders.embedding_cache import DIGEST, EmbeddingCache
 from rsprune_dagster.stages import validate as preflight
 from rsprune_dagster.utils.errors import RunError
@@ -205,7 +205,7 @@ def test_a_server_that_is_not_there_is_one_line(
 def test_a_server_that_goes_away_during_a_run_is_one_line_when_trying_again_did_not_help(
     no_server: str, earlier: Path, rsprune, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(failures, "RETRY_AFTER_S", 0)
+    monkeypatch.setattr(user_errors, "RETRY_AFTER_S", 0)
     monkeypatch.setattr(preflight, "check", lambda *_, **__: None)
     ended = rsprune("prune", no_server, "--out", earlier)
     assert ended.code == 1

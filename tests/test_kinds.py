@@ -16,7 +16,7 @@ from needs import missing
 from PIL import Image
 from typer.testing import CliRunner
 
-from rsprune_dagster.cli.app import app
+from rsprune_dagster.cli.commands import app
 from rsprune_dagster.diffusion.checkpoint import Origin, load_checkpoint, write_checkpoint
 from rsprune_dagster.diffusion.denoiser import build_denoiser
 from rsprune_dagster.diffusion.latents import Space, latents, passed_through, pixels, read_autoencoder

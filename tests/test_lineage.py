@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from lineage_worlds import N_TILES, UPSTREAM, World, new_world
 
-from rsprune_dagster.cli import app as cli
+from rsprune_dagster.cli import commands as cli
 from rsprune_dagster.tracking import restore as restoring
 from rsprune_dagster.tracking.asset_store import AssetStore
 from rsprune_dagster.tracking.content import tree_of

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rsprune_dagster.cli.app import _setting
+from rsprune_dagster.cli.commands import _setting
 from rsprune_dagster.config.params import Params, load, parse
 from rsprune_dagster.utils.errors import UsageError
 

@@ -22,8 +22,8 @@ from rsprune_dagster.pruning.checks import scene_coverage as coverage
 from rsprune_dagster.pruning.explain import explain_tile
 from rsprune_dagster.pruning.strategies import StageFolders
 from rsprune_dagster.stages.pruned_subset import select
+from rsprune_dagster.stages.pruning_report import make_report
 from rsprune_dagster.utils.errors import UsageError
-from rsprune_dagster.viz.page import make_report
 
 NEAR_DUPLICATE_RECALL = 0.75
 """Share of planted near-duplicates that must go, in tiles of 64 px. The rest are told apart or too plain to tell."""

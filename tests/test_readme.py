@@ -12,7 +12,7 @@ import torch
 from projects import CHECKOUT, Project, new_project
 from prune_runs import PLAN
 
-from rsprune_dagster.cli import app as cli
+from rsprune_dagster.cli import commands as cli
 from rsprune_dagster.corpus.synthetic import write_corpus
 
 PAGES = "".join((CHECKOUT / name).read_text() for name in ("README.md", "docs/usage.md"))

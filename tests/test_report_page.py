@@ -18,18 +18,18 @@ from prune_runs import PROJECT, Outcome, prune, settings
 from typer.testing import CliRunner
 
 from benchmarks.report_assets import write_assets
-from rsprune_dagster.cli.app import app
+from rsprune_dagster.cli.commands import app
 from rsprune_dagster.config.params import load
 from rsprune_dagster.evaluation.writer import SAMPLES_SCHEMA
 from rsprune_dagster.pruning.ledger import n_to_keep
 from rsprune_dagster.pruning.sensitivity import kept_at_fractions
+from rsprune_dagster.stages.pruning_report import HTML, JSON, Report, make_report
 from rsprune_dagster.tracking.report_origins import origins_of
 from rsprune_dagster.tracking.run_log import RunLog
 from rsprune_dagster.viz.checks import counts_agree, self_contained
 from rsprune_dagster.viz.folders import LATER, PRUNING
 from rsprune_dagster.viz.formatting import count, counted, share, shortened, size
 from rsprune_dagster.viz.origins import Origin, stale
-from rsprune_dagster.viz.page import HTML, JSON, Report, make_report
 
 PARAMS = load(PROJECT / "params.yaml")
 MAX_PAGE_BYTES = 4_000_000

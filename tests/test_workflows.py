@@ -14,7 +14,7 @@ import pytest
 import typer
 import yaml
 
-from rsprune_dagster.cli.app import app
+from rsprune_dagster.cli.commands import app
 from rsprune_dagster.tracking.dvc_lock import DvcProject
 from rsprune_dagster.tracking.staleness import wanted
 
@@ -118,7 +118,7 @@ def test_a_change_of_anything_the_subset_is_made_from_prunes_anew_and_dvc_lock_d
     [patterns] = [yaml.safe_load(path.read_text())[True]["pull_request"]["paths"] for path in WORKFLOWS[1:]]
     stages = DvcProject(CHECKOUT).stages()
     made_from = {
-        path
+        f"{path}/any.py" if (CHECKOUT / path).is_dir() else path
         for asset in wanted(DvcProject(CHECKOUT), ["pruned_subset"])
         for path in stages[asset].get("deps", [])
         if not path.startswith("assets/")

@@ -1,5 +1,5 @@
 """The command line."""
 
-from rsprune_dagster.cli.app import app, main
+from rsprune_dagster.cli.commands import app, main
 
 __all__ = ["app", "main"]

@@ -24,11 +24,11 @@ def report(
     ] = None,
 ) -> None:
     """Write one HTML page: the corpus, the kept tiles, and why the others were dropped. Needs no training."""
+    from rsprune_dagster.stages.pruning_report import make_report
     from rsprune_dagster.tracking.places import Places
     from rsprune_dagster.tracking.report_origins import origins_of
     from rsprune_dagster.utils.atomic_write import atomic_write
     from rsprune_dagster.viz.folders import Folders
-    from rsprune_dagster.viz.page import make_report
 
     project = project_root()
     places = Places.of_project(project) if out is None else Places.of_out(out)

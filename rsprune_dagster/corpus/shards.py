@@ -58,8 +58,8 @@ class ShardCache:
     """Shard lists and cached results below one folder.
 
     `layout/` holds the list of shards of each container; `shards/` their rows; `work/<step>/` the results, each
-    under the hash of its input, code and parameters. Each file has a checksum (`utils/sealed_files.py`); a damaged one is
-    recomputed.
+    under the hash of its input, code and parameters. Each file has a checksum (`utils/sealed_files.py`); a damaged one
+    is recomputed.
     """
 
     root: Path

@@ -8,14 +8,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rsprune_dagster.utils.errors import RunError
+
+if TYPE_CHECKING:
+    import duckdb
 
 ROWS_PER_GROUP = 2**16
 MEMORY_LIMIT = "1GB"
@@ -33,6 +36,8 @@ def query(sql: str, tables: Mapping[str, Path | Sequence[Path]]) -> Iterator[pa.
     Raises:
         RunError: a file cannot be read, or the temporary folder is full.
     """
+    import duckdb  # late: it costs each command 0.1 s, and most ask no table
+
     spill = tempfile.gettempdir()
     with _database(os.getpid(), MEMORY_LIMIT, spill).cursor() as connection:
         try:
@@ -45,19 +50,28 @@ def query(sql: str, tables: Mapping[str, Path | Sequence[Path]]) -> Iterator[pa.
 
 
 @cache
-def _database(process_id: int, memory_limit: str, spill: str) -> duckdb.DuckDBPyConnection:
+def _database(process_id: int, memory_limit: str, spill: str) -> "duckdb.DuckDBPyConnection":
     """The in-memory database of this process. A cursor of it takes 2 ms, a database of its own takes each query 40 ms.
 
     Each cursor is a connection with temporary views of its own, so threads may query side by side. The process id is
     a key because threads do not outlive a fork. Files change between queries, so none of their content is cached.
     """
+    import duckdb
+
     folder = tempfile.mkdtemp(prefix="rsprune-sort-", dir=spill)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     database = duckdb.connect()
+    atexit.register(_close, database)
     database.execute(f"SET memory_limit = '{memory_limit}'")
     database.execute(f"SET temp_directory = '{folder}'")
     database.execute("SET enable_external_file_cache = false")
     return database
+
+
+def _close(database: "duckdb.DuckDBPyConnection") -> None:
+    """Close the database at exit: DuckDB complains of what is left open."""
+    database.close()
+    _database.cache_clear()
 
 
 def write_query(sql: str, tables: Mapping[str, Path | Sequence[Path]], target: Path, schema: pa.Schema) -> int:

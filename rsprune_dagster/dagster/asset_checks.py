@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import dagster as dg
 
@@ -81,7 +81,7 @@ class Check:
         )
 
 
-CHECKS: Final[list[Check]] = []
+CHECKS: list[Check] = []
 """All checks, in the order of the pipeline."""
 
 

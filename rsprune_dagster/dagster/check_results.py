@@ -43,7 +43,7 @@ def raise_for_blocking(results: Iterable[CheckResult]) -> None:
     """Raise where a blocking check failed.
 
     Raises:
-        GateError: `gate failed: `, and the sentence of each; exit code 1.
+        BlockingCheckError: `gate failed: `, and the sentence of each; exit code 1.
     """
     if failed := failures(results, blocking=True):
         raise BlockingCheckError(f"gate failed: {'; '.join(failed)}")

@@ -47,7 +47,7 @@ def materialize(
         finish: called after a run that succeeded, while other commands still wait for this one.
 
     Raises:
-        GateError: a blocking check did not pass; what follows its asset was not made.
+        BlockingCheckError: a blocking check did not pass; what follows its asset was not made.
         UserError: as the assets raise it; folders of assets that failed keep their last version.
         KeyboardInterrupt: the run was interrupted.
     """

@@ -64,7 +64,7 @@ class RemoteRun:
         """Raise unless it succeeded.
 
         Raises:
-            GateError: a blocking check did not pass.
+            BlockingCheckError: a blocking check did not pass.
             RunError: the run failed for another reason, or was cancelled.
         """
         if self.status == dg.DagsterRunStatus.SUCCESS:

@@ -56,7 +56,7 @@ def reprune(root: Path, request: UpdateRequest, say: Say, make: Make | None = No
 
     Raises:
         UsageError: the checkout, the assets' names or params.yaml are off; nothing was started.
-        GateError: a blocking check or a gate of `repruning` failed.
+        BlockingCheckError: a blocking check or a gate of `repruning` failed.
         RunError: a run failed, or publishing did. In all these cases nothing was published, and the summary says why.
     """
     project, checkout, command = _places_of(root)

@@ -25,7 +25,7 @@ READ_THEIR_LAST_VERSION = ("scene_clusters", "evaluation_metrics")
 Make = Callable[[str, Say], object]
 """Materializes and checks an asset of the project; the second argument is told what its checks warn of.
 
-Raises GateError where a blocking check fails, and then the asset was made, else a RunError."""
+Raises BlockingCheckError where a blocking check fails, and then the asset was made, else a RunError."""
 
 
 def make_in_process(root: Path, params: Params) -> Make:

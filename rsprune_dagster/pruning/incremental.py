@@ -1,8 +1,8 @@
 """Incremental clustering: new tiles are assigned to existing scenes and centroids until the pool has drifted.
 
 `FittedClustering` holds everything that a tile's scene and cluster depend on besides its vector: the scene model with
-the pool's priors, the clustering space and the centroids. Assigning the training tiles again gives the same result bit for bit,
-and the assignment of new tiles does not depend on the steps in which they arrived.
+the pool's priors, the clustering space and the centroids. Assigning the training tiles again gives the same result bit
+for bit, and the assignment of new tiles does not depend on the steps in which they arrived.
 """
 
 from dataclasses import dataclass

@@ -9,7 +9,8 @@ from rsprune_dagster.pruning.strategies import StageFolders, check_strategy
 from rsprune_dagster.stages.embeddings import embed_corpus
 from rsprune_dagster.stages.entropy_scores import score
 from rsprune_dagster.stages.pruned_subset import SelectReport, select
-from rsprune_dagster.stages.raw_corpus import Scanner, scan, without_tiles
+from rsprune_dagster.stages.raw_corpus import Scanner, scan
+from rsprune_dagster.stages.reference_scenes import scan_reference
 from rsprune_dagster.stages.scene_clusters import cluster
 from rsprune_dagster.utils.progress import Progress, silent
 
@@ -35,10 +36,7 @@ def prune(params: Params, root: Path, cache_root: Path, *, progress: Progress = 
     seed, device = params.compute.seed, params.compute.device
     scanner = Scanner.of(params.corpus, cache_root, workers, progress)
     scan(params.corpus.sources, corpus, scanner, labelled=False, label="raw_corpus")
-    if params.reference.sources:
-        scan(params.reference.sources, reference, scanner, labelled=True, label="reference_scenes")
-    else:
-        without_tiles(reference)
+    scan_reference(params.reference.sources, reference, scanner)
     score(corpus, reference, scores, params.entropy)
     embed_corpus(
         corpus=corpus,

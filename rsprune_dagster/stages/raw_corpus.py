@@ -15,7 +15,7 @@ from rsprune_dagster.config.params import CorpusParams
 from rsprune_dagster.corpus.options import ReadOptions, write_options
 from rsprune_dagster.corpus.shards import Shard, ShardCache, ShardListing
 from rsprune_dagster.corpus.sources import LISTING_VERSION, Container, Listing, list_corpus, members
-from rsprune_dagster.corpus.tables import CONTENT_ORDER, scalar, write_batches, write_query
+from rsprune_dagster.corpus.tables import CONTENT_ORDER, scalar, write_query
 from rsprune_dagster.corpus.tiles import LOCATION, SCAN
 from rsprune_dagster.pruning.scan import same_bytes, scan_identity, scan_shard
 from rsprune_dagster.utils.errors import RunError, UsageError
@@ -106,14 +106,6 @@ def scan(sources: Sequence[str], folder: Path, scanner: Scanner, *, labelled: bo
         seen = f"{report.n_quarantined:,} tiles in {', '.join(sources)}"
         raise RunError(f"not one of {seen} can be used; {_first_reason(scanner, shards)}")
     return report
-
-
-def without_tiles(folder: Path) -> ScanReport:
-    """Write an empty manifest, for a run without a reference."""
-    write_batches([], folder / "manifest.parquet", MANIFEST)
-    write_batches([], folder / "quarantine.parquet", QUARANTINE)
-    write_options(ReadOptions(), Counter(), folder)
-    return ScanReport(0, 0, 0, 0, 0, 0)
 
 
 def _rows(container: Container, *, options: ReadOptions, labelled: bool) -> tuple[pa.Table, Counter[str]]:

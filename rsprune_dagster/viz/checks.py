@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from rsprune_dagster.pruning.checks.verdict import Verdict
-from rsprune_dagster.viz.page import HTML, JSON
+from rsprune_dagster.viz.folders import HTML, JSON
 
 LOADING_TAGS = frozenset({"script", "link", "iframe", "object", "embed", "base"})
 LOADING_ATTRIBUTES = frozenset({"src", "srcset", "poster"})

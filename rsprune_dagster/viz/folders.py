@@ -7,6 +7,8 @@ from pathlib import Path
 PRUNING = ("raw_corpus", "reference_scenes", "entropy_scores", "embeddings", "scene_clusters", "pruned_subset")
 LATER = ("diffusion_checkpoint", "evaluation_metrics", "pruning_study")
 """Shown where they are there."""
+HTML, JSON = "report.html", "report.json"
+"""The files of pruning_report."""
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,9 @@ def pruning_report_asset(defaults: Params) -> dg.AssetsDefinition:
         `report.html` needs no network and no other file; `report.json` has its numbers. The page says which parts
         (evaluation, study) have not been materialized yet.
         """
+        from rsprune_dagster.stages.pruning_report import write_report
         from rsprune_dagster.tracking.report_origins import origins_of
-        from rsprune_dagster.viz.folders import Folders
-        from rsprune_dagster.viz.page import HTML, write_report
+        from rsprune_dagster.viz.folders import HTML, Folders
         from rsprune_dagster.viz.pictures import report_pictures
 
         assets = store.open()

@@ -34,7 +34,7 @@ def reference_scenes_asset(defaults: Params) -> dg.AssetsDefinition:
         It calibrates the entropy threshold, defines the strata and measures the clustering quality. It is optional:
         without a reference the corpus is one stratum.
         """
-        from rsprune_dagster.stages.raw_corpus import scan, without_tiles
+        from rsprune_dagster.stages.reference_scenes import scan_reference
         from rsprune_dagster.viz.folders import Folders
         from rsprune_dagster.viz.pictures import reference_pictures
 
@@ -46,10 +46,7 @@ def reference_scenes_asset(defaults: Params) -> dg.AssetsDefinition:
             )
             reader = scanner(context, assets, compute, defaults.corpus, made.home)
             with made.replace() as folder:
-                if sources:
-                    report = scan(sources, folder, reader, labelled=True, label="reference_scenes")
-                else:
-                    report = without_tiles(folder)
+                report = scan_reference(sources, folder, reader)
                 pictures = reference_pictures(Folders(assets.root, {"reference_scenes": folder}))
             return result(made, asdict(report), pictures, tables=("manifest.parquet",))
 

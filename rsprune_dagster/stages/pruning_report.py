@@ -1,4 +1,4 @@
-"""The page of pruning_report: what went in, what stayed, why the rest went, what a model learns from it.
+"""pruning_report: one page on what went in, what stayed, why the rest went, and what a model learns from it.
 
     write_report(assets, folder, origins, params.report, clustering=params.clustering, seed=params.compute.seed)
 
@@ -36,11 +36,10 @@ from rsprune_dagster.viz import (
 )
 from rsprune_dagster.viz.blocks import Block, Chapter, Facts, Text
 from rsprune_dagster.viz.counts import Counts, count_tiles
-from rsprune_dagster.viz.folders import Folders
+from rsprune_dagster.viz.folders import HTML, JSON, Folders
 from rsprune_dagster.viz.formatting import counted, name
 from rsprune_dagster.viz.origins import Origin
 
-HTML, JSON = "report.html", "report.json"
 N_CLUSTERS = 12
 
 
