@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.machine import heading
 from rsprune_dagster.pruning.clustering import assign, stratified_sample, train_centroids
-from rsprune_dagster.pruning.pipeline import AXES_SAMPLE, N_RESTARTS, clustering_space, placed, strided_sample
+from rsprune_dagster.pruning.pipeline import AXES_SAMPLE, N_RESTARTS, clustering_space, project_pool, strided_sample
 from rsprune_dagster.pruning.scenes import SceneModel, fit_scene_model
 
 AIM = 1.20
@@ -56,7 +56,7 @@ def measure(n_tiles: int, dimension: int, rounds: int) -> tuple[int, float, floa
     space = clustering_space(pool[strided_sample(n_tiles, AXES_SAMPLE)], model)
     seconds = []
     for number in range(rounds):
-        placed_s, (points, scene, _) = timed(placed, lambda rows: pool[rows], n_tiles, space, model)
+        placed_s, (points, scene, _) = timed(project_pool, lambda rows: pool[rows], n_tiles, space, model)
         training_s, (n_trained, centroids) = timed(train, points, scene, number)
         assigned_s, _ = timed(assign, points, centroids)
         seconds.append((placed_s, training_s, assigned_s))

@@ -29,7 +29,7 @@ from rsprune_dagster.config.params import load
 from rsprune_dagster.pruning.encoders.backbones import BACKBONES
 from rsprune_dagster.pruning.encoders.embedding import embed_stream
 from rsprune_dagster.pruning.encoders.encoder import FORWARD_TILES, Encoder, TileEncoder, load_encoder
-from rsprune_dagster.pruning.encoders.tile_encoder import TexturedEncoder, load_tile_encoder
+from rsprune_dagster.pruning.encoders.tile_encoder import CombinedEncoder, load_tile_encoder
 
 AIM = 0.9
 PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
@@ -105,7 +105,7 @@ def prepared(encoder: TileEncoder, files: list[bytes]) -> list[torch.Tensor]:
 
 def parts(encoder: TileEncoder) -> tuple[Encoder, ...]:
     """The models that an encoder is made of."""
-    if isinstance(encoder, TexturedEncoder):
+    if isinstance(encoder, CombinedEncoder):
         return encoder.network, encoder.texture
     assert isinstance(encoder, Encoder)
     return (encoder,)

@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.machine import heading
 from rsprune_dagster.diffusion.checkpoint import load_checkpoint
 from rsprune_dagster.diffusion.denoiser import build_denoiser
-from rsprune_dagster.diffusion.latents import passed_through, pixels
+from rsprune_dagster.diffusion.latents import identity_space, pixels
 from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.objective import OBJECTIVES
 from rsprune_dagster.diffusion.sampling import sample
@@ -60,7 +60,7 @@ def drawn(model: Model, asked: argparse.Namespace, sampler: str, n_steps: int) -
 
 def untrained(asked: argparse.Namespace) -> Model:
     """A model with random weights."""
-    space = passed_through(asked.size) if asked.denoiser == "dit" else pixels(asked.size)
+    space = identity_space(asked.size) if asked.denoiser == "dit" else pixels(asked.size)
     denoiser = build_denoiser(
         asked.preset, image_size_px=asked.size, n_scenes=N_SCENES, seed=0, kind=asked.denoiser, channels=3
     )

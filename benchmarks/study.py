@@ -35,7 +35,7 @@ from rsprune_dagster.diffusion.training import TrainingOptions
 from rsprune_dagster.evaluation.evaluate import Settings
 from rsprune_dagster.evaluation.features import encoder
 from rsprune_dagster.evaluation.intervals import Resampling
-from rsprune_dagster.evaluation.leakage import refuse_leaks
+from rsprune_dagster.evaluation.leakage import raise_on_leaks
 from rsprune_dagster.pruning.strategies import StageFolders
 from rsprune_dagster.stages.pipeline import prune
 from rsprune_dagster.stages.raw_corpus import Scanner, scan
@@ -43,17 +43,17 @@ from rsprune_dagster.study.arms import PrunedCorpus, parse_arm, read_pruned
 from rsprune_dagster.study.results import read_results
 from rsprune_dagster.study.summary import Summary, mean_over_seeds, summarize
 from rsprune_dagster.study.trainings import (
+    EvaluationSetup,
     Study,
-    Yardstick,
     arm_tiles,
     held_out_leaks,
+    image_set_of_tiles,
     measured,
     run_arm,
-    seen_tiles,
 )
 from rsprune_dagster.utils.progress import silent
 from rsprune_dagster.viz.markdown import block_table, table
-from rsprune_dagster.viz.study import arms_table, convergence, said_arm, spread
+from rsprune_dagster.viz.study import arm_label, arms_table, convergence, spread
 from rsprune_dagster.viz.template import picture
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -123,7 +123,7 @@ def main() -> None:
         print(f"{minutes:6.1f} min  {name} seed {seed}, {done.n_tiles:,} tiles: {last}", flush=True)
 
 
-def measure_tiles(runs: list[tuple[int, str]], corpus: PrunedCorpus, yardstick: Yardstick, target: Path) -> None:
+def measure_tiles(runs: list[tuple[int, str]], corpus: PrunedCorpus, yardstick: EvaluationSetup, target: Path) -> None:
     """As many real tiles of each arm as samples are drawn, scored as samples are."""
     known: dict[str, dict[str, float]] = json.loads(target.read_text()) if target.exists() else {}
     for seed, name in runs:
@@ -179,7 +179,7 @@ def tiles_table(known: dict[str, dict[str, float]], summary: Summary) -> str:
         own = [scores for key, scores in known.items() if key.split()[0] == name]
         if own:
             means = [mean_over_seeds([scores[score] for scores in own], level=LEVEL) for score in SCORES]
-            rows.append((said_arm(name), len(own), int(own[0]["n_drawn"]), *(spread(asdict(mean)) for mean in means)))
+            rows.append((arm_label(name), len(own), int(own[0]["n_drawn"]), *(spread(asdict(mean)) for mean in means)))
     return table(("arm", "seeds", "tiles drawn", *SCORES), rows)
 
 
@@ -197,7 +197,7 @@ def pruned(data: Path, out: Path) -> PrunedCorpus:
     return read_pruned(StageFolders.below(assets), assets / "pruned_subset", params.selection)
 
 
-def yardstick_of(data: Path, work: Path, corpus: PrunedCorpus) -> Yardstick:
+def yardstick_of(data: Path, work: Path, corpus: PrunedCorpus) -> EvaluationSetup:
     """The held-out tiles in both networks' features; that none of them is in the pool is checked here."""
     networks = [
         encoder(name, str(data / ENCODERS[name]), FEATURE_SIZE_PX, device="cpu")
@@ -205,11 +205,11 @@ def yardstick_of(data: Path, work: Path, corpus: PrunedCorpus) -> Yardstick:
     ]
     table = balanced(labelled(data, work), n_per_scene=N_HELD_OUT_PER_SCENE)
     size = study().image_size_px
-    held_out = seen_tiles(tile_set(table, read_options(work / "labelled"), image_size_px=size), networks)
+    held_out = image_set_of_tiles(tile_set(table, read_options(work / "labelled"), image_size_px=size), networks)
     pool = corpus.manifest.append_column("scene", pa.array([""] * corpus.manifest.num_rows))
-    everything = seen_tiles(tile_set(pool, read_options(corpus.folders.corpus), image_size_px=size), [])
+    everything = image_set_of_tiles(tile_set(pool, read_options(corpus.folders.corpus), image_size_px=size), [])
     found = held_out_leaks(held_out, everything, correlation=corpus.selection.near_duplicate_correlation, workers=1)
-    refuse_leaks(found, held_out.identities, everything.identities, what="held-out")
+    raise_on_leaks(found, held_out.identities, everything.identities, what="held-out")
     print(f"none of the {len(held_out):,} held-out tiles is in the pool, or nearly", flush=True)
     resampling = Resampling(level=0.95, n_resamples=2, seed=0)  # the intervals are over seeds
     settings = Settings(
@@ -221,7 +221,7 @@ def yardstick_of(data: Path, work: Path, corpus: PrunedCorpus) -> Yardstick:
         near_duplicate_correlation=corpus.selection.near_duplicate_correlation,
         on_leak="refuse",
     )
-    return Yardstick(networks, held_out, settings)
+    return EvaluationSetup(networks, held_out, settings)
 
 
 def labelled(data: Path, work: Path) -> pa.Table:

@@ -22,10 +22,10 @@ from benchmarks.machine import heading
 from benchmarks.memory import jpeg, pictures
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.diffusion.distributed import SINGLE_PROCESS
-from rsprune_dagster.diffusion.objective import OBJECTIVES, Noised
+from rsprune_dagster.diffusion.objective import OBJECTIVES, NoisyBatch
 from rsprune_dagster.diffusion.state import TrainingState
 from rsprune_dagster.diffusion.tile_set import TileSet, batches, tile_set
-from rsprune_dagster.diffusion.training import TrainingOptions, new_state, own_space, share_of, step, train
+from rsprune_dagster.diffusion.training import TrainingOptions, new_state, pixel_space, share_of, step, train
 
 AIM = 0.9
 
@@ -77,7 +77,7 @@ def main() -> None:
 
 def bare_rate(tiles: TileSet, options: TrainingOptions, device: str) -> float:
     """Images/s of the step alone, on one batch that lies in memory."""
-    space = own_space(tiles, options)
+    space = pixel_space(tiles, options)
     state = new_state(tiles, options, space).on(device)
     first = next(batches(tiles, start=0, end=options.batch_size, batch_size=options.batch_size, seed=0))
     tiles.memory.clear()
@@ -90,7 +90,7 @@ def bare_rate(tiles: TileSet, options: TrainingOptions, device: str) -> float:
     return options.n_images / (time.perf_counter() - started)
 
 
-def run_steps(state: TrainingState, share: Noised, options: TrainingOptions, device: str, n_steps: int) -> None:
+def run_steps(state: TrainingState, share: NoisyBatch, options: TrainingOptions, device: str, n_steps: int) -> None:
     """Steps on the same batch, with the averaging that belongs to each."""
     for _ in range(n_steps):
         loss = step(state.denoiser, state, share, options.batch_size, options, device, SINGLE_PROCESS)

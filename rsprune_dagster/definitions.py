@@ -12,7 +12,7 @@ from rsprune_dagster.dagster.jobs import JOBS
 from rsprune_dagster.dagster.query_jobs import QUERY_JOBS
 from rsprune_dagster.dagster.resources import Compute, Store
 from rsprune_dagster.dagster.sensors import follow_up, new_tiles, weekly_refresh
-from rsprune_dagster.dagster.study_job import only_told, study_job
+from rsprune_dagster.dagster.study_job import study_job, with_external_study
 from rsprune_dagster.dagster.webhook import tell_failure
 from rsprune_dagster.tracking.run_recorder import RunRecorder, project_recorder
 
@@ -23,7 +23,7 @@ def build_defs(
     """Build the definitions over an asset folder; tests pass their own."""
     assets = with_conditions(build_assets(params), params.automation)
     return dg.Definitions(
-        assets=only_told(assets),
+        assets=with_external_study(assets),
         asset_checks=build_checks(params, assets),
         jobs=[*JOBS, *QUERY_JOBS, study_job(params, assets)],
         schedules=[weekly_refresh(params.automation)],

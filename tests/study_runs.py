@@ -11,7 +11,7 @@ from rsprune_dagster.evaluation.features import FeatureNetwork
 from rsprune_dagster.evaluation.image_set import image_set_of, small
 from rsprune_dagster.evaluation.intervals import Resampling
 from rsprune_dagster.study.results import ArmResult, Point
-from rsprune_dagster.study.trainings import Study, Yardstick
+from rsprune_dagster.study.trainings import EvaluationSetup, Study
 
 NETWORK = FeatureNetwork("averages", "ab" * 32, "none", 16, 12, lambda images: small(images, 2))
 KERNEL = "kernel_averages"
@@ -39,10 +39,10 @@ def small_study(**changes: Any) -> Study:
     return replace(Study(**values), **changes)
 
 
-def yardstick(*, seed: int = 0) -> Yardstick:
+def yardstick(*, seed: int = 0) -> EvaluationSetup:
     """Held-out noise: what the scores are is nobody's concern here."""
     images = np.random.default_rng(seed).integers(0, 256, (40, 16, 16, 3)).astype(np.uint8)
-    return Yardstick([NETWORK], image_set_of([images], [NETWORK], pixel_edge_px=16), SETTINGS)
+    return EvaluationSetup([NETWORK], image_set_of([images], [NETWORK], pixel_edge_px=16), SETTINGS)
 
 
 def result(arm: str, seed: int, values: dict[int, float], *, score: str = KERNEL, study: str = "one") -> ArmResult:

@@ -12,7 +12,7 @@ from prune_runs import PROJECT
 
 from rsprune_dagster.config.params import EvaluationParams, load
 from rsprune_dagster.evaluation.protocol import Protocol, Score
-from rsprune_dagster.tracking.champion import ALIAS, Verdict, judge, seen_in_mlflow, standing_in
+from rsprune_dagster.tracking.champion import ALIAS, Verdict, current_champion, judge, read_mlflow_alias
 from rsprune_dagster.tracking.content import tree_of
 from rsprune_dagster.tracking.dvc_cache import DvcCache
 from rsprune_dagster.tracking.mlflow_registry import SCORE, VERDICT, model_name
@@ -87,7 +87,7 @@ def test_the_first_that_was_measured_is_the_champion(world: World) -> None:
     first = world.train("a")
     made = world.evaluate(first, [score(5)])
     assert made.moves and made.champion == first and "first" in made.reason
-    standing = standing_in(world.run_log)
+    standing = current_champion(world.run_log)
     assert standing is not None and standing.checkpoint == first
 
 
@@ -133,7 +133,7 @@ def test_without_the_deciding_score_there_is_no_champion_and_the_reason_says_why
     scores = [] if left_out else [score(1)]
     made = world.evaluate(world.train("a"), scores, left_out=left_out, champion_score=asked)
     assert made.champion == "" and said in made.reason
-    assert standing_in(world.run_log) is None
+    assert current_champion(world.run_log) is None
 
 
 def test_the_champion_evaluated_again_stays(world: World) -> None:
@@ -215,7 +215,7 @@ def test_an_alias_that_a_person_moved_is_what_the_next_is_compared_with(world: W
     world.evaluate(third, [score(4)])  # worse than the first, which the run log holds for the champion
     assert _deliver(world, uri) == 0
     assert _champion(client) == second
-    seen = seen_in_mlflow(world.run_log)
+    seen = read_mlflow_alias(world.run_log)
     assert seen is not None and seen["checkpoint"] == second
     fourth = world.train("d")
     assert world.evaluate(fourth, [score(4)]).previous == second

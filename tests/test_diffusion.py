@@ -20,11 +20,11 @@ from rsprune_dagster.config.params import TrainingParams
 from rsprune_dagster.diffusion.denoiser import DIT_PRESETS, KINDS, PRESETS, build_denoiser
 from rsprune_dagster.diffusion.distributed import ProcessGroup
 from rsprune_dagster.diffusion.latents import pixels
-from rsprune_dagster.diffusion.objective import OBJECTIVES, Noised, noised, to_images, to_tensor
+from rsprune_dagster.diffusion.objective import OBJECTIVES, NoisyBatch, noised, to_images, to_tensor
 from rsprune_dagster.diffusion.sampling import sample
 from rsprune_dagster.diffusion.schedule import N_TIMESTEPS, SAMPLERS, noise_schedule
 from rsprune_dagster.diffusion.state import latest_state, states
-from rsprune_dagster.diffusion.tile_set import Batch, batches, order_of, squared, tile_set, turned
+from rsprune_dagster.diffusion.tile_set import Batch, batches, epoch_order, squared, tile_set, turned
 from rsprune_dagster.diffusion.training import Trained, train
 from rsprune_dagster.utils.errors import RunError, UsageError
 
@@ -58,16 +58,16 @@ def weights(trained: Trained) -> torch.Tensor:
 @given(st.integers(1, 50), st.integers(0, 200), st.lists(st.integers(1, 30), min_size=1, max_size=6))
 def test_the_order_does_not_depend_on_how_it_is_cut(n_tiles: int, start: int, lengths: list[int]) -> None:
     total = sum(lengths)
-    whole = order_of(np.arange(start, start + total), n_tiles=n_tiles, seed=3)
+    whole = epoch_order(np.arange(start, start + total), n_tiles=n_tiles, seed=3)
     starts = np.cumsum([start, *lengths])
-    parts = [order_of(np.arange(a, b), n_tiles=n_tiles, seed=3) for a, b in pairwise(starts)]
+    parts = [epoch_order(np.arange(a, b), n_tiles=n_tiles, seed=3) for a, b in pairwise(starts)]
     assert np.array_equal(whole, np.concatenate(parts))
 
 
 @given(st.integers(1, 50), st.integers(0, 5))
 def test_every_epoch_sees_every_tile_once(n_tiles: int, epoch: int) -> None:
     positions = np.arange(epoch * n_tiles, (epoch + 1) * n_tiles)
-    assert sorted(order_of(positions, n_tiles=n_tiles, seed=1)) == list(range(n_tiles))
+    assert sorted(epoch_order(positions, n_tiles=n_tiles, seed=1)) == list(range(n_tiles))
 
 
 def test_the_eight_turns_are_eight_pictures_of_the_same_pixels() -> None:
@@ -98,7 +98,9 @@ def test_a_batch_is_the_tiles_that_its_numbers_name(tmp_path: Path) -> None:
     assert {tiles.scene_names[scene] for scene in one[0].scenes} <= set(SCENES)
 
 
-def draw(batch: Batch, *, seed: int = 0, scene_dropout: float = 0, rows: slice = slice(None), **rest: Any) -> Noised:
+def draw(
+    batch: Batch, *, seed: int = 0, scene_dropout: float = 0, rows: slice = slice(None), **rest: Any
+) -> NoisyBatch:
     """A batch noised for v-prediction in pixels."""
     space, v = pixels(batch.images.shape[1]), OBJECTIVES["v_prediction"]
     return noised(

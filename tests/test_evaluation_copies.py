@@ -7,8 +7,8 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from rsprune_dagster.evaluation.features import FeatureNetwork, encoder
-from rsprune_dagster.evaluation.image_set import N_TURNS, PIXELS, ImageSet, image_set_of, small, turn_of
-from rsprune_dagster.evaluation.leakage import Leak, leaks, refuse_leaks
+from rsprune_dagster.evaluation.image_set import N_TURNS, PIXELS, ImageSet, image_set_of, oriented, small
+from rsprune_dagster.evaluation.leakage import Leak, leaks, raise_on_leaks
 from rsprune_dagster.evaluation.memorization import Memorization, excess, memorization, nearest
 from rsprune_dagster.evaluation.protocol import Protocol
 from rsprune_dagster.utils.errors import RunError
@@ -30,7 +30,7 @@ def noisy(images: np.ndarray, seed: int, levels: float = 4.0) -> np.ndarray:
 
 
 def turned_somehow(images: np.ndarray) -> np.ndarray:
-    return np.stack([turn_of(image[None], row % N_TURNS)[0] for row, image in enumerate(images)])
+    return np.stack([oriented(image[None], row % N_TURNS)[0] for row, image in enumerate(images)])
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +61,10 @@ def held_out(network: FeatureNetwork) -> ImageSet:
 
 def test_the_eight_turns_are_different_and_closed() -> None:
     image = tiles(1, seed=0)
-    turns = {turn_of(image, turn).tobytes() for turn in range(N_TURNS)}
+    turns = {oriented(image, turn).tobytes() for turn in range(N_TURNS)}
     assert len(turns) == N_TURNS
     for turn in range(N_TURNS):
-        again = {turn_of(np.ascontiguousarray(turn_of(image, turn)), other).tobytes() for other in range(N_TURNS)}
+        again = {oriented(np.ascontiguousarray(oriented(image, turn)), other).tobytes() for other in range(N_TURNS)}
         assert again == turns
 
 
@@ -98,7 +98,7 @@ def test_planted_copies_are_found_however_turned(
     assert [pair.training for pair in planted] == list(range(40, 80))
     for pair in planted:  # turned as the pair says, the sample is the training tile
         sample = copies[pair.sample - 160][None]
-        apart = turn_of(sample, pair.turn)[0].astype(int) - tiles(300, seed=1)[pair.training]
+        apart = oriented(sample, pair.turn)[0].astype(int) - tiles(300, seed=1)[pair.training]
         assert np.abs(apart).mean() <= levels
         assert pair.distance == 0 if levels == 0 else pair.distance > 0
 
@@ -207,8 +207,8 @@ def test_a_leak_is_refused_with_counts_and_examples() -> None:
     with pytest.raises(
         RunError, match=r"5 of 25 reference tiles .*\(4 the same pixels, 1 nearly\): test-\d+ is train-\d+"
     ):
-        refuse_leaks(found, one.identities, two.identities, what="reference")
-    refuse_leaks((), one.identities, two.identities, what="reference")
+        raise_on_leaks(found, one.identities, two.identities, what="reference")
+    raise_on_leaks((), one.identities, two.identities, what="reference")
 
 
 def test_seen_refuses_what_is_not_one_for_each_image() -> None:

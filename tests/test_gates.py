@@ -18,7 +18,7 @@ from rsprune_dagster.dagster.check_results import check_results
 from rsprune_dagster.dagster.materialize import materialize
 from rsprune_dagster.definitions import defs
 from rsprune_dagster.evaluation.checks import (
-    Told,
+    StoredEvaluation,
     no_leakage,
     not_worse_than_champion,
     read_evaluation,
@@ -28,7 +28,7 @@ from rsprune_dagster.evaluation.evaluate import Evaluation
 from rsprune_dagster.evaluation.features import FeatureNetwork
 from rsprune_dagster.evaluation.leakage import Leak
 from rsprune_dagster.evaluation.protocol import Protocol, Score
-from rsprune_dagster.evaluation.writer import Sampled, write_evaluation
+from rsprune_dagster.evaluation.writer import SampleSet, write_evaluation
 from rsprune_dagster.tracking.run_recorder import folder_recorder
 from rsprune_dagster.utils.errors import BlockingCheckError
 
@@ -165,13 +165,15 @@ def test_too_few_losses_are_not_asked_to_fall(tmp_path: Path) -> None:
     assert not training_went_well(losses(tmp_path, 1.20, float("inf"))).passed
 
 
-def scored(value: float, *, half_width: float = 1.0, protocol: Protocol = PROTOCOL, leaked: int = 0) -> Told:
+def scored(
+    value: float, *, half_width: float = 1.0, protocol: Protocol = PROTOCOL, leaked: int = 0
+) -> StoredEvaluation:
     """An evaluation with one distance."""
     score = Score("fid", value, value - half_width, value + half_width, 0.95, 200, protocol, False)
-    return Told({"n_leaked_reference": float(leaked)}, {"fid": score}, ())
+    return StoredEvaluation({"n_leaked_reference": float(leaked)}, {"fid": score}, ())
 
 
-def against(champion: Told | None, evaluation: Told) -> tuple[bool, str]:
+def against(champion: StoredEvaluation | None, evaluation: StoredEvaluation) -> tuple[bool, str]:
     verdict = not_worse_than_champion(evaluation, champion, max_fid_loss=MARGIN)
     return verdict.passed, verdict.sentence
 
@@ -207,7 +209,7 @@ def test_a_leaked_tile_fails() -> None:
 def test_the_leak_gate_says_what_was_compared() -> None:
     def said(**counts: float) -> str:
         everything = {"n_held_out_all": 500.0, "n_training_tiles_all": 9000.0}
-        return no_leakage(Told({"n_leaked_held_out": 0.0, **everything, **counts}, {}, ())).sentence
+        return no_leakage(StoredEvaluation({"n_leaked_held_out": 0.0, **everything, **counts}, {}, ())).sentence
 
     whole = said(n_held_out=500, n_training_tiles=9000)
     assert "trained on: all 500 held-out tiles were compared with all 9,000 training tiles." in whole
@@ -219,7 +221,7 @@ def test_the_leak_gate_says_what_was_compared() -> None:
 def test_the_gates_read_what_an_evaluation_writes(tmp_path: Path) -> None:
     score, leaked = scored(40).scores["fid"], Leak(evaluation=0, training=3, exact=True)
     evaluation = Evaluation((score,), {}, {}, {}, {"held_out": (leaked,)}, ("1 tile of the held_out set is kept.",))
-    write_evaluation(tmp_path, evaluation, Sampled(np.zeros((0, 8, 8, 3), np.uint8), (), (), ()), {}, network=NETWORK)
+    write_evaluation(tmp_path, evaluation, SampleSet(np.zeros((0, 8, 8, 3), np.uint8), (), (), ()), {}, network=NETWORK)
     told = read_evaluation({path.name: path for path in tmp_path.iterdir()})
     assert told.scores == {"fid": score}
     verdict = no_leakage(told)

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from rsprune_dagster.cli.commands import app
 from rsprune_dagster.diffusion.checkpoint import Origin, load_checkpoint, write_checkpoint
 from rsprune_dagster.diffusion.denoiser import build_denoiser
-from rsprune_dagster.diffusion.latents import Space, latents, passed_through, pixels, read_autoencoder
+from rsprune_dagster.diffusion.latents import Space, identity_space, latents, pixels, read_autoencoder
 from rsprune_dagster.diffusion.model import Model, in_pixels
 from rsprune_dagster.diffusion.objective import OBJECTIVES, logit_normal_timesteps, with_flow
 from rsprune_dagster.diffusion.sampling import NULL_CLASS, sample
@@ -107,7 +107,7 @@ def random_model(kind: Kind, autoencoder: Path) -> tuple[Trained, TrainingOption
 def space_of(kind: Kind, autoencoder: Path) -> Space:
     if kind.in_latents:
         return latents(*read_autoencoder(autoencoder), SIZE_PX)
-    return passed_through(SIZE_PX) if kind.denoiser == "dit" else pixels(SIZE_PX)
+    return identity_space(SIZE_PX) if kind.denoiser == "dit" else pixels(SIZE_PX)
 
 
 def seeds(n: int) -> list[int]:
@@ -168,7 +168,7 @@ def check_by_diffusers(python: Path, folders: dict[Kind, Path]) -> None:
 
 
 def test_pixels_pass_through_unchanged() -> None:
-    space = passed_through(8)
+    space = identity_space(8)
     images = torch.rand((3, 3, 8, 8), generator=torch.Generator().manual_seed(0)) * 2 - 1
     assert torch.allclose(space.encode(images, at_once=2), images, atol=1e-6)  # a few roundings of float32
     assert torch.allclose(space.decode(images), images, atol=1e-6)

@@ -21,7 +21,7 @@ from rsprune_dagster.tracking.asset_store import AssetStore
 from rsprune_dagster.tracking.content import tree_of
 from rsprune_dagster.tracking.find import find, find_one
 from rsprune_dagster.tracking.locks import locks_in_history
-from rsprune_dagster.tracking.places import Elsewhere, Places
+from rsprune_dagster.tracking.places import Places, RemoteRecords
 from rsprune_dagster.tracking.restore import restore
 from rsprune_dagster.tracking.run_log import Record, RunLog, this_process
 from rsprune_dagster.tracking.verify import verify
@@ -203,7 +203,7 @@ def test_commits_hold_what_they_held(world: World) -> None:
 def told_elsewhere(world: World, ask: object) -> VersionHistory:
     places = Places.of_project(world.root)
     return VersionHistory.load(
-        Places(places.assets, places.run_log, places.project, places.cache, elsewhere=Elsewhere(ask))  # type: ignore[arg-type]
+        Places(places.assets, places.run_log, places.project, places.cache, elsewhere=RemoteRecords(ask))  # type: ignore[arg-type]
     )
 
 

@@ -229,8 +229,8 @@ def test_seen_bands_follow_the_colour_tags(tmp_path: Path) -> None:
         names = ("blue", "green", "red", "undefined")
         dataset.colorinterp = [rasterio.enums.ColorInterp[name] for name in names]
     with rasterio.open(path) as dataset:
-        assert rasters.seen_bands(dataset, ()) == [3, 2, 1]
-        assert rasters.seen_bands(dataset, (4,)) == [4]
+        assert rasters.select_bands(dataset, ()) == [3, 2, 1]
+        assert rasters.select_bands(dataset, (4,)) == [4]
 
 
 @pytest.mark.parametrize("dtype", ["complex64", "complex128"])

@@ -21,7 +21,7 @@ from rsprune_dagster.dagster import gpu_pool
 from rsprune_dagster.dagster.assets import build_assets
 from rsprune_dagster.dagster.automation_conditions import ON_REQUEST, with_conditions
 from rsprune_dagster.dagster.materialize import PROCESS, end_killed_runs
-from rsprune_dagster.dagster.sensors import Look
+from rsprune_dagster.dagster.sensors import NewTilesCursor
 from rsprune_dagster.dagster.user_errors import is_transient, surface_user_errors
 from rsprune_dagster.dagster.webhook import message, post
 from rsprune_dagster.definitions import build_defs, defs
@@ -89,7 +89,7 @@ def looks(*seen: Fingerprint, scanned: dict[str, Any] | None = None) -> list[str
     """The run keys of looks that follow each other, the memory going through Dagster's cursor."""
     cursor, keys = None, []
     for each in seen:
-        memory, key, why = Look.parse(cursor).next(each, SCANNED if scanned is None else scanned)
+        memory, key, why = NewTilesCursor.parse(cursor).next(each, SCANNED if scanned is None else scanned)
         assert why
         cursor, keys = json.dumps(asdict(memory)), [*keys, key]
     return keys
@@ -113,7 +113,12 @@ def test_files_that_come_back_to_an_earlier_state_are_a_change_with_a_key_of_its
 
 
 def test_a_cursor_of_another_form_is_the_first_look() -> None:
-    assert Look.parse("nonsense") == Look.parse('{"other": 1}') == Look.parse(None) == Look()
+    assert (
+        NewTilesCursor.parse("nonsense")
+        == NewTilesCursor.parse('{"other": 1}')
+        == NewTilesCursor.parse(None)
+        == NewTilesCursor()
+    )
 
 
 def test_nothing_starts_unasked_and_one_setting_turns_all_of_it_on(tmp_path: Path) -> None:

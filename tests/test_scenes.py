@@ -6,9 +6,9 @@ import pytest
 from rsprune_dagster.pruning.scenes import (
     SHRINKAGES,
     SceneModel,
+    domain_shift,
     fit_scene_model,
     fit_whitening,
-    foreignness,
     neighbour_scatter,
     squared_distances,
     within_scatter,
@@ -35,15 +35,15 @@ def test_known_scenes_are_recognised_and_not_foreign(model: SceneModel) -> None:
     found = model.assign(vectors)
     assert np.mean(np.array(model.names)[found.scene] == labels) > 0.95
     assert model.held_out.accuracy > 0.95
-    assert foreignness(found.novelty) < 0.15
+    assert domain_shift(found.novelty) < 0.15
 
 
 def test_imbalance_alone_is_not_foreign(model: SceneModel) -> None:
-    assert foreignness(model.assign(tiles(range(1), 200, seed=2)[0]).novelty) < 0.25
+    assert domain_shift(model.assign(tiles(range(1), 200, seed=2)[0]).novelty) < 0.25
 
 
 def test_unknown_scenes_are_foreign(model: SceneModel) -> None:
-    assert foreignness(model.assign(tiles(range(5, 9), 60, seed=3)[0]).novelty) > 0.8
+    assert domain_shift(model.assign(tiles(range(5, 9), 60, seed=3)[0]).novelty) > 0.8
 
 
 def test_a_tile_s_assignment_does_not_depend_on_its_neighbours(model: SceneModel) -> None:
@@ -65,7 +65,7 @@ def test_one_reference_tile_per_scene_is_enough() -> None:
     found = model.assign(vectors)
     assert np.mean(np.array(model.names)[found.scene] == labels) > 0.8
     assert np.all(found.novelty == 0.5)
-    assert foreignness(found.novelty) == 0
+    assert domain_shift(found.novelty) == 0
 
 
 def test_whitening_makes_the_within_scene_covariance_the_identity() -> None:

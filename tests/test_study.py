@@ -26,12 +26,12 @@ from rsprune_dagster.study.arms import (
 )
 from rsprune_dagster.study.results import ArmResult, read_result, read_results, result_path, write_result
 from rsprune_dagster.study.trainings import (
+    EvaluationSetup,
     Study,
-    Yardstick,
     arm_tiles,
     held_out_leaks,
+    image_set_of_tiles,
     run_arm,
-    seen_tiles,
     study_folder,
     study_key,
 )
@@ -215,8 +215,8 @@ def test_another_yardstick_is_another_study() -> None:
     plain = yardstick()
     others = (
         yardstick(seed=1),
-        Yardstick([replace(NETWORK, sha256="cd" * 32)], plain.held_out, SETTINGS),
-        Yardstick([NETWORK], plain.held_out, replace(SETTINGS, n_neighbours=4)),
+        EvaluationSetup([replace(NETWORK, sha256="cd" * 32)], plain.held_out, SETTINGS),
+        EvaluationSetup([NETWORK], plain.held_out, replace(SETTINGS, n_neighbours=4)),
     )
     keys = {study_key(small_study(), one) for one in (plain, *others)}
     assert len(keys) == 4
@@ -247,7 +247,7 @@ def test_checkpoints_that_cannot_be_reached_are_refused(checkpoints: tuple[int, 
 
 def test_held_out_tiles_that_are_in_the_corpus_are_found(corpus: PrunedCorpus) -> None:
     tiles = arm_tiles(small_study(image_size_px=32), RSPRUNE, corpus, seed=0, workers=1)
-    everything = seen_tiles(tiles, [])
+    everything = image_set_of_tiles(tiles, [])
     found = held_out_leaks(everything, everything, correlation=0.94, workers=1)
     assert len(found) == len(tiles) and all(leak.exact for leak in found)
     assert not held_out_leaks(yardstick().held_out, everything, correlation=0.94, workers=1)

@@ -14,7 +14,7 @@ from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.pruning.encoders.backbones import BACKBONES
 from rsprune_dagster.pruning.encoders.embedding import embed_stream
 from rsprune_dagster.pruning.encoders.encoder import TileEncoder, load_encoder, unit
-from rsprune_dagster.pruning.encoders.tile_encoder import TexturedEncoder, beside, load_tile_encoder
+from rsprune_dagster.pruning.encoders.tile_encoder import CombinedEncoder, beside, load_tile_encoder
 from rsprune_dagster.stages.embeddings import Embedder
 from rsprune_dagster.utils.errors import RunError, UsageError
 
@@ -117,7 +117,7 @@ def test_damaged_weights_are_noticed(weights: Path, tmp_path: Path) -> None:
     state = {key: torch.full_like(value, torch.nan) for key, value in BACKBONES[BACKBONE].build().state_dict().items()}
     save_file(state, tmp_path / "nan.safetensors")
     encoder = load_tile_encoder(embedding(tmp_path / "nan.safetensors"), "cpu")
-    assert isinstance(encoder, TexturedEncoder)
+    assert isinstance(encoder, CombinedEncoder)
     with pytest.raises(RunError, match=f"{BACKBONE} gave values that are not finite"):
         encoder.embed(tiles(1))
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -216,3 +217,12 @@ def test_the_stability_index_is_zero_for_equal_shares_symmetric_and_grows_with_t
     assert stability_index(even, even) == 0
     assert stability_index(even, tilted) == pytest.approx(stability_index(tilted, even))
     assert 0 < stability_index(tilted, even) < stability_index(far, even)
+
+
+def test_a_version_from_before_the_domain_shift_was_called_so_is_read(first: Path, tmp_path: Path) -> None:
+    shutil.copytree(first, tmp_path / "earlier")
+    quality = tmp_path / "earlier" / "quality.json"
+    content = json.loads(quality.read_text())
+    assert content.pop("domain_shift") == read_clusters(first).domain_shift
+    quality.write_text(json.dumps({**content, "foreignness": 0.25}))
+    assert read_clusters(tmp_path / "earlier").domain_shift == 0.25

@@ -20,7 +20,7 @@ from rsprune_dagster.diffusion.latents import Space, latents, read_autoencoder
 from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.signals import deferred_signals
 from rsprune_dagster.diffusion.state import states
-from rsprune_dagster.diffusion.threads import on_threads, threads_for
+from rsprune_dagster.diffusion.threads import resume_threads, torch_threads
 from rsprune_dagster.diffusion.training import Trained, is_due, train
 from rsprune_dagster.stages.diffusion_checkpoint import commonest_scenes
 from rsprune_dagster.utils.errors import UsageError
@@ -115,16 +115,16 @@ def test_sigterm_saves_a_state_first_and_the_training_goes_on_from_it(tmp_path: 
     tiles = small_tiles(tmp_path / "tiles")
     resumed = train(tiles, ends, tmp_path / "cut", device="cpu")
     assert resumed.n_threads == 1  # that of the process that began
-    with on_threads(1):
+    with torch_threads(1):
         assert resumed.losses == train(tiles, ends, tmp_path / "whole", device="cpu").losses
 
 
 def test_a_training_goes_on_with_the_threads_that_it_began_with(tmp_path: Path) -> None:
     tiles, options = small_tiles(tmp_path / "tiles"), small_options(n_images=32)
-    with on_threads(1):
+    with torch_threads(1):
         whole = train(tiles, options, tmp_path / "whole", device="cpu")
         train(tiles, replace(options, n_images=16), tmp_path / "cut", device="cpu")
-    with on_threads(2):
+    with torch_threads(2):
         resumed = train(tiles, options, tmp_path / "cut", device="cpu")
         assert torch.get_num_threads() == 2
     assert (resumed.n_threads, resumed.losses) == (1, whole.losses)
@@ -132,12 +132,12 @@ def test_a_training_goes_on_with_the_threads_that_it_began_with(tmp_path: Path) 
 
 def test_more_threads_than_cores_are_not_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    with on_threads(2):
-        assert [threads_for(n) for n in (0, 1, 2, 8, 9, 64)] == [2, 1, 2, 8, 2, 2]
-        assert [threads_for(n, n_processes=2) for n in (1, 4, 5)] == [1, 4, 2]
+    with torch_threads(2):
+        assert [resume_threads(n) for n in (0, 1, 2, 8, 9, 64)] == [2, 1, 2, 8, 2, 2]
+        assert [resume_threads(n, n_processes=2) for n in (1, 4, 5)] == [1, 4, 2]
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
-    with on_threads(4):  # as OMP_NUM_THREADS may ask
-        assert [threads_for(n) for n in (1, 4, 5)] == [1, 4, 4]
+    with torch_threads(4):  # as OMP_NUM_THREADS may ask
+        assert [resume_threads(n) for n in (1, 4, 5)] == [1, 4, 4]
 
 
 def caught(pid: int, number: int) -> bool:

@@ -7,63 +7,65 @@ from rsprune_dagster.config.params import NO_TRACKING, Params
 
 
 @dataclass(frozen=True)
-class Needs:
+class Condition:
     """The condition under which a parameter has an effect: as a function and in words."""
 
     met: Callable[[Params], bool]
     what: str
 
 
-_REFERENCE = Needs(
+_REFERENCE = Condition(
     lambda params: params.entropy.threshold_from == "reference" and bool(params.reference.sources),
     "entropy.threshold_from=reference and a reference",
 )
-_NETWORK = Needs(
+_NETWORK = Condition(
     lambda params: params.embedding.backbone != "descriptor", "an embedding.backbone other than the descriptor"
 )
-_DRIFT = Needs(
+_DRIFT = Condition(
     lambda params: (
         params.clustering.recluster == "never" or (params.clustering.recluster == "auto" and params.automation.enabled)
     ),
     "clustering.recluster=never, or =auto with automation.enabled=true",
 )
-_OURS = Needs(lambda params: params.selection.strategy == "rsprune", "selection.strategy=rsprune")
-_CHAMPION = Needs(lambda params: bool(params.evaluation.champion_score), "an evaluation.champion_score")
-_AUTOMATION = Needs(lambda params: params.automation.enabled, "automation.enabled=true")
+_RSPRUNE = Condition(lambda params: params.selection.strategy == "rsprune", "selection.strategy=rsprune")
+_CHAMPION = Condition(lambda params: bool(params.evaluation.champion_score), "an evaluation.champion_score")
+_AUTOMATION = Condition(lambda params: params.automation.enabled, "automation.enabled=true")
 
-NEEDS: Mapping[str, Needs] = {
-    "entropy.threshold_bits": Needs(
+NEEDS: Mapping[str, Condition] = {
+    "entropy.threshold_bits": Condition(
         lambda params: (
             params.entropy.threshold_from == "bits"
             or (params.entropy.threshold_from == "reference" and not params.reference.sources)
         ),
         "entropy.threshold_from=bits, or =reference without a reference",
     ),
-    "entropy.threshold_quantile": Needs(
+    "entropy.threshold_quantile": Condition(
         lambda params: params.entropy.threshold_from == "quantile", "entropy.threshold_from=quantile"
     ),
     "entropy.max_scene_loss": _REFERENCE,
     "entropy.max_threshold_bits": _REFERENCE,
-    "embedding.weights_sha256": Needs(lambda params: bool(params.embedding.weights), "an embedding.weights file"),
+    "embedding.weights_sha256": Condition(lambda params: bool(params.embedding.weights), "an embedding.weights file"),
     "embedding.image_size_px": _NETWORK,
     "embedding.descriptor_weight": _NETWORK,
     "embedding.precision": _NETWORK,
-    "clustering.candidates": Needs(lambda params: params.clustering.n_clusters == 0, "clustering.n_clusters=0"),
+    "clustering.candidates": Condition(lambda params: params.clustering.n_clusters == 0, "clustering.n_clusters=0"),
     "clustering.max_far_fraction": _DRIFT,
     "clustering.max_cluster_shift": _DRIFT,
     "clustering.max_growth": _DRIFT,
-    "selection.scene_exponent": Needs(
-        lambda params: _OURS.met(params) and bool(params.reference.sources), f"{_OURS.what} and a reference"
+    "selection.scene_exponent": Condition(
+        lambda params: _RSPRUNE.met(params) and bool(params.reference.sources), f"{_RSPRUNE.what} and a reference"
     ),
-    "selection.cluster_exponent": _OURS,
-    "selection.cluster_half_size": _OURS,
+    "selection.cluster_exponent": _RSPRUNE,
+    "selection.cluster_half_size": _RSPRUNE,
     "evaluation.champion_margin": _CHAMPION,
     "evaluation.champion_max_copies": _CHAMPION,
-    "report.seed_sample_tiles": Needs(lambda params: params.report.n_other_seeds > 0, "a report.n_other_seeds above 0"),
+    "report.seed_sample_tiles": Condition(
+        lambda params: params.report.n_other_seeds > 0, "a report.n_other_seeds above 0"
+    ),
     "automation.schedule": _AUTOMATION,
     "automation.timezone": _AUTOMATION,
     "automation.look_every_s": _AUTOMATION,
-    "tracking.experiment": Needs(
+    "tracking.experiment": Condition(
         lambda params: params.tracking.uri_in_effect != NO_TRACKING,
         "an MLFLOW_TRACKING_URI or tracking.uri other than none",
     ),

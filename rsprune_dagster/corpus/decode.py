@@ -157,7 +157,7 @@ class TileReader:
         return data
 
     def _window(self, row: Row) -> Pixels:
-        from rsprune_dagster.corpus.gdal import said_by_gdal
+        from rsprune_dagster.corpus.gdal import gdal_message
         from rsprune_dagster.corpus.rasters import damage
 
         try:
@@ -172,7 +172,7 @@ class TileReader:
         except (TileError, RunError):
             raise
         except Exception as error:  # GDAL's errors have many classes
-            raise TileError(f"damaged raster: {said_by_gdal(error)}") from error
+            raise TileError(f"damaged raster: {gdal_message(error)}") from error
 
     def _open_scene(self, uri: str) -> None:
         from rsprune_dagster.corpus.rasters import Raster, opened

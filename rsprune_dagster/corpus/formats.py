@@ -251,7 +251,7 @@ def _gdal(data: bytes, options: ReadOptions) -> Pixels:
     except TileError:
         raise
     except Exception as error:  # GDAL raises many exception types
-        raise TileError(f"damaged {kind}: {gdal.said_by_gdal(error)}") from error
+        raise TileError(f"damaged {kind}: {gdal.gdal_message(error)}") from error
 
 
 _DRIVERS = {"PNG": "PNG", "TIFF": "GTiff"}

@@ -48,7 +48,7 @@ def opened(source: str, driver: str = "GTiff") -> Iterator[Any]:
         yield stack.enter_context(rasterio.open(file, driver=driver))
 
 
-def said_by_gdal(error: BaseException) -> str:
+def gdal_message(error: BaseException) -> str:
     """GDAL's message on one line, without paths and names of in-memory files, so that reasons are reproducible."""
     words = " ".join(str(error.__cause__ or error).split())
     return re.sub(r"'?((?<![\w.])/[^\s':,]+|[0-9a-f]{8}-[0-9a-f-]{27}(\.\w+)?)'?", "the file", words)

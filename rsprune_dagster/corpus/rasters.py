@@ -126,7 +126,7 @@ def _crs(wkt: str, uri: str) -> Any:
         return CRS.from_wkt(wkt)
     except CRSError as error:
         name = sidecars.name_of(uri + sidecars.GEOREFERENCE)
-        raise TileError(f"{name} holds no CRS as WKT in SRS; mend it: {gdal.said_by_gdal(error)}") from error
+        raise TileError(f"{name} holds no CRS as WKT in SRS; mend it: {gdal.gdal_message(error)}") from error
 
 
 @contextmanager
@@ -177,7 +177,7 @@ def damage(scene: Scene, options: ReadOptions) -> str | None:
     except TileError as error:
         return str(error)
     except Exception as error:  # GDAL raises many exception types; each means that the scene is unreadable
-        return f"damaged raster: {gdal.said_by_gdal(error)}"
+        return f"damaged raster: {gdal.gdal_message(error)}"
     return None
 
 
@@ -219,7 +219,7 @@ def _block_bytes(dataset: Any) -> int:
     return int(height * width * n_bands * np.dtype(dataset.dtypes[0]).itemsize)
 
 
-def seen_bands(dataset: Any, wanted: tuple[int, ...]) -> list[int]:
+def select_bands(dataset: Any, wanted: tuple[int, ...]) -> list[int]:
     """The bands for red, green and blue, or for grey: the wanted, else those with colour tags, else the first 3 or 1.
 
     Raises:
@@ -321,7 +321,7 @@ class Raster:
         for each, what in ((dataset, "a block"), (scene.mask, "a block of the mask")):
             if each is not None:
                 _check_bytes(_block_bytes(each), what, options)
-        self.bands = seen_bands(dataset, options.bands)
+        self.bands = select_bands(dataset, options.bands)
         self.dtype: str = dataset.dtypes[self.bands[0] - 1]
         if "complex" in self.dtype:
             raise TileError(f"complex values ({self.dtype}) are no picture; save their amplitude instead")

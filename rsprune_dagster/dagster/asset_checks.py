@@ -1,7 +1,7 @@
 """Asset checks: what must hold of each asset. A check is one decorated function that returns a verdict.
 
 A blocking check that fails ends its run: nothing is made from its asset. Other checks warn. The checks of an asset run
-in one step. The verdicts are computed by `pruning/checks`, `evaluation/gates` and `report/checks`, which import
+in one step. The verdicts are computed by `pruning/checks`, `evaluation/checks` and `viz/checks`, which import
 heavy libraries in their bodies: loading the definitions imports no torch.
 """
 
@@ -31,7 +31,7 @@ from rsprune_dagster.viz.markdown import table
 
 @dataclass(frozen=True)
 class CheckContext:
-    """What the checks of one asset look at."""
+    """What the checks of one asset read."""
 
     asset: str
     store: AssetStore
@@ -49,8 +49,8 @@ class CheckContext:
         return vectors.measure(self["embeddings"], norm_tolerance=self.params.checks.norm_tolerance)
 
     @cached_property
-    def evaluation(self) -> gates.Told:
-        """What evaluation_metrics says."""
+    def evaluation(self) -> gates.StoredEvaluation:
+        """The evaluation of the current checkpoint."""
         return gates.read_evaluation({path.name: path for path in self["evaluation_metrics"].iterdir()})
 
 
@@ -145,13 +145,13 @@ def readable(context: CheckContext) -> Verdict:
 
 @asset_check("raw_corpus")
 def read_as_asked(context: CheckContext) -> Verdict:
-    """Bands and value range were of use for some tile."""
+    """`corpus.bands` and `corpus.value_range`, where given, applied to some tile."""
     return corpus.read_as_asked(context["raw_corpus"])
 
 
 @asset_check("raw_corpus")
 def all_read(context: CheckContext) -> Verdict:
-    """No file was passed by that may hold tiles."""
+    """No ignored file may hold tiles."""
     return corpus.all_read(context["raw_corpus"])
 
 
@@ -164,7 +164,7 @@ def not_shrunken(context: CheckContext) -> Verdict:
 
 @asset_check("reference_scenes")
 def scenes_large_enough(context: CheckContext) -> Verdict:
-    """Scenes show how they vary."""
+    """Every scene of the reference has enough tiles."""
     return corpus.scenes_large_enough(context["reference_scenes"])
 
 
@@ -220,13 +220,13 @@ def tells_scenes_apart(context: CheckContext) -> Verdict:
 
 @asset_check("scene_clusters")
 def no_drift(context: CheckContext) -> Verdict:
-    """The tiles are like those that trained the centroids."""
+    """The pool has not drifted from the tiles that trained the centroids."""
     return clusters.no_drift(context["scene_clusters"], context.params.clustering)
 
 
 @asset_check("pruned_subset", blocking=True)
 def conservation(context: CheckContext) -> Verdict:
-    """Every tile seen is in the ledger once."""
+    """Every scanned tile is in the ledger once."""
     return subset.conservation(context["raw_corpus"], context["pruned_subset"])
 
 
@@ -244,7 +244,7 @@ def no_copies(context: CheckContext) -> Verdict:
 
 @asset_check("pruned_subset")
 def near_duplicates_left(context: CheckContext) -> Verdict:
-    """Hardly a kept tile is nearly another."""
+    """Few kept tiles are near-duplicates of another kept tile."""
     limit = context.params.checks.max_near_duplicate_fraction
     folders = context["raw_corpus"], context["pruned_subset"]
     return subset.near_duplicates_left(*folders, max_near_duplicate_fraction=limit, workers=context.n_workers)
@@ -266,7 +266,7 @@ def scene_coverage(context: CheckContext) -> Verdict:
 
 @asset_check("pruned_subset")
 def fresh(context: CheckContext) -> Verdict:
-    """Made from what lies there now, and not too long ago."""
+    """The subset was made from the current inputs, and is not too old."""
     age_s, stale = context.history.age_s("pruned_subset"), context.history.stale_inputs("pruned_subset")
     return coverage.fresh(age_s, stale, max_age_days=context.params.checks.max_age_days)
 
@@ -279,7 +279,7 @@ def training_went_well(context: CheckContext) -> Verdict:
 
 @asset_check("evaluation_metrics", blocking=True)
 def no_leakage(context: CheckContext) -> Verdict:
-    """No evaluation tile was trained on, nor nearly."""
+    """No evaluation tile, nor a near-duplicate of one, was trained on."""
     return gates.no_leakage(context.evaluation)
 
 
@@ -293,7 +293,7 @@ def not_worse_than_champion(context: CheckContext) -> Verdict:
 
 @asset_check("pruning_report")
 def counts_agree(context: CheckContext) -> Verdict:
-    """The page tells of the tiles that lie there."""
+    """The counts of the report are those of the current subset."""
     from rsprune_dagster.viz import checks as report_checks
 
     return report_checks.counts_agree(context["pruning_report"], context["pruned_subset"])
@@ -301,7 +301,7 @@ def counts_agree(context: CheckContext) -> Verdict:
 
 @asset_check("pruning_report")
 def self_contained(context: CheckContext) -> Verdict:
-    """The page needs nothing beside it."""
+    """The report loads no other file."""
     from rsprune_dagster.viz import checks as report_checks
 
     return report_checks.self_contained(context["pruning_report"])

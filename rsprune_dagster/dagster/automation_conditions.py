@@ -16,16 +16,16 @@ AC = dg.AutomationCondition
 ON_REQUEST: Final = frozenset({"raw_corpus", "reference_scenes", "pruning_study"})
 """Roots are started by the schedule and the sensor; a study takes days of a GPU, so a person asks for it."""
 ON_SCHEDULE: Final = frozenset({"diffusion_checkpoint", "super_resolution_checkpoint", "semantic_synthesis_checkpoint"})
-"""Trainings: however often tiles come, once a period of the schedule at most."""
+"""Trainings run at most once in a period of the schedule, however often tiles arrive."""
 
 
 def with_conditions(assets: Sequence[dg.AssetsDefinition], params: AutomationParams) -> list[dg.AssetsDefinition]:
-    """The assets, each with its condition; without the switch in params.yaml no sensor asks for them."""
+    """The assets, each with its condition. It is evaluated only if `automation.enabled` is true."""
     return [asset.map_asset_specs(lambda spec: _conditioned(spec, params)) for asset in assets]
 
 
 def upstream_changed() -> "dg.AutomationCondition[Any]":
-    """Upstream content changed since the asset was last made or asked for, and the way is clear.
+    """Upstream data changed since the last materialization or request; nothing upstream is missing, running or failed.
 
     A failure is not tried again before something upstream changes: the same content would fail again.
     """

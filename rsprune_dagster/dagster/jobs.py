@@ -1,4 +1,4 @@
-"""The jobs one starts by name."""
+"""The jobs that a person starts by name."""
 
 import dagster as dg
 
@@ -14,21 +14,21 @@ prune = dg.define_asset_job(
 train = dg.define_asset_job(
     "train",
     selection=dg.AssetSelection.groups("training"),
-    description="Train the diffusion model on the pruned subset as it lies there.",
+    description="Train the diffusion model on the current pruned subset.",
 )
 
 evaluate = dg.define_asset_job(
     "evaluate",
     selection=dg.AssetSelection.assets("evaluation_metrics"),
     tags={"dagster/max_runtime": 24 * 3600},  # 10^5 samples of a large model take hours
-    description="Measure the checkpoint as it lies there against held-out tiles, and decide on the champion.",
+    description="Evaluate the current checkpoint on held-out tiles, and decide on the champion.",
 )
 
 report = dg.define_asset_job(
     "report",
     selection=dg.AssetSelection.assets("pruning_report"),
     tags={"dagster/max_runtime": 6 * 3600},  # minutes, but the other seeds rank the candidates again
-    description="Write the page on the assets as they lie there.",
+    description="Write the report on the current assets.",
 )
 
 everything = dg.define_asset_job(

@@ -138,10 +138,9 @@ def known_assets(names: Sequence[str], known: tuple[str, ...]) -> Sequence[str]:
 def _alone(
     work: Path, partition: Mapping[str, str] | None, say: Callable[[str], object]
 ) -> AbstractContextManager[None]:
-    """One command at a time makes assets in a place: else one reads what the other replaces.
+    """Lock the asset folder against other commands, which would read what this one replaces.
 
-    Partitions stand beside each other, so they may be made by several commands; these and runs of the web UI hold no
-    lock.
+    Partitions write to folders of their own and take no lock. Neither do runs of the web UI.
     """
     return nullcontext() if partition else held(work / "lock", f"{work / 'lock'}, as it makes assets there", say)
 

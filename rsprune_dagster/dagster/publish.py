@@ -43,8 +43,8 @@ class Publisher:
         if commits:
             self._check_not_moved(branch)
 
-    def pull_pointers(self, say: Say) -> None:
-        """Bring what the checkout's `.dvc` files name, such as the corpus, where it is not there as they say.
+    def pull_dvc_files(self, say: Say) -> None:
+        """Pull the data of the checkout's `.dvc` files, such as the corpus, where it is missing or differs.
 
         Raises:
             RunError: no remote is set up, or it lacks the data.
@@ -95,7 +95,7 @@ class Publisher:
             self.checkout.push()
         except RunError as error:
             if commits:
-                self.checkout.take_back_commit()
+                self.checkout.undo_commit()
             self._check_not_moved(self.checkout.branch())
             raise error from None
         return True

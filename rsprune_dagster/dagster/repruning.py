@@ -19,10 +19,10 @@ from rsprune_dagster.tracking.places import Places
 from rsprune_dagster.tracking.repruning import (
     Repruning,
     Review,
-    exchanged_too_many,
-    lost_too_many,
+    exchange_gate,
     pictures_of,
     review,
+    shrink_gate,
 )
 from rsprune_dagster.tracking.restore import Say
 from rsprune_dagster.tracking.staleness import wanted
@@ -67,7 +67,7 @@ def reprune(root: Path, request: UpdateRequest, say: Say, make: Make | None = No
     if request.push_data:
         publisher.check(commits=request.commit)
     committed = _start_from_commit(project, order, say)
-    publisher.pull_pointers(say)
+    publisher.pull_dvc_files(say)
     done = Update(project, committed, make or make_in_process(root, params), say).run(order, scan=request.scan)
     seen = _reviewed(root, request.base, command, order, done, say)
     done = _judged(done, seen, params)
@@ -123,8 +123,8 @@ def _judged(done: Repruning, seen: Review, params: Params) -> Repruning:
     if done.error or seen.difference is None:
         return done
     said = {
-        "exchanged": exchanged_too_many(seen.difference, params.repruning.max_exchanged_fraction),
-        "not_shrunken": lost_too_many(seen.difference, params.checks.max_shrink_fraction),
+        "exchanged": exchange_gate(seen.difference, params.repruning.max_exchanged_fraction),
+        "not_shrunken": shrink_gate(seen.difference, params.checks.max_shrink_fraction),
     }
     try:
         raise_for_blocking(CheckResult(SUBSET, name, not said[name], True, said[name]) for name in said)

@@ -30,7 +30,7 @@ class Compute(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     workers: int = Field(description="Threads over shards; 0: one per core")
     device: str = Field(description="auto, cpu, cuda or cuda:N")
-    seed: int = Field(description="Every draw comes from this")
+    seed: int = Field(description="Random seed")
     progress_on: str = Field(default="log", description="log: lines in the run's log; terminal: a bar")
 
     def drawn(self) -> dict[str, int]:
@@ -46,7 +46,7 @@ class Compute(dg.ConfigurableResource):  # type: ignore[type-arg]
         return terminal if self.progress_on == "terminal" else lines(context.log.info)
 
     def has_gpu(self) -> bool:
-        """Whether the clustering may run on a GPU: one is there and was not ruled out."""
+        """Whether the clustering may use a GPU: there is one, and `device` is not cpu."""
         if self.device == "cpu":
             return False
         from rsprune_dagster.utils.device import resolve_device

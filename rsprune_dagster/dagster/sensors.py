@@ -27,46 +27,46 @@ IN_PROGRESS: Final = [
 
 
 @dataclass(frozen=True)
-class Look:
-    """What the sensor remembers: the listing it saw last, the one it asked a run for, and how many it asked."""
+class NewTilesCursor:
+    """The cursor of the sensor: the last listing, the listing of the last requested run, and the number of requests."""
 
     seen: str = ""
     asked: str = ""
     n_asked: int = 0
 
     @classmethod
-    def parse(cls, cursor: str | None) -> "Look":
+    def parse(cls, cursor: str | None) -> "NewTilesCursor":
         """From Dagster's cursor; the first look where there is none, or one of an older form."""
         try:
             return cls(**json.loads(cursor or "{}"))
         except (ValueError, TypeError):
             return cls()
 
-    def next(self, now: Fingerprint, scanned: Mapping[str, Any]) -> tuple["Look", str, str]:
+    def next(self, now: Fingerprint, scanned: Mapping[str, Any]) -> tuple["NewTilesCursor", str, str]:
         """The memory after this look, the key of the run to start or empty, and why.
 
         Args:
             scanned: the listing that the corpus was last scanned from; empty: never.
         """
-        remembered = Look(now.fingerprint, self.asked, self.n_asked)
+        remembered = NewTilesCursor(now.fingerprint, self.asked, self.n_asked)
         if now.fingerprint == scanned.get("fingerprint"):
             return remembered, "", f"{now.n_files:,} files, as when the corpus was last scanned"
         if now.fingerprint == self.asked:
             return remembered, "", "a run was started for these files; the weekly refresh tries again"
         if now.fingerprint != self.seen:
             return remembered, "", f"{now.n_files:,} files, not those that were scanned: waiting until they stand still"
-        asking = Look(now.fingerprint, now.fingerprint, self.n_asked + 1)
-        return asking, f"{asking.n_asked}-{now.fingerprint}", news(now, scanned)
+        asking = NewTilesCursor(now.fingerprint, now.fingerprint, self.n_asked + 1)
+        return asking, f"{asking.n_asked}-{now.fingerprint}", change_summary(now, scanned)
 
 
-def news(now: Fingerprint, scanned: Mapping[str, Any]) -> str:
+def change_summary(now: Fingerprint, scanned: Mapping[str, Any]) -> str:
     """What changed, for the run's tag."""
     before = scanned.get("n_files")
     return f"{now.n_files:,} files" + ("" if before is None else f", {before:,} when the corpus was last scanned")
 
 
 def weekly_refresh(params: AutomationParams) -> dg.ScheduleDefinition:
-    """Prunes anew on schedule: new tiles cost themselves, and the rest is taken from the last time."""
+    """Prune on a schedule; only new tiles are computed, all others come from the cache."""
 
     @dg.schedule(
         name="weekly_refresh",
@@ -89,14 +89,14 @@ def is_pruning(instance: dg.DagsterInstance) -> bool:
 
 
 def new_tiles(params: Params) -> dg.SensorDefinition:
-    """Notices new, changed and missing files by listing the sources; no tile is read."""
+    """Find new, changed and missing files by listing the sources; no tile is read."""
 
     @dg.sensor(
         name="new_tiles",
         job=prune,
         minimum_interval_seconds=params.automation.look_every_s,
         default_status=sensor_status(params.automation),
-        description="Lists the corpus and prunes anew when it changed and stands still.",
+        description="Starts the job `prune` when the sources changed and two listings in a row agree.",
     )
     def look(context: dg.SensorEvaluationContext, store: Store, recorder: RunRecorder) -> dg.SensorResult:
         sources = watched_sources(params.corpus.sources, Path(recorder.project) if recorder.project else None)
@@ -105,7 +105,7 @@ def new_tiles(params: Params) -> dg.SensorDefinition:
         if is_pruning(context.instance):
             return dg.SensorResult(skip_reason=dg.SkipReason(BUSY), cursor=context.cursor)
         scanned = AssetHistory.of(recorder, store.open()).listing()
-        memory, key, why = Look.parse(context.cursor).next(fingerprint_of(sources), scanned)
+        memory, key, why = NewTilesCursor.parse(context.cursor).next(fingerprint_of(sources), scanned)
         cursor = json.dumps(asdict(memory))
         if not key:
             return dg.SensorResult(skip_reason=dg.SkipReason(why), cursor=cursor)

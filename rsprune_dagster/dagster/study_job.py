@@ -20,8 +20,8 @@ from rsprune_dagster.tracking.run_recorder import RunRecorder
 STUDY = "pruning_study"
 
 
-def only_told(assets: Sequence[dg.AssetsDefinition]) -> list[dg.AssetsDefinition | dg.AssetSpec]:
-    """The assets as the web UI has them: of the study only what it is, for the job is what fills it."""
+def with_external_study(assets: Sequence[dg.AssetsDefinition]) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+    """The assets for the web UI; pruning_study is an external asset, as only the job `study` materializes it."""
     return [made.get_asset_spec() if _is_study(made) else made for made in assets]
 
 

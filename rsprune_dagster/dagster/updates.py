@@ -9,21 +9,21 @@ from rsprune_dagster.dagster.assets import build_assets
 from rsprune_dagster.dagster.materialize import materialize, project_home
 from rsprune_dagster.tracking.dvc_lock import DvcProject, Stage, version_in
 from rsprune_dagster.tracking.places import Places
-from rsprune_dagster.tracking.repruning import Remade, Repruning
-from rsprune_dagster.tracking.restore import Say, make_whole, place
+from rsprune_dagster.tracking.repruning import RematerializedAsset, Repruning
+from rsprune_dagster.tracking.restore import Say, ensure_cached, place
 from rsprune_dagster.tracking.run_recorder import project_recorder
 from rsprune_dagster.tracking.staleness import wanted, why_stale
 from rsprune_dagster.tracking.version_history import VersionHistory
 from rsprune_dagster.utils.errors import BlockingCheckError, RunError
 
-LIST_IMAGES = ("raw_corpus", "reference_scenes")
+SCANS_SOURCES = ("raw_corpus", "reference_scenes")
 """Assets that list images, which are no dependency of any stage: only making these assets again finds new tiles."""
 
-READ_THEIR_LAST_VERSION = ("scene_clusters", "evaluation_metrics")
+USES_PREVIOUS_VERSION = ("scene_clusters", "evaluation_metrics")
 """Assets that may start from their last version's centroids, or are compared with it, as with the champion's."""
 
 Make = Callable[[str, Say], object]
-"""Materializes and checks an asset of the project; the second argument is told what its checks warn of.
+"""Materializes and checks an asset of the project; the second argument gets the warnings of its checks.
 
 Raises BlockingCheckError where a blocking check fails, and then the asset was made, else a RunError."""
 
@@ -60,10 +60,10 @@ class Update:
     committed: Mapping[str, Stage]
     make: Make
     say: Say
-    made: list[Remade] = field(default_factory=list)
+    made: list[RematerializedAsset] = field(default_factory=list)
 
     def run(self, order: Sequence[str], *, scan: bool) -> Repruning:
-        """Make what is stale, until a run or a blocking check fails.
+        """Materialize the stale assets, until a run or a blocking check fails.
 
         Args:
             order: assets, each after what it is made from.
@@ -72,7 +72,7 @@ class Update:
         locked, error = dict(self.committed), None
         try:
             for asset in order:
-                listed_again = "images listed again" if scan and asset in LIST_IMAGES else ""
+                listed_again = "images listed again" if scan and asset in SCANS_SOURCES else ""
                 if why := why_stale(self.project, asset, locked) or listed_again:
                     self._bring_inputs(asset, locked)
                     self._make(asset, why)
@@ -82,9 +82,9 @@ class Update:
         return Repruning(tuple(self.made), error)
 
     def _bring_inputs(self, asset: str, locked: Mapping[str, Stage]) -> None:
-        """Put in place what an asset, its pictures and its checks read: all that it is made from, directly or not.
+        """Restore all assets upstream of an asset, which its pictures and checks read too.
 
-        What neither the cache nor a remote has is made again, and must come out as it was.
+        A version in neither the cache nor a remote is made again, and must have the same hash.
         """
         names = [name for name in wanted(self.project, [asset]) if name != asset]
         for name, lacking in self._bring(names, locked).items():
@@ -95,7 +95,7 @@ class Update:
                     f"{name} came out as {after}, not as dvc.lock has it ({expected}): its images changed; run again "
                     "with --scan"
                 )
-        if asset in READ_THEIR_LAST_VERSION and asset in self.committed:
+        if asset in USES_PREVIOUS_VERSION and asset in self.committed:
             for lacking in self._bring([asset], self.committed).values():
                 self.say(f"{lacking}: {asset} is made as if for the first time")
 
@@ -109,14 +109,14 @@ class Update:
                 continue
             version = history.version(asset, version_in(locked, asset))
             try:
-                make_whole(places, places.cache, [version], self.say)
+                ensure_cached(places, places.cache, [version], self.say)
             except RunError as error:
                 lacking[asset] = str(error)
             else:
                 place(places, places.cache, version, self.say)
         return lacking
 
-    def _make(self, asset: str, why: str) -> Remade:
+    def _make(self, asset: str, why: str) -> RematerializedAsset:
         """Make one asset. What was made is in `made` also where a blocking check fails then."""
         self.say(f"making {asset}: {why}")
         warnings: list[str] = []
@@ -132,7 +132,7 @@ class Update:
             raise RunError(
                 f"the run log of the assets holds no record of {asset}, which was just made: is assets/ written to?"
             )
-        remade = Remade(asset, why, version_in(self.committed, asset), records[-1], tuple(warnings))
+        remade = RematerializedAsset(asset, why, version_in(self.committed, asset), records[-1], tuple(warnings))
         self.made.append(remade)
         if refused:
             raise refused

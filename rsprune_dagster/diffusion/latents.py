@@ -73,9 +73,9 @@ def pixels(image_size_px: int) -> Space:
     return Space(3, image_size_px)
 
 
-def passed_through(image_size_px: int) -> Space:
+def identity_space(image_size_px: int) -> Space:
     """Pixels behind an identity autoencoder, for a pipeline that requires one."""
-    return Space(3, image_size_px, pass_through_autoencoder())
+    return Space(3, image_size_px, identity_autoencoder())
 
 
 def latents(autoencoder: Module, digest: str, image_size_px: int) -> Space:
@@ -147,7 +147,7 @@ def digest_of(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def pass_through_autoencoder() -> Module:
+def identity_autoencoder() -> Module:
     """An identity autoencoder, which lets a latent-diffusion pipeline work on pixels.
 
     Two 1 x 1 convolutions, between which the image and its negative pass the ReLU without loss. The code before scaling

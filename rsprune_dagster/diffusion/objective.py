@@ -13,7 +13,7 @@ from rsprune_dagster.diffusion.tile_set import Batch
 
 
 @dataclass(frozen=True)
-class Noised:
+class NoisyBatch:
     """The noisy input of the denoiser, and its target."""
 
     noisy: torch.Tensor
@@ -58,7 +58,7 @@ def noised(
     seed: int,
     rows: slice = slice(None),
     at_once: int = 64,
-) -> Noised:
+) -> NoisyBatch:
     """Add noise to a batch, or to some rows of it.
 
     Random numbers are drawn for the whole batch and depend only on the seed and the number of its first image.
@@ -74,7 +74,7 @@ def noised(
     scenes = torch.where(left_out, null_class, torch.from_numpy(batch.scenes))[rows]
     clean = space.encode(to_tensor(batch.images[rows]), at_once=at_once)
     noisy, target = objective.noised(schedule, clean, noise, timesteps)
-    return Noised(noisy, timesteps, scenes, target)
+    return NoisyBatch(noisy, timesteps, scenes, target)
 
 
 def uniform_timesteps(n: int, generator: torch.Generator) -> torch.Tensor:
@@ -109,7 +109,7 @@ OBJECTIVES: dict[str, Objective] = {
 }
 
 
-def loss_of(denoiser: Denoiser, part: Noised) -> torch.Tensor:
+def loss_of(denoiser: Denoiser, part: NoisyBatch) -> torch.Tensor:
     """The mean squared error of the denoiser's prediction, a scalar."""
     labels = part.scenes if takes_scenes(denoiser) else None
     said = denoiser(part.noisy, part.timesteps, class_labels=labels).sample

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 
 
-def threads_for(n_recorded: int, n_processes: int = 1) -> int:
+def resume_threads(n_recorded: int, n_processes: int = 1) -> int:
     """The number of threads to resume a training that started with `n_recorded`; 0: a new or unrecorded one.
 
     The recorded number if each process has enough cores, so that the result has the same bits; else torch's default,
@@ -18,7 +18,7 @@ def threads_for(n_recorded: int, n_processes: int = 1) -> int:
 
 
 @contextmanager
-def on_threads(n: int) -> Iterator[None]:
+def torch_threads(n: int) -> Iterator[None]:
     """Set torch's number of threads to `n` in this context."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)

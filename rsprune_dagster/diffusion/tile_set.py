@@ -129,7 +129,7 @@ def squared(image: np.ndarray, size_px: int) -> np.ndarray:
     return np.asarray(Image.fromarray(square).resize((size_px, size_px), Image.Resampling.LANCZOS))
 
 
-def order_of(positions: np.ndarray, *, n_tiles: int, seed: int) -> np.ndarray:
+def epoch_order(positions: np.ndarray, *, n_tiles: int, seed: int) -> np.ndarray:
     """The tile of the i-th training image: every epoch is a permutation of all tiles.
 
     Args:
@@ -172,7 +172,7 @@ def batches(tiles: TileSet, *, start: int, end: int, batch_size: int, seed: int,
     with ThreadPoolExecutor(workers) as pool:
         for first in range(start, end, batch_size):
             positions = np.arange(first, min(first + batch_size, end))
-            chosen = order_of(positions, n_tiles=len(tiles), seed=seed)
+            chosen = epoch_order(positions, n_tiles=len(tiles), seed=seed)
             parts = np.array_split(chosen, workers)
             read = list(pool.map(tiles.labelled, [part for part in parts if len(part)]))
             images, scenes = (np.concatenate(each) for each in zip(*read, strict=True))

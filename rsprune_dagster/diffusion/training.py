@@ -11,12 +11,12 @@ import torch
 from rsprune_dagster.config.params import TrainingParams, suggest
 from rsprune_dagster.diffusion.denoiser import Denoiser, build_denoiser, null_class
 from rsprune_dagster.diffusion.distributed import SINGLE_PROCESS, ProcessGroup
-from rsprune_dagster.diffusion.latents import Space, passed_through, pixels
+from rsprune_dagster.diffusion.latents import Space, identity_space, pixels
 from rsprune_dagster.diffusion.model import Model
-from rsprune_dagster.diffusion.objective import OBJECTIVES, Noised, Objective, loss_of, noised
+from rsprune_dagster.diffusion.objective import OBJECTIVES, NoisyBatch, Objective, loss_of, noised
 from rsprune_dagster.diffusion.signals import deferred_signals
 from rsprune_dagster.diffusion.state import TrainingState, latest_state, layout, save_state
-from rsprune_dagster.diffusion.threads import on_threads, threads_for
+from rsprune_dagster.diffusion.threads import resume_threads, torch_threads
 from rsprune_dagster.diffusion.tile_set import Batch, TileSet, batches
 from rsprune_dagster.pruning.encoders.embedding import ahead
 from rsprune_dagster.utils.errors import RunError, UsageError
@@ -106,19 +106,19 @@ def train(
         RunError: the loss is not finite, a tile changed, or the disk is full; the last saved state is intact.
     """
     check(tiles, options)
-    space = (space or own_space(tiles, options)).on(device)
+    space = (space or pixel_space(tiles, options)).on(device)
     assert space.digest == options.autoencoder_digest, "the options name the space's autoencoder"
     objective = OBJECTIVES[options.objective]
     schedule = objective.schedule(space)
     state = latest_state(folder, options, tiles) or new_state(tiles, options, space)
     state = state.on(device)
-    state.n_threads = threads_for(state.n_threads, ranks.n)
+    state.n_threads = resume_threads(state.n_threads, ranks.n)
     averaged = Model(state.averaged, schedule, space)
     if options.gradient_checkpointing:
         state.denoiser.enable_gradient_checkpointing()
     model = ranks.wrapped(state.denoiser)
     with (
-        on_threads(state.n_threads),
+        torch_threads(state.n_threads),
         progress("training", options.n_images) as advance,
         _loaded(tiles, options, state.n_images) as stream,
         deferred_signals() as interruption,
@@ -150,9 +150,9 @@ def is_due(n_images: int, n: int, options: TrainingOptions) -> bool:
     return n_images >= options.n_images or n_images // every > (n_images - n) // every
 
 
-def own_space(tiles: TileSet, options: TrainingOptions) -> Space:
+def pixel_space(tiles: TileSet, options: TrainingOptions) -> Space:
     """The pixel space; for a DiT with an identity autoencoder, which its pipeline requires."""
-    return passed_through(tiles.image_size_px) if options.denoiser == "dit" else pixels(tiles.image_size_px)
+    return identity_space(tiles.image_size_px) if options.denoiser == "dit" else pixels(tiles.image_size_px)
 
 
 def share_of(
@@ -163,7 +163,7 @@ def share_of(
     state: TrainingState,
     options: TrainingOptions,
     ranks: ProcessGroup,
-) -> Noised:
+) -> NoisyBatch:
     """This process's rows of a batch, with noise added."""
     return noised(
         batch,
@@ -205,12 +205,12 @@ def learning_rate_at(n_images: int, options: TrainingOptions) -> float:
 def autocast(device: str, precision: str) -> AbstractContextManager[object]:
     """The autocast context: bfloat16 if requested, or with auto if it is faster on the device; else float32."""
     kind = device.split(":", maxsplit=1)[0]
-    if precision == "bfloat16" or (precision == "auto" and pays_bfloat16(kind)):
+    if precision == "bfloat16" or (precision == "auto" and bfloat16_is_faster(kind)):
         return torch.autocast(kind, torch.bfloat16)
     return nullcontext()
 
 
-def pays_bfloat16(kind: str) -> bool:
+def bfloat16_is_faster(kind: str) -> bool:
     """Whether a step is faster in bfloat16: on GPUs and on processors with AMX.
 
     With AVX-512 only, conversions cost what the arithmetic saves; emulation is ten times slower (docs/log.md).
@@ -243,7 +243,7 @@ def _loaded(tiles: TileSet, options: TrainingOptions, start: int) -> AbstractCon
 def step(
     model: torch.nn.Module,
     state: TrainingState,
-    share: Noised,
+    share: NoisyBatch,
     n_rows: int,
     options: TrainingOptions,
     device: str,
@@ -277,8 +277,8 @@ def step(
     return value
 
 
-def _slice(share: Noised, rows: slice, device: str) -> Noised:
-    return Noised(
+def _slice(share: NoisyBatch, rows: slice, device: str) -> NoisyBatch:
+    return NoisyBatch(
         share.noisy[rows].to(device, memory_format=layout(device)),
         share.timesteps[rows].to(device),
         share.scenes[rows].to(device),

@@ -25,7 +25,7 @@ LOSS_TAIL: Final = 10
 
 
 @dataclass(frozen=True)
-class Told:
+class StoredEvaluation:
     """The results of an evaluation, as written to its folder."""
 
     metrics: Mapping[str, float]
@@ -35,13 +35,13 @@ class Told:
     """A sentence per set with leaked tiles; empty: no leaks."""
 
 
-def read_evaluation(files: Mapping[str, Path]) -> Told:
+def read_evaluation(files: Mapping[str, Path]) -> StoredEvaluation:
     """Read an evaluation from its files by name, which may be in a cache."""
     from rsprune_dagster.evaluation.writer import METRICS, PROTOCOLS
 
     told = json.loads(files[PROTOCOLS].read_text())
     scores = {name: Score.from_json(raw) for name, raw in told["scores"].items()}
-    return Told(json.loads(files[METRICS].read_text()), scores, tuple(told["leaks"]))
+    return StoredEvaluation(json.loads(files[METRICS].read_text()), scores, tuple(told["leaks"]))
 
 
 def training_went_well(checkpoint: Path) -> Verdict:
@@ -73,7 +73,7 @@ def training_went_well(checkpoint: Path) -> Verdict:
     )
 
 
-def no_leakage(evaluation: Told) -> Verdict:
+def no_leakage(evaluation: StoredEvaluation) -> Verdict:
     """No evaluation tile is in the training set, also not as a near-duplicate."""
     counts = {name: int(n) for name, n in evaluation.metrics.items() if name.startswith(LEAKED)}
     if not counts:
@@ -101,7 +101,9 @@ def _compared(metrics: Mapping[str, float]) -> str:
     )
 
 
-def not_worse_than_champion(evaluation: Told, champion: Told | None, *, max_fid_loss: float) -> Verdict:
+def not_worse_than_champion(
+    evaluation: StoredEvaluation, champion: StoredEvaluation | None, *, max_fid_loss: float
+) -> Verdict:
     """No Fréchet distance exceeds the champion's by more than `max_fid_loss`, relatively.
 
     A distance fails if the difference is larger and its interval excludes 0.
@@ -142,6 +144,6 @@ def not_worse_than_champion(evaluation: Told, champion: Told | None, *, max_fid_
     )
 
 
-def _distances(evaluation: Told) -> set[str]:
+def _distances(evaluation: StoredEvaluation) -> set[str]:
     """The names of the Fréchet distances over all scenes."""
     return {name for name in evaluation.scores if name.startswith(DISTANCES) and "/" not in name}

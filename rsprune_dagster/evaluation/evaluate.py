@@ -21,7 +21,7 @@ from rsprune_dagster.evaluation.features import INCEPTION, FeatureNetwork
 from rsprune_dagster.evaluation.fidelity import frechet_score, kernel_scale, kernel_score
 from rsprune_dagster.evaluation.image_set import PIXELS, ImageSet
 from rsprune_dagster.evaluation.intervals import Resampling
-from rsprune_dagster.evaluation.leakage import Leak, leaks, leaks_sentence, refuse_leaks
+from rsprune_dagster.evaluation.leakage import Leak, leaks, leaks_sentence, raise_on_leaks
 from rsprune_dagster.evaluation.memorization import Memorization, memorization
 from rsprune_dagster.evaluation.protocol import Protocol, Score
 from rsprune_dagster.evaluation.scene_scores import MEAN, Labels, Recognition, recognition, scene_distances
@@ -160,7 +160,7 @@ def _leaks(
         both = images.identities, training.identities
         leaked[what] = leaks(*both, correlation=settings.near_duplicate_correlation)
         if settings.on_leak == "refuse":
-            refuse_leaks(leaked[what], *both, what=what)
+            raise_on_leaks(leaked[what], *both, what=what)
         if leaked[what]:
             sentences.append(leaks_sentence(leaked[what], *both, what=what))
     return leaked, tuple(sentences)

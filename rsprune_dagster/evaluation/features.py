@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from rsprune_dagster.pruning.encoders import descriptor
-from rsprune_dagster.pruning.encoders.encoder import FORWARD_TILES, Encoder, filled_up, load_encoder, resized
+from rsprune_dagster.pruning.encoders.encoder import FORWARD_TILES, Encoder, load_encoder, padded_batch, resized
 from rsprune_dagster.utils.device import resolve_device
 from rsprune_dagster.utils.errors import RunError
 
@@ -144,7 +144,7 @@ def _in_passes(
 ) -> NDArray[np.float32]:
     """Features (n, dimension), in passes of equal size and without TF32, so that they depend on the image only."""
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        passes = [model(filled_up(chunk, FORWARD_TILES))[: len(chunk)].float().cpu().numpy() for chunk in chunks]
+        passes = [model(padded_batch(chunk, FORWARD_TILES))[: len(chunk)].float().cpu().numpy() for chunk in chunks]
     return np.concatenate([np.empty((0, dimension), np.float32), *passes])
 
 

@@ -25,7 +25,7 @@ PIXELS: Final = "pixels"
 
 
 @dataclass(frozen=True)
-class Identities:
+class ImageIds:
     """Content hashes, thumbnails and names of images."""
 
     md5: tuple[str, ...]  # (n,) of size and pixels
@@ -38,7 +38,7 @@ class ImageSet:
     """n images in content order. Spaces are named by their network, or PIXELS."""
 
     rows: NDArray[np.int64]  # (n,) input position of each image
-    identities: Identities
+    identities: ImageIds
     spaces: dict[str, NDArray[np.float32]]  # (n, d) each
     turned: dict[str, NDArray[np.float32]]  # (8, n, d) each, of the eight orientations; the first is the original
     scenes: NDArray[np.str_] | None  # (n,)
@@ -92,7 +92,7 @@ def image_set_of(
     order = np.asarray(sorted(range(len(identities)), key=lambda row: identities[row][0]), np.int64)
     return ImageSet(
         rows=order,
-        identities=Identities(
+        identities=ImageIds(
             tuple(identities[row][0] for row in order),
             np.stack([identities[row][1] for row in order]),
             tuple(np.asarray(_one_each(names or [str(row) for row in range(len(order))], len(order), "names"))[order]),
@@ -120,14 +120,14 @@ def _described(batch: Images, networks: Sequence[FeatureNetwork], pixel_edge_px:
 
 
 def _turned(batch: Images, network: FeatureNetwork | None, pixel_edge_px: int) -> dict[str, NDArray[np.float32]]:
-    turns = [np.ascontiguousarray(turn_of(batch, turn)) for turn in range(N_TURNS)]
+    turns = [np.ascontiguousarray(oriented(batch, turn)) for turn in range(N_TURNS)]
     in_pixels = {PIXELS: np.stack([small(images, pixel_edge_px) for images in turns])}
     if network is None:
         return in_pixels
     return in_pixels | {network.name: np.stack([network.extract([images]) for images in turns])}
 
 
-def turn_of(images: Images, turn: int) -> Images:
+def oriented(images: Images, turn: int) -> Images:
     """Images (n, H, W, 3) in one of the eight orientations: `turn` % 4 quarter turns, transposed first from 4 on."""
     return np.rot90(images if turn < 4 else images.swapaxes(1, 2), turn % 4, axes=(1, 2))
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from rsprune_dagster.evaluation.image_set import Identities
+from rsprune_dagster.evaluation.image_set import ImageIds
 from rsprune_dagster.pruning.near_duplicates import MIN_DETAIL, compared
 from rsprune_dagster.pruning.thumbnail_detail import tones
 from rsprune_dagster.pruning.thumbnail_index import candidate_pairs
@@ -21,7 +21,7 @@ from rsprune_dagster.utils.errors import RunError
 N_CANDIDATES = 32
 """Candidates compared per tile: the nearest in the index, from either set."""
 N_EXAMPLES = 3
-FLATTERED = (
+LEAK_WARNING = (
     "Scores on tiles that were trained on flatter the model: take these out of one of the two sets and run again"
 )
 
@@ -35,7 +35,7 @@ class Leak:
     exact: bool
 
 
-def leaks(evaluation: Identities, training: Identities, *, correlation: float, workers: int = 1) -> tuple[Leak, ...]:
+def leaks(evaluation: ImageIds, training: ImageIds, *, correlation: float, workers: int = 1) -> tuple[Leak, ...]:
     """All evaluation tiles (n) that are training tiles (m), one leak each, in order.
 
     correlation: 0 to 1, as in `pruning.near_duplicates`. Memory grows with n + m, over 256 bytes per tile.
@@ -58,13 +58,13 @@ def shared_contents(evaluation: pa.Table, training: pa.Table) -> list[str]:
     return sorted(evaluation.column("tile_id").filter(trained_on).to_pylist())
 
 
-def refuse_leaks(found: Sequence[Leak], evaluation: Identities, training: Identities, *, what: str) -> None:
+def raise_on_leaks(found: Sequence[Leak], evaluation: ImageIds, training: ImageIds, *, what: str) -> None:
     """Raise RunError with counts and examples if there are leaks. `what`: name of the set, such as "reference"."""
     if found:
-        raise RunError(f"{leaks_sentence(found, evaluation, training, what=what)} {FLATTERED}")
+        raise RunError(f"{leaks_sentence(found, evaluation, training, what=what)} {LEAK_WARNING}")
 
 
-def leaks_sentence(found: Sequence[Leak], evaluation: Identities, training: Identities, *, what: str) -> str:
+def leaks_sentence(found: Sequence[Leak], evaluation: ImageIds, training: ImageIds, *, what: str) -> str:
     """A sentence with the number of leaks and the first few ids."""
     n_exact = sum(leak.exact for leak in found)
     examples = [f"{evaluation.names[leak.evaluation]} is {training.names[leak.training]}" for leak in found]

@@ -46,7 +46,7 @@ SAMPLES_SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class Sampled:
+class SampleSet:
     """Samples and their nearest training tiles."""
 
     images: Images
@@ -61,7 +61,7 @@ class Sampled:
 def write_evaluation(
     folder: Path,
     evaluation: Evaluation,
-    sampled: Sampled,
+    sampled: SampleSet,
     counts: Mapping[str, int],
     *,
     network: FeatureNetwork,
@@ -84,7 +84,7 @@ def write_evaluation(
     return metrics
 
 
-def _rows(sampled: Sampled) -> list[dict[str, Any]]:
+def _rows(sampled: SampleSet) -> list[dict[str, Any]]:
     near = {pair.sample: pair for pair in sampled.pairs}
     shown = {pair.sample for pair in sampled.pairs[:KEPT_PAIRS]} | set(_first_of_each(sampled.scenes))
     return [

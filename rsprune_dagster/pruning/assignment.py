@@ -1,6 +1,7 @@
 """The tables of scene_clusters and of its reference: which scene and which cluster each tile has."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ ASSIGNMENT = pa.schema(
 """One row per vector, in content order."""
 
 
-_FIGURES = ("scene_names", "foreignness", "balance_over", "note")
+_FIGURES = ("scene_names", "domain_shift", "balance_over", "note")
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,11 @@ def write_clusters(clusters: SceneClusters, index: pa.Table, folder: Path) -> No
     (folder / "quality.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
+def read_domain_shift(quality: Mapping[str, Any]) -> float:
+    """The domain shift of quality.json; versions before 2026-12 have it as `foreignness`."""
+    return float(quality["domain_shift"] if "domain_shift" in quality else quality["foreignness"])
+
+
 def read_clusters(folder: Path) -> SceneClusters:
     """Read the clusters from the folder of the asset scene_clusters."""
     content: dict[str, Any] = json.loads((folder / "quality.json").read_text())
@@ -105,7 +111,7 @@ def read_clusters(folder: Path) -> SceneClusters:
         novelty=table.column("novelty").to_numpy(),
         centroids=Centroids(load_file(folder / "centroids.safetensors")["centroids"], content["n_clusters_asked"]),
         quality=tuple(ClusterQuality(**measured) for measured in content["quality"]),
-        foreignness=content["foreignness"],
+        domain_shift=read_domain_shift(content),
         balance_over=content["balance_over"],
         note=content["note"],
     )

@@ -138,4 +138,4 @@ def drift_of(folder: Path, params: ClusteringParams) -> Drift | None:
         return None
     found = read_clusters(folder)
     contents = contents_of(folder / "assignment.parquet")
-    return drift(earlier[0], contents, found.cluster, found.distance, found.foreignness, limits_of(params))
+    return drift(earlier[0], contents, found.cluster, found.distance, found.domain_shift, limits_of(params))

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsprune_dagster.pruning.clustering import Centroids, ClusterQuality, assign
-from rsprune_dagster.pruning.pipeline import FOREIGN_FROM, Fitted, SceneClusters, placed, scene_note
-from rsprune_dagster.pruning.scenes import foreignness
+from rsprune_dagster.pruning.pipeline import FOREIGN_FROM, Fitted, SceneClusters, project_pool, scene_note
+from rsprune_dagster.pruning.scenes import domain_shift
 from rsprune_dagster.pruning.selection import Reader
 from rsprune_dagster.utils.progress import Progress, silent
 
@@ -52,7 +52,7 @@ class Drift:
     n_new: int
     far_fraction: float  # share of new tiles; 1 - FAR_QUANTILE without drift
     cluster_shift: float
-    foreignness: float
+    domain_shift: float
     reasons: tuple[str, ...]
 
 
@@ -73,9 +73,9 @@ def frozen(clusters: SceneClusters, contents: NDArray[np.uint8]) -> FittedCluste
 def assign_new(read: Reader, n_tiles: int, kept: FittedClustering, progress: Progress = silent) -> SceneClusters:
     """Assign every tile to the scenes and clusters of a fitted clustering; `read` as for `cluster_pool`."""
     model = kept.fitted.scenes
-    points, scene, novelty = placed(read, n_tiles, kept.fitted.space, model, progress)
+    points, scene, novelty = project_pool(read, n_tiles, kept.fitted.space, model, progress)
     cluster, distance = assign(points, kept.centroids)
-    apart = foreignness(novelty) if model else 0.0
+    apart = domain_shift(novelty) if model else 0.0
     return SceneClusters(
         scene=scene,
         scene_names=kept.fitted.scene_names,
@@ -84,7 +84,7 @@ def assign_new(read: Reader, n_tiles: int, kept: FittedClustering, progress: Pro
         novelty=novelty,
         centroids=kept.centroids,
         quality=kept.quality,
-        foreignness=apart,
+        domain_shift=apart,
         balance_over=kept.balance_over,
         note=scene_note(apart if model else None, kept.balance_over, kept.centroids),
         fitted=kept.fitted,
@@ -99,7 +99,7 @@ def drift(
     apart: float,
     limits: Limits,
 ) -> Drift:
-    """The drift of a pool of N tiles: content md5s (N, 16), cluster and distance (N,), and foreignness."""
+    """The drift of a pool of N tiles: content md5s (N, 16), cluster and distance (N,), and domain shift."""
     new = ~_is_in(contents, kept.trained_on)
     n_new, n_far = int(new.sum()), int((distance[new] > kept.far_distance).sum())
     shift = stability_index(np.bincount(cluster, minlength=len(kept.counts)), kept.counts)
@@ -112,7 +112,7 @@ def drift(
     if n_new > limits.max_growth * len(kept.trained_on):
         reasons.append(f"{n_new:,} tiles were added to {len(kept.trained_on):,} training tiles")
     if kind != kept.balance_over:
-        reasons.append(f"the pool is now balanced over {kind} (foreignness {apart:.2f})")
+        reasons.append(f"the pool is now balanced over {kind} (domain shift {apart:.2f})")
     return Drift(n_new, n_far / max(n_new, 1), shift, apart, tuple(reasons))
 
 

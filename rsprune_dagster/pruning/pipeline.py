@@ -25,11 +25,11 @@ from rsprune_dagster.pruning.numerics import blocks, one_thread
 from rsprune_dagster.pruning.scenes import (
     Projection,
     SceneModel,
+    domain_shift,
     domain_shift_sentence,
     fit_principal_axes,
     fit_scene_model,
     fit_whitening,
-    foreignness,
     is_foreign,
     neighbour_scatter,
     shrunk,
@@ -68,7 +68,7 @@ class SceneClusters:
     novelty: NDArray[np.float64]  # (N,) 0 to 1
     centroids: Centroids
     quality: tuple[ClusterQuality, ...]  # one per candidate number of clusters; empty without a reference
-    foreignness: float  # 0 to 1; 0 without a reference
+    domain_shift: float  # 0 to 1; 0 without a reference
     balance_over: str  # "scenes" or "clusters"
     note: str
     fitted: "Fitted | None" = None  # the fitted model, if available
@@ -184,7 +184,7 @@ def cluster_pool(
     sample = read(strided_sample(n_tiles, AXES_SAMPLE))
     space = clustering_space(sample, model)
     model = with_pool_priors(model, sample) if model else None
-    points, scene, novelty = placed(read, n_tiles, space, model, progress)
+    points, scene, novelty = project_pool(read, n_tiles, space, model, progress)
     k = n_clusters or candidates[0]
     quality: tuple[ClusterQuality, ...] = ()
     if model and not n_clusters:
@@ -195,7 +195,7 @@ def cluster_pool(
         points[training], k, seed=seed, n_iterations=n_iterations, n_restarts=N_RESTARTS, use_gpu=use_gpu
     )
     cluster, distance = assign(points, centroids)
-    apart = foreignness(novelty) if model else 0.0
+    apart = domain_shift(novelty) if model else 0.0
     balance_over = "scenes" if model and apart < FOREIGN_FROM else "clusters"
     return SceneClusters(
         scene=scene,
@@ -205,7 +205,7 @@ def cluster_pool(
         novelty=novelty,
         centroids=centroids,
         quality=quality,
-        foreignness=apart,
+        domain_shift=apart,
         balance_over=balance_over,
         note=scene_note(apart if model else None, balance_over, centroids),
         fitted=Fitted(model, space),
@@ -219,7 +219,7 @@ def cluster_names(n_clusters: int) -> tuple[str, ...]:
 
 
 def scene_note(apart: float | None, balance_over: str, centroids: Centroids) -> str:
-    """A sentence about a clustering for the user; `apart`: its foreignness, None without a reference."""
+    """A sentence about a clustering for the user; `apart`: its domain shift, None without a reference."""
     return " ".join(filter(None, [domain_shift_sentence(apart, balance_over), centroids.note()]))
 
 
@@ -264,7 +264,7 @@ def strided_sample(n_tiles: int, n_rows: int) -> NDArray[np.int64]:
 
 def with_pool_priors(model: SceneModel, sample: np.ndarray) -> SceneModel:
     """The model with priors estimated from a `sample` (n, d) of the pool; unchanged if the pool is foreign."""
-    apart = foreignness(model.assign(sample).novelty)
+    apart = domain_shift(model.assign(sample).novelty)
     return model.adapted(sample) if apart < FOREIGN_FROM else model
 
 
@@ -278,9 +278,9 @@ def clustering_space(sample: np.ndarray, model: SceneModel | None) -> Clustering
         sample, N_WHITENED_AXES, whitening=model.whitening if model else unsupervised_whitening(sample)
     )
     parts = (model.discriminant.projection, whitened) if model else (whitened,)
-    placed = [part.project(sample) for part in parts]
-    shifts = tuple(points.mean(axis=0) for points in placed)
-    scales = tuple(float(np.sqrt(points.var(axis=0).sum())) or 1.0 for points in placed)
+    projected = [part.project(sample) for part in parts]
+    shifts = tuple(points.mean(axis=0) for points in projected)
+    scales = tuple(float(np.sqrt(points.var(axis=0).sum())) or 1.0 for points in projected)
     return ClusteringSpace(parts, shifts, scales)
 
 
@@ -292,7 +292,7 @@ def unsupervised_whitening(sample: np.ndarray) -> NDArray[np.float64]:
         return fit_whitening(shrunk(scatter, NEIGHBOUR_SHRINKAGE))
 
 
-def placed(
+def project_pool(
     read: Reader, n_tiles: int, space: ClusteringSpace, model: SceneModel | None, progress: Progress = silent
 ) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float64]]:
     """Every tile's point in the clustering space (N, c), scene (N,) and novelty (N,), computed in chunks."""

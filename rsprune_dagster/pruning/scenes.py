@@ -3,7 +3,7 @@
 The reference's embeddings give a shrinkage linear discriminant (Fisher 1936; Friedman 1989): the directions of large
 variance between scenes relative to the variance within scenes. Prototypes are the scene means in that space. The
 distances of held-out reference tiles calibrate a tile's distance to a p-value (split conformal prediction: Vovk 2005;
-Bates et al. 2023, doi:10.1214/22-AOS2244), and give a pool's foreignness.
+Bates et al. 2023, doi:10.1214/22-AOS2244), and give a pool's domain shift.
 """
 
 from collections.abc import Sequence
@@ -202,13 +202,13 @@ def fit_held_out(vectors: np.ndarray, scene: np.ndarray, *, shrinkages: Sequence
     left_out = [_squared_when_left_out(vectors, scene, fold == index, shrinkages) for index in whole]
     truth = np.concatenate([scene[fold == index] for index in whole])
     tried = [
-        judged(np.concatenate(parts), truth, a)
+        held_out_statistics(np.concatenate(parts), truth, a)
         for a, parts in zip(shrinkages, zip(*left_out, strict=True), strict=True)
     ]
     return max(tried, key=lambda held_out: held_out.log_likelihood)
 
 
-def judged(squared: np.ndarray, truth: np.ndarray, shrinkage: float) -> HeldOut:
+def held_out_statistics(squared: np.ndarray, truth: np.ndarray, shrinkage: float) -> HeldOut:
     """The statistics of held-out tiles at squared distances (m, C), whose scenes are `truth` (m,)."""
     temperature, likelihood = fit_temperature(squared, truth)
     accuracy = float(np.mean(squared.argmin(axis=1) == truth))
@@ -259,7 +259,7 @@ def novelty(distances: np.ndarray, held_out_distances: np.ndarray) -> np.ndarray
     return np.searchsorted(held_out_distances, distances, side="left") / (len(held_out_distances) + 1)
 
 
-def foreignness(pool_novelty: np.ndarray) -> float:
+def domain_shift(pool_novelty: np.ndarray) -> float:
     """0: pool tiles are as near to the prototypes as held-out reference tiles, or nearer; 1: all are farther.
 
     Twice the area under the ROC curve (pool against held-out) less one, and never negative: Somers' D.
@@ -273,12 +273,12 @@ def is_foreign(scene_names: Sequence[str], balance_over: str) -> bool:
 
 
 def domain_shift_sentence(value: float | None, balance_over: str) -> str:
-    """The foreignness as a sentence for the user; None: there is no reference."""
+    """The domain shift as a sentence for the user; None: there is no reference."""
     if value is None:
         return "There is no reference of two scenes or more: clusters carry the balance."
     if balance_over == "scenes":
-        return f"The pool looks like the reference (foreignness {value:.2f} of 1): its scenes carry the balance."
+        return f"The pool looks like the reference (domain shift {value:.2f} of 1): its scenes carry the balance."
     return (
-        f"The pool is foreign to the reference (foreignness {value:.2f} of 1): clusters carry the balance and are its "
+        f"The pool is foreign to the reference (domain shift {value:.2f} of 1): clusters carry the balance and are its "
         "scenes; a scene of the reference is a guess."
     )

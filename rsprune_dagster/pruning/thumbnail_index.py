@@ -51,7 +51,7 @@ def candidate_pairs(
         n_neighbours: number of nearest neighbours to search within RADIUS.
         workers: number of threads; the result does not depend on it.
     """
-    first = first_of_equals(thumbnails, rows)
+    first = first_equal_row(thumbnails, rows)
     kept = rows[first == rows]
     with ThreadPoolExecutor(workers) as pool:
         near = _neighbours(pool, thumbnails, kept, tones[0][kept], tones[1][kept], n_neighbours)
@@ -77,7 +77,7 @@ def turn_free(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(columns / np.maximum(norm, MIN_CONTRAST_NORM)[:, None], np.float32)
 
 
-def first_of_equals(thumbnails: NDArray[np.uint8], rows: Rows) -> Rows:
+def first_equal_row(thumbnails: NDArray[np.uint8], rows: Rows) -> Rows:
     """For each of `rows` (n,), the first that equals it up to orientation; keeps equal thumbnails out of the index."""
     _, first, group = np.unique(_keys(thumbnails, rows), return_index=True, return_inverse=True)
     leaders = rows[first[group]]

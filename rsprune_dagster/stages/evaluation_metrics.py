@@ -20,13 +20,13 @@ from rsprune_dagster.evaluation.evaluate import Evaluation, Settings, evaluate
 from rsprune_dagster.evaluation.features import FeatureNetwork, Images
 from rsprune_dagster.evaluation.image_set import PIXELS, ImageSet, image_set_of
 from rsprune_dagster.evaluation.intervals import Resampling
-from rsprune_dagster.evaluation.leakage import FLATTERED, N_EXAMPLES, shared_contents
+from rsprune_dagster.evaluation.leakage import LEAK_WARNING, N_EXAMPLES, shared_contents
 from rsprune_dagster.evaluation.memorization import Pair, nearest, pairs_of
 from rsprune_dagster.evaluation.networks import copy_network, measures_of, named_networks
 from rsprune_dagster.evaluation.protocol import Score
 from rsprune_dagster.evaluation.sample_cache import cached_array, key_of, with_feature_cache
 from rsprune_dagster.evaluation.scene_scores import MEAN
-from rsprune_dagster.evaluation.writer import Sampled, write_evaluation
+from rsprune_dagster.evaluation.writer import SampleSet, write_evaluation
 from rsprune_dagster.stages.raw_corpus import Scanner, scan
 from rsprune_dagster.utils.device import resolve_device
 from rsprune_dagster.utils.errors import RunError
@@ -36,9 +36,9 @@ HELD_OUT = "held_out"
 """Subfolder of the asset with the manifest of the held-out tiles."""
 SAMPLES_VERSION = "1"
 """Version of the sampling code; increment when the same model and options give other samples."""
-TOLD_SAMPLERS = {"ddim": "ddim to each next timestep"}
+PROTOCOL_SAMPLER_NAMES = {"ddim": "ddim to each next timestep"}
 """Sampler names in protocols. DDIM was renamed after a fix for step counts that do not divide 1000."""
-READ_TILES = 256
+TILES_PER_READ = 256
 """Tiles read at a time."""
 NOTHING_HELD_OUT = (
     "there are no held-out tiles to compare with: name some that neither pruning nor training saw in evaluation.sources"
@@ -126,11 +126,13 @@ def evaluate_checkpoint(
         turned_in=turned_in,
         scenes=scenes if len(scene_names) > 1 else None,
     )
-    training = _seen_tiles(kept, [turned_in] if turned_in else [], params, progress("training tiles", len(kept)))
+    training = _image_set_of_tiles(
+        kept, [turned_in] if turned_in else [], params, progress("training tiles", len(kept))
+    )
     evaluation = _nothing_held_out(networks)
     if others is not None:
         bar = progress("held-out tiles", len(others))
-        held_out = _seen_tiles(others, networks, params, bar, turned=True, turned_in=turned_in)
+        held_out = _image_set_of_tiles(others, networks, params, bar, turned=True, turned_in=turned_in)
         settings = Settings.of(params, Resampling(params.level, params.n_resamples, seed))
         evaluation = evaluate(generated, held_out, training, held_out, networks, settings=settings)
         _check_measured(evaluation, networks, len(others))
@@ -140,7 +142,7 @@ def evaluate_checkpoint(
         scores=tuple(_with_sampling(score, params) for score in evaluation.scores),
         left_out={**missing, **evaluation.left_out},
     )
-    sampled = Sampled(
+    sampled = SampleSet(
         images, scenes, tuple(kept.table.column("tile_id").to_pylist()), _pairs(generated, training, params)
     )
     counts = {
@@ -198,7 +200,7 @@ def _shared(others: pa.Table, kept: pa.Table, params: EvaluationParams) -> list[
         return []
     shared = shared_contents(others, kept)
     if shared and params.on_leak == "refuse":
-        raise RunError(f"{_shared_sentence(shared)} {FLATTERED}")
+        raise RunError(f"{_shared_sentence(shared)} {LEAK_WARNING}")
     return shared
 
 
@@ -240,10 +242,10 @@ def _samples(
 
 
 def _batches(images: Images) -> Iterator[Images]:
-    return (images[start : start + READ_TILES] for start in range(0, len(images), READ_TILES))
+    return (images[start : start + TILES_PER_READ] for start in range(0, len(images), TILES_PER_READ))
 
 
-def _seen_tiles(
+def _image_set_of_tiles(
     tiles: TileSet,
     networks: Sequence[FeatureNetwork],
     params: EvaluationParams,
@@ -255,8 +257,8 @@ def _seen_tiles(
     with bar as advance:
 
         def read() -> Iterator[Images]:
-            for start in range(0, len(tiles), READ_TILES):
-                rows = range(start, min(start + READ_TILES, len(tiles)))
+            for start in range(0, len(tiles), TILES_PER_READ):
+                rows = range(start, min(start + TILES_PER_READ, len(tiles)))
                 yield tiles.images(rows)
                 advance(len(rows))
 
@@ -285,7 +287,7 @@ def _check_measured(evaluation: Evaluation, networks: Sequence[FeatureNetwork], 
 
 def _with_sampling(score: Score, params: EvaluationParams) -> Score:
     """The score with the sampling options added to its protocol, since they affect it."""
-    sampler = TOLD_SAMPLERS.get(params.sampler, params.sampler)
+    sampler = PROTOCOL_SAMPLER_NAMES.get(params.sampler, params.sampler)
     drawn = f"{params.scenes} scenes, {sampler}, {params.sample_steps} steps, guidance {params.guidance:g}"
     protocol = replace(score.protocol, parameters=(*score.protocol.parameters, ("samples", drawn)))
     return replace(score, protocol=protocol)

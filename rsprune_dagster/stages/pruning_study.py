@@ -16,7 +16,7 @@ from rsprune_dagster.diffusion.training import training_options
 from rsprune_dagster.evaluation.evaluate import Settings
 from rsprune_dagster.evaluation.image_set import ImageSet
 from rsprune_dagster.evaluation.intervals import Resampling
-from rsprune_dagster.evaluation.leakage import refuse_leaks
+from rsprune_dagster.evaluation.leakage import raise_on_leaks
 from rsprune_dagster.evaluation.networks import named_networks
 from rsprune_dagster.pruning.strategies import StageFolders
 from rsprune_dagster.stages.raw_corpus import Scanner, scan
@@ -24,12 +24,12 @@ from rsprune_dagster.study.arms import FULL, Arm, PrunedCorpus, parse_arm, read_
 from rsprune_dagster.study.results import ArmResult, read_results
 from rsprune_dagster.study.summary import Summary, summarize
 from rsprune_dagster.study.trainings import (
+    EvaluationSetup,
     Study,
-    Yardstick,
     arm_tiles,
     held_out_leaks,
+    image_set_of_tiles,
     run_arm,
-    seen_tiles,
     study_folder,
 )
 from rsprune_dagster.utils.atomic_write import atomic_write
@@ -137,14 +137,14 @@ def _yardstick(
     scanner: Scanner,
     device: str,
     progress: Progress,
-) -> Yardstick:
+) -> EvaluationSetup:
     networks, _ = named_networks(params.networks, image_size_px=params.network_size_px, device=device)
     folder.mkdir()
     scan(sources, folder, scanner, labelled=True, label="held-out tiles")
     table = pq.read_table(folder / "manifest.parquet")
     tiles = tile_set(table, scanner.options, image_size_px=study.image_size_px, scene_column="label")
     settings = Settings.of(params, Resampling(params.level, N_RESAMPLES, seed=0))
-    return Yardstick(networks, seen_tiles(tiles, networks, progress), settings)
+    return EvaluationSetup(networks, image_set_of_tiles(tiles, networks, progress), settings)
 
 
 def _check_apart(
@@ -160,10 +160,10 @@ def _check_apart(
     marker = own / LEAK_FREE
     if marker.exists():
         return
-    everything = seen_tiles(arm_tiles(study, Arm(FULL, 1), corpus, seed=0, workers=workers), [], progress)
+    everything = image_set_of_tiles(arm_tiles(study, Arm(FULL, 1), corpus, seed=0, workers=workers), [], progress)
     found = held_out_leaks(held_out, everything, correlation=params.near_duplicate_correlation, workers=workers)
     if params.on_leak == "refuse":
-        refuse_leaks(found, held_out.identities, everything.identities, what="held-out")
+        raise_on_leaks(found, held_out.identities, everything.identities, what="held-out")
     with atomic_write(marker) as draft:
         draft.write_text(json.dumps({"n_held_out": len(held_out), "n_tiles": len(everything), "n_leaked": len(found)}))
 

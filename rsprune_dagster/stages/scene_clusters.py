@@ -75,7 +75,7 @@ def _assign_new(
     """Assign tiles to the existing centroids; None if the pool has drifted and `recluster` allows training."""
     vectors = open_vectors(embeddings / "vectors")
     found = assign_new(vectors.read_rows, vectors.n_rows, kept, progress)
-    gone = drift(kept, contents, found.cluster, found.distance, found.foreignness, limits_of(params))
+    gone = drift(kept, contents, found.cluster, found.distance, found.domain_shift, limits_of(params))
     reasons = "; ".join(gone.reasons)
     if gone.reasons and params.recluster != "never":
         trained = _trained(embeddings, params, seed, use_gpu, progress)
@@ -114,7 +114,7 @@ def figures(clusters: SceneClusters) -> dict[str, Any]:
         "n_tiles": len(clusters.scene),
         "n_scenes": len(clusters.strata[1]),
         "n_clusters": clusters.centroids.n_clusters,
-        "foreignness": float(clusters.foreignness),
+        "domain_shift": float(clusters.domain_shift),
         "balance_over": clusters.balance_over,
         "note": clusters.note,
         **chosen,

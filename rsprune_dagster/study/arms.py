@@ -134,7 +134,7 @@ def _strata_in_turns(corpus: PrunedCorpus, candidates: NDArray[np.int64], seed: 
     strata = np.unique(scenes, return_inverse=True)[1]
 
     def unread(rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        raise AssertionError("a draw inside strata looks at no vectors")
+        raise AssertionError("stratified sampling reads no vectors")
 
     pool = Pool(unread, n_tiles=len(candidates), n_kept=len(candidates), seed=seed)
     return drawn_in_turns(pool, strata, exponent=corpus.selection.scene_exponent)

@@ -65,7 +65,7 @@ class ArmSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """All arms in one score, the full corpus first."""
+    """The results of all arms for one score, the full corpus first."""
 
     score: str
     level: float
@@ -89,7 +89,9 @@ def summarize(results: Sequence[ArmResult], *, score: str, level: float) -> Summ
         RunError: results of several studies, no complete run, or none with the score.
     """
     if len({result.study for result in results}) > 1:
-        raise RunError("results of several studies came, and a changed study is another one: give those of one")
+        raise RunError(
+            "results of several studies cannot be combined (other settings, another study): give those of one"
+        )
     n_images = max((result.n_images for result in results), default=0)
     complete = [result for result in results if result.n_images == n_images and n_images in result.values(score)]
     if not complete:

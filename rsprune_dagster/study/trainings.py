@@ -47,7 +47,7 @@ from rsprune_dagster.utils.progress import Progress, silent
 
 CODE_VERSION: Final = "2"
 """Version of the study code; results of other versions are ignored."""
-READ_TILES: Final = 256
+TILES_PER_READ: Final = 256
 SHOWN_SAMPLES: Final = 40
 """Number of samples in the picture stored with a result."""
 HARMLESS: Final = ("seed", "n_images", "save_every_images", "micro_batch_size")
@@ -84,7 +84,7 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class EvaluationSetup:
     """Held-out tiles, networks and settings of the measurement, equal for all arms."""
 
     networks: Sequence[FeatureNetwork]
@@ -93,7 +93,7 @@ class Yardstick:
     settings: Settings
 
 
-def study_key(study: Study, yardstick: Yardstick) -> str:
+def study_key(study: Study, yardstick: EvaluationSetup) -> str:
     """A hash of everything that all results depend on; arms and seeds can be added under the same key."""
     own = study.training
     training = {
@@ -112,7 +112,7 @@ def study_key(study: Study, yardstick: Yardstick) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def study_folder(folder: Path, study: Study, yardstick: Yardstick, corpus: PrunedCorpus) -> Path:
+def study_folder(folder: Path, study: Study, yardstick: EvaluationSetup, corpus: PrunedCorpus) -> Path:
     """The subfolder of this study's results; other corpora and prunings have others."""
     return folder / corpus.digest[:12] / study_key(study, yardstick)[:20]
 
@@ -121,7 +121,7 @@ def run_arm(
     study: Study,
     arm: Arm,
     corpus: PrunedCorpus,
-    yardstick: Yardstick,
+    yardstick: EvaluationSetup,
     folder: Path,
     *,
     seed: int,
@@ -179,9 +179,9 @@ def samples_of(study: Study, trained: Trained, *, seed: int, device: str, progre
         )
 
 
-def measured(images: Images, yardstick: Yardstick) -> dict[str, float]:
+def measured(images: Images, yardstick: EvaluationSetup) -> dict[str, float]:
     """Every score of the samples against the held-out tiles. RunError: none can be measured."""
-    generated = seen_images(images, yardstick.networks)
+    generated = image_set_of_arrays(images, yardstick.networks)
     evaluation = evaluate(generated, yardstick.held_out, None, None, yardstick.networks, settings=yardstick.settings)
     scores = {score.name: score.value for score in evaluation.scores}
     if not scores:
@@ -189,20 +189,20 @@ def measured(images: Images, yardstick: Yardstick) -> dict[str, float]:
     return scores
 
 
-def seen_images(images: Images, networks: Sequence[FeatureNetwork]) -> ImageSet:
+def image_set_of_arrays(images: Images, networks: Sequence[FeatureNetwork]) -> ImageSet:
     """The image set of images (n, s, s, 3)."""
-    parts = (images[start : start + READ_TILES] for start in range(0, len(images), READ_TILES))
+    parts = (images[start : start + TILES_PER_READ] for start in range(0, len(images), TILES_PER_READ))
     return image_set_of(parts, networks, pixel_edge_px=min(16, images.shape[1]))
 
 
-def seen_tiles(tiles: TileSet, networks: Sequence[FeatureNetwork], progress: Progress = silent) -> ImageSet:
+def image_set_of_tiles(tiles: TileSet, networks: Sequence[FeatureNetwork], progress: Progress = silent) -> ImageSet:
     """The image set of tiles, preprocessed as in training and named by tile id."""
     names = tiles.table.column("tile_id").to_pylist()
     with progress("tiles seen", len(tiles)) as advance:
 
         def read() -> Iterator[Images]:
-            for start in range(0, len(tiles), READ_TILES):
-                rows = range(start, min(start + READ_TILES, len(tiles)))
+            for start in range(0, len(tiles), TILES_PER_READ):
+                rows = range(start, min(start + TILES_PER_READ, len(tiles)))
                 yield tiles.images(rows)
                 advance(len(rows))
 

@@ -44,7 +44,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Standing:
+class ChampionRecord:
     """The champion, and what it is known to have scored, newest first."""
 
     checkpoint: str
@@ -63,13 +63,13 @@ def judge(
     name = params.champion_score
     score = next((score for score in scores if score.name == name), None)
     objection = _copies(metrics, params) if score else _not_measured(name, scores, left_out)
-    return verdict(checkpoint, score, standing_in(run_log), margin=params.champion_margin, objection=objection)
+    return verdict(checkpoint, score, current_champion(run_log), margin=params.champion_margin, objection=objection)
 
 
 def verdict(
     checkpoint: str,
     score: Score | None,
-    standing: Standing | None,
+    standing: ChampionRecord | None,
     *,
     margin: float,
     objection: str = "",
@@ -89,7 +89,7 @@ def verdict(
     )
 
 
-def standing_in(run_log: RunLog) -> Standing | None:
+def current_champion(run_log: RunLog) -> ChampionRecord | None:
     """The champion by the newest decision, or by what was found in MLflow since."""
     records = [record for record in run_log.records() if record.verdict and record.status == "FINISHED"]
     records.sort(key=lambda record: record.ended_at or 0.0)
@@ -97,7 +97,7 @@ def standing_in(run_log: RunLog) -> Standing | None:
     for record in records:
         if record.verdict["champion"] != record.verdict["previous"]:
             champion, decided_at = str(record.verdict["champion"]), record.ended_at or 0.0
-    found = seen_in_mlflow(run_log)
+    found = read_mlflow_alias(run_log)
     if found and found["decided_at"] >= decided_at:
         champion = found["checkpoint"]
     if not champion:
@@ -105,7 +105,7 @@ def standing_in(run_log: RunLog) -> Standing | None:
     scores = [*_scores_of(champion, reversed(records))]
     if found and found["checkpoint"] == champion and found["score"]:
         scores.append(Score.from_json(found["score"]))
-    return Standing(champion, tuple(scores))
+    return ChampionRecord(champion, tuple(scores))
 
 
 def subset_of(run_log: RunLog, checkpoint: str) -> str:
@@ -114,8 +114,8 @@ def subset_of(run_log: RunLog, checkpoint: str) -> str:
     return next((record.inputs.get(SUBSET, "") for record in makers), "") if checkpoint else ""
 
 
-def seen_in_mlflow(run_log: RunLog) -> dict[str, Any] | None:
-    """What MLflow's alias pointed at after which decision, and what that had scored; None where nobody looked."""
+def read_mlflow_alias(run_log: RunLog) -> dict[str, Any] | None:
+    """The checkpoint, score and decision of the last look at MLflow's alias; None if it was never read."""
     try:
         found: dict[str, Any] = json.loads(_path(run_log).read_text())
     except (OSError, ValueError):
@@ -123,7 +123,7 @@ def seen_in_mlflow(run_log: RunLog) -> dict[str, Any] | None:
     return found
 
 
-def note_seen(run_log: RunLog, checkpoint: str, score: Mapping[str, Any] | None, decided_at: float) -> None:
+def write_mlflow_alias(run_log: RunLog, checkpoint: str, score: Mapping[str, Any] | None, decided_at: float) -> None:
     """Note what MLflow's alias points at, now that all decisions until `decided_at` were delivered."""
     with atomic_write(_path(run_log)) as draft:
         draft.write_text(json.dumps({"checkpoint": checkpoint, "score": score, "decided_at": decided_at}))
@@ -151,7 +151,7 @@ def _copies(metrics: Mapping[str, float], params: EvaluationParams) -> str:
 
 
 def _decided(
-    checkpoint: str, score: Score | None, standing: Standing | None, margin: float, objection: str
+    checkpoint: str, score: Score | None, standing: ChampionRecord | None, margin: float, objection: str
 ) -> tuple[bool, str]:
     """Whether the checkpoint becomes the champion, and why."""
     if standing and standing.checkpoint == checkpoint:
@@ -180,7 +180,7 @@ def _compared(score: Score, theirs: Score, champion: str, margin: float) -> tupl
     )
 
 
-def _why_not_comparable(score: Score, standing: Standing) -> str:
+def _why_not_comparable(score: Score, standing: ChampionRecord) -> str:
     champion = standing.checkpoint[:8]
     same = [theirs for theirs in standing.scores if theirs.name == score.name]
     if not same:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from rsprune_dagster.tracking.champion import CHECKPOINT, standing_in
+from rsprune_dagster.tracking.champion import CHECKPOINT, current_champion
 from rsprune_dagster.tracking.version_history import Version, VersionHistory
 from rsprune_dagster.utils.errors import RunError, UsageError
 
@@ -43,7 +43,7 @@ def champion(history: VersionHistory) -> Version:
     Raises:
         UsageError: there is none yet.
     """
-    standing = standing_in(history.places.run_log)
+    standing = current_champion(history.places.run_log)
     if standing is None:
         raise UsageError("there is no champion yet: `rsprune materialize evaluation_metrics` decides on it")
     return history.version(CHECKPOINT, standing.checkpoint)

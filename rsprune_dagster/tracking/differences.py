@@ -11,7 +11,7 @@ from rsprune_dagster.tracking.dvc_lock import ASSETS, Stage, version_in
 from rsprune_dagster.tracking.find import SHORTEST, find_one
 from rsprune_dagster.tracking.format import SHORT
 from rsprune_dagster.tracking.places import WORK, Places
-from rsprune_dagster.tracking.restore import Say, make_whole
+from rsprune_dagster.tracking.restore import Say, ensure_cached
 from rsprune_dagster.tracking.version_history import Version, VersionHistory
 from rsprune_dagster.utils.errors import RunError, UsageError
 
@@ -129,7 +129,7 @@ def _ledger(places: Places, version: Version, say: Say) -> Path:
     """decisions.parquet as it lies in DVC's cache."""
     cache = places.versions
     if cache.tree(version.data_version) is None:
-        make_whole(places, cache, [version], say)
+        ensure_cached(places, cache, [version], say)
     ledger = cache.file(version.data_version, LEDGER)
     if ledger is None:
         raise UsageError(f"{version.data_version} holds no {LEDGER}: give a version of {SUBSET}")

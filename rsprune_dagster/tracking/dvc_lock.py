@@ -73,7 +73,7 @@ class DvcProject:
         return version_in(self.lock(), asset)
 
     def made_from(self, asset: str, inputs: Mapping[str, Tree]) -> Stage:
-        """The entry but for what was made: to be asked before it is made, as code and parameters may change meanwhile.
+        """The entry without `outs`. Call it before the asset is made, as code and parameters may change meanwhile.
 
         Args:
             inputs: by upstream asset.
@@ -81,10 +81,10 @@ class DvcProject:
         Raises:
             UsageError: code that dvc.yaml names is gone.
         """
-        return self.wanted_entry(asset, {name: outs(name, tree)[0] for name, tree in inputs.items()})
+        return self.expected_stage_entry(asset, {name: outs(name, tree)[0] for name, tree in inputs.items()})
 
-    def wanted_entry(self, asset: str, inputs: Mapping[str, Stage]) -> Stage:
-        """The same, with what dvc.lock has of each upstream asset.
+    def expected_stage_entry(self, asset: str, inputs: Mapping[str, Stage]) -> Stage:
+        """Like `made_from`, with the outs that dvc.lock has for each upstream asset.
 
         Raises:
             UsageError: code that dvc.yaml names is gone.

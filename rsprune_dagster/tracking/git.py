@@ -84,7 +84,7 @@ class Checkout:
         self._git("add", "--", LOCK)
         self._git("commit", "--quiet", "--only", "--message", message, "--", LOCK)
 
-    def take_back_commit(self) -> None:
+    def undo_commit(self) -> None:
         """Undo the last commit; the files stay as they are."""
         self._git("reset", "--quiet", "--soft", "HEAD~1")
         self._git("reset", "--quiet", "--", LOCK)

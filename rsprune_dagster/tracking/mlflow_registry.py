@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsprune_dagster.evaluation.protocol import Score
-from rsprune_dagster.tracking.champion import ALIAS, CHECKPOINT, Standing, note_seen, verdict
+from rsprune_dagster.tracking.champion import ALIAS, CHECKPOINT, ChampionRecord, verdict, write_mlflow_alias
 from rsprune_dagster.tracking.dvc_cache import DvcCache
 from rsprune_dagster.tracking.mlflow_runs import DAGSTER_RUN, DATA_VERSION, Experiment, tag_is
 from rsprune_dagster.tracking.run_log import Record, RunLog
@@ -90,7 +90,7 @@ def put_verdict(experiment: Experiment, run_log: RunLog, record: Record, run_id:
         client.set_model_version_tag(name, version.version, VERDICT, reason)
         client.set_model_version_tag(name, version.version, DECIDED_BY, record.name)  # the last: all else has arrived
     if champion := _champion(client, name):
-        note_seen(run_log, champion.tags.get(DATA_VERSION, ""), _score(champion), record.ended_at or 0.0)
+        write_mlflow_alias(run_log, champion.tags.get(DATA_VERSION, ""), _score(champion), record.ended_at or 0.0)
 
 
 def _decision(said: Mapping[str, Any], champion: "ModelVersion | None") -> tuple[bool, str]:
@@ -100,7 +100,7 @@ def _decision(said: Mapping[str, Any], champion: "ModelVersion | None") -> tuple
     if not moves or champion is None or held in (said["checkpoint"], said["previous"]):
         return moves and held != said["checkpoint"], str(said["reason"])
     theirs = _score(champion)
-    standing = Standing(held or f"version {champion.version}", (Score.from_json(theirs),) if theirs else ())
+    standing = ChampionRecord(held or f"version {champion.version}", (Score.from_json(theirs),) if theirs else ())
     again = verdict(said["checkpoint"], Score.from_json(said["score"]), standing, margin=said["margin"])
     return again.moves, f"the alias had been moved to {standing.checkpoint[:8]}: {again.reason}"
 

@@ -16,7 +16,7 @@ WORK = ".rsprune"
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class RemoteRecords:
     """Records that are not on this disk. A server that does not answer is asked once, not once a version."""
 
     ask: Callable[..., list[Record] | None] = lambda **_: None
@@ -44,7 +44,7 @@ class Places:
     project: DvcProject | None = None
     cache: DvcCache | None = None
     dagster_home: Path | None = None
-    elsewhere: Elsewhere = field(default_factory=Elsewhere)
+    elsewhere: RemoteRecords = field(default_factory=RemoteRecords)
 
     @classmethod
     def of_project(cls, root: Path) -> "Places":
@@ -58,7 +58,7 @@ class Places:
             project=project if versioned else None,
             cache=DvcCache.of(root) if versioned else None,
             dagster_home=home if home.is_dir() else None,
-            elsewhere=Elsewhere(lambda **asked: _records_in_mlflow(root, **asked)),
+            elsewhere=RemoteRecords(lambda **asked: _records_in_mlflow(root, **asked)),
         )
 
     @classmethod

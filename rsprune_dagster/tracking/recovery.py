@@ -34,12 +34,12 @@ def recover(
             say(f"{record.asset} of run {record.run_id} was cut short by the end of its process: recovered")
     newest = {record.asset: record for record in run_log.records() if record.status == "FINISHED"}
     for record in newest.values():
-        if not is_alive(record.process) and _is_untold(record, run_log, store, instance):
+        if not is_alive(record.process) and _is_missing_in_dagster(record, run_log, store, instance):
             report(instance, record.asset, record.data_version, f"made by run {record.run_id}, told by a later one")
 
 
 def import_versions(versions: Mapping[str, str], instance: dg.DagsterInstance, run_log: RunLog) -> None:
-    """Tell Dagster of versions that lie in the store but that it did not see made: a `dvc checkout` or `dvc pull`."""
+    """Report versions in the store to Dagster that it did not make: after `dvc checkout` or `dvc pull`."""
     for asset, version in versions.items():
         if _version_known(instance, asset) != version:
             report(instance, asset, version, _origin(run_log, version))
@@ -66,8 +66,8 @@ def _recovered(record: Record, store: AssetStore, project: DvcProject | None) ->
     return replace(ended, status="FINISHED", versioned=versioned, dvc_lock_md5=lock_md5)
 
 
-def _is_untold(record: Record, run_log: RunLog, store: AssetStore, instance: dg.DagsterInstance) -> bool:
-    """Whether this version lies in the store and Dagster takes another for the latest."""
+def _is_missing_in_dagster(record: Record, run_log: RunLog, store: AssetStore, instance: dg.DagsterInstance) -> bool:
+    """Whether the store has this version, but Dagster's latest materialization is another."""
     if _version_known(instance, record.asset) == record.data_version or not store.has(record.asset):
         return False
     memory = run_log.root / "content" / f"{record.asset}.json"

@@ -22,7 +22,7 @@ Metric = tuple[str, float | None, float | None, float | None]
 
 
 @dataclass(frozen=True)
-class Remade:
+class RematerializedAsset:
     """An asset that was made anew."""
 
     asset: str
@@ -46,7 +46,7 @@ class Remade:
 class Repruning:
     """What was made anew, in order, and why it may not be published."""
 
-    made: tuple[Remade, ...]
+    made: tuple[RematerializedAsset, ...]
     error: RunError | None = None
     """The gate or the run that failed; none: it may be published."""
 
@@ -60,7 +60,7 @@ class Repruning:
         return tuple(sentence for each in self.made for sentence in each.warnings)
 
     @property
-    def changed(self) -> tuple[Remade, ...]:
+    def changed(self) -> tuple[RematerializedAsset, ...]:
         return tuple(each for each in self.made if each.changed)
 
 
@@ -95,7 +95,7 @@ def review(history: VersionHistory, base: str, command: DvcCommand, assets: Sequ
         return Review(base, found, (), str(error))
 
 
-def exchanged_too_many(found: Difference, most: float) -> str:
+def exchange_gate(found: Difference, most: float) -> str:
     """What the gate of `repruning.max_exchanged_fraction` says; empty: it passes.
 
     The share is of the tiles kept before that left, beyond those that a smaller subset has no room for.
@@ -111,10 +111,10 @@ def exchanged_too_many(found: Difference, most: float) -> str:
     )
 
 
-def lost_too_many(found: Difference, most: float) -> str:
-    """What the check `not_shrunken` cannot say in a fresh checkout, which has no history; empty: it passes.
+def shrink_gate(found: Difference, most: float) -> str:
+    """The check `not_shrunken` against the base commit, as a fresh checkout has no history; empty: it passes.
 
-    Sources that changed are another corpus, as for that check.
+    It passes where the sources changed: they are another corpus.
     """
     if "corpus.sources" in found.made_with:
         return ""
@@ -128,7 +128,7 @@ def lost_too_many(found: Difference, most: float) -> str:
     )
 
 
-def pictures_of(history: VersionHistory, made: Sequence[Remade]) -> dict[str, Path]:
+def pictures_of(history: VersionHistory, made: Sequence[RematerializedAsset]) -> dict[str, Path]:
     """The pictures that the runs recorded, as `asset.title.svg` or `.jpg`."""
     pictures = ((each.asset, path) for each in made for path in history.places.run_log.pictures(each.record))
     return {f"{asset}.{path.name}": path for asset, path in pictures if path.suffix != ".md"}

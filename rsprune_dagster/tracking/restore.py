@@ -38,7 +38,7 @@ def restore_to(places: Places, version: Version, target: Path, say: Say) -> None
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target} exists and is not an empty folder: name a new one")
-    make_whole(places, places.versions, [version], say)
+    ensure_cached(places, places.versions, [version], say)
     staging = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
     try:
         _copy(places.versions, version.data_version, staging)
@@ -60,7 +60,7 @@ def restore(history: VersionHistory, version: Version, *, only: bool, say: Say) 
     places, cache = history.places, history.places.versions
     _check_idle(history)
     chosen = [version] if only else _one_of_each(history.chain(version), version)
-    make_whole(places, cache, chosen, say)
+    ensure_cached(places, cache, chosen, say)
     lines = [f"{each.asset} is {each.data_version} again" for each in chosen if place(places, cache, each, say)]
     done = {
         "dvc.lock now holds it": _write_lock(places, {each.asset: each.stage for each in chosen if each.stage}, say),
@@ -74,7 +74,7 @@ def restore(history: VersionHistory, version: Version, *, only: bool, say: Say) 
     return lines
 
 
-def make_whole(places: Places, cache: DvcCache, versions: Sequence[Version], say: Say) -> None:
+def ensure_cached(places: Places, cache: DvcCache, versions: Sequence[Version], say: Say) -> None:
     """Have every file of the versions in the cache, with the content that its name says.
 
     What is damaged is removed; what is missing comes from the asset's folder or from the remote.
@@ -117,7 +117,7 @@ def _check_idle(history: VersionHistory) -> None:
 
 
 def _one_of_each(chain: Sequence[Version], version: Version) -> list[Version]:
-    """Upstream first. Where the chain went over two versions of an asset, the one that `version` itself read."""
+    """One version of each asset, upstream first; of several, the one that `version` itself read."""
     chosen: dict[str, Version] = {}
     for each in chain:
         if each.asset not in chosen or version.inputs.get(each.asset) == each.data_version:

@@ -63,11 +63,11 @@ class Record:
     versioned_note: str = ""
     """Why not, in a sentence."""
     dvc_lock_md5: str = ""
-    """Of dvc.lock as it was after this materialization."""
+    """md5 of dvc.lock after this materialization."""
     message: str = ""
     """Why it failed, or that it was recovered by a later run."""
     verdict: Mapping[str, Any] = field(default_factory=dict)
-    """Of an evaluation: which checkpoint is the champion from now on, and why (`champion.Verdict`)."""
+    """For an evaluation: which checkpoint is the champion now, and why (`champion.Verdict`)."""
 
     @property
     def name(self) -> str:

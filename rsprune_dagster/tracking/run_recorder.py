@@ -34,7 +34,7 @@ class RunRecorder(dg.ConfigurableResource):  # type: ignore[type-arg]
     tracking_uri: str = Field(default="", description="MLflow's store or server; empty: records stay in the run log")
     experiment: str = Field(default="rsprune", description="MLflow's experiment")
     say_on: str = Field(
-        default="log", description="log: what is waited for or recovered is said in the run's log alone"
+        default="log", description="Where waiting and recovery are reported: log (the run's log only) or terminal"
     )
     _synced_at: float | None = PrivateAttr(default=None)
 
@@ -182,13 +182,13 @@ class AssetRecorder:
         self.recorder.sync_while_running(self.context)
 
     def record_inputs(self) -> None:
-        """Record what the asset is made from, as it lies here now: what changes later has not made it.
+        """Record the current versions of the inputs, before the asset is made: later changes do not count.
 
         Raises:
             RunError: an upstream asset has not been materialized, or dvc.lock cannot be read.
         """
         if self.project:
-            self.project.lock()  # one that cannot be read is told of before the work, not after it
+            self.project.lock()  # a damaged dvc.lock is reported before the work, not after it
         trees = self.inputs()
         inputs = {name: tree.digest for name, tree in trees.items()}
         import_versions(inputs, self.context.instance, self.run_log)
@@ -305,7 +305,7 @@ class AssetRecorder:
         return f"{_names(moved)} changed while it was made: materialize it again" if moved else ""
 
     def _departures(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """What params.yaml, as it lies there now, says of the values that this run changed."""
+        """The values in the current params.yaml of the parameters that this run changed."""
         if self.project is None:
             return {}
         asked = flat(load(self.project.root / "params.yaml").model_dump(mode="json"))

@@ -8,7 +8,7 @@ from rsprune_dagster.tracking.locks import params_of
 
 
 def wanted(project: DvcProject, assets: Sequence[str]) -> list[str]:
-    """The assets and all they are made from, in an order in which each stands after what it is made from."""
+    """The assets and all that is upstream of them, in topological order."""
     stages = project.stages()
     order: dict[str, None] = {}
 
@@ -24,7 +24,7 @@ def wanted(project: DvcProject, assets: Sequence[str]) -> list[str]:
 
 
 def why_stale(project: DvcProject, asset: str, locked: Mapping[str, Stage]) -> str:
-    """What of an asset's command, code, parameters and upstream versions is not as `locked` has it; empty: nothing.
+    """The command, code, parameters or inputs of an asset that differ from `locked`, in words; empty: it is up to date.
 
     Args:
         locked: dvc.lock's stages, in which what is upstream of the asset is as it is wanted.
@@ -34,7 +34,7 @@ def why_stale(project: DvcProject, asset: str, locked: Mapping[str, Stage]) -> s
     """
     if not version_in(locked, asset):
         return "never recorded"
-    asked, made = project.wanted_entry(asset, _outs(locked)), locked[asset]
+    asked, made = project.expected_stage_entry(asset, _outs(locked)), locked[asset]
     command = ["its command"] if asked["cmd"] != made.get("cmd") else []
     params = _differing(params_of(asked), params_of(made))
     return format_list([*command, *params, *_differing(_deps(asked), _deps(made))])

@@ -117,7 +117,7 @@ class VersionHistory:
         return list(reversed(seen.values()))
 
     def at(self, stages: Mapping[str, Stage]) -> "VersionHistory":
-        """The history as the dvc.lock `stages` has it: its versions came from what it names beside them."""
+        """The history with the inputs that the dvc.lock `stages` records for its versions."""
         changed = dict(self.versions)
         for asset, stage in stages.items():
             key = (asset, version_in(stages, asset))
@@ -156,7 +156,7 @@ class VersionHistory:
 
 
 def _entry(record: Record) -> Stage:
-    """A record's entry for dvc.lock with the parameters in effect: one that departed left what params.yaml said."""
+    """A record's entry for dvc.lock, with the values of the run for the parameters that it changed."""
     entry = dict(record.stage)
     asked = entry.get("params", {}).get("params.yaml", {})
     if not (asked and record.departures):

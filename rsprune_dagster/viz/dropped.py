@@ -30,7 +30,7 @@ def reasons_table(folders: Folders) -> Table:
 
 def unselected(folders: Folders, counts: Counts) -> Gallery:
     """Tiles on both sides of the line where the order is cut."""
-    inside, outside = queries.around_the_line(folders, counts.n_kept, N_TILES)
+    inside, outside = queries.around_rank_cutoff(folders, counts.n_kept, N_TILES)
     pixels = read_tiles(folders.corpus, [row["tile_id"] for row in inside + outside])
 
     def tile(row: dict[str, Any], kept: bool) -> Tile:

@@ -157,7 +157,7 @@ def _which(first: int, n: int, n_clusters: int) -> str:
 
 
 def _inside(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Onto 0.03 to 0.97; a few tiles far out do not press the others together: they stand at the edge."""
+    """Scale values (n,) to 0.03 to 0.97; outliers are clipped to the edge."""
     low, high = np.quantile(values, [0.002, 0.998])
     return np.asarray(0.03 + 0.94 * np.clip(Axis(float(low), float(high)).places(values), 0, 1))
 

@@ -132,7 +132,7 @@ def headline(folder: Path) -> str:
     return "\n".join(lines or [f"nothing was measured: {next(iter(told['left_out'].values()), '')}"])
 
 
-def said_score(score: str) -> str:
+def score_label(score: str) -> str:
     """`frechet_squeezenet1_0` as a person says it; a network keeps its name."""
     measure, _, network = score.partition("_")
     return f"{MEANINGS.get(measure, measure).partition(':')[0]}{f', {network}' if network else ''}"
@@ -156,13 +156,13 @@ def samples(folder: Path) -> Gallery | None:
 
 def nearest(corpus: Path, folder: Path) -> Gallery | None:
     """The samples most singled out near one training tile, each beside that tile."""
-    from rsprune_dagster.evaluation.image_set import turn_of  # imports torch
+    from rsprune_dagster.evaluation.image_set import oriented  # imports torch
 
     near = [row for row in _kept_samples(folder, "relative, distance") if row.get("nearest_tile_id")][:N_PAIRS]
     pixels = read_tiles(corpus, [row["nearest_tile_id"] for row in near])
     tiles = []
     for row in near:
-        turned = turn_of(decoded(row["image"])[None], row["turn"])[0]
+        turned = oriented(decoded(row["image"])[None], row["turn"])[0]
         tiles.append(Tile(turned, f"Sample {row['sample']}, turned as it lies nearest", f"{row['relative']:.2f}"))
         tiles.append(Tile(pixels[row["nearest_tile_id"]], f"Nearest training tile: {row['nearest_tile_id']}"))
     caption = (

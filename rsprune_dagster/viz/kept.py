@@ -104,7 +104,7 @@ def kept_and_unselected(folders: Folders, counts: Counts) -> Gallery:
 
 
 def _merged(scenes: tuple[SceneCounts, ...]) -> list[SceneCounts]:
-    """The largest MAX_SCENES, the smaller ones added up as the last; of clusters they share nobody knows the number."""
+    """At most MAX_SCENES rows; the last sums the smaller scenes, without their clusters, which they may share."""
     if len(scenes) <= MAX_SCENES:
         return list(scenes)
     head, tail = list(scenes[: MAX_SCENES - 1]), scenes[MAX_SCENES - 1 :]

@@ -70,7 +70,7 @@ def stale(origins: Sequence[Origin]) -> list[str]:
 
 
 def blocks(origins: Sequence[Origin]) -> list[Block]:
-    """What is stale, versions, parameters, words."""
+    """The provenance: stale assets, versions, parameters, and a glossary."""
     sentences = [Text(sentence) for sentence in stale(origins)]
     return [*sentences, _versions(origins), _params(origins), Facts(WORDS, title="Words")]
 

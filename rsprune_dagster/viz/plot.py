@@ -79,7 +79,7 @@ class Axis:
     vertical: bool = False
 
     def places(self, values: Iterable[float] | Places) -> Places:
-        """Of values (n,); all 0.5 where low is high."""
+        """The positions, 0 to 1, of values (n,); all 0.5 if low equals high."""
         numbers = np.asarray(list(values) if not isinstance(values, np.ndarray) else values, np.float64)
         low, high = self.low, self.high
         if self.log:
@@ -98,7 +98,7 @@ class Axis:
 
 
 def dots(x: Places, y: Places, tone: str) -> Shape:
-    """Round dots at (n,), (n,): lines of no length with round ends, which no stretching makes oval."""
+    """Dots at (n,), (n,): strokes of zero length with round caps, which stay round when the SVG is scaled."""
     path = "".join(f"M{a} {b}h0" for a, b in zip(_thousandths(x), _thousandths(y), strict=True))
     return Shape(path, tone, "dots", len(x))
 

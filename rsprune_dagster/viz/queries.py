@@ -71,7 +71,7 @@ def copies(folders: Folders, limit: int) -> Rows:
     return fetch(sql, folders.tables("ranking", "scores", "decisions"))
 
 
-def around_the_line(folders: Folders, n_kept: int, limit: int) -> tuple[Rows, Rows]:
+def around_rank_cutoff(folders: Folders, n_kept: int, limit: int) -> tuple[Rows, Rows]:
     """The last kept tiles and the first that went, both nearest to the line first; by their place in the ranking."""
     sql = "SELECT tile_id, scene, rank FROM ranking WHERE rank {} {} ORDER BY rank {} LIMIT {}"
     tables = folders.tables("ranking")

@@ -17,7 +17,7 @@ from rsprune_dagster.study.results import SHOWN_COLUMNS, read_results
 from rsprune_dagster.study.summary import larger_is_better
 from rsprune_dagster.viz.blocks import Block, Column, Figure, Gallery, Table, Text, Tile, TileRow
 from rsprune_dagster.viz.counts import read_json
-from rsprune_dagster.viz.evaluation import said_score
+from rsprune_dagster.viz.evaluation import score_label
 from rsprune_dagster.viz.formatting import NBSP, count, counted, quantity
 from rsprune_dagster.viz.plot import Axis, Plot, Shape, band, line
 
@@ -59,7 +59,7 @@ def convergence(summary: Summary) -> Figure:
     shapes = [shape for i, arm in enumerate(arms) for shape in _curve(arm, f"s{i}", x, y)]
     full = [arm["curve"][-1][1]["value"] for arm in arms if arm["arm"] == FULL]
     shapes += [line(np.array([0.0, 1.0]), np.full(2, y.at(value)), "dropped") for value in full]
-    score = said_score(summary["score"])
+    score = score_label(summary["score"])
     plot = Plot(
         alt=f"{score} against training images for {len(arms)} arms",
         shapes=shapes,
@@ -68,7 +68,7 @@ def convergence(summary: Summary) -> Figure:
         x_label="Training images seen",
         y_label=f"{score}; {'higher' if larger_is_better(summary['score']) else 'lower'} is better",
     )
-    legend = [(f"s{i}", f"{said_arm(arm['arm'])} ({counted(arm['n_tiles'], 'tile')})") for i, arm in enumerate(arms)]
+    legend = [(f"s{i}", f"{arm_label(arm['arm'])} ({counted(arm['n_tiles'], 'tile')})") for i, arm in enumerate(arms)]
     caption = (
         f"The same network, the same {count(summary['n_images'])} training images, other tiles. Bands are "
         f"{100 * summary['level']:g} % intervals over seeds; where there is none, one seed tells of no spread. The "
@@ -81,7 +81,7 @@ def arms_table(summary: Summary) -> Table:
     """A row for each arm."""
     rows = [
         (
-            said_arm(arm["arm"]),
+            arm_label(arm["arm"]),
             count(arm["n_tiles"]),
             count(len(arm["seeds"])),
             spread(arm["curve"][-1][1]),
@@ -95,7 +95,7 @@ def arms_table(summary: Summary) -> Table:
         Column("Arm"),
         Column("Tiles", numeric=True),
         Column("Seeds", numeric=True, minor=True),
-        Column(f"{said_score(summary['score'])} at the end", numeric=True),
+        Column(f"{score_label(summary['score'])} at the end", numeric=True),
         Column("Less full corpus", numeric=True),
         Column("Less random tiles", numeric=True, minor=True),
         Column("Images needed", numeric=True, minor=True),
@@ -115,13 +115,13 @@ def samples(folder: Path, summary: Summary) -> Gallery:
         sheet = np.asarray(Image.open(folder / arm / f"{first[arm]}.png").convert("RGB"))
         edge = sheet.shape[1] // SHOWN_COLUMNS
         places = [(y, x) for y in range(0, sheet.shape[0], edge) for x in range(0, sheet.shape[1], edge)]
-        words = f"Sample of {said_arm(arm)}"
+        words = f"Sample of {arm_label(arm)}"
         tiles = [Tile(sheet[y : y + edge, x : x + edge], words) for y, x in places[:MAX_SAMPLES]]
-        rows.append(TileRow(said_arm(arm), tiles))
+        rows.append(TileRow(arm_label(arm), tiles))
     return Gallery("Samples of the same noise", "In a column all models begin with the same noise.", rows)
 
 
-def said_arm(arm: str) -> str:
+def arm_label(arm: str) -> str:
     """`rsprune-0.15` as `rsprune 15 %`."""
     chosen = parse_arm(arm)
     if chosen.strategy == FULL:

@@ -71,19 +71,19 @@ def scene_clusters_asset(defaults: Params) -> dg.AssetsDefinition:
 
 
 @dataclass(frozen=True)
-class Last:
+class PreviousVersion:
     """The asset's version before this materialization."""
 
     folder: Path
     version: str
 
 
-def last_version(made: AssetRecorder, params: ClusteringParams, automation: AutomationParams) -> Last | None:
+def last_version(made: AssetRecorder, params: ClusteringParams, automation: AutomationParams) -> PreviousVersion | None:
     """The version whose centroids are reused; None if they are to be trained or there is no version."""
     wanted = params.recluster == "never" or (params.recluster == "auto" and automation.enabled)
     if not (wanted and made.store.has(made.asset)):
         return None
-    return Last(made.store.folder(made.asset), made.present())
+    return PreviousVersion(made.store.folder(made.asset), made.present())
 
 
 def switch(automation: AutomationParams) -> dict[str, bool]:

@@ -69,12 +69,14 @@ def cluster_sizes(clusters: Path, *, max_cluster_fraction: float) -> Verdict:
 
 def tells_scenes_apart(clusters: Path, *, min_nmi: float) -> Verdict:
     """The clusters recover the reference's scenes with a normalized mutual information of at least `min_nmi`."""
+    from rsprune_dagster.pruning.assignment import read_domain_shift
+
     content: dict[str, Any] = json.loads((clusters / "quality.json").read_text())
     measured = {quality["n_clusters"]: quality for quality in content["quality"]}
     chosen = measured.get(content["n_clusters_asked"])
     if chosen is None:
         return Verdict(True, "not measured: there is no reference of two scenes, or n_clusters was given.", {})
-    figures = {"nmi": chosen["nmi"], "purity": chosen["purity"], "foreignness": content["foreignness"]}
+    figures = {"nmi": chosen["nmi"], "purity": chosen["purity"], "domain_shift": read_domain_shift(content)}
     sentence = (
         f"{chosen['n_clusters']} clusters recover the reference's {len(content['scene_names'])} scenes with a "
         f"normalized mutual information of {chosen['nmi']:.2f} and a purity of {chosen['purity']:.2f}"
@@ -100,7 +102,7 @@ def no_drift(clusters: Path, params: ClusteringParams) -> Verdict:
         "n_new": found.n_new,
         "far_fraction": found.far_fraction,
         "cluster_shift": found.cluster_shift,
-        "foreignness": found.foreignness,
+        "domain_shift": found.domain_shift,
     }
     if not found.reasons:
         return Verdict(True, f"{found.n_new:,} tiles are new since the centroids were trained, and fit them.", figures)

@@ -108,7 +108,7 @@ class Encoder:
         return unit(features)
 
     def _features(self, chunk: torch.Tensor) -> np.ndarray:
-        filled = filled_up(chunk, FORWARD_TILES)
+        filled = padded_batch(chunk, FORWARD_TILES)
         if self.device.type == "cuda":
             filled = filled.pin_memory().to(self.device, non_blocking=True)
         features: np.ndarray = self.model(self.normalise(filled))[: len(chunk)].float().cpu().numpy()
@@ -237,7 +237,7 @@ def resized_group(tiles: Sequence[np.ndarray], image_size_px: int) -> torch.Tens
     return interpolate(stacked, size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def filled_up(chunk: torch.Tensor, n_tiles: int) -> torch.Tensor:
+def padded_batch(chunk: torch.Tensor, n_tiles: int) -> torch.Tensor:
     """The tiles padded with blank ones to `n_tiles`."""
     if len(chunk) == n_tiles:
         return chunk

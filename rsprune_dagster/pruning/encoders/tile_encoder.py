@@ -23,7 +23,7 @@ from rsprune_dagster.pruning.encoders.encoder import (
 
 
 @dataclass(frozen=True)
-class TexturedEncoder:
+class CombinedEncoder:
     """A network combined with the descriptor, which has the given `weight`."""
 
     network: Encoder
@@ -77,7 +77,7 @@ def load_tile_encoder(params: EmbeddingParams, device: str) -> TileEncoder:
     )
     if encoder.name == descriptor.NAME or params.descriptor_weight == 0:
         return encoder
-    return TexturedEncoder(encoder, descriptor_encoder("", encoder.device), params.descriptor_weight)
+    return CombinedEncoder(encoder, descriptor_encoder("", encoder.device), params.descriptor_weight)
 
 
 def beside(network: np.ndarray, texture: np.ndarray, weight: float) -> np.ndarray:
