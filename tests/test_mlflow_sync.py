@@ -196,9 +196,9 @@ def test_what_mlflow_cannot_hold_is_cut_or_named_not_refused(run_log: RunLog, ur
 
 def test_a_retry_goes_on_with_its_run(run_log: RunLog, uri: str) -> None:
     running = _record(status="RUNNING", data_version="", metrics={})
-    failed = replace(running, status="FAILED", ended_at=time.time(), message="no disk")
+    failed = replace(running, status="FAILED", ended_at=time.time(), message="no disk", process=GONE)
     again = replace(running, attempt=2, params={**running.params, "embedding.batch_size": 32})
-    done = replace(again, status="FINISHED", ended_at=time.time() + 5, data_version="e" * 32 + ".dir")
+    done = replace(again, status="FINISHED", ended_at=time.time() + 5, data_version="e" * 32 + ".dir", process=GONE)
     for record in (running, failed, again, done):
         run_log.write(record)
         assert sync(run_log, uri) == DONE
@@ -206,6 +206,28 @@ def test_a_retry_goes_on_with_its_run(run_log: RunLog, uri: str) -> None:
     tags = _children(uri)[done.name].data.tags
     assert (tags["rsprune.attempt"], tags["rsprune.message"]) == ("2", "")
     assert json.loads(tags["rsprune.params_changed"]) == {"embedding.batch_size": "32"}
+
+
+def test_a_run_is_running_between_its_assets_until_it_has_ended(run_log: RunLog, uri: str) -> None:
+    record = replace(_record(), process=this_process())
+    run_log.write(record)
+    assert sync(run_log, uri) == DONE
+    assert _parents(uri)[record.run_id].info.status == "RUNNING"
+    assert _children(uri)[record.name].info.status == "FINISHED"
+    run_log.end_run(record.run_id)
+    assert sync(run_log, uri) == DONE
+    assert _parents(uri)[record.run_id].info.status == "FINISHED"
+
+
+def test_what_an_earlier_version_copied_is_not_copied_again(run_log: RunLog, uri: str) -> None:
+    record = _record()
+    run_log.write(record)
+    state = {"tracking_uri": uri, "experiment": EXPERIMENT, "experiment_id": "1", "experiment_created": 5}
+    for delivered, n_runs in (("FINISHED-0123", 0), ("", 1)):
+        note = {**state, "mlflow_run_id": "ab12", "tracked": "", "delivered": delivered}
+        (run_log.folder(record) / "delivery.json").write_text(json.dumps(note))
+        sync(run_log, uri)
+        assert len(_children(uri)) == n_runs
 
 
 @pytest.mark.parametrize(

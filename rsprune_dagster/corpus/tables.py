@@ -41,12 +41,16 @@ def query(sql: str, tables: Mapping[str, Path | Sequence[Path]]) -> Iterator[pa.
     spill = tempfile.gettempdir()
     with _database(os.getpid(), MEMORY_LIMIT, spill).cursor() as connection:
         try:
+            connection.execute("SET enable_progress_bar = false")
             for name, paths in tables.items():
                 connection.execute(f"CREATE TEMP VIEW {name} AS SELECT * FROM {_source(paths)}")
             yield connection.sql(sql).to_arrow_reader(ROWS_PER_GROUP)
         except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
             said = str(error).split("\n", maxsplit=1)[0]
-            raise RunError(f"a table cannot be read or sorted: {said}; is there space in {spill} (TMPDIR)?") from error
+            raise RunError(
+                f"a table cannot be read or sorted: {said}; is there space in {spill} (TMPDIR), and {MEMORY_LIMIT} of "
+                "memory?"
+            ) from error
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What earlier versions were like: what checks, sensors and top-ups compare with. From the run log and DVC's cache."""
+"""Earlier versions of assets, for checks, sensors and incremental clustering: from the run log and DVC's cache."""
 
 import time
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ KEPT_BY_SCENE = "kept_by_scene"
 STRATA = "strata"
 """The fact that pruned_subset leaves of what its scenes are; a record without it has scenes of the reference."""
 CENTROIDS_FROM = "centroids_from"
-"""The fact that scene_clusters leaves where it was topped up: the version whose centroids it kept."""
+"""The fact that scene_clusters leaves where it kept centroids: the version whose centroids it kept."""
 LISTING = "listing"
-"""The fact that raw_corpus leaves: the glimpse of its sources before they were scanned."""
+"""The fact that raw_corpus leaves: the fingerprint of its sources before they were scanned."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class AssetHistory:
         return int(same[0].metrics["n_tiles"])
 
     def listing(self) -> Mapping[str, Any]:
-        """The glimpse of the sources that the corpus was last scanned from; empty where there is none."""
+        """The fingerprint of the sources that the corpus was last scanned from; empty where there is none."""
         corpora = self.finished("raw_corpus")
         return dict(corpora[0].facts.get(LISTING, {})) if corpora else {}
 

@@ -53,6 +53,8 @@ def register(experiment: Experiment, run_log: RunLog, project: Path | None, reco
     model = _logged_model(experiment, record.data_version) if made else None
     if project is None or model is None:
         return
+    if model.status != "READY" and DvcCache.of(project).tree(record.data_version) is None:
+        return  # `dvc gc` removed it before it was copied
     if model.status != "READY":
         with tempfile.TemporaryDirectory(dir=run_log.root, prefix=".model.") as folder:
             DvcCache.of(project).place(record.data_version, Path(folder))

@@ -18,6 +18,7 @@ from rsprune_dagster.utils.atomic_write import atomic_write
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 RECORD = "record.json"
+ENDED = "ended"
 PICTURES = "pictures"
 DAMAGED = ".damaged"
 """Behind the name of a record that cannot be read."""
@@ -100,6 +101,15 @@ class RunLog:
     def records(self) -> list[Record]:
         """All records, oldest first."""
         return sorted(self._all(), key=lambda record: (record.started_at, record.name))
+
+    def end_run(self, run_id: str) -> None:
+        """Note that a Dagster run makes no more assets."""
+        (self.root / ENDED).mkdir(parents=True, exist_ok=True)
+        (self.root / ENDED / run_id).touch()
+
+    def has_ended(self, run_id: str) -> bool:
+        """Whether `end_run` was called."""
+        return (self.root / ENDED / run_id).exists()
 
     def pictures(self, record: Record) -> list[Path]:
         return sorted((self.folder(record) / PICTURES).glob("*"))

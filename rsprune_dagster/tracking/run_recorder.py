@@ -1,6 +1,7 @@
 """Records what each materialization was made from: in the run log, then in dvc.lock; MLflow is a view of it."""
 
 import math
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -36,7 +37,8 @@ class RunRecorder(dg.ConfigurableResource):  # type: ignore[type-arg]
     say_on: str = Field(
         default="log", description="Where waiting and recovery are reported: log (the run's log only) or terminal"
     )
-    _synced_at: float | None = PrivateAttr(default=None)
+    _has_recorded: bool = PrivateAttr(default=False)
+    _next_sync_at: float | None = PrivateAttr(default=None)
 
     @contextmanager
     def record_asset(
@@ -53,6 +55,7 @@ class RunRecorder(dg.ConfigurableResource):  # type: ignore[type-arg]
         project = DvcProject(Path(self.project)) if self._versions(store) else None
         made = AssetRecorder(context, store, RunLog(Path(self.run_log)), project, self)
         recover(made.run_log, store, project, context.instance, say=lambda told: self.say(context, told))
+        self._has_recorded = True
         made.begin(flat({name: _plain(values) for name, values in params.items()}))
         try:
             made.record_inputs()
@@ -81,25 +84,37 @@ class RunRecorder(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         """Copy to MLflow what this run recorded. Dagster calls it once at a run's end, or once for a process's step."""
-        if self._synced_at is not None:
-            self._start_sync()
+        if self._has_recorded and context.run:
+            RunLog(Path(self.run_log)).end_run(context.run.run_id)
+            if self.tracking_uri:
+                self._start_sync(context.log)
 
     def sync_while_running(self, context: dg.AssetExecutionContext) -> None:
-        """Show in MLflow that an asset has begun: with a run's first asset, then at most once a minute."""
-        if not self.tracking_uri or (self._synced_at and time.monotonic() - self._synced_at < _SYNC_EVERY_S):
+        """Show in MLflow that an asset has begun: with a run's first asset, then once a minute at most.
+
+        An asset that begins within the minute is shown at its end, so a long training is not missing for hours.
+        """
+        now = time.monotonic()
+        wait_s = max(0.0, (self._next_sync_at or now) - now)
+        if not self.tracking_uri or wait_s > _SYNC_EVERY_S:  # the sync of the minute's end is on its way
             return
         from rsprune_dagster.tracking.mlflow_sync import last_sync
 
         if error := last_sync(RunLog(Path(self.run_log))).error:
             context.log.warning(f"{error}: records wait in {self.run_log} and are copied by a later sync")
-        self._start_sync()
-        self._synced_at = time.monotonic()
+        self._start_sync(context.log, wait_s)
+        self._next_sync_at = now + wait_s + _SYNC_EVERY_S
 
-    def _start_sync(self) -> None:
+    def _start_sync(self, log: "dg.DagsterLogManager | None", wait_s: float = 0.0) -> None:
+        """Start a sync. What prevents it is a warning: the asset matters more, and the records wait."""
         from rsprune_dagster.tracking.mlflow_sync import start_sync
 
         project = Path(self.project) if self.project else None
-        start_sync(RunLog(Path(self.run_log)), self.tracking_uri, self.experiment, project)
+        try:
+            start_sync(RunLog(Path(self.run_log)), self.tracking_uri, self.experiment, project, wait_s=wait_s)
+        except (OSError, subprocess.SubprocessError) as error:
+            if log:
+                log.warning(f"nothing is copied to MLflow now ({error}): records wait in {self.run_log}")
 
     def say(self, context: dg.AssetExecutionContext, told: str) -> None:
         """Tell the run's log, and a terminal that shows no log."""

@@ -39,6 +39,21 @@ def held(path: Path, name: str, say: Callable[[str], object], *, patience_s: flo
         yield
 
 
+@contextmanager
+def hold_if_free(path: Path) -> Iterator[bool]:
+    """Hold an flock on the file `path` unless another process does; whether it is held. True without locks."""
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield True
+
+
 def _acquire(descriptor: int, name: str, say: Callable[[str], object], patience_s: float) -> None:
     began = time.monotonic()
     said = False

@@ -4,8 +4,8 @@ import re
 import sys
 from typing import TextIO
 
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, line separators, bidirectional marks and surrogates."""
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+"""Control characters, line separators, bidirectional marks, surrogates, and what XML does not allow."""
 
 
 def printable(line: str) -> str:

@@ -19,11 +19,7 @@ def reasons_table(folders: Folders) -> Table:
     """A row per decision: its count and one tile as an example."""
     rows = queries.reasons(folders)
     cells = [(name(row["decision"]), count(row["n"]), Code(row["tile_id"]), row["reason"]) for row in rows]
-    asked = next((row["tile_id"] for row in rows if row["decision"] != "kept"), "TILE")
-    caption = (
-        f"Any other tile: `rsprune explain '{asked}'`, or in the web UI the job `explain_tile`. Every row is in "
-        "decisions.parquet."
-    )
+    caption = "Any other tile: `rsprune explain TILE`, or the job `explain_tile`. decisions.parquet has all tiles."
     columns = [Column("Decision"), Column("Tiles", numeric=True), Column("For example", minor=True), Column("Why")]
     return Table("What was decided, and why", caption, columns, cells)
 

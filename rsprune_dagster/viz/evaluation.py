@@ -44,7 +44,7 @@ MEANINGS = {
 """By the start of a score's name; the rest of it is the network."""
 METRICS, PROTOCOLS, SAMPLES = "metrics.json", "protocols.json", "samples.parquet"
 SCENES, RECOGNISED, COPIES = "scenes.csv", "recognised.csv", "copies.csv"
-"""As `evaluation.written` names them; importing that imports torch."""
+"""As `evaluation.writer` names them; importing that imports torch."""
 MAX_SCORES = 40
 MAX_SCENES = 40
 MAX_SHOWN_SCENES = 12

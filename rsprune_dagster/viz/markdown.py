@@ -12,7 +12,7 @@ SHADES = " ░▒▓█"
 def image(picture: bytes, alt: str) -> str:
     """An SVG or JPEG as a Markdown image with its bytes inside, so that it needs no file beside it."""
     kind = "jpeg" if picture.startswith(b"\xff\xd8\xff") else "svg+xml"
-    return f"![{_plain(alt)}](data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')})"
+    return f"![{plain(alt)}](data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')})"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -59,9 +59,9 @@ def _cell(value: object) -> str:
         return f"{int(value):,}"
     if isinstance(value, Real):
         return f"{float(value):,.3g}" if abs(float(value)) < 1000 else f"{float(value):,.0f}"
-    return _plain(str(value)).replace("|", "\\|")
+    return plain(str(value)).replace("|", "\\|")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text on one line, with the characters that would end an image's caption escaped."""
     return " ".join(text.split()).replace("[", "\\[").replace("]", "\\]")

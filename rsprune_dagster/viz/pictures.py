@@ -10,7 +10,7 @@ from rsprune_dagster.viz import dropped, embedding, entropy, evaluation, kept, m
 from rsprune_dagster.viz.blocks import Block, Facts, Table, Text
 from rsprune_dagster.viz.counts import count_tiles, n_rows, read_json
 from rsprune_dagster.viz.folders import Folders
-from rsprune_dagster.viz.markdown import block_table, table
+from rsprune_dagster.viz.markdown import block_table, plain, table
 from rsprune_dagster.viz.template import picture
 
 Pictures = dict[str, bytes | str]
@@ -151,7 +151,7 @@ def _shown(blocks: Mapping[str, Block | None]) -> Pictures:
 
 def _one(block: Block) -> bytes | str:
     if isinstance(block, Text):
-        return block.text
+        return "\n".join(plain(line) for line in block.text.split("\n"))
     if isinstance(block, Facts):
         return table(("fact", "value"), block.pairs)
     return block_table(block) if isinstance(block, Table) else picture(block)

@@ -27,7 +27,7 @@ MAX_ROWS = 24
 MAX_SAMPLES = 12
 
 Summary = Mapping[str, Any]
-"""As `evaluation.study_summary.Summary.as_json` gives it."""
+"""As `study.summary.Summary.as_json` gives it."""
 
 
 def read_summary(folder: Path) -> Summary | None:
