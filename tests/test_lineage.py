@@ -385,7 +385,7 @@ def test_a_departed_run_comes_back_with_its_parameters(world: World) -> None:
     assert holds_together(world)
 
 
-@pytest.mark.parametrize("step", ["make_whole", "place", "_write_lock", "_report"])
+@pytest.mark.parametrize("step", ["ensure_cached", "place", "_write_lock", "_report"])
 @pytest.mark.parametrize("after", [0, 1])
 def test_killed_anywhere_a_rerun_completes_it(
     world: World, monkeypatch: pytest.MonkeyPatch, step: str, after: int
