@@ -100,9 +100,9 @@ def _killed_after(synthetic: Path, out: Path, *options: str, n_files: int) -> bo
 def _files(out: Path) -> set[tuple[Path, int]]:
     """What has its final name, with the time at which it was written: a number that grows from step to step."""
     found = set()
-    for path in out.rglob("[!.]*"):
-        with suppress(FileNotFoundError):  # a draft that got its final name, or a folder that was replaced
-            if path.is_file():
+    for folder, _, names in os.walk(out):  # it passes over a folder that is replaced meanwhile
+        for path in (Path(folder, name) for name in names if not name.startswith(".")):
+            with suppress(FileNotFoundError):  # a draft that got its final name
                 found.add((path, path.stat().st_mtime_ns))
     return found
 
