@@ -106,7 +106,7 @@ def test_sigterm_saves_a_state_first_and_the_training_goes_on_from_it(tmp_path: 
     while process.poll() is None and not caught(process.pid, signal.SIGTERM):
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=120) == -signal.SIGTERM
+    assert process.wait(timeout=120) == -signal.SIGTERM, process.stderr and process.stderr.read()
     saved = states(tmp_path / "cut")
     assert len(saved) == 1 and not (tmp_path / "cut" / "losses.json").exists()
     n_images = int(saved[0].name.removeprefix("state-"))

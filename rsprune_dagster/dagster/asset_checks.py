@@ -31,7 +31,7 @@ from rsprune_dagster.viz.markdown import table
 
 @dataclass(frozen=True)
 class CheckContext:
-    """What the checks of one asset read."""
+    """The inputs of the checks of one asset: folders, parameters, history."""
 
     asset: str
     store: AssetStore
@@ -232,7 +232,7 @@ def conservation(context: CheckContext) -> Verdict:
 
 @asset_check("pruned_subset", blocking=True)
 def exact_count(context: CheckContext) -> Verdict:
-    """As many tiles are kept as were asked for."""
+    """The number of kept tiles is the number that was asked for."""
     return subset.exact_count(context["raw_corpus"], context["pruned_subset"])
 
 

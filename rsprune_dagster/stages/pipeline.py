@@ -13,8 +13,7 @@ from rsprune_dagster.stages.raw_corpus import Scanner, scan
 from rsprune_dagster.stages.reference_scenes import scan_reference
 from rsprune_dagster.stages.scene_clusters import cluster
 from rsprune_dagster.utils.progress import Progress, silent
-
-STAGES = ("raw_corpus", "reference_scenes", "entropy_scores", "embeddings", "scene_clusters", "pruned_subset")
+from rsprune_dagster.viz.folders import PRUNING
 
 
 def prune(params: Params, root: Path, cache_root: Path, *, progress: Progress = silent) -> SelectReport:
@@ -31,7 +30,7 @@ def prune(params: Params, root: Path, cache_root: Path, *, progress: Progress = 
         RunError: no tile can be used, or a tile changed during the run.
     """
     check_strategy(params.selection.strategy)
-    corpus, reference, scores, embeddings, clusters, subset = (_empty(root / name) for name in STAGES)
+    corpus, reference, scores, embeddings, clusters, subset = (_empty(root / name) for name in PRUNING)
     workers = params.compute.workers or len(os.sched_getaffinity(0))
     seed, device = params.compute.seed, params.compute.device
     scanner = Scanner.of(params.corpus, cache_root, workers, progress)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PRUNING = ("raw_corpus", "reference_scenes", "entropy_scores", "embeddings", "scene_clusters", "pruned_subset")
+"""The assets of the pruning, in the order of the flow."""
 LATER = ("diffusion_checkpoint", "evaluation_metrics", "pruning_study")
 """Shown where they are there."""
 HTML, JSON = "report.html", "report.json"

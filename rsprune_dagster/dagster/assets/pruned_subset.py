@@ -51,9 +51,7 @@ def pruned_subset_asset(defaults: Params) -> dg.AssetsDefinition:
         workers, progress = compute.n_workers(), compute.progress(context)
         with recorder.record_asset(context, assets, {"selection": given(context), "compute": compute.drawn()}) as made:
             params = in_effect(context, defaults.selection, defaults)
-            folders = StageFolders(
-                *(assets.folder(name) for name in ("raw_corpus", "entropy_scores", "embeddings", "scene_clusters"))
-            )
+            folders = StageFolders.below(assets.root)
             with made.replace() as folder:
                 report = select(folders, folder, params, seed=compute.seed, workers=workers, progress=progress)
                 pictures = subset_pictures(Folders(assets.root, {"pruned_subset": folder}))

@@ -69,12 +69,7 @@ def pruning_study_asset(defaults: Params) -> dg.AssetsDefinition:
             key = study_partitions(defaults.study).get_partition_key_from_str(context.partition_key).keys_by_dimension
             with made.replace() as folder:
                 report = study_arm(
-                    StageFolders(
-                        corpus=assets.folder("raw_corpus"),
-                        scores=assets.folder("entropy_scores"),
-                        embeddings=assets.folder("embeddings"),
-                        clusters=assets.folder("scene_clusters"),
-                    ),
+                    StageFolders.below(assets.root),
                     assets.folder("pruned_subset"),
                     named_sources(
                         defaults.evaluation.sources, assets, part="held_out", home=made.home, progress=progress
