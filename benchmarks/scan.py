@@ -30,13 +30,12 @@ from benchmarks.machine import heading
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.shards import Shard, ShardCache
 from rsprune_dagster.corpus.sources import list_corpus, members
-from rsprune_dagster.pruning.entropy import tile_entropy
+from rsprune_dagster.pruning.entropy import PATCH_GRID, tile_entropy
 from rsprune_dagster.pruning.near_duplicates import near_duplicates
 from rsprune_dagster.pruning.scan import scan_shard, scan_tiles
 from rsprune_dagster.stages.raw_corpus import Scanner, scan
 from rsprune_dagster.utils.progress import silent
 
-PATCH_GRID = 4
 _ALL_VALID = np.zeros((0, 0), np.bool_)
 
 
@@ -70,7 +69,7 @@ def one_thread(tar: Path, n_tiles: int, rounds: int) -> None:
             tile_entropy(grey[:, :, 0], _ALL_VALID, PATCH_GRID)
 
     def whole() -> None:
-        scan_tiles(rows, options, PATCH_GRID)
+        scan_tiles(rows, options)
 
     ways: dict[str, Callable[[], None]] = {"read and decode": decode, "entropy scoring": score, "whole scan": whole}
     seconds = alternate(ways, rounds)
@@ -126,12 +125,12 @@ def listed(images: Path, cache: Path) -> list[Shard]:
 def scored(shards: list[Shard], cache: Path) -> None:
     """Read, hash, decode and score every tile, with all cores; the results are kept as Parquet files of a shard."""
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        list(pool.map(lambda shard: scan_shard(shard, ShardCache(cache), ReadOptions(), PATCH_GRID), shards))
+        list(pool.map(lambda shard: scan_shard(shard, ShardCache(cache), ReadOptions()), shards))
 
 
 def scanner(cache: Path) -> Scanner:
     """A scanner as the asset raw_corpus has it."""
-    return Scanner(ReadOptions(), PATCH_GRID, 1024, ShardCache(cache), len(os.sched_getaffinity(0)), silent)
+    return Scanner(ReadOptions(), 1024, ShardCache(cache), len(os.sched_getaffinity(0)), silent)
 
 
 def with_duplicates(corpus: Path) -> None:

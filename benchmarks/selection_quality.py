@@ -145,13 +145,8 @@ def rsprune(case: Case, encoder: str) -> np.ndarray:
         vectors(case.pool, encoder, weight),
         vectors(case.reference, encoder, weight) if case.reference else None,
         case.reference.labels if case.reference else None,
-        n_clusters=params.clustering.n_clusters,
-        candidates=params.clustering.candidates,
-        sample_per_scene=params.clustering.sample_per_scene,
-        n_iterations=params.clustering.n_iterations,
-        scene_exponent=params.selection.scene_exponent,
-        cluster_exponent=params.selection.cluster_exponent,
-        cluster_half_size=params.selection.cluster_half_size,
+        params.clustering,
+        params.selection,
         seed=case.seed,
     )
     return selection.order[: case.n_kept]

@@ -211,16 +211,7 @@ def yardstick_of(data: Path, work: Path, corpus: PrunedCorpus) -> EvaluationSetu
     found = held_out_leaks(held_out, everything, correlation=corpus.selection.near_duplicate_correlation, workers=1)
     raise_on_leaks(found, held_out.identities, everything.identities, what="held-out")
     print(f"none of the {len(held_out):,} held-out tiles is in the pool, or nearly", flush=True)
-    resampling = Resampling(level=0.95, n_resamples=2, seed=0)  # the intervals are over seeds
-    settings = Settings(
-        resampling=resampling,
-        n_neighbours=5,
-        min_per_scene=20,
-        held_out_quantile=0.01,
-        copy_neighbours=20,
-        near_duplicate_correlation=corpus.selection.near_duplicate_correlation,
-        on_leak="refuse",
-    )
+    settings = Settings(Resampling(n_resamples=2))  # the intervals are over seeds
     return EvaluationSetup(networks, held_out, settings)
 
 
@@ -231,7 +222,7 @@ def labelled(data: Path, work: Path) -> pa.Table:
         folder.mkdir(parents=True, exist_ok=True)
         params = load(PARAMS).corpus
         options = read_options(work / "prune" / "assets" / "raw_corpus")
-        scanner = Scanner(options, params.patch_grid, params.shard_size, ShardCache(work / "cache"), 1, silent)
+        scanner = Scanner(options, params.shard_size, ShardCache(work / "cache"), 1, silent)
         scan([str(data / "eurosat/labelled.tar")], folder, scanner, labelled=True, label="labelled")
     table = pq.read_table(folder / "manifest.parquet")
     return table.append_column("scene", table.column("label"))

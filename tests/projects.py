@@ -31,7 +31,7 @@ UPSTREAM: Mapping[str, frozenset[str]] = {
 
 SHORT_TRAINING = {"n_images": 32, "batch_size": 8, "image_size_px": 16, "save_every_images": 32, "sample_steps": 2}
 """Parameters of a training that takes a moment."""
-SHORT_EVALUATION = {"n_samples": 48, "sample_steps": 2, "n_neighbours": 3, "n_resamples": 4}
+SHORT_EVALUATION = {"n_samples": 48, "sample_steps": 2}
 """Parameters of an evaluation that takes a moment."""
 
 

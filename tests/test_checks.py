@@ -71,17 +71,17 @@ def all_of(assets: Path) -> dict[str, Verdict]:
         "all_read": corpus.all_read(raw),
         "not_shrunken": corpus.not_shrunken(raw, 400, max_shrink_fraction=0.5),
         "entropy_in_range": corpus.entropy_in_range(raw, scores),
-        "no_scene_erased": corpus.no_scene_erased(reference, scores, max_scene_loss=0.02),
+        "no_scene_erased": corpus.no_scene_erased(reference, scores),
         "embedded_once": vectors.embedded_once(scores, embeddings),
         "finite": vectors.finite(lengths),
         "unit_norms": vectors.unit_norms(lengths, norm_tolerance=TOLERANCE),
         "assigned_once": clusters.assigned_once(embeddings, clustering),
-        "cluster_sizes": clusters.cluster_sizes(clustering, max_cluster_fraction=0.5),
+        "cluster_sizes": clusters.cluster_sizes(clustering),
         "tells_scenes_apart": clusters.tells_scenes_apart(clustering, min_nmi=0.25),
         "conservation": subset.conservation(raw, kept),
         "exact_count": subset.exact_count(raw, kept),
         "no_copies": subset.no_copies(kept),
-        "near_duplicates_left": subset.near_duplicates_left(raw, kept, max_near_duplicate_fraction=0.01),
+        "near_duplicates_left": subset.near_duplicates_left(raw, kept),
         "apart_from_reference": subset.apart_from_reference(reference, kept),
     }
 
@@ -181,7 +181,7 @@ def test_a_threshold_that_erases_a_scene(assets: Path) -> None:
     """The trap of a bare threshold: calm water has few bits."""
     path = assets / "entropy_scores" / "threshold.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "threshold_bits": 5.0}))
-    verdict = corpus.no_scene_erased(assets / "reference_scenes", assets / "entropy_scores", max_scene_loss=0.02)
+    verdict = corpus.no_scene_erased(assets / "reference_scenes", assets / "entropy_scores")
     fails(verdict, "at 5.00 bits", "entropy.threshold_from to reference")
 
 
@@ -247,7 +247,7 @@ def test_a_tile_without_a_cluster(assets: Path) -> None:
 def test_clusters_that_are_empty_or_hold_nearly_all(assets: Path) -> None:
     table = assets / "scene_clusters" / "assignment.parquet"
     doctor(table, lambda rows: with_column(rows, "cluster_id", pa.array(np.zeros(len(rows), np.int32))))
-    verdict = clusters.cluster_sizes(assets / "scene_clusters", max_cluster_fraction=0.5)
+    verdict = clusters.cluster_sizes(assets / "scene_clusters")
     fails(verdict, "are empty", "one holds 100% of all", "clustering.n_clusters")
 
 
@@ -331,7 +331,7 @@ def test_near_duplicates_that_were_kept(assets: Path) -> None:
     both = pa.concat_tables([copies.select(["tile_id"]), pa.table({"tile_id": copies["near_copy_of"]})], **LOOSELY)
     pq.write_table(both, assets / "pruned_subset" / "pruned_subset.parquet")
     fails(
-        subset.near_duplicates_left(assets / "raw_corpus", assets / "pruned_subset", max_near_duplicate_fraction=0.01),
+        subset.near_duplicates_left(assets / "raw_corpus", assets / "pruned_subset"),
         "nearly another kept tile",
         "near_duplicate_correlation",
     )

@@ -119,7 +119,7 @@ def test_the_results_are_the_two_tables_and_nothing_half_written(commanded: Path
         (["--strategy", "random", "--set", "selection.cluster_exponent=1"], 2, "it needs selection.strategy=rsprune"),
         (["--set", "training.n_images=64"], 2, "the command does not read `training:`"),
         (["--set", "clustering.recluster=never"], 2, "this command has clustering.recluster=always"),
-        (["--set", "clustering.max_growth=2"], 2, "clustering.max_growth has no effect here"),
+        (["--set", "automation.look_every_s=2"], 2, "automation.look_every_s has no effect here"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -499,7 +499,7 @@ def test_a_full_disk_is_one_line_and_the_old_results_stay(small: Path, small_dis
     command = ("prune", small / "corpus", "--out", small_disk / "out", "--device", "cpu")
     assert rsprune(*command).code == 0
     before = {name: (small_disk / "out" / name).read_bytes() for name in RESULTS}
-    anew = ("--set", "corpus.max_tile_pixels=100000")  # nothing that is cached fits
+    anew = ("--set", "corpus.min_valid_fraction=0.4")  # nothing that is cached fits
     _full_at_each_stage(small_disk, before, lambda: rsprune(*command, "--seed", 1, *anew))
 
 

@@ -7,19 +7,13 @@ import sys
 
 import numpy as np
 import pytest
+from prune_runs import PROJECT
 
+from rsprune_dagster.config.params import load
 from rsprune_dagster.pruning.clustering import assign, choose_k, cluster_quality, stratified_sample, train_centroids
 from rsprune_dagster.pruning.pipeline import SceneClusters, Selection, select
 
-OPTIONS = {
-    "candidates": (3, 6, 12),
-    "sample_per_scene": 200,
-    "n_iterations": 15,
-    "scene_exponent": 0.0,
-    "cluster_exponent": 0.0,
-    "cluster_half_size": 30,
-    "seed": 0,
-}
+DEFAULTS = load(PROJECT / "params.yaml")
 
 
 def mixture(sizes: list[int], *, seed: int, dimension: int = 24) -> tuple[np.ndarray, np.ndarray]:
@@ -82,7 +76,7 @@ def test_quality_agrees_with_scikit_learn() -> None:
 
 def test_k_is_chosen_by_how_well_known_scenes_come_back() -> None:
     vectors, scene = mixture([60] * 6, seed=0)
-    k, measured = choose_k(vectors, scene, (2, 6, 40), seed=0, n_iterations=15)
+    k, measured = choose_k(vectors, scene, (2, 6, 40), seed=0)
     assert k == 6
     assert [quality.n_clusters for quality in measured] == [2, 6, 40]
 
@@ -120,7 +114,10 @@ def chosen(kind: str, *, sizes: list[int]) -> tuple[Selection, np.ndarray]:
         reference = (rng.normal(size=(8, 24))[labels] + 0.4 * rng.normal(size=reference.shape)).astype(np.float32)
         reference /= np.linalg.norm(reference, axis=1, keepdims=True)
     known = (None, None) if kind == "none" else (reference, labels.astype(str))
-    return select(vectors, *known, n_clusters=6 if kind == "none" else 0, **OPTIONS), scene
+    clustering = DEFAULTS.clustering.model_copy(
+        update={"candidates": (3, 6, 12), "n_clusters": 6 if kind == "none" else 0}
+    )
+    return select(vectors, *known, clustering, DEFAULTS.selection, seed=0), scene
 
 
 @pytest.mark.parametrize("kind", ["same", "foreign", "none"])

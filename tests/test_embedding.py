@@ -129,7 +129,7 @@ def test_a_tile_that_changed_after_its_scan_gets_no_vector_under_its_old_hash(en
 
 def scanned_corpus(corpus: Path, folder: Path) -> TileTable:
     folder.mkdir()
-    scanner = Scanner(ReadOptions(), 4, 8, ShardCache(corpus.parent / "cache"), 1, silent)
+    scanner = Scanner(ReadOptions(), 8, ShardCache(corpus.parent / "cache"), 1, silent)
     scan([str(corpus)], folder, scanner, labelled=False, label="test")
     return TileTable("SELECT * FROM manifest", {"manifest": folder / "manifest.parquet"})
 

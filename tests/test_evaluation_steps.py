@@ -48,10 +48,6 @@ class World:
         values = {
             "n_samples": 60,
             "sample_steps": 2,
-            "n_neighbours": 3,
-            "n_resamples": 4,
-            "held_out_quantile": 0.05,
-            "copy_neighbours": 5,
             "network_size_px": 32,
         }
         return load(PROJECT / "params.yaml").evaluation.model_copy(update={**values, **changes})
@@ -72,7 +68,7 @@ class World:
             [str(source) for source in named],
             folder,
             self.params(**changes),
-            Scanner(OPTIONS, 4, 64, ShardCache(self.root / "cache"), 1, silent),
+            Scanner(OPTIONS, 64, ShardCache(self.root / "cache"), 1, silent),
             work=work or self.root / "work",
             seed=seed,
             device="cpu",
@@ -118,7 +114,7 @@ def test_samples_are_kept_apart_by_all_that_they_depend_on(world: World) -> None
 
     others = [key(**{name: value}) for name, value in SAMPLED_OTHERWISE.items()]
     assert len({key(), key(seed=1), key(asked_for=scenes[::-1]), *others}) == 3 + len(SAMPLED_OTHERWISE)
-    assert key(n_neighbours=4, champion_margin=0.5, network_size_px=64) == key()
+    assert key(champion_margin=0.5, network_size_px=64) == key()
 
 
 def test_scores_of_ddim_are_not_compared_with_those_of_its_uneven_steps(world: World, tmp_path: Path) -> None:
@@ -187,7 +183,7 @@ def test_samples_and_their_features_are_made_once(
         world.evaluate(tmp_path / name, work=work, **changes)
         return len(drawn) - before
 
-    assert redrawn("same") == redrawn("other-measure", n_neighbours=4, champion_margin=0.5) == 0
+    assert redrawn("same") == redrawn("other-measure", network_size_px=48, champion_margin=0.5) == 0
     assert tree_of(tmp_path / "same").digest == tree_of(tmp_path / "first").digest
     assert redrawn("steps", sample_steps=3) == 1
     for file in work.rglob("*.safetensors"):
@@ -210,15 +206,17 @@ def test_held_out_tiles_that_were_trained_on_stop_it_or_are_reported(
     assert len(report.leaks) == 1 and "leak.png" in report.leaks[0]
 
 
-def test_content_that_was_trained_on_is_found_among_tiles_that_were_not_drawn(world: World, tmp_path: Path) -> None:
+def test_content_that_was_trained_on_is_found_among_tiles_that_were_not_drawn(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     leaking = tmp_path / "leaking"
     shutil.copytree(world.held_out, leaking)
     for name in ("003.png", "011.png"):
         shutil.copy(world.root / "tiles" / name, leaking / "sea" / f"leak-{name}")
-    few = {"max_tiles": 20, "copy_neighbours": 2, "n_neighbours": 1}
+    monkeypatch.setattr(steps, "MAX_TILES", 20)
     with pytest.raises(RunError, match=r"2 held-out tiles have the content of training tiles: .*leak-003\.png"):
-        world.evaluate(tmp_path / "refused", sources=(leaking,), **few)
-    report = world.evaluate(tmp_path / "told", sources=(leaking,), on_leak="report", **few)
+        world.evaluate(tmp_path / "refused", sources=(leaking,))
+    report = world.evaluate(tmp_path / "told", sources=(leaking,), on_leak="report")
     assert report.metrics["n_leaked_contents"] == 2 and "leak-011.png" in report.leaks[0]
 
 

@@ -15,6 +15,7 @@ from prune_runs import settings
 
 from rsprune_dagster.config.params import ClusteringParams
 from rsprune_dagster.dagster.assets.scene_clusters import last_version
+from rsprune_dagster.pruning import incremental
 from rsprune_dagster.pruning.assignment import read_clusters
 from rsprune_dagster.pruning.checks.scene_clusters import assigned_once, no_drift
 from rsprune_dagster.pruning.checks.scene_coverage import strata_of
@@ -119,20 +120,22 @@ def test_tiles_of_another_kind_ask_for_a_new_clustering(first: Path, tmp_path: P
     assert not outcome.kept and "new tiles lie beyond" in outcome.origin
     made(embedded(tmp_path / "same", OLD, STRANGE), tmp_path / "fresh")
     assert hashes(tmp_path / "new") == hashes(tmp_path / "fresh")
-    assert no_drift(tmp_path / "new", params()).passed
+    assert no_drift(tmp_path / "new").passed
 
 
 def test_never_keeps_the_centroids_and_a_check_tells(first: Path, tmp_path: Path) -> None:
-    wanted = params(recluster="never")
     outcome = made(embedded(tmp_path / "e", OLD, STRANGE), tmp_path / "kept", last=first, recluster="never")
     assert outcome.kept and "they have drifted" in outcome.origin
-    verdict = no_drift(tmp_path / "kept", wanted)
+    verdict = no_drift(tmp_path / "kept")
     assert not verdict.passed and "clustering.recluster set to always" in verdict.sentence
-    assert no_drift(first, wanted).passed
+    assert no_drift(first).passed
 
 
-def test_a_pool_that_has_grown_beyond_the_limit_is_clustered_anew(first: Path, tmp_path: Path) -> None:
-    outcome = made(embedded(tmp_path / "e", OLD, MORE), tmp_path / "new", last=first, max_growth=0.05)
+def test_a_pool_that_has_grown_beyond_the_limit_is_clustered_anew(
+    first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incremental, "MAX_GROWTH", 0.05)
+    outcome = made(embedded(tmp_path / "e", OLD, MORE), tmp_path / "new", last=first)
     assert not outcome.kept and "40 tiles were added to 600 training tiles" in outcome.origin
 
 
@@ -141,7 +144,7 @@ def test_kept_centroids_are_of_no_use_where_what_made_them_changed(change: str, 
     embeddings = embedded(tmp_path / "e", OLD, labels=LABELS[::-1] if change == "reference" else LABELS)
     if change == "encoder":
         (embeddings / "encoder.json").write_text(json.dumps({"name": "another"}))
-    changes: dict[str, Any] = {"sample_per_scene": 500} if change == "parameter" else {}
+    changes: dict[str, Any] = {"candidates": (3, 5)} if change == "parameter" else {}
     outcome = made(embeddings, tmp_path / "new", last=first, seed=int(change == "seed"), **changes)
     assert not outcome.kept and "others than those of the last version" in outcome.origin
 

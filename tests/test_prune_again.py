@@ -179,6 +179,6 @@ def _scanned_project(synthetic: Path, root: Path) -> Path:
     (root / "dvc.yaml").touch()
     folder = root / "assets" / "raw_corpus"
     folder.mkdir(parents=True)
-    scanner = Scanner(ReadOptions(), 16, 64, ShardCache(root / "cache"), 1, silent, home=root)
+    scanner = Scanner(ReadOptions(), 64, ShardCache(root / "cache"), 1, silent, home=root)
     scan([str(root / "data")], folder, scanner, labelled=False, label="raw_corpus")
     return folder

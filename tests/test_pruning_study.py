@@ -39,10 +39,10 @@ class World:
             evaluation={
                 "sources": [str(self.made / "held_out")],
                 "network_size_px": 32,
+                "n_samples": 40,
                 "sample_steps": 2,
-                "n_neighbours": 3,
             },
-            study={"arms": list(ARMS), "seeds": [0, 1], "checkpoints": [32, 64], "n_samples": 40, **study},
+            study={"arms": list(ARMS), "seeds": [0, 1], "checkpoints": [32, 64], **study},
         )
 
     def run(self, arm: str, seed: int, params: Params | None = None) -> Path:

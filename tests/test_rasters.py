@@ -269,7 +269,7 @@ TILED = {"tiled": True, "compress": "deflate"}
         (
             (64, 64),
             {"count": 300, "interleave": "pixel", "blockxsize": 256, "blockysize": 256, **TILED},
-            "a block would take 19,660,800 bytes, more than 8,000,000, which are 8 for each of max_tile_pixels",
+            "a block would take 19,660,800 bytes, more than 8,000,000, which are 8 for each of 1,000,000 pixels",
         ),
         ((32, 32), {"dtype": "float64", "count": 1000, "interleave": "band"}, ""),
     ],
@@ -296,7 +296,7 @@ def test_a_window_of_too_many_bytes_is_refused(tmp_path: Path) -> None:
     path = sparse(tmp_path / "s.tif", 256, 256, 3, "float64", interleave="band")
     assert read_all(path, options)[1] == {
         "s.tif": "oversized: 256 x 256 px x 3 bands of float64 would take 1,572,864 bytes, more than 160,000, which "
-        "are 8 for each of max_tile_pixels; refused before decoding"
+        "are 8 for each of 20,000 pixels; refused before decoding"
     }
 
 

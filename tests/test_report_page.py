@@ -154,9 +154,7 @@ def test_reasons_are_shown_by_tiles_that_met_them(recorded: Outcome, report: Rep
 
 
 def test_a_pool_a_hundred_times_as_large_gives_a_page_of_bounded_size(tmp_path: Path) -> None:
-    small, large = (
-        page_on(write_assets(tmp_path / str(n), n), seed_sample_tiles=300, n_other_seeds=1) for n in (600, 60_000)
-    )
+    small, large = (page_on(write_assets(tmp_path / str(n), n), n_other_seeds=1) for n in (600, 60_000))
     assert large.numbers["n_seen"] == 100 * small.numbers["n_seen"]
     assert small.size_bytes < MAX_PAGE_BYTES and large.size_bytes < MAX_PAGE_BYTES
     pictures = [html.count("<img ") for html in (small.html, large.html)]

@@ -38,7 +38,7 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def scanner(tmp_path: Path, *, shard_size: int = 8, workers: int = 1) -> Scanner:
-    return Scanner(ReadOptions(), 4, shard_size, ShardCache(tmp_path / "cache"), workers, silent)
+    return Scanner(ReadOptions(), shard_size, ShardCache(tmp_path / "cache"), workers, silent)
 
 
 def run(sources: list[str], folder: Path, scan_with: Scanner) -> ScanReport:

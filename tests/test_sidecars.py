@@ -204,7 +204,7 @@ def test_a_sidecar_that_comes_or_goes_is_seen_by_the_next_scan(
     sidecar, sources = Path(f"{scene}{ending}"), [str(scene.parent / source)]
 
     def facts(run: int) -> list[tuple[str, str, str]]:
-        scanner = Scanner(SMALL, 4, 8, ShardCache(tmp_path / "cache"), 1, silent)
+        scanner = Scanner(SMALL, 8, ShardCache(tmp_path / "cache"), 1, silent)
         (tmp_path / str(run)).mkdir()
         scan(sources, tmp_path / str(run), scanner, labelled=False, label="test")
         rows = pq.read_table(tmp_path / str(run) / "manifest.parquet").to_pylist()

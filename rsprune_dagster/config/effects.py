@@ -14,18 +14,8 @@ class Condition:
     what: str
 
 
-_REFERENCE = Condition(
-    lambda params: params.entropy.threshold_from == "reference" and bool(params.reference.sources),
-    "entropy.threshold_from=reference and a reference",
-)
 _NETWORK = Condition(
     lambda params: params.embedding.backbone != "descriptor", "an embedding.backbone other than the descriptor"
-)
-_DRIFT = Condition(
-    lambda params: (
-        params.clustering.recluster == "never" or (params.clustering.recluster == "auto" and params.automation.enabled)
-    ),
-    "clustering.recluster=never, or =auto with automation.enabled=true",
 )
 _RSPRUNE = Condition(lambda params: params.selection.strategy == "rsprune", "selection.strategy=rsprune")
 _CHAMPION = Condition(lambda params: bool(params.evaluation.champion_score), "an evaluation.champion_score")
@@ -42,26 +32,17 @@ NEEDS: Mapping[str, Condition] = {
     "entropy.threshold_quantile": Condition(
         lambda params: params.entropy.threshold_from == "quantile", "entropy.threshold_from=quantile"
     ),
-    "entropy.max_scene_loss": _REFERENCE,
-    "entropy.max_threshold_bits": _REFERENCE,
     "embedding.weights_sha256": Condition(lambda params: bool(params.embedding.weights), "an embedding.weights file"),
     "embedding.image_size_px": _NETWORK,
     "embedding.descriptor_weight": _NETWORK,
     "embedding.precision": _NETWORK,
     "clustering.candidates": Condition(lambda params: params.clustering.n_clusters == 0, "clustering.n_clusters=0"),
-    "clustering.max_far_fraction": _DRIFT,
-    "clustering.max_cluster_shift": _DRIFT,
-    "clustering.max_growth": _DRIFT,
     "selection.scene_exponent": Condition(
         lambda params: _RSPRUNE.met(params) and bool(params.reference.sources), f"{_RSPRUNE.what} and a reference"
     ),
     "selection.cluster_exponent": _RSPRUNE,
-    "selection.cluster_half_size": _RSPRUNE,
     "evaluation.champion_margin": _CHAMPION,
     "evaluation.champion_max_copies": _CHAMPION,
-    "report.seed_sample_tiles": Condition(
-        lambda params: params.report.n_other_seeds > 0, "a report.n_other_seeds above 0"
-    ),
     "automation.schedule": _AUTOMATION,
     "automation.timezone": _AUTOMATION,
     "automation.look_every_s": _AUTOMATION,

@@ -1,4 +1,4 @@
-"""params.yaml, parsed into frozen, validated models: the only place for numbers."""
+"""params.yaml, parsed into frozen, validated models. The file has the values and their descriptions."""
 
 import difflib
 import os
@@ -39,24 +39,14 @@ SectionType = TypeVar("SectionType", bound=Section)
 
 
 class CorpusParams(Section):
-    sources: tuple[str, ...] = Field(
-        description="Folders, tars, Parquet files or GeoTIFF scenes; `synthetic`: a procedural corpus"
-    )
-    tile_size_px: int = Field(ge=8, le=8192, description="Edge of the windows that scenes are cut into, pixels")
-    overlap_px: Count = Field(description="Pixels that neighbouring windows share")
-    min_valid_fraction: Fraction = Field(description="Windows with a smaller share of valid pixels are quarantined")
-    bands: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        description="Bands used as red, green and blue; empty: automatic"
-    )
-    value_range: tuple[float, ...] = Field(
-        description="[low, high] that 16-bit and float values are scaled from; empty: measured per scene file"
-    )
-    max_tile_pixels: int = Field(ge=64, description="Larger tiles are refused before they are decoded")
-    image_columns: tuple[str, ...] = Field(
-        description="Parquet columns with image bytes; the first one present in a file is read; empty: automatic"
-    )
-    patch_grid: int = Field(ge=1, le=16, description="Patches along each edge of a tile, for the mean patch entropy")
-    shard_size: int = Field(ge=1, description="Tiles processed and cached together")
+    sources: tuple[str, ...]
+    tile_size_px: int = Field(ge=8, le=8192)
+    overlap_px: Count
+    min_valid_fraction: Fraction
+    bands: tuple[Annotated[int, Field(ge=1)], ...]
+    value_range: tuple[float, ...]
+    image_columns: tuple[str, ...]
+    shard_size: int = Field(ge=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -70,142 +60,83 @@ class CorpusParams(Section):
 
 
 class ReferenceParams(Section):
-    sources: tuple[str, ...] = Field(description="Labelled scene sets, a folder per scene; empty: none, one stratum")
+    sources: tuple[str, ...]
 
 
 class EntropyParams(Section):
-    threshold_from: Literal["reference", "bits", "quantile"] = Field(
-        description="How the entropy threshold is determined"
-    )
-    threshold_bits: float = Field(ge=0, le=8, description="Threshold in bits; also used when there is no reference")
-    threshold_quantile: Fraction = Field(description="Share of tiles below the threshold, for `quantile`")
-    max_scene_loss: Fraction = Field(
-        description="Largest share of any reference scene that may fall below the threshold"
-    )
-    max_threshold_bits: float = Field(ge=0, le=8, description="Upper limit of the calibrated threshold, in bits")
+    threshold_from: Literal["reference", "bits", "quantile"]
+    threshold_bits: float = Field(ge=0, le=8)
+    threshold_quantile: Fraction
 
 
 class EmbeddingParams(Section):
-    backbone: str = Field(description="descriptor (no download) or a torchvision model")
-    weights: str = Field(description="A local weights file; empty: the published weights")
-    weights_sha256: str = Field(description="Expected sha256 of the weights file; empty: not checked")
-    image_size_px: int = Field(ge=16, le=1024, description="Edge that tiles are resized to for the encoder")
-    descriptor_weight: float = Field(
-        ge=0, le=100, description="Weight of the descriptor relative to the network's embedding; 0: unused"
-    )
-    batch_size: int = Field(ge=1, description="Tiles per forward pass")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(description="Floating-point precision of the encoder")
+    backbone: str
+    weights: str
+    weights_sha256: str
+    image_size_px: int = Field(ge=16, le=1024)
+    descriptor_weight: float = Field(ge=0, le=100)
+    batch_size: int = Field(ge=1)
+    precision: Literal["auto", "float32", "bfloat16"]
 
 
 class ClusteringParams(Section):
-    n_clusters: Count = Field(description="Number of clusters; 0: chosen among the candidates on the reference")
-    candidates: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1, description="Numbers of clusters to try")
-    sample_per_scene: int = Field(ge=1, description="Tiles of each scene that train the centroids")
-    n_iterations: int = Field(ge=1, description="Iterations of k-means")
-    recluster: Literal["auto", "always", "never"] = Field(
-        description="auto: with automation on, reuse the last version's centroids until the pool has drifted"
-    )
-    max_far_fraction: Fraction = Field(
-        description="Largest share of new tiles beyond the 99th percentile of the training distances"
-    )
-    max_cluster_shift: float = Field(ge=0, description="Largest population stability index of the cluster sizes")
-    max_growth: float = Field(ge=0, description="Largest ratio of new tiles to the tiles that trained the centroids")
+    n_clusters: Count
+    candidates: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
+    recluster: Literal["auto", "always", "never"]
 
 
 class SelectionParams(Section):
-    keep_fraction: float = Field(gt=0, le=1, description="Share of the readable tiles that is kept")
-    scene_exponent: Fraction = Field(description="Scene quotas: 1 proportional to size, 0 uniform")
-    cluster_exponent: Fraction = Field(description="Cluster quotas in a scene: 1 proportional to size, 0 uniform")
-    cluster_half_size: Count = Field(
-        description="Cluster size at which the quota weight is half of a large cluster's; 0: off"
-    )
-    near_duplicate_correlation: Fraction = Field(
-        description="Correlation of detail from which two tiles are near-duplicates"
-    )
-    strategy: str = Field(description="Selection strategy: rsprune or a baseline")
+    keep_fraction: float = Field(gt=0, le=1)
+    scene_exponent: Fraction
+    cluster_exponent: Fraction
+    near_duplicate_correlation: Fraction
+    strategy: str
 
 
 class TrainingParams(Section):
-    denoiser: Literal["unet", "dit"] = Field(description="Architecture: UNet or diffusion transformer")
-    preset: Literal["tiny", "small", "base", "xl"] = Field(description="Size of the denoiser")
-    objective: Literal["v_prediction", "flow_matching"] = Field(
-        description="Training objective, which fixes the noise schedule"
-    )
-    autoencoder: str = Field(description="Folder of a diffusers autoencoder for latent diffusion; empty: pixels")
-    image_size_px: int = Field(ge=8, le=1024, description="Edge that tiles are resized to for training")
-    n_images: int = Field(ge=1, description="Training length in images; an image seen twice counts twice")
-    batch_size: int = Field(ge=1, description="Images per step, over all processes")
-    micro_batch_size: int = Field(ge=1, description="Images per forward pass; smaller: less memory, same result")
-    gradient_checkpointing: bool = Field(description="Recompute activations: less memory, slower, same result")
-    learning_rate: float = Field(gt=0, description="Learning rate of Adam after the warm-up")
-    warmup_images: Count = Field(description="Images over which the learning rate rises linearly")
-    ema_half_life_images: int = Field(ge=1, description="Half-life of the weight average (EMA), in images")
-    scene_dropout: Fraction = Field(
-        description="Share of images trained without a scene label, for classifier-free guidance"
-    )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(description="Floating-point precision of the denoiser")
-    save_every_images: int = Field(ge=1, description="Images between two saved states")
-    on_changed_tile: Literal["fail", "skip"] = Field(description="If a tile changed since pruning: fail or skip it")
-    sampler: Literal["ddim", "dpm_solver"] = Field(description="How noise becomes an image, step by step")
-    sample_steps: int = Field(ge=1, description="Steps of the sampler")
-    guidance: float = Field(ge=1, description="1: as learned; more: further towards the scene")
-    data_licence: str = Field(description="Licence of the images, for the model card")
+    denoiser: Literal["unet", "dit"]
+    preset: Literal["tiny", "small", "base", "xl"]
+    objective: Literal["v_prediction", "flow_matching"]
+    autoencoder: str
+    image_size_px: int = Field(ge=8, le=1024)
+    n_images: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    micro_batch_size: int = Field(ge=1)
+    gradient_checkpointing: bool
+    learning_rate: float = Field(gt=0)
+    warmup_images: Count
+    ema_half_life_images: int = Field(ge=1)
+    precision: Literal["auto", "float32", "bfloat16"]
+    save_every_images: int = Field(ge=1)
+    on_changed_tile: Literal["fail", "skip"]
+    sampler: Literal["ddim", "dpm_solver"]
+    sample_steps: int = Field(ge=1)
+    guidance: float = Field(ge=1)
+    data_licence: str
 
 
 class EvaluationParams(Section):
-    sources: tuple[str, ...] = Field(
-        description="Labelled images unused by pruning and training, one folder per scene; `synthetic`; empty: none"
-    )
-    networks: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(=.+)?$")], ...] = Field(
-        min_length=1, description="Feature networks: inception, descriptor or a torchvision model; NAME=FILE"
-    )
-    network_size_px: int = Field(
-        ge=16, le=1024, description="Edge that images are resized to for networks other than Inception"
-    )
-    n_samples: int = Field(ge=16, description="Images sampled from the checkpoint")
-    scenes: Literal["balanced", "subset"] = Field(description="Samples per scene: equal, or proportional to the subset")
-    sampler: Literal["ddim", "dpm_solver"] = Field(description="How noise becomes an image, step by step")
-    sample_steps: int = Field(ge=1, description="Steps of the sampler")
-    guidance: float = Field(ge=1, description="1: as learned; more: further towards the scene")
-    batch_size: int = Field(ge=1, description="Images per sampling batch")
-    max_tiles: int = Field(
-        ge=100, description="Largest number of training or held-out tiles compared; larger sets are subsampled"
-    )
-    level: float = Field(gt=0, lt=1, description="Confidence level of the intervals")
-    n_resamples: int = Field(ge=2, description="Random halves of the samples per interval")
-    n_neighbours: int = Field(
-        ge=1, description="k of the k-nearest-neighbour balls for precision, recall, density and coverage"
-    )
-    min_per_scene: int = Field(ge=4, description="Fewest generated and reference images for a distance per scene")
-    copies_in: str = Field(description="Where copies are searched: pixels, or also in the features of a network")
-    pixel_edge_px: int = Field(ge=4, le=64, description="Edge of the downscaled images that copies are searched in")
-    held_out_quantile: float = Field(
-        gt=0, lt=1, description="Quantile of the held-out tiles' distances below which a sample is close"
-    )
-    copy_neighbours: int = Field(ge=1, description="Further training tiles that the nearest distance is divided by")
-    near_duplicate_correlation: Fraction = Field(
-        description="Correlation from which a held-out tile counts as a training tile"
-    )
-    on_leak: Literal["refuse", "report"] = Field(
-        description="If held-out tiles are in the training set: refuse or report"
-    )
-    champion_score: str = Field(description="Score that decides which checkpoint is the champion; empty: none")
-    champion_margin: float = Field(ge=0, description="Improvement required beyond the confidence interval")
-    champion_max_copies: Fraction = Field(
-        description="A checkpoint with a larger share of memorized samples is never promoted"
-    )
+    sources: tuple[str, ...]
+    networks: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(=.+)?$")], ...] = Field(min_length=1)
+    network_size_px: int = Field(ge=16, le=1024)
+    n_samples: int = Field(ge=16)
+    scenes: Literal["balanced", "subset"]
+    sampler: Literal["ddim", "dpm_solver"]
+    sample_steps: int = Field(ge=1)
+    guidance: float = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    copies_in: str
+    on_leak: Literal["refuse", "report"]
+    champion_score: str
+    champion_margin: float = Field(ge=0)
+    champion_max_copies: Fraction
 
 
 class StudyParams(Section):
-    arms: tuple[Annotated[str, Field(pattern=r"^[a-z_]+(-[0-9.]+)?$")], ...] = Field(
-        min_length=1, description="Training sets to compare: full, or strategy-fraction such as rsprune-0.15"
-    )
-    seeds: tuple[Count, ...] = Field(min_length=1, description="Seeds; each arm is trained once per seed")
-    checkpoints: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        min_length=1, description="Training images after which samples are evaluated; training ends at the last"
-    )
-    n_samples: int = Field(ge=16, description="Images sampled at each checkpoint")
-    score: str = Field(description="Score that the study compares")
+    arms: tuple[Annotated[str, Field(pattern=r"^[a-z_]+(-[0-9.]+)?$")], ...] = Field(min_length=1)
+    seeds: tuple[Count, ...] = Field(min_length=1)
+    checkpoints: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
+    score: str
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -216,28 +147,23 @@ class StudyParams(Section):
 
 
 class ReportParams(Section):
-    keep_fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        description="Additional keep fractions that the report compares"
-    )
-    n_other_seeds: Count = Field(description="Number of other seeds that candidates are ranked with; 0: none")
-    seed_sample_tiles: int = Field(ge=2, description="Largest number of candidates ranked with other seeds")
+    keep_fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...]
+    n_other_seeds: Count
 
 
 class RepruningParams(Section):
-    max_exchanged_fraction: Fraction = Field(
-        description="Largest share of the kept tiles that a re-pruning may replace"
-    )
+    max_exchanged_fraction: Fraction
 
 
 class ComputeParams(Section):
-    workers: Count = Field(description="Parallel workers over shards; 0: one per core")
-    device: str = Field(description="auto, cpu, cuda or cuda:N")
-    seed: Count = Field(description="Random seed")
+    workers: Count
+    device: str
+    seed: Count
 
 
 class TrackingParams(Section):
-    uri: str = Field(description="MLflow tracking URI; empty: SQLite in .state/mlflow; none: MLflow is off")
-    experiment: str = Field(min_length=1, description="MLflow experiment of the runs")
+    uri: str
+    experiment: str = Field(min_length=1)
 
     @property
     def uri_in_effect(self) -> str:
@@ -246,30 +172,22 @@ class TrackingParams(Section):
 
 
 class CheckParams(Section):
-    max_quarantined_fraction: Fraction = Field(description="Largest share of unusable tiles; a larger share warns")
-    max_shrink_fraction: Fraction = Field(description="Largest share of the corpus that may disappear; more blocks")
-    norm_tolerance: float = Field(gt=0, description="Largest deviation of a vector's length from 1")
-    max_cluster_fraction: Fraction = Field(description="Largest share of the tiles in one cluster")
-    min_nmi: Fraction = Field(description="Smallest normalized mutual information of clusters and reference scenes")
-    max_near_duplicate_fraction: Fraction = Field(
-        description="Largest share of kept tiles that are near-duplicates of another"
-    )
-    max_scene_shift: float = Field(ge=0, description="Largest relative change of a scene's share between versions")
-    max_age_days: float = Field(gt=0, description="Age in days from which the subset is stale")
-    max_fid_loss: float = Field(
-        ge=0, description="Largest relative increase of a Fréchet distance over the champion's; more blocks"
-    )
+    max_quarantined_fraction: Fraction
+    max_shrink_fraction: Fraction
+    norm_tolerance: float = Field(gt=0)
+    min_nmi: Fraction
+    max_scene_shift: float = Field(ge=0)
+    max_age_days: float = Field(gt=0)
+    max_fid_loss: float = Field(ge=0)
 
 
 class AutomationParams(Section):
-    enabled: bool = Field(description="Start schedule, sensors and declarative automation; false: only manual runs")
-    schedule: str = Field(description="Cron expression of the weekly refresh: minute hour day month weekday")
-    timezone: str = Field(description="Time zone of the schedule, such as Europe/Berlin")
-    look_every_s: int = Field(ge=1, description="Seconds between two listings of the sources")
-    webhook: str = Field(
-        description="URL that failures are posted to as JSON; RSPRUNE_WEBHOOK overrides it; empty: none"
-    )
-    ui_url: str = Field(description="Address of the web UI, for links in messages")
+    enabled: bool
+    schedule: str
+    timezone: str
+    look_every_s: int = Field(ge=1)
+    webhook: str
+    ui_url: str
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -355,6 +273,22 @@ def load(path: Path) -> Params:
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
     return parse(raw, source=str(path))
+
+
+def descriptions(text: str) -> dict[str, dict[str, str]]:
+    """The comment above each parameter of a params.yaml, by section and key."""
+    section, comment, found = "", list[str](), dict[str, dict[str, str]]()
+    for line in text.splitlines():
+        if line.startswith("  #"):
+            comment.append(line.strip(" #"))
+            continue
+        name, colon, _ = line.partition(":")
+        if colon and not line.startswith((" ", "#")):
+            section = name
+        elif colon and comment:
+            found.setdefault(section, {})[name.strip()] = " ".join(comment)
+        comment = []
+    return found
 
 
 def parse_yaml(text: str) -> Any:

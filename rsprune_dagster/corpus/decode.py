@@ -25,7 +25,8 @@ __all__ = ["Pixels", "TileReader"]
 Row = Mapping[str, Any]
 
 MOST_TILE_BYTES = 2**30
-"""Tiles with more encoded bytes are rejected unread; max_tile_pixels of four 16-bit bands are half of it."""
+"""Tiles with more encoded bytes are rejected unread; four 16-bit bands of the largest tile
+(`ReadOptions.max_tile_pixels`) are half of it."""
 _VANISHED = "vanished: the file is gone, or the link to it is broken"
 _NOT_REGULAR = "not a regular file: a pipe, socket or device"
 _TAR_NO_BYTES = "no bytes of its own in the tar: a link to what is not there, a symbolic link, a pipe or a device"

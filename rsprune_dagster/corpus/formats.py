@@ -135,10 +135,7 @@ def _check_size(width: int, height: int, options: ReadOptions) -> None:
 def _size_problem(width: int, height: int, options: ReadOptions) -> str:
     if min(width, height) < LEAST_EDGE_PX:
         return f"too small: {width} x {height} px, at least {LEAST_EDGE_PX} px an edge are needed"
-    return (
-        f"oversized: {width} x {height} px are more than the {options.max_tile_pixels:,} of max_tile_pixels; "
-        "refused before decoding"
-    )
+    return f"oversized: {width} x {height} px are more than {options.max_tile_pixels:,} pixels; refused before decoding"
 
 
 def _check_scans(data: bytes) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 class ReadOptions:
     """Parameters of reading, from `corpus:` in params.yaml; each can change a result.
 
-    `base` is not a parameter: it is the folder that relative uris of a manifest are resolved against.
+    Two are not in params.yaml. Tiles with more than `max_tile_pixels` are rejected before decoding, as a mistake or a
+    decompression bomb. `base` is the folder that relative uris of a manifest are resolved against.
     """
 
     tile_size_px: int = 256
@@ -19,8 +20,8 @@ class ReadOptions:
     min_valid_fraction: float = 0.5
     bands: tuple[int, ...] = ()
     value_range: tuple[float, ...] = ()
-    max_tile_pixels: int = 64_000_000
     image_columns: tuple[str, ...] = ()
+    max_tile_pixels: int = 64_000_000
     base: str = field(default="", compare=False)
 
     @property

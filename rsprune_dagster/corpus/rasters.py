@@ -208,7 +208,7 @@ def _check_bytes(n_bytes: int, what: str, options: ReadOptions) -> None:
     if n_bytes > options.max_decoded_bytes:
         raise TileError(
             f"oversized: {what} would take {n_bytes:,} bytes, more than {options.max_decoded_bytes:,}, which are 8 for "
-            "each of max_tile_pixels; refused before decoding"
+            f"each of {options.max_tile_pixels:,} pixels; refused before decoding"
         )
 
 

@@ -177,8 +177,7 @@ def entropy_in_range(context: CheckContext) -> Verdict:
 @asset_check("entropy_scores")
 def no_scene_erased(context: CheckContext) -> Verdict:
     """The threshold erases no scene of the reference."""
-    limit = context.params.entropy.max_scene_loss
-    return corpus.no_scene_erased(context["reference_scenes"], context["entropy_scores"], max_scene_loss=limit)
+    return corpus.no_scene_erased(context["reference_scenes"], context["entropy_scores"])
 
 
 @asset_check("embeddings", blocking=True)
@@ -208,8 +207,7 @@ def assigned_once(context: CheckContext) -> Verdict:
 @asset_check("scene_clusters")
 def cluster_sizes(context: CheckContext) -> Verdict:
     """No cluster is empty or holds most tiles."""
-    limit = context.params.checks.max_cluster_fraction
-    return clusters.cluster_sizes(context["scene_clusters"], max_cluster_fraction=limit)
+    return clusters.cluster_sizes(context["scene_clusters"])
 
 
 @asset_check("scene_clusters")
@@ -221,7 +219,7 @@ def tells_scenes_apart(context: CheckContext) -> Verdict:
 @asset_check("scene_clusters")
 def no_drift(context: CheckContext) -> Verdict:
     """The pool has not drifted from the tiles that trained the centroids."""
-    return clusters.no_drift(context["scene_clusters"], context.params.clustering)
+    return clusters.no_drift(context["scene_clusters"])
 
 
 @asset_check("pruned_subset", blocking=True)
@@ -245,9 +243,7 @@ def no_copies(context: CheckContext) -> Verdict:
 @asset_check("pruned_subset")
 def near_duplicates_left(context: CheckContext) -> Verdict:
     """Few kept tiles are near-duplicates of another kept tile."""
-    limit = context.params.checks.max_near_duplicate_fraction
-    folders = context["raw_corpus"], context["pruned_subset"]
-    return subset.near_duplicates_left(*folders, max_near_duplicate_fraction=limit, workers=context.n_workers)
+    return subset.near_duplicates_left(context["raw_corpus"], context["pruned_subset"], workers=context.n_workers)
 
 
 @asset_check("pruned_subset")

@@ -7,7 +7,7 @@ import dagster as dg
 from dagster._config.errors import PostProcessingError
 
 from rsprune_dagster.config.effects import without_effect
-from rsprune_dagster.config.params import Params, ReferenceParams, Section, parse_section
+from rsprune_dagster.config.params import Params, ReferenceParams, Section, descriptions, parse_section, project_root
 from rsprune_dagster.utils.errors import UsageError
 
 Check = Callable[[Any], object]
@@ -24,7 +24,13 @@ class CheckedShape(dg.Shape):
         return made
 
     def __init__(self, defaults: Section, check: "Check") -> None:
-        super().__init__({name: _field(defaults, name) for name in type(defaults).model_fields})  # type: ignore[no-untyped-call]
+        about = _descriptions(type(defaults))
+        annotations = {name: field.annotation for name, field in type(defaults).model_fields.items()}
+        fields = {
+            name: dg.Field(_dagster_type(annotations[name]), _plain(value), description=about.get(name))
+            for name, value in defaults
+        }
+        super().__init__(fields)  # type: ignore[no-untyped-call]
         self._section, self._check = type(defaults), check
 
     def post_process(self, value: Any) -> Any:
@@ -81,10 +87,11 @@ def _without_effect(context: dg.AssetExecutionContext, defaults: Section, params
     return without_effect(whole, changed)
 
 
-def _field(defaults: Section, name: str) -> dg.Field:
-    field = type(defaults).model_fields[name]
-    default = _plain(getattr(defaults, name))
-    return dg.Field(_dagster_type(field.annotation), default_value=default, description=field.description)
+def _descriptions(section: type[Section]) -> dict[str, str]:
+    """The comments of the project's params.yaml, by key; none where there is no such file."""
+    path = project_root() / "params.yaml"
+    [name] = [name for name, field in Params.model_fields.items() if field.annotation is section]
+    return descriptions(path.read_text(encoding="utf-8"))[name] if path.is_file() else {}
 
 
 def _dagster_type(annotation: Any) -> Any:

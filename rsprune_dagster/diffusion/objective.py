@@ -11,6 +11,9 @@ from rsprune_dagster.diffusion.latents import Space
 from rsprune_dagster.diffusion.schedule import FIRST_FLOW_TIMESTEP, N_TIMESTEPS, Schedule, flow_schedule, noise_schedule
 from rsprune_dagster.diffusion.tile_set import Batch
 
+SCENE_DROPOUT = 0.1
+"""Share of images trained without a scene label, which classifier-free guidance needs."""
+
 
 @dataclass(frozen=True)
 class NoisyBatch:

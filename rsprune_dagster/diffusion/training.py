@@ -13,7 +13,7 @@ from rsprune_dagster.diffusion.denoiser import Denoiser, build_denoiser, null_cl
 from rsprune_dagster.diffusion.distributed import SINGLE_PROCESS, ProcessGroup
 from rsprune_dagster.diffusion.latents import Space, identity_space, pixels
 from rsprune_dagster.diffusion.model import Model
-from rsprune_dagster.diffusion.objective import OBJECTIVES, NoisyBatch, Objective, loss_of, noised
+from rsprune_dagster.diffusion.objective import OBJECTIVES, SCENE_DROPOUT, NoisyBatch, Objective, loss_of, noised
 from rsprune_dagster.diffusion.signals import deferred_signals
 from rsprune_dagster.diffusion.state import TrainingState, latest_state, layout, save_state
 from rsprune_dagster.diffusion.threads import resume_threads, torch_threads
@@ -39,7 +39,6 @@ class TrainingOptions:
     """Images over which the learning rate rises linearly."""
     ema_half_life_images: int
     """Half-life of the weight average (EMA), in images."""
-    scene_dropout: float
     precision: str
     """float32, bfloat16, or auto: bfloat16 where the device computes in it (`autocast`)."""
     seed: int
@@ -48,6 +47,7 @@ class TrainingOptions:
     """unet or dit."""
     objective: str = "v_prediction"
     """v_prediction or flow_matching."""
+    scene_dropout: float = SCENE_DROPOUT
     gradient_checkpointing: bool = False
     """Recompute activations: less memory, slower, same result."""
     autoencoder_digest: str = ""

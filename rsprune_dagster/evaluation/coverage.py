@@ -23,6 +23,8 @@ from rsprune_dagster.pruning.numerics import blocks
 from rsprune_dagster.pruning.scenes import squared_distances
 from rsprune_dagster.utils.errors import RunError
 
+N_NEIGHBOURS: Final = 5
+"""k of the nearest-neighbour balls: 3 in Kynkäänniemi et al. 2019, 5 in Naeem et al. 2020."""
 NAMES: Final = ("precision", "recall", "density", "coverage")
 ROUNDING: Final = 1e-11
 """Tolerance of squared distances relative to a set's squared spread: BLAS may round by position in the matrix, and the

@@ -11,20 +11,26 @@ Scores that cannot be measured are left out with the reason; no score is replace
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, TypeVar
 
-from rsprune_dagster.config.params import EvaluationParams
-from rsprune_dagster.evaluation.coverage import NAMES, coverage_scores
+from rsprune_dagster.evaluation.coverage import N_NEIGHBOURS, NAMES, coverage_scores
 from rsprune_dagster.evaluation.features import INCEPTION, FeatureNetwork
 from rsprune_dagster.evaluation.fidelity import frechet_score, kernel_scale, kernel_score
 from rsprune_dagster.evaluation.image_set import PIXELS, ImageSet
 from rsprune_dagster.evaluation.intervals import Resampling
-from rsprune_dagster.evaluation.leakage import Leak, leaks, leaks_sentence, raise_on_leaks
-from rsprune_dagster.evaluation.memorization import Memorization, memorization
+from rsprune_dagster.evaluation.leakage import NEAR_DUPLICATE_CORRELATION, Leak, leaks, leaks_sentence, raise_on_leaks
+from rsprune_dagster.evaluation.memorization import COPY_NEIGHBOURS, HELD_OUT_QUANTILE, Memorization, memorization
 from rsprune_dagster.evaluation.protocol import Protocol, Score
-from rsprune_dagster.evaluation.scene_scores import MEAN, Labels, Recognition, recognition, scene_distances
+from rsprune_dagster.evaluation.scene_scores import (
+    MEAN,
+    MIN_PER_SCENE,
+    Labels,
+    Recognition,
+    recognition,
+    scene_distances,
+)
 from rsprune_dagster.utils.errors import RunError
 
 T = TypeVar("T")
@@ -32,20 +38,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of an evaluation, without defaults."""
+    """Settings of an evaluation. Scores are compared only if they were measured with the same ones."""
 
-    resampling: Resampling
-    n_neighbours: int  # k for precision, recall, density and coverage
-    min_per_scene: int  # fewest generated and reference images for a distance per scene
-    held_out_quantile: float  # quantile of held-out distances below which a sample counts as close
-    copy_neighbours: int  # further nearest training tiles that the nearest distance is divided by
-    near_duplicate_correlation: float  # from which an evaluation tile is a near-duplicate of a training tile
-    on_leak: Literal["refuse", "report"]
-
-    @classmethod
-    def of(cls, params: EvaluationParams, resampling: Resampling) -> "Settings":
-        """The numbers of params.yaml's section `evaluation`, which has them by the same names."""
-        return cls(resampling, **params.model_dump(include={each.name for each in fields(cls)}))
+    resampling: Resampling = field(default_factory=Resampling)
+    n_neighbours: int = N_NEIGHBOURS
+    min_per_scene: int = MIN_PER_SCENE
+    held_out_quantile: float = HELD_OUT_QUANTILE
+    copy_neighbours: int = COPY_NEIGHBOURS
+    near_duplicate_correlation: float = NEAR_DUPLICATE_CORRELATION
+    on_leak: Literal["refuse", "report"] = "refuse"
 
 
 @dataclass(frozen=True)

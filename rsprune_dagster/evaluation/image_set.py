@@ -22,6 +22,8 @@ N_TURNS: Final = 8
 """Number of orientations: quarter turns of the image and of its mirror image."""
 PIXELS: Final = "pixels"
 """Name of the space of downscaled images, besides those of the networks."""
+PIXEL_EDGE_PX: Final = 16
+"""Edge of the downscaled images that copies are searched in."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def image_set_of(
     batches: Iterable[Images],
     networks: Sequence[FeatureNetwork],
     *,
-    pixel_edge_px: int,
+    pixel_edge_px: int = PIXEL_EDGE_PX,
     turned: bool = False,
     turned_in: FeatureNetwork | None = None,
     scenes: Sequence[str] | None = None,

@@ -20,6 +20,7 @@ approximate: in simulations, intervals of level 0.9 had a coverage of 0.8 to 0.9
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,14 +28,17 @@ from scipy.special import ndtri
 
 from rsprune_dagster.utils.errors import UsageError
 
+LEVEL: Final = 0.95
+N_RESAMPLES: Final = 50
+
 
 @dataclass(frozen=True)
 class Resampling:
     """Settings of intervals. UsageError: a level outside 0 to 1, or fewer than 2 resamples."""
 
-    level: float  # confidence level, 0 to 1
-    n_resamples: int
-    seed: int
+    level: float = LEVEL  # confidence level, 0 to 1
+    n_resamples: int = N_RESAMPLES  # random halves of the samples per interval
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.level < 1:

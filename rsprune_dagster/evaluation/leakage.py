@@ -18,6 +18,9 @@ from rsprune_dagster.pruning.thumbnail_detail import tones
 from rsprune_dagster.pruning.thumbnail_index import candidate_pairs
 from rsprune_dagster.utils.errors import RunError
 
+NEAR_DUPLICATE_CORRELATION = 0.94
+"""From which two images are near-duplicates: the default of pruning, for the same image rotated, flipped or encoded
+again."""
 N_CANDIDATES = 32
 """Candidates compared per tile: the nearest in the index, from either set."""
 N_EXAMPLES = 3

@@ -31,6 +31,11 @@ from rsprune_dagster.evaluation.protocol import Protocol, Score
 from rsprune_dagster.pruning.numerics import blocks, one_thread
 from rsprune_dagster.utils.errors import RunError
 
+HELD_OUT_QUANTILE = 0.01
+"""A sample counts as close below this quantile of the held-out tiles' distances. It needs 99 held-out tiles, and 1 % of
+the samples of a model that copies nothing are counted too."""
+COPY_NEIGHBOURS = 20
+"""Further nearest training tiles that the nearest distance is divided by."""
 BLOCK_TRAINING = 4096
 """Training tiles compared at a time."""
 
@@ -121,12 +126,12 @@ def check_enough(n_held_out: int, n_training: int, *, quantile: float, n_neighbo
     if n_held_out < needed:
         raise RunError(
             f"memorization at the {quantile:.3g} quantile needs {needed:,} held-out tiles or more, but {n_held_out:,} "
-            "came: hold out more, or ask for a larger quantile"
+            "came: hold out more"
         )
     if n_training < n_neighbours + 1:
         raise RunError(
             f"memorization against {n_neighbours} further neighbours needs {n_neighbours + 1} training tiles or more, "
-            f"but {n_training:,} came: ask for fewer neighbours"
+            f"but {n_training:,} came: keep more tiles"
         )
 
 

@@ -26,6 +26,8 @@ from rsprune_dagster.utils.errors import RunError
 Labels = NDArray[np.str_]
 Features = NDArray[np.floating]
 
+MIN_PER_SCENE = 20
+"""Fewest generated and reference images for a distance per scene; with fewer, it is mostly noise."""
 MEAN = "mean_of_scenes"
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from rsprune_dagster.pruning.numerics import blocks, one_thread
 from rsprune_dagster.pruning.scenes import squared_distances
 
+N_ITERATIONS: Final = 25
+"""Iterations of k-means."""
 NEARLY_BEST: Final = 0.85
 """Share of the best NMI that suffices: on unknown scenes, fewer clusters balanced better than the NMI optimum."""
 
@@ -60,7 +62,13 @@ def sample_rows(rows: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarra
 
 
 def train_centroids(
-    vectors: np.ndarray, k: int, *, seed: int, n_iterations: int, n_restarts: int = 1, use_gpu: bool = False
+    vectors: np.ndarray,
+    k: int,
+    *,
+    seed: int,
+    n_iterations: int = N_ITERATIONS,
+    n_restarts: int = 1,
+    use_gpu: bool = False,
 ) -> Centroids:
     """k-means of `vectors` (n, c), the best of `n_restarts`. Single-threaded: faiss' sums depend on the thread count.
 
@@ -133,12 +141,12 @@ def entropy_nats(shares: np.ndarray) -> float:
 
 
 def choose_k(
-    vectors: np.ndarray, truth: np.ndarray, candidates: Sequence[int], *, seed: int, n_iterations: int
+    vectors: np.ndarray, truth: np.ndarray, candidates: Sequence[int], *, seed: int
 ) -> tuple[int, tuple[ClusterQuality, ...]]:
     """The smallest candidate whose clusters of the labelled `vectors` (M, c) reach NEARLY_BEST of the highest NMI."""
     measured = []
     for k in sorted(set(candidates)):
-        centroids = train_centroids(vectors, k, seed=seed, n_iterations=n_iterations)
+        centroids = train_centroids(vectors, k, seed=seed)
         measured.append(cluster_quality(assign(vectors, centroids)[0], truth, k))
     best = max(quality.nmi for quality in measured)
     return next(q.n_clusters for q in measured if q.nmi >= NEARLY_BEST * best), tuple(measured)

@@ -18,13 +18,13 @@ from safetensors.numpy import load_file, save
 from rsprune_dagster.config.params import ClusteringParams
 from rsprune_dagster.pruning.assignment import read_clusters
 from rsprune_dagster.pruning.clustering import Centroids, ClusterQuality
-from rsprune_dagster.pruning.incremental import Drift, FittedClustering, Limits, drift
+from rsprune_dagster.pruning.incremental import Drift, FittedClustering, drift
 from rsprune_dagster.pruning.pipeline import ClusteringSpace, Fitted
 from rsprune_dagster.pruning.scenes import Discriminant, HeldOut, Projection, SceneModel
 
 KEEP_VERSION: Final = 2
-TRAINING_PARAMS: Final = ("n_clusters", "candidates", "sample_per_scene", "n_iterations")
-"""The parameters that affect how centroids are trained; the others affect when."""
+TRAINING_PARAMS: Final = ("n_clusters", "candidates")
+"""The parameters that affect how centroids are trained; `recluster` affects when."""
 _NO_WHITENING: Final = np.zeros((0, 0))
 """Not stored: it is large and needed only to fit a new space."""
 
@@ -40,11 +40,6 @@ def identity_of(embeddings: Path, params: ClusteringParams, seed: int) -> dict[s
         "encoder": json.loads((embeddings / "encoder.json").read_text()),
         "reference": hashlib.sha256(rows.encode()).hexdigest(),
     }
-
-
-def limits_of(params: ClusteringParams) -> Limits:
-    """The drift limits of params.yaml."""
-    return Limits(params.max_far_fraction, params.max_cluster_shift, params.max_growth)
 
 
 def contents_of(table: Path) -> NDArray[np.uint8]:
@@ -131,11 +126,11 @@ def _projection(projection: Projection, name: str) -> dict[str, np.ndarray]:
     return {f"{name}.mean": projection.mean, f"{name}.axes": projection.axes}
 
 
-def drift_of(folder: Path, params: ClusteringParams) -> Drift | None:
+def drift_of(folder: Path) -> Drift | None:
     """The drift of a version's tiles from its training tiles; None if it stored no model."""
     earlier = read_kept(folder)
     if earlier is None:
         return None
     found = read_clusters(folder)
     contents = contents_of(folder / "assignment.parquet")
-    return drift(earlier[0], contents, found.cluster, found.distance, found.domain_shift, limits_of(params))
+    return drift(earlier[0], contents, found.cluster, found.distance, found.domain_shift)

@@ -19,6 +19,12 @@ from rsprune_dagster.utils.progress import Progress, silent
 
 FAR_QUANTILE: Final = 0.99
 """A tile beyond this quantile of the training tiles' distances counts as far."""
+MAX_FAR_FRACTION: Final = 0.1
+"""Largest share of new tiles that are far: 1 % is expected, 10 % is another kind of imagery."""
+MAX_CLUSTER_SHIFT: Final = 0.25
+"""Largest population stability index of the cluster sizes; by convention, more is another population."""
+MAX_GROWTH: Final = 1.0
+"""Largest ratio of new tiles to the tiles that trained the centroids."""
 BY_CHANCE: Final = 0.05
 """Significance level: far tiles count as drift only if chance explains them with a smaller probability."""
 
@@ -34,15 +40,6 @@ class FittedClustering:
     trained_on: NDArray[np.uint8]
     counts: NDArray[np.int64]  # (k,) training tiles per cluster
     far_distance: float  # FAR_QUANTILE of the training distances
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits of the drift from the training pool."""
-
-    max_far_fraction: float  # largest share of new tiles that are far
-    max_cluster_shift: float  # largest population stability index
-    max_growth: float  # largest ratio of new tiles to training tiles
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,6 @@ def drift(
     cluster: NDArray[np.int32],
     distance: NDArray[np.floating],
     apart: float,
-    limits: Limits,
 ) -> Drift:
     """The drift of a pool of N tiles: content md5s (N, 16), cluster and distance (N,), and domain shift."""
     new = ~_is_in(contents, kept.trained_on)
@@ -105,11 +101,11 @@ def drift(
     shift = stability_index(np.bincount(cluster, minlength=len(kept.counts)), kept.counts)
     kind = "scenes" if kept.fitted.scenes and apart < FOREIGN_FROM else "clusters"
     reasons = []
-    if n_new and _is_more(n_far, n_new, limits.max_far_fraction):
+    if n_new and _is_more(n_far, n_new, MAX_FAR_FRACTION):
         reasons.append(f"{n_far:,} of {n_new:,} new tiles lie beyond the 99th percentile of the training distances")
-    if shift > limits.max_cluster_shift:
+    if shift > MAX_CLUSTER_SHIFT:
         reasons.append(f"the cluster sizes changed (population stability index {shift:.2f})")
-    if n_new > limits.max_growth * len(kept.trained_on):
+    if n_new > MAX_GROWTH * len(kept.trained_on):
         reasons.append(f"{n_new:,} tiles were added to {len(kept.trained_on):,} training tiles")
     if kind != kept.balance_over:
         reasons.append(f"the pool is now balanced over {kind} (domain shift {apart:.2f})")

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from rsprune_dagster.config.params import ClusteringParams, SelectionParams
 from rsprune_dagster.pruning.clustering import (
     Centroids,
     ClusterQuality,
@@ -34,12 +35,14 @@ from rsprune_dagster.pruning.scenes import (
     neighbour_scatter,
     shrunk,
 )
-from rsprune_dagster.pruning.selection import Reader, Target, no_target, rank_tiles
+from rsprune_dagster.pruning.selection import CLUSTER_HALF_SIZE, Reader, Target, no_target, rank_tiles
 from rsprune_dagster.utils.progress import Progress, silent
 
 FOREIGN_FROM: Final = 0.25
 """Foreignness from which the pool is balanced over clusters. Measured: at most 0.06 on pools of the same kind, 0.59
 to 0.95 on others."""
+TRAINING_TILES_PER_SCENE: Final = 1000
+"""Largest number of a scene's tiles that train the centroids, so that the cost does not grow with the pool."""
 CHUNK_TILES: Final = 2**14
 """Tiles read and assigned at a time."""
 AXES_SAMPLE: Final = 20_000
@@ -118,42 +121,18 @@ def select(
     vectors: np.ndarray,
     reference_vectors: np.ndarray | None,
     labels: np.ndarray | None,
+    clustering: ClusteringParams,
+    selection: SelectionParams,
     *,
-    n_clusters: int,
-    candidates: Sequence[int],
-    sample_per_scene: int,
-    n_iterations: int,
-    scene_exponent: float,
-    cluster_exponent: float,
-    cluster_half_size: float,
     seed: int,
     use_gpu: bool = False,
     workers: int = 1,
 ) -> Selection:
     """Rank the unit `vectors` (N, d) in content order, with a labelled reference (M, d), (M,), or None and None."""
     pool = np.asarray(vectors, dtype=np.float32)
-    clusters = cluster_pool(
-        lambda rows: pool[rows],
-        len(pool),
-        reference_vectors,
-        labels,
-        n_clusters=n_clusters,
-        candidates=candidates,
-        sample_per_scene=sample_per_scene,
-        n_iterations=n_iterations,
-        seed=seed,
-        use_gpu=use_gpu,
-    )
-    order = rank_pool(
-        lambda rows: pool[rows],
-        clusters,
-        reference_vectors,
-        labels,
-        scene_exponent=scene_exponent,
-        cluster_exponent=cluster_exponent,
-        cluster_half_size=cluster_half_size,
-        workers=workers,
-    )
+    reference = reference_vectors, labels
+    clusters = cluster_pool(lambda rows: pool[rows], len(pool), *reference, clustering, seed=seed, use_gpu=use_gpu)
+    order = rank_pool(lambda rows: pool[rows], clusters, *reference, selection, workers=workers)
     return Selection(order, clusters)
 
 
@@ -162,11 +141,8 @@ def cluster_pool(
     n_tiles: int,
     reference_vectors: np.ndarray | None,
     labels: np.ndarray | None,
+    params: ClusteringParams,
     *,
-    n_clusters: int,
-    candidates: Sequence[int],
-    sample_per_scene: int,
-    n_iterations: int,
     seed: int,
     use_gpu: bool = False,
     progress: Progress = silent,
@@ -176,8 +152,7 @@ def cluster_pool(
     Args:
         read: ascending row numbers (n,) to unit vectors (n, d); rows are in content order.
         reference_vectors, labels: (M, d) and (M,); None, or fewer than two scenes: one stratum.
-        n_clusters: 0: chosen by `choose_k` on the reference; without a reference, the first candidate.
-        sample_per_scene: tiles of each scene that train the centroids.
+        params: `n_clusters` 0: chosen by `choose_k` on the reference; without a reference, the first candidate.
     """
     known = reference_vectors is not None and labels is not None and len(np.unique(labels)) > 1
     model = fit_scene_model(np.asarray(reference_vectors), np.asarray(labels)) if known else None
@@ -185,15 +160,13 @@ def cluster_pool(
     space = clustering_space(sample, model)
     model = with_pool_priors(model, sample) if model else None
     points, scene, novelty = project_pool(read, n_tiles, space, model, progress)
-    k = n_clusters or candidates[0]
+    k = params.n_clusters or params.candidates[0]
     quality: tuple[ClusterQuality, ...] = ()
-    if model and not n_clusters:
-        known_points = space.place(np.asarray(reference_vectors))
-        k, quality = choose_k(known_points, np.asarray(labels), candidates, seed=seed, n_iterations=n_iterations)
-    training = stratified_sample(scene, n_per_scene=sample_per_scene, seed=seed)
-    centroids = train_centroids(
-        points[training], k, seed=seed, n_iterations=n_iterations, n_restarts=N_RESTARTS, use_gpu=use_gpu
-    )
+    if model and not params.n_clusters:
+        known_points = space.project(np.asarray(reference_vectors))
+        k, quality = choose_k(known_points, np.asarray(labels), params.candidates, seed=seed)
+    training = stratified_sample(scene, n_per_scene=TRAINING_TILES_PER_SCENE, seed=seed)
+    centroids = train_centroids(points[training], k, seed=seed, n_restarts=N_RESTARTS, use_gpu=use_gpu)
     cluster, distance = assign(points, centroids)
     apart = domain_shift(novelty) if model else 0.0
     balance_over = "scenes" if model and apart < FOREIGN_FROM else "clusters"
@@ -243,7 +216,7 @@ class ClusteringSpace:
     shifts: tuple[NDArray[np.float64], ...]
     scales: tuple[float, ...]
 
-    def place(self, vectors: np.ndarray) -> NDArray[np.float32]:
+    def project(self, vectors: np.ndarray) -> NDArray[np.float32]:
         """Project `vectors` (n, d) to points (n, c): concatenated, then divided by the square root of their norm.
 
         The root damps outliers, so that they do not form clusters of their own.
@@ -302,7 +275,7 @@ def project_pool(
     with progress("scenes", n_tiles) as advance:
         for rows in blocks(n_tiles, CHUNK_TILES):
             vectors = read(np.arange(rows.start, rows.stop))
-            points[rows] = space.place(vectors)
+            points[rows] = space.project(vectors)
             if model:
                 found = model.assign(vectors)
                 scene[rows], novelty[rows] = found.scene, found.novelty
@@ -315,35 +288,23 @@ def rank_pool(
     clusters: SceneClusters,
     reference_vectors: np.ndarray | None,
     labels: np.ndarray | None,
+    params: SelectionParams,
     *,
-    scene_exponent: float,
-    cluster_exponent: float,
-    cluster_half_size: float,
     workers: int = 1,
     progress: Progress = silent,
 ) -> NDArray[np.int64]:
     """Stage 3: all rows, best first. Balanced over scenes and herded toward the reference; if foreign, over
     clusters."""
-    everything_one = np.zeros(len(clusters.scene), np.int32)
-    if clusters.balance_over == "clusters":
-        return rank_tiles(
-            read,
-            everything_one,
-            clusters.cluster,
-            scene_exponent=scene_exponent,
-            cluster_exponent=cluster_exponent,
-            cluster_half_size=cluster_half_size,
-            workers=workers,
-            progress=progress,
-        )
+    one_group = np.zeros(len(clusters.scene), np.int32)
+    by_scene = clusters.balance_over == "scenes"
     return rank_tiles(
         read,
-        clusters.scene,
-        everything_one,
-        scene_exponent=scene_exponent,
-        cluster_exponent=cluster_exponent,
-        cluster_half_size=cluster_half_size,
-        target=reference_targets(clusters.scene_names, reference_vectors, labels),
+        clusters.scene if by_scene else one_group,
+        one_group if by_scene else clusters.cluster,
+        scene_exponent=params.scene_exponent,
+        cluster_exponent=params.cluster_exponent,
+        cluster_half_size=CLUSTER_HALF_SIZE,
+        target=reference_targets(clusters.scene_names, reference_vectors, labels) if by_scene else no_target,
         workers=workers,
         progress=progress,
     )

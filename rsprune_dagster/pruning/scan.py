@@ -17,7 +17,7 @@ from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.pixels import Pixels
 from rsprune_dagster.corpus.shards import Shard, ShardCache
 from rsprune_dagster.corpus.tiles import FACTS, SCAN
-from rsprune_dagster.pruning.entropy import thumbnail, tile_entropy
+from rsprune_dagster.pruning.entropy import PATCH_GRID, thumbnail, tile_entropy
 from rsprune_dagster.utils.atomic_write import atomic_write
 from rsprune_dagster.utils.errors import TileError
 from rsprune_dagster.utils.sealed_files import is_intact, sealed_table
@@ -29,25 +29,25 @@ _measured = attrgetter(*(name for name in FACTS.names if name in Pixels._fields)
 _NOTHING = (None,) * (len(FACTS) - 1)
 
 
-def scan_identity(options: ReadOptions, patch_grid: int) -> tuple[object, ...]:
+def scan_identity(options: ReadOptions) -> tuple[object, ...]:
     """Everything that a shard's scan depends on besides its tiles."""
-    return SCAN_VERSION, options.values(), patch_grid
+    return SCAN_VERSION, options.values()
 
 
-def scan_shard(shard: Shard, cache: ShardCache, options: ReadOptions, patch_grid: int) -> Path:
+def scan_shard(shard: Shard, cache: ShardCache, options: ReadOptions) -> Path:
     """Scan a shard unless the result is cached; returns the Parquet file of its SCAN rows."""
-    target = cache.result("scan", shard, *scan_identity(options, patch_grid))
+    target = cache.result("scan", shard, *scan_identity(options))
     if not is_intact(target):
-        table = scan_tiles(shard.rows(), options, patch_grid)
+        table = scan_tiles(shard.rows(), options)
         with atomic_write(target) as draft:
             draft.write_bytes(sealed_table(table))
     return target
 
 
-def scan_tiles(rows: pa.Table, options: ReadOptions, patch_grid: int) -> pa.Table:
+def scan_tiles(rows: pa.Table, options: ReadOptions) -> pa.Table:
     """SCAN rows for LOCATION rows, in the same order. `quarantine` holds the reason of an unusable tile."""
     with TileReader(options) as reader:
-        facts = [_facts(reader, row, patch_grid) for row in rows.to_pylist()]
+        facts = [_facts(reader, row) for row in rows.to_pylist()]
     columns = zip(*facts, strict=True) if facts else [()] * len(FACTS)
     arrays = [pa.array(column, field.type) for column, field in zip(columns, FACTS, strict=True)]
     return pa.table([*rows.columns, *arrays], schema=SCAN)
@@ -70,14 +70,14 @@ def _md5(reader: TileReader, row: dict[str, Any]) -> str | None:
         return None
 
 
-def _facts(reader: TileReader, row: dict[str, Any], patch_grid: int) -> tuple[Any, ...]:
+def _facts(reader: TileReader, row: dict[str, Any]) -> tuple[Any, ...]:
     """The FACTS of a tile, in column order."""
     try:
         pixels = reader.read_grey(row)
     except TileError as error:
         return (*_NOTHING, str(error))
     valid = pixels.valid
-    entropy_bits, patch_entropy_bits = tile_entropy(pixels.grey, _ALL_VALID if valid is None else valid, patch_grid)
+    entropy_bits, patch_entropy_bits = tile_entropy(pixels.grey, _ALL_VALID if valid is None else valid, PATCH_GRID)
     small = thumbnail(pixels.grey).tobytes()
     valid_fraction = 1.0 if valid is None else float(valid.mean())
     return (*_measured(pixels), valid_fraction, entropy_bits, patch_entropy_bits, small, None)

@@ -36,6 +36,8 @@ HELD_TILES: Final = 2**15
 PANEL_TILES: Final = 512
 """Rows per matrix product among a block's tiles, so that a panel is mirrored while it is in the cache."""
 
+CLUSTER_HALF_SIZE: Final = 30
+"""Cluster size at which the quota weight is half of a large cluster's: a small cluster may be due to chance."""
 Reader = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 """Ascending row numbers (n,) to their vectors (n, d)."""
 Target = Callable[[int, int], NDArray[np.floating] | None]

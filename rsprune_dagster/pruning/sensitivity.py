@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pyarrow.compute as pc
@@ -18,6 +19,9 @@ from rsprune_dagster.pruning.ledger import n_to_keep
 from rsprune_dagster.pruning.pipeline import cluster_pool, rank_pool, strided_sample
 from rsprune_dagster.pruning.selection import Reader
 from rsprune_dagster.pruning.strategies import RSPRUNE
+
+SEED_SAMPLE_TILES: Final = 10_000
+"""Largest number of candidates ranked with other seeds: one or two seconds per seed for any corpus."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def seed_sensitivity(
     *,
     seed: int,
     n_other_seeds: int,
-    max_tiles: int,
+    max_tiles: int = SEED_SAMPLE_TILES,
 ) -> SeedSensitivity:
     """Cluster and rank again with `seed` and the next `n_other_seeds`, on at most `max_tiles` candidates.
 
@@ -116,23 +120,5 @@ def _ranked(
     """Rows (n_tiles,), best first, computed from the vectors without results of another seed."""
     if selection.strategy != RSPRUNE:
         return BASELINES[selection.strategy](Candidates(read, n_tiles=n_tiles, n_kept=n_kept, seed=seed))
-    found = cluster_pool(
-        read,
-        n_tiles,
-        reference.vectors,
-        reference.labels,
-        n_clusters=clustering.n_clusters,
-        candidates=clustering.candidates,
-        sample_per_scene=clustering.sample_per_scene,
-        n_iterations=clustering.n_iterations,
-        seed=seed,
-    )
-    return rank_pool(
-        read,
-        found,
-        reference.vectors,
-        reference.labels,
-        scene_exponent=selection.scene_exponent,
-        cluster_exponent=selection.cluster_exponent,
-        cluster_half_size=selection.cluster_half_size,
-    )
+    found = cluster_pool(read, n_tiles, reference.vectors, reference.labels, clustering, seed=seed)
+    return rank_pool(read, found, reference.vectors, reference.labels, selection)

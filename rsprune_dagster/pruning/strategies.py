@@ -54,9 +54,7 @@ def order_candidates(
             read_clusters(folders.clusters).of(candidates),
             reference.vectors,
             reference.labels,
-            scene_exponent=params.scene_exponent,
-            cluster_exponent=params.cluster_exponent,
-            cluster_half_size=params.cluster_half_size,
+            params,
             workers=workers,
             progress=progress,
         )

@@ -90,9 +90,7 @@ def find_threshold(manifest: Path, reference: Path | None, params: EntropyParams
             "given in params.yaml" if params.threshold_from == "bits" else "given in params.yaml: there is no reference"
         )
         return Threshold(params.threshold_bits, origin)
-    return threshold_from_reference(
-        by_scene, max_scene_loss=params.max_scene_loss, max_threshold_bits=params.max_threshold_bits
-    )
+    return threshold_from_reference(by_scene)
 
 
 def entropy_by_scene(reference: Path) -> dict[str, np.ndarray]:

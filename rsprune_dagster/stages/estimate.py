@@ -74,9 +74,9 @@ def estimate_cost(params: Params, *, progress: Progress) -> CostEstimate:
     """
     options = ReadOptions(**params.corpus.model_dump(include=set(ReadOptions.__dataclass_fields__)))
     n_tiles, n_bytes, sample = _spread_sample(params.corpus.sources, options, progress)
-    scan_tiles(sample.slice(0, 8), options, params.corpus.patch_grid)  # warm-up: loads the compiled kernels
+    scan_tiles(sample.slice(0, 8), options)  # warm-up: loads the compiled kernels
     started = time.monotonic()
-    scanned = scan_tiles(sample, options, params.corpus.patch_grid)
+    scanned = scan_tiles(sample, options)
     scan_s = (time.monotonic() - started) / _cores(params.compute.workers)
     usable = [row for row in scanned.to_pylist() if row["quarantine"] is None]
     if not usable:

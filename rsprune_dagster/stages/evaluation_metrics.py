@@ -21,7 +21,7 @@ from rsprune_dagster.evaluation.features import FeatureNetwork, Images
 from rsprune_dagster.evaluation.image_set import PIXELS, ImageSet, image_set_of
 from rsprune_dagster.evaluation.intervals import Resampling
 from rsprune_dagster.evaluation.leakage import LEAK_WARNING, N_EXAMPLES, shared_contents
-from rsprune_dagster.evaluation.memorization import Pair, nearest, pairs_of
+from rsprune_dagster.evaluation.memorization import COPY_NEIGHBOURS, Pair, nearest, pairs_of
 from rsprune_dagster.evaluation.networks import copy_network, measures_of, named_networks
 from rsprune_dagster.evaluation.protocol import Score
 from rsprune_dagster.evaluation.sample_cache import cached_array, key_of, with_feature_cache
@@ -38,6 +38,8 @@ SAMPLES_VERSION = "1"
 """Version of the sampling code; increment when the same model and options give other samples."""
 PROTOCOL_SAMPLER_NAMES = {"ddim": "ddim to each next timestep"}
 """Sampler names in protocols. DDIM was renamed after a fix for step counts that do not divide 1000."""
+MAX_TILES = 100_000
+"""Largest number of training or held-out tiles compared; larger sets are subsampled. About 5 kB a tile and network."""
 TILES_PER_READ = 256
 """Tiles read at a time."""
 NOTHING_HELD_OUT = (
@@ -103,10 +105,10 @@ def evaluate_checkpoint(
     turned_in = copy_network(params.copies_in, networks)
     kept_table = pq.read_table(upstream.subset / "pruned_subset.parquet")
     others_table = _held_out(sources, folder / HELD_OUT, scanner)
-    kept = _drawn(kept_table, read_options(upstream.corpus), size_px, params, seed, scene_column="scene")
+    kept = _drawn(kept_table, read_options(upstream.corpus), size_px, seed, scene_column="scene")
     others = None
     if others_table is not None:
-        others = _drawn(others_table, read_options(folder / HELD_OUT), size_px, params, seed, scene_column="label")
+        others = _drawn(others_table, read_options(folder / HELD_OUT), size_px, seed, scene_column="label")
     shared = _shared(others_table, kept_table, params) if others_table is not None else []
     asked_for = scenes_to_sample(params, scene_names, upstream.subset)
     drawn = key_of(SAMPLES_VERSION, model_digest(upstream.checkpoint), *_drawn_alike(params, asked_for, seed, device))
@@ -121,19 +123,16 @@ def evaluate_checkpoint(
     generated = image_set_of(
         _batches(images),
         networks,
-        pixel_edge_px=params.pixel_edge_px,
         turned=True,
         turned_in=turned_in,
         scenes=scenes if len(scene_names) > 1 else None,
     )
-    training = _image_set_of_tiles(
-        kept, [turned_in] if turned_in else [], params, progress("training tiles", len(kept))
-    )
+    training = _image_set_of_tiles(kept, [turned_in] if turned_in else [], progress("training tiles", len(kept)))
     evaluation = _nothing_held_out(networks)
     if others is not None:
         bar = progress("held-out tiles", len(others))
-        held_out = _image_set_of_tiles(others, networks, params, bar, turned=True, turned_in=turned_in)
-        settings = Settings.of(params, Resampling(params.level, params.n_resamples, seed))
+        held_out = _image_set_of_tiles(others, networks, bar, turned=True, turned_in=turned_in)
+        settings = Settings(Resampling(seed=seed), on_leak=params.on_leak)
         evaluation = evaluate(generated, held_out, training, held_out, networks, settings=settings)
         _check_measured(evaluation, networks, len(others))
     evaluation = replace(
@@ -142,9 +141,7 @@ def evaluate_checkpoint(
         scores=tuple(_with_sampling(score, params) for score in evaluation.scores),
         left_out={**missing, **evaluation.left_out},
     )
-    sampled = SampleSet(
-        images, scenes, tuple(kept.table.column("tile_id").to_pylist()), _pairs(generated, training, params)
-    )
+    sampled = SampleSet(images, scenes, tuple(kept.table.column("tile_id").to_pylist()), _pairs(generated, training))
     counts = {
         "n_samples": len(images),
         "n_training_tiles": len(kept),
@@ -196,7 +193,7 @@ def _shared(others: pa.Table, kept: pa.Table, params: EvaluationParams) -> list[
 
     Raises RunError if there are any, unless `on_leak` is `report`.
     """
-    if max(others.num_rows, kept.num_rows) <= params.max_tiles:
+    if max(others.num_rows, kept.num_rows) <= MAX_TILES:
         return []
     shared = shared_contents(others, kept)
     if shared and params.on_leak == "refuse":
@@ -209,12 +206,10 @@ def _shared_sentence(shared: Sequence[str]) -> str:
     return f"{len(shared):,} held-out tiles have the content of training tiles: {', '.join(shared[:N_EXAMPLES])}{more}."
 
 
-def _drawn(
-    table: pa.Table, options: ReadOptions, size_px: int, params: EvaluationParams, seed: int, *, scene_column: str
-) -> TileSet:
-    """A sample of at most max_tiles tiles. Each is read once, so none is cached in memory."""
-    if table.num_rows > params.max_tiles:
-        chosen = np.random.default_rng(seed).choice(table.num_rows, params.max_tiles, replace=False)
+def _drawn(table: pa.Table, options: ReadOptions, size_px: int, seed: int, *, scene_column: str) -> TileSet:
+    """A sample of at most MAX_TILES tiles. Each is read once, so none is cached in memory."""
+    if table.num_rows > MAX_TILES:
+        chosen = np.random.default_rng(seed).choice(table.num_rows, MAX_TILES, replace=False)
         table = table.take(np.sort(chosen))
     tiles = tile_set(table, options, image_size_px=size_px, scene_column=scene_column)
     return replace(tiles, memory_limit_bytes=0)
@@ -248,7 +243,6 @@ def _batches(images: Images) -> Iterator[Images]:
 def _image_set_of_tiles(
     tiles: TileSet,
     networks: Sequence[FeatureNetwork],
-    params: EvaluationParams,
     bar: AbstractContextManager[Callable[[int], None]],
     *,
     turned: bool = False,
@@ -265,7 +259,6 @@ def _image_set_of_tiles(
         return image_set_of(
             read(),
             networks,
-            pixel_edge_px=params.pixel_edge_px,
             turned=turned,
             turned_in=turned_in,
             scenes=[tiles.scene_names[number] for number in tiles.scene_ids],
@@ -293,9 +286,9 @@ def _with_sampling(score: Score, params: EvaluationParams) -> Score:
     return replace(score, protocol=protocol)
 
 
-def _pairs(generated: ImageSet, training: ImageSet, params: EvaluationParams) -> tuple[Pair, ...]:
+def _pairs(generated: ImageSet, training: ImageSet) -> tuple[Pair, ...]:
     """Each sample and its nearest training tile among downscaled images; empty if there is only one tile."""
-    n_neighbours = min(params.copy_neighbours, len(training) - 1)
+    n_neighbours = min(COPY_NEIGHBOURS, len(training) - 1)
     if n_neighbours < 1:
         return ()
     found = nearest(generated.turned[PIXELS], training.spaces[PIXELS], n_neighbours=n_neighbours)

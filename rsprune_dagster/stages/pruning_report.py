@@ -213,7 +213,6 @@ def _seeds(folders: Folders, params: ReportParams, clustering: ClusteringParams,
         clustering,
         seed=seed,
         n_other_seeds=params.n_other_seeds,
-        max_tiles=params.seed_sample_tiles,
     )
 
 

@@ -15,8 +15,8 @@ from rsprune_dagster.diffusion.tile_set import tile_set
 from rsprune_dagster.diffusion.training import training_options
 from rsprune_dagster.evaluation.evaluate import Settings
 from rsprune_dagster.evaluation.image_set import ImageSet
-from rsprune_dagster.evaluation.intervals import Resampling
-from rsprune_dagster.evaluation.leakage import raise_on_leaks
+from rsprune_dagster.evaluation.intervals import LEVEL, Resampling
+from rsprune_dagster.evaluation.leakage import NEAR_DUPLICATE_CORRELATION, raise_on_leaks
 from rsprune_dagster.evaluation.networks import named_networks
 from rsprune_dagster.pruning.strategies import StageFolders
 from rsprune_dagster.stages.raw_corpus import Scanner, scan
@@ -110,7 +110,7 @@ def study_arm(
         progress=progress,
     )
     results = read_results(own)
-    summary = summarize(results, score=params.study.score, level=params.evaluation.level)
+    summary = summarize(results, score=params.study.score, level=LEVEL)
     _write(folder, own, results, summary)
     return StudyReport(result, summary, len(results))
 
@@ -122,7 +122,7 @@ def study_of(params: Params) -> Study:
         training=training,
         image_size_px=params.training.image_size_px,
         checkpoints=params.study.checkpoints,
-        n_samples=params.study.n_samples,
+        n_samples=params.evaluation.n_samples,
         sampler=params.evaluation.sampler,
         sample_steps=params.evaluation.sample_steps,
         sample_batch_size=params.evaluation.batch_size,
@@ -143,7 +143,7 @@ def _yardstick(
     scan(sources, folder, scanner, labelled=True, label="held-out tiles")
     table = pq.read_table(folder / "manifest.parquet")
     tiles = tile_set(table, scanner.options, image_size_px=study.image_size_px, scene_column="label")
-    settings = Settings.of(params, Resampling(params.level, N_RESAMPLES, seed=0))
+    settings = Settings(Resampling(n_resamples=N_RESAMPLES), on_leak=params.on_leak)
     return EvaluationSetup(networks, image_set_of_tiles(tiles, networks, progress), settings)
 
 
@@ -161,7 +161,7 @@ def _check_apart(
     if marker.exists():
         return
     everything = image_set_of_tiles(arm_tiles(study, Arm(FULL, 1), corpus, seed=0, workers=workers), [], progress)
-    found = held_out_leaks(held_out, everything, correlation=params.near_duplicate_correlation, workers=workers)
+    found = held_out_leaks(held_out, everything, correlation=NEAR_DUPLICATE_CORRELATION, workers=workers)
     if params.on_leak == "refuse":
         raise_on_leaks(found, held_out.identities, everything.identities, what="held-out")
     with atomic_write(marker) as draft:

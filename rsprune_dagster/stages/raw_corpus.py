@@ -52,7 +52,6 @@ class Scanner:
     """
 
     options: ReadOptions
-    patch_grid: int
     shard_size: int
     cache: ShardCache
     workers: int
@@ -65,7 +64,7 @@ class Scanner:
     ) -> "Scanner":
         """The scanner of params.yaml, with its finished work below `cache_root`."""
         options = ReadOptions(**params.model_dump(include=set(ReadOptions.__dataclass_fields__)))
-        return cls(options, params.patch_grid, params.shard_size, ShardCache(cache_root), workers, progress, home)
+        return cls(options, params.shard_size, ShardCache(cache_root), workers, progress, home)
 
     def shards(self, listing: Listing, *, labelled: bool) -> tuple[list[Shard], Counter[str]]:
         """The shards of a corpus, reusing known ones, and the number of other files by suffix."""
@@ -78,7 +77,7 @@ class Scanner:
 
     def result(self, shard: Shard) -> Path:
         """The path of a shard's scan."""
-        return self.cache.result("scan", shard, *scan_identity(self.options, self.patch_grid))
+        return self.cache.result("scan", shard, *scan_identity(self.options))
 
     def _unchanged(self, shard: Shard) -> bool:
         return same_bytes(shard, self.result(shard), self.options)
@@ -116,9 +115,7 @@ def _rows(container: Container, *, options: ReadOptions, labelled: bool) -> tupl
 
 def _scan_all(shards: Sequence[Shard], scanner: Scanner, label: str) -> None:
     with scanner.progress(label, sum(shard.n_tiles for shard in shards)) as advance, _pool(scanner.workers) as pool:
-        futures = [
-            pool.submit(scan_shard, shard, scanner.cache, scanner.options, scanner.patch_grid) for shard in shards
-        ]
+        futures = [pool.submit(scan_shard, shard, scanner.cache, scanner.options) for shard in shards]
         try:
             for shard, future in zip(shards, futures, strict=True):
                 future.result()

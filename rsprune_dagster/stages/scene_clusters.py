@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rsprune_dagster.config.params import ClusteringParams
 from rsprune_dagster.pruning.assignment import read_reference, write_clusters
-from rsprune_dagster.pruning.clustering_files import contents_of, identity_of, limits_of, read_kept, write_kept
+from rsprune_dagster.pruning.clustering_files import contents_of, identity_of, read_kept, write_kept
 from rsprune_dagster.pruning.encoders.vectors import open_vectors
 from rsprune_dagster.pruning.incremental import Drift, FittedClustering, assign_new, drift, frozen
 from rsprune_dagster.pruning.pipeline import SceneClusters, cluster_pool
@@ -75,7 +75,7 @@ def _assign_new(
     """Assign tiles to the existing centroids; None if the pool has drifted and `recluster` allows training."""
     vectors = open_vectors(embeddings / "vectors")
     found = assign_new(vectors.read_rows, vectors.n_rows, kept, progress)
-    gone = drift(kept, contents, found.cluster, found.distance, found.domain_shift, limits_of(params))
+    gone = drift(kept, contents, found.cluster, found.distance, found.domain_shift)
     reasons = "; ".join(gone.reasons)
     if gone.reasons and params.recluster != "never":
         trained = _trained(embeddings, params, seed, use_gpu, progress)
@@ -92,10 +92,7 @@ def _trained(embeddings: Path, params: ClusteringParams, seed: int, use_gpu: boo
         vectors.n_rows,
         reference.vectors,
         reference.labels,
-        n_clusters=params.n_clusters,
-        candidates=params.candidates,
-        sample_per_scene=params.sample_per_scene,
-        n_iterations=params.n_iterations,
+        params,
         seed=seed,
         use_gpu=use_gpu,
         progress=progress,

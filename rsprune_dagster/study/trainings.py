@@ -29,7 +29,7 @@ from rsprune_dagster.diffusion.tile_set import TileSet, tile_set
 from rsprune_dagster.diffusion.training import Trained, TrainingOptions, autocast, train
 from rsprune_dagster.evaluation.evaluate import Settings, evaluate
 from rsprune_dagster.evaluation.features import FeatureNetwork, Images
-from rsprune_dagster.evaluation.image_set import ImageSet, image_set_of
+from rsprune_dagster.evaluation.image_set import PIXEL_EDGE_PX, ImageSet, image_set_of
 from rsprune_dagster.evaluation.leakage import Leak, leaks
 from rsprune_dagster.study.arms import Arm, PrunedCorpus, chosen_tiles
 from rsprune_dagster.study.results import (
@@ -192,7 +192,7 @@ def measured(images: Images, yardstick: EvaluationSetup) -> dict[str, float]:
 def image_set_of_arrays(images: Images, networks: Sequence[FeatureNetwork]) -> ImageSet:
     """The image set of images (n, s, s, 3)."""
     parts = (images[start : start + TILES_PER_READ] for start in range(0, len(images), TILES_PER_READ))
-    return image_set_of(parts, networks, pixel_edge_px=min(16, images.shape[1]))
+    return image_set_of(parts, networks, pixel_edge_px=min(PIXEL_EDGE_PX, images.shape[1]))
 
 
 def image_set_of_tiles(tiles: TileSet, networks: Sequence[FeatureNetwork], progress: Progress = silent) -> ImageSet:
@@ -206,7 +206,7 @@ def image_set_of_tiles(tiles: TileSet, networks: Sequence[FeatureNetwork], progr
                 yield tiles.images(rows)
                 advance(len(rows))
 
-        return image_set_of(read(), networks, pixel_edge_px=min(16, tiles.image_size_px), names=names)
+        return image_set_of(read(), networks, pixel_edge_px=min(PIXEL_EDGE_PX, tiles.image_size_px), names=names)
 
 
 def held_out_leaks(held_out: ImageSet, corpus_tiles: ImageSet, *, correlation: float, workers: int) -> tuple[Leak, ...]:

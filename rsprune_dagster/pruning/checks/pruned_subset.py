@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +10,10 @@ import pyarrow as pa
 from rsprune_dagster.corpus.tables import query
 from rsprune_dagster.pruning.checks.verdict import N_EXAMPLES, Verdict, named, row, within_bounds
 from rsprune_dagster.pruning.ledger import n_to_keep
+
+MAX_NEAR_DUPLICATE_FRACTION: Final = 0.01
+"""Largest share of kept tiles that are near-duplicates of another. A search among the kept tiles alone finds a few more
+pairs than the search among all tiles did."""
 
 
 def conservation(corpus: Path, subset: Path) -> Verdict:
@@ -81,9 +85,7 @@ def no_copies(subset: Path) -> Verdict:
     return within_bounds({"repeat the bytes of another": found["n_copies"]}, found["n"], what="kept tiles", todo=todo)
 
 
-def near_duplicates_left(
-    corpus: Path, subset: Path, *, max_near_duplicate_fraction: float, workers: int = 1
-) -> Verdict:
+def near_duplicates_left(corpus: Path, subset: Path, *, workers: int = 1) -> Verdict:
     """A search among the kept tiles finds few near-duplicates, rotations and flips included."""
     from rsprune_dagster.pruning.entropy import THUMBNAIL_PX
     from rsprune_dagster.pruning.near_duplicates import near_duplicates
@@ -97,12 +99,12 @@ def near_duplicates_left(
     share = len(copies) / max(len(names), 1)
     figures = {"n_kept": len(names), "n_near_duplicates": len(copies), "near_duplicate_fraction": share}
     sentence = f"{len(copies):,} of {len(names):,} kept tiles ({share:.2%}) are nearly another kept tile"
-    if share <= max_near_duplicate_fraction:
+    if share <= MAX_NEAR_DUPLICATE_FRACTION:
         return Verdict(True, f"{sentence}.", figures)
     examples = [f"{names[copy]} is {names[leader[copy]]}" for copy in copies[:N_EXAMPLES].tolist()]
     return Verdict(
         False,
-        f"{sentence}, more than {max_near_duplicate_fraction:.2%}{named(examples, len(copies))}. Lower "
+        f"{sentence}, more than {MAX_NEAR_DUPLICATE_FRACTION:.2%}{named(examples, len(copies))}. Lower "
         "selection.near_duplicate_correlation, and look at the pairs in the thumbnails.",
         figures,
     )

@@ -172,8 +172,10 @@ def entropy_in_range(corpus: Path, scores: Path) -> Verdict:
     return within_bounds(faults, found["n"], what="entropy scores", todo=todo)
 
 
-def no_scene_erased(reference: Path, scores: Path, *, max_scene_loss: float) -> Verdict:
-    """The threshold drops at most `max_scene_loss` of every reference scene; a fixed one erases water and forest."""
+def no_scene_erased(reference: Path, scores: Path) -> Verdict:
+    """The threshold drops at most MAX_SCENE_LOSS of every reference scene; a fixed one erases water and forest."""
+    from rsprune_dagster.pruning.entropy import MAX_SCENE_LOSS
+
     threshold_bits = float(json.loads((scores / "threshold.json").read_text())["threshold_bits"])
     lost = {
         found["label"]: (int(found["n_lost"]), int(found["n"]))
@@ -185,9 +187,9 @@ def no_scene_erased(reference: Path, scores: Path, *, max_scene_loss: float) -> 
     }
     shares = {scene: n_lost / n for scene, (n_lost, n) in lost.items()}
     slack = {
-        scene: SAMPLING_ERRORS * (max_scene_loss * (1 - max_scene_loss) / n) ** 0.5 for scene, (_, n) in lost.items()
+        scene: SAMPLING_ERRORS * (MAX_SCENE_LOSS * (1 - MAX_SCENE_LOSS) / n) ** 0.5 for scene, (_, n) in lost.items()
     }
-    erased = [scene for scene, share in shares.items() if share > max_scene_loss + slack[scene]]
+    erased = [scene for scene, share in shares.items() if share > MAX_SCENE_LOSS + slack[scene]]
     figures = {"threshold_bits": threshold_bits, "largest_scene_loss": max(shares.values(), default=0.0)}
     if not shares:
         return Verdict(True, "there is no reference that could tell which scenes the threshold erases.", figures)
@@ -197,7 +199,7 @@ def no_scene_erased(reference: Path, scores: Path, *, max_scene_loss: float) -> 
         return Verdict(True, f"{found_most}.", figures)
     return Verdict(
         False,
-        f"{found_most}, and {len(erased)} scenes more than {max_scene_loss:.1%}{named(erased, len(erased))}; set "
+        f"{found_most}, and {len(erased)} scenes more than {MAX_SCENE_LOSS:.1%}{named(erased, len(erased))}; set "
         "entropy.threshold_from to reference, or lower the threshold.",
         figures,
     )

@@ -2,13 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from rsprune_dagster.config.params import ClusteringParams
 from rsprune_dagster.pruning.checks.verdict import Verdict, row, within_bounds
+
+MAX_CLUSTER_FRACTION: Final = 0.5
+"""Largest share of the tiles in one cluster: above it there is little left to balance."""
 
 
 def assigned_once(embeddings: Path, clusters: Path) -> Verdict:
@@ -40,8 +42,8 @@ def assigned_once(embeddings: Path, clusters: Path) -> Verdict:
     return within_bounds(faults, joined["n"], what="embedded tiles", todo="materialize scene_clusters again")
 
 
-def cluster_sizes(clusters: Path, *, max_cluster_fraction: float) -> Verdict:
-    """No cluster is empty or holds more than `max_cluster_fraction` of the tiles."""
+def cluster_sizes(clusters: Path) -> Verdict:
+    """No cluster is empty or holds more than MAX_CLUSTER_FRACTION of the tiles."""
     from rsprune_dagster.pruning.assignment import read_clusters
 
     cluster = pq.read_table(clusters / "assignment.parquet", columns=["cluster_id"]).column(0).to_numpy()
@@ -55,10 +57,10 @@ def cluster_sizes(clusters: Path, *, max_cluster_fraction: float) -> Verdict:
         "largest_cluster_fraction": largest,
     }
     sentence = f"{len(sizes)} clusters of {sizes.min():,} to {sizes.max():,} tiles"
-    if len(sizes) <= 2 or (sizes.min() > 0 and largest <= max_cluster_fraction):
+    if len(sizes) <= 2 or (sizes.min() > 0 and largest <= MAX_CLUSTER_FRACTION):
         return Verdict(True, f"{sentence}.", figures)
     wrong = [f"{figures['n_empty']} are empty"] if sizes.min() == 0 else []
-    wrong += [f"one holds {largest:.0%} of all"] if largest > max_cluster_fraction else []
+    wrong += [f"one holds {largest:.0%} of all"] if largest > MAX_CLUSTER_FRACTION else []
     return Verdict(
         False,
         f"{sentence}: {' and '.join(wrong)}. Look at the montages: are the tiles all alike? Set "
@@ -91,11 +93,11 @@ def tells_scenes_apart(clusters: Path, *, min_nmi: float) -> Verdict:
     )
 
 
-def no_drift(clusters: Path, params: ClusteringParams) -> Verdict:
+def no_drift(clusters: Path) -> Verdict:
     """The pool has not drifted from the one that trained the centroids."""
     from rsprune_dagster.pruning.clustering_files import drift_of
 
-    found = drift_of(clusters, params)
+    found = drift_of(clusters)
     if found is None:
         return Verdict(True, "this version kept no model to compare with.", {})
     figures: dict[str, int | float | str] = {
