@@ -119,7 +119,6 @@ def test_the_results_are_the_two_tables_and_nothing_half_written(commanded: Path
         (["--strategy", "random", "--set", "selection.cluster_exponent=1"], 2, "it needs selection.strategy=rsprune"),
         (["--set", "training.n_images=64"], 2, "the command does not read `training:`"),
         (["--set", "clustering.recluster=never"], 2, "this command has clustering.recluster=always"),
-        (["--set", "automation.look_every_s=2"], 2, "automation.look_every_s has no effect here"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

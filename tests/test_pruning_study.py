@@ -109,7 +109,7 @@ def test_the_job_of_the_web_ui_adds_a_partition_to_the_asset_that_has_no_button_
 
 def test_a_study_with_other_numbers_starts_anew_beside_the_old_one(world: World) -> None:
     world.run("full", 0)
-    other = world.params(n_samples=41)
+    other = world.params().with_values({"evaluation": {"n_samples": 41}})
     assert [one.seed for one in read_results(world.run("full", 0, other))] == [0]
     assert len(read_results(world.run("full", 0))) >= 1  # the old one is still there, and not done again
 
