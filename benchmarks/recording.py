@@ -29,12 +29,14 @@ import sys
 from pathlib import Path
 from rsprune_dagster.dagster.assets import build_pruning_assets
 from rsprune_dagster.dagster.materialize import materialize, project_home
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import load
 from rsprune_dagster.tracking.run_recorder import folder_recorder
 here = Path.cwd()
 params = load(here / "params.yaml")
-materialize(build_pruning_assets(params), params, root=here / "assets", cache_root=here / ".state" / "cache",
-            home=project_home(here), recorder=folder_recorder(here / ".state", params.tracking), progress_on="terminal")
+layout = Layout.of_project(here)
+materialize(build_pruning_assets(params), params, layout, home=project_home(here),
+            recorder=folder_recorder(layout, params.tracking), progress_on="terminal")
 """
 PRUNING = "raw_corpus reference_scenes entropy_scores embeddings scene_clusters pruned_subset"
 RECORDED = (

@@ -26,10 +26,12 @@ N_OPENINGS = 3
 WRITE = """
 import sys
 from pathlib import Path
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import load, project_root
 from rsprune_dagster.stages.pruning_report import write_report
 params = load(project_root() / "params.yaml")
-write_report(Path(sys.argv[1]), Path(sys.argv[2]), [], params.report, clustering=params.clustering, seed=0)
+layout = Layout(Path(sys.argv[1]), Path(sys.argv[2]), {"pruning_report": Path(sys.argv[2])})
+write_report(layout, [], params.report, clustering=params.clustering, seed=0)
 """
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.memory import jpeg, pictures
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import load, project_root
 from rsprune_dagster.corpus.options import ReadOptions, write_options
 from rsprune_dagster.corpus.tables import scalar, write_query
@@ -22,7 +23,6 @@ from rsprune_dagster.pruning.assignment import ASSIGNMENT
 from rsprune_dagster.pruning.encoders.vectors import create_vectors
 from rsprune_dagster.pruning.ledger import (
     RANKING,
-    LedgerInputs,
     count_decisions,
     n_to_keep,
     write_decisions,
@@ -190,15 +190,9 @@ def _write_vectors(folder: Path, n_rows: int) -> None:
 def _write_subset(assets: Path, n_readable: int) -> None:
     subset = assets / "pruned_subset"
     n_kept = n_to_keep(n_readable, KEEP_FRACTION)
-    inputs = LedgerInputs(
-        manifest=assets / "raw_corpus" / "manifest.parquet",
-        quarantine=assets / "raw_corpus" / "quarantine.parquet",
-        scores=assets / "entropy_scores" / "scores.parquet",
-        ranking=subset / "ranking.parquet",
-        threshold_bits=THRESHOLD_BITS,
-    )
-    write_decisions(inputs, n_kept, subset / "decisions.parquet")
-    write_subset(inputs, n_kept, subset / "pruned_subset.parquet")
+    layout = Layout(assets, assets)
+    write_decisions(layout, n_kept)
+    write_subset(layout, n_kept)
     selection = load(project_root() / "params.yaml").selection.model_dump()
     counts = {"n_readable": n_readable, "n_wanted": n_kept, "n_kept": n_kept, "shortfall": ""}
     told = {

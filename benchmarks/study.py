@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.labelled_sets import ENCODERS
 from benchmarks.machine import heading
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import load
 from rsprune_dagster.corpus.options import read_options
 from rsprune_dagster.corpus.shards import ShardCache
@@ -36,7 +37,6 @@ from rsprune_dagster.evaluation.evaluate import Settings
 from rsprune_dagster.evaluation.features import encoder
 from rsprune_dagster.evaluation.intervals import Resampling
 from rsprune_dagster.evaluation.leakage import raise_on_leaks
-from rsprune_dagster.pruning.strategies import StageFolders
 from rsprune_dagster.stages.pipeline import prune
 from rsprune_dagster.stages.raw_corpus import Scanner, scan
 from rsprune_dagster.study.arms import PrunedCorpus, parse_arm, read_pruned
@@ -185,16 +185,16 @@ def tiles_table(known: dict[str, dict[str, float]], summary: Summary) -> str:
 
 def pruned(data: Path, out: Path) -> PrunedCorpus:
     """The pool, pruned once."""
-    assets, params = out / "assets", load(PARAMS)
-    if not (assets / "pruned_subset" / "summary.json").is_file():
+    layout, params = Layout(out / "assets", out), load(PARAMS)
+    if not (layout.has("pruned_subset") and layout.file("summary").is_file()):
         given: dict[str, dict[str, Any]] = {
             "corpus": {"sources": [str(data / "eurosat/pool.tar")]},
             "reference": {"sources": [str(data / "eurosat/reference")]},
             "embedding": {"backbone": "mobilenet_v2", "weights": str(data / ENCODERS["mobilenet_v2"])},
             "compute": {"workers": 1},
         }
-        prune(params.with_values(given), assets, out / "cache")
-    return read_pruned(StageFolders.below(assets), assets / "pruned_subset", params.selection)
+        prune(params.with_values(given), layout)
+    return read_pruned(layout, params.selection)
 
 
 def yardstick_of(data: Path, work: Path, corpus: PrunedCorpus) -> EvaluationSetup:
@@ -207,7 +207,8 @@ def yardstick_of(data: Path, work: Path, corpus: PrunedCorpus) -> EvaluationSetu
     size = study().image_size_px
     held_out = image_set_of_tiles(tile_set(table, read_options(work / "labelled"), image_size_px=size), networks)
     pool = corpus.manifest.append_column("scene", pa.array([""] * corpus.manifest.num_rows))
-    everything = image_set_of_tiles(tile_set(pool, read_options(corpus.folders.corpus), image_size_px=size), [])
+    options = read_options(corpus.layout.folder("raw_corpus"))
+    everything = image_set_of_tiles(tile_set(pool, options, image_size_px=size), [])
     found = held_out_leaks(held_out, everything, correlation=corpus.selection.near_duplicate_correlation, workers=1)
     raise_on_leaks(found, held_out.identities, everything.identities, what="held-out")
     print(f"none of the {len(held_out):,} held-out tiles is in the pool, or nearly", flush=True)

@@ -1,9 +1,8 @@
 """The one Definitions object: what Dagster loads."""
 
-from pathlib import Path
-
 import dagster as dg
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import Params, load, project_root
 from rsprune_dagster.dagster.asset_checks import build_checks
 from rsprune_dagster.dagster.assets import build_assets
@@ -17,9 +16,7 @@ from rsprune_dagster.dagster.webhook import tell_failure
 from rsprune_dagster.tracking.run_recorder import RunRecorder, project_recorder
 
 
-def build_defs(
-    params: Params, *, root: Path, cache_root: Path, recorder: RunRecorder, progress_on: str = "log"
-) -> dg.Definitions:
+def build_defs(params: Params, layout: Layout, *, recorder: RunRecorder, progress_on: str = "log") -> dg.Definitions:
     """Build the definitions over an asset folder; tests pass their own."""
     assets = with_conditions(build_assets(params), params.automation)
     return dg.Definitions(
@@ -31,7 +28,7 @@ def build_defs(
         # A step uses all cores by itself: two at a time would be no faster and take twice the memory.
         executor=dg.in_process_executor,
         resources={
-            "store": Store(root=str(root), cache_root=str(cache_root)),
+            "store": Store.of(layout),
             "compute": Compute(progress_on=progress_on, **params.compute.model_dump()),
             "recorder": recorder,
         },
@@ -41,12 +38,7 @@ def build_defs(
 def _project_defs() -> dg.Definitions:
     project = project_root()
     params = load(project / "params.yaml")
-    return build_defs(
-        params,
-        root=project / "assets",
-        cache_root=project / ".state" / "cache",
-        recorder=project_recorder(project, params.tracking),
-    )
+    return build_defs(params, Layout.of_project(project), recorder=project_recorder(project, params.tracking))
 
 
 defs = _project_defs()

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.pruning.ledger import DECISIONS
-from rsprune_dagster.tracking.asset_store import AssetStore
+from rsprune_dagster.tracking.asset_store import replaced
 from rsprune_dagster.tracking.content import Tree, tree_of
 from rsprune_dagster.tracking.dvc_cache import DvcCache
 from rsprune_dagster.tracking.dvc_lock import DvcProject, outs
@@ -103,7 +104,7 @@ class World:
         departs: bool,
         started_at: float,
     ) -> None:
-        with AssetStore(self.assets, self.root).replace(asset) as folder:
+        with replaced(Layout.of_project(self.root), asset) as folder:
             if asset == "pruned_subset":
                 write_ledger(folder / "decisions.parquet", tiles, keep)
             (folder / "inner").mkdir()

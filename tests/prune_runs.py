@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import Params, load
 from rsprune_dagster.corpus.synthetic import SyntheticPlan
 from rsprune_dagster.dagster.assets import build_pruning_assets
@@ -33,12 +34,16 @@ class Outcome:
     work: Path
 
     @property
+    def layout(self) -> Layout:
+        return Layout(self.work / "assets", self.work)
+
+    @property
     def assets(self) -> Path:
-        return self.work / "assets"
+        return self.layout.assets
 
     @property
     def cache(self) -> Path:
-        return self.work / "cache"
+        return self.layout.cache
 
     def rows(self, table: str, asset: str = "pruned_subset") -> list[dict[str, Any]]:
         """The rows of a table."""
@@ -77,15 +82,15 @@ def settings(
 def prune(params: Params, work: Path) -> Outcome:
     """The pruning pipeline on folders, with its assets and its cache below `work`."""
     outcome = Outcome(work)
-    pipeline.prune(params, outcome.assets, outcome.cache)
+    pipeline.prune(params, outcome.layout)
     return outcome
 
 
 def materialize_prune(params: Params, work: Path) -> Outcome:
     """The same as a Dagster run of the pruning assets."""
     outcome = Outcome(work)
-    recorder = folder_recorder(work, params.tracking)
-    materialize(build_pruning_assets(params), params, root=outcome.assets, cache_root=outcome.cache, recorder=recorder)
+    recorder = folder_recorder(outcome.layout, params.tracking)
+    materialize(build_pruning_assets(params), params, outcome.layout, recorder=recorder)
     return outcome
 
 

@@ -9,93 +9,95 @@ from pathlib import Path
 
 import pytest
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.tracking import asset_store
-from rsprune_dagster.tracking.asset_store import AssetStore
+from rsprune_dagster.tracking.asset_store import remove_staging, replaced
 from rsprune_dagster.tracking.content import tree_of
 from rsprune_dagster.utils.errors import RunError
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> AssetStore:
-    return AssetStore(tmp_path / "assets", tmp_path / "cache")
+def layout(tmp_path: Path) -> Layout:
+    return Layout.of_project(tmp_path)
 
 
-def write(store: AssetStore, text: str) -> None:
-    with store.replace("thing") as folder:
+def write(layout: Layout, text: str) -> None:
+    with replaced(layout, "thing") as folder:
         (folder / "a.txt").write_text(text)
         (folder / "sub").mkdir()
         (folder / "sub" / "b.txt").write_text(text)
 
 
-def test_replaced_as_a_whole(store: AssetStore) -> None:
-    write(store, "old")
-    write(store, "new")
-    assert {path.read_text() for path in store.folder("thing").rglob("*.txt")} == {"new"}
-    assert list((store.root / ".staging").iterdir()) == []
+def test_replaced_as_a_whole(layout: Layout) -> None:
+    write(layout, "old")
+    write(layout, "new")
+    assert {path.read_text() for path in layout.folder("thing").rglob("*.txt")} == {"new"}
+    assert list((layout.assets / ".staging").iterdir()) == []
 
 
-def test_a_failed_write_leaves_the_old_version(store: AssetStore) -> None:
-    write(store, "old")
-    with pytest.raises(ValueError, match="boom"), store.replace("thing") as folder:
+def test_a_failed_write_leaves_the_old_version(layout: Layout) -> None:
+    write(layout, "old")
+    with pytest.raises(ValueError, match="boom"), replaced(layout, "thing") as folder:
         (folder / "a.txt").write_text("half")
         raise ValueError("boom")
-    assert (store.folder("thing") / "a.txt").read_text() == "old"
-    assert list((store.root / ".staging").iterdir()) == []
+    assert (layout.folder("thing") / "a.txt").read_text() == "old"
+    assert list((layout.assets / ".staging").iterdir()) == []
 
 
-def test_replaced_where_the_file_system_cannot_exchange(store: AssetStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replaced_where_the_file_system_cannot_exchange(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asset_store, "_exchange", lambda one, other: False)
-    write(store, "old")
-    write(store, "new")
-    assert (store.folder("thing") / "sub" / "b.txt").read_text() == "new"
+    write(layout, "old")
+    write(layout, "new")
+    assert (layout.folder("thing") / "sub" / "b.txt").read_text() == "new"
 
 
-def test_a_missing_asset_says_what_to_do(store: AssetStore) -> None:
+def test_a_missing_asset_says_what_to_do(layout: Layout) -> None:
     with pytest.raises(RunError, match="thing has not been materialized"):
-        store.folder("thing")
+        layout.folder("thing")
 
 
-def test_a_full_disk_is_one_clear_line(store: AssetStore) -> None:
-    write(store, "old")
-    with pytest.raises(RunError, match="free some space"), store.replace("thing"):
+def test_a_full_disk_is_one_clear_line(layout: Layout) -> None:
+    write(layout, "old")
+    with pytest.raises(RunError, match="free some space"), replaced(layout, "thing"):
         raise OSError(28, "No space left on device")
-    assert (store.folder("thing") / "a.txt").read_text() == "old"
+    assert (layout.folder("thing") / "a.txt").read_text() == "old"
 
 
 WRITER = """
 import sys
 from pathlib import Path
-from rsprune_dagster.tracking.asset_store import AssetStore
-store = AssetStore(Path(sys.argv[1]) / "assets", Path(sys.argv[1]) / "cache")
+from rsprune_dagster.config.layout import Layout
+from rsprune_dagster.tracking.asset_store import replaced
+layout = Layout.of_project(Path(sys.argv[1]))
 number = 0
 while True:
     number += 1
-    with store.replace("thing") as folder:
+    with replaced(layout, "thing") as folder:
         for name in range(20):
             (folder / f"{name}.txt").write_text(str(number))
 """
 
 
-def test_killed_at_any_moment_the_folder_is_whole(store: AssetStore, tmp_path: Path) -> None:
+def test_killed_at_any_moment_the_folder_is_whole(layout: Layout, tmp_path: Path) -> None:
     for round_number in range(5):
         writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)])
         deadline = time.monotonic() + 30
-        while not store.has("thing") and time.monotonic() < deadline:
+        while not layout.has("thing") and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.05 + 0.037 * round_number)
         writer.send_signal(signal.SIGKILL)
         writer.wait()
-        contents = {path.read_text() for path in store.folder("thing").iterdir()}
+        contents = {path.read_text() for path in layout.folder("thing").iterdir()}
         assert len(contents) == 1
-        assert len(list(store.folder("thing").iterdir())) == 20
-    store.remove_drafts()
-    assert list((store.root / ".staging").iterdir()) == []
+        assert len(list(layout.folder("thing").iterdir())) == 20
+    remove_staging(layout)
+    assert list((layout.assets / ".staging").iterdir()) == []
 
 
-def test_drafts_of_living_processes_stay(store: AssetStore) -> None:
-    mine = store.root / ".staging" / f"thing-{os.getpid()}-abc"
+def test_drafts_of_living_processes_stay(layout: Layout) -> None:
+    mine = layout.assets / ".staging" / f"thing-{os.getpid()}-abc"
     mine.mkdir(parents=True)
-    store.remove_drafts()
+    remove_staging(layout)
     assert mine.is_dir()
 
 

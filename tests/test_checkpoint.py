@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from rsprune_dagster.cli.commands import app
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import TrainingParams
 from rsprune_dagster.diffusion.checkpoint import (
     Origin,
@@ -104,12 +105,9 @@ def test_the_step_trains_on_a_pruned_corpus(pruned: Outcome, tmp_path: Path) -> 
     def run(name: str, changed: TrainingParams = params) -> Path:
         (tmp_path / name).mkdir()
         report = train_checkpoint(
-            pruned.assets / "raw_corpus",
-            pruned.assets / "pruned_subset",
-            tmp_path / name,
+            Layout(pruned.assets, tmp_path, {"diffusion_checkpoint": tmp_path / name}),
             changed,
             subset_version="v",
-            work=tmp_path / "work",
             seed=0,
             device="cpu",
         )
@@ -120,7 +118,7 @@ def test_the_step_trains_on_a_pruned_corpus(pruned: Outcome, tmp_path: Path) -> 
 
     first = run("first")
     assert tree_of(run("again")).digest == tree_of(first).digest  # from its last state
-    (tmp_path / "work").rename(tmp_path / "aside")
+    (tmp_path / "cache").rename(tmp_path / "aside")
     assert tree_of(run("anew")).digest == tree_of(first).digest  # from nothing
 
 

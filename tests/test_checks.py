@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from prune_runs import Outcome
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.pruning.checks import embeddings as vectors
 from rsprune_dagster.pruning.checks import pruned_subset as subset
 from rsprune_dagster.pruning.checks import raw_corpus as corpus
@@ -21,7 +22,6 @@ from rsprune_dagster.pruning.checks import scene_coverage as coverage
 from rsprune_dagster.pruning.checks.verdict import Verdict
 from rsprune_dagster.pruning.encoders.vectors import HALF, open_vectors
 from rsprune_dagster.tracking.asset_history import KEPT_BY_SCENE, STRATA, AssetHistory
-from rsprune_dagster.tracking.asset_store import AssetStore
 from rsprune_dagster.tracking.run_log import Record, RunLog
 
 TOLERANCE = 0.002
@@ -61,29 +61,32 @@ def fails(verdict: Verdict, *words: str) -> None:
 
 def all_of(assets: Path) -> dict[str, Verdict]:
     """Every check that needs the folders alone, with limits that a good prune keeps."""
-    raw, reference, scores = assets / "raw_corpus", assets / "reference_scenes", assets / "entropy_scores"
-    embeddings, clustering, kept = assets / "embeddings", assets / "scene_clusters", assets / "pruned_subset"
-    lengths = vectors.measure(embeddings, norm_tolerance=TOLERANCE)
+    layout = layout_of(assets)
+    lengths = vectors.measure(layout, norm_tolerance=TOLERANCE)
     return {
-        "unique_ids": corpus.unique_ids(raw),
-        "readable": corpus.readable(raw, max_quarantined_fraction=0.05),
-        "read_as_asked": corpus.read_as_asked(raw),
-        "all_read": corpus.all_read(raw),
-        "not_shrunken": corpus.not_shrunken(raw, 400, max_shrink_fraction=0.5),
-        "entropy_in_range": corpus.entropy_in_range(raw, scores),
-        "no_scene_erased": corpus.no_scene_erased(reference, scores),
-        "embedded_once": vectors.embedded_once(scores, embeddings),
+        "unique_ids": corpus.unique_ids(assets / "raw_corpus"),
+        "readable": corpus.readable(layout, max_quarantined_fraction=0.05),
+        "read_as_asked": corpus.read_as_asked(layout),
+        "all_read": corpus.all_read(layout),
+        "not_shrunken": corpus.not_shrunken(layout, 400, max_shrink_fraction=0.5),
+        "entropy_in_range": corpus.entropy_in_range(layout),
+        "no_scene_erased": corpus.no_scene_erased(layout),
+        "embedded_once": vectors.embedded_once(layout),
         "finite": vectors.finite(lengths),
         "unit_norms": vectors.unit_norms(lengths, norm_tolerance=TOLERANCE),
-        "assigned_once": clusters.assigned_once(embeddings, clustering),
-        "cluster_sizes": clusters.cluster_sizes(clustering),
-        "tells_scenes_apart": clusters.tells_scenes_apart(clustering, min_nmi=0.25),
-        "conservation": subset.conservation(raw, kept),
-        "exact_count": subset.exact_count(raw, kept),
-        "no_copies": subset.no_copies(kept),
-        "near_duplicates_left": subset.near_duplicates_left(raw, kept),
-        "apart_from_reference": subset.apart_from_reference(reference, kept),
+        "assigned_once": clusters.assigned_once(layout),
+        "cluster_sizes": clusters.cluster_sizes(layout),
+        "tells_scenes_apart": clusters.tells_scenes_apart(layout, min_nmi=0.25),
+        "conservation": subset.conservation(layout),
+        "exact_count": subset.exact_count(layout),
+        "no_copies": subset.no_copies(layout),
+        "near_duplicates_left": subset.near_duplicates_left(layout),
+        "apart_from_reference": subset.apart_from_reference(layout),
     }
+
+
+def layout_of(assets: Path) -> Layout:
+    return Layout(assets, assets.parent)
 
 
 def test_a_good_prune_passes_every_check_and_each_has_a_sentence_and_figures(good: Path) -> None:
@@ -110,7 +113,7 @@ def test_a_tile_that_is_usable_and_quarantined(assets: Path) -> None:
 def test_many_unusable_tiles_name_the_commonest_reason(assets: Path) -> None:
     doctor(assets / "raw_corpus" / "manifest.parquet", lambda table: table.slice(0, 20))
     fails(
-        corpus.readable(assets / "raw_corpus", max_quarantined_fraction=0.05),
+        corpus.readable(layout_of(assets), max_quarantined_fraction=0.05),
         "cannot be used",
         "the commonest reason",
         "quarantine.parquet",
@@ -126,7 +129,7 @@ def test_bands_and_a_value_range_that_no_tile_has_a_use_for(assets: Path) -> Non
     path.write_text(json.dumps(content))
     told = pq.read_table(assets / "raw_corpus" / "manifest.parquet")
     deep = {"value_range"} if set(told.column("dtype").to_pylist()) == {"uint8"} else set()
-    verdict = corpus.read_as_asked(assets / "raw_corpus")
+    verdict = corpus.read_as_asked(layout_of(assets))
     assert verdict.passed == (not deep) and "corpus.bands" not in verdict.sentence
 
     def as_jpegs(table: pa.Table) -> pa.Table:
@@ -137,27 +140,27 @@ def test_bands_and_a_value_range_that_no_tile_has_a_use_for(assets: Path) -> Non
         return table
 
     doctor(assets / "raw_corpus" / "manifest.parquet", as_jpegs)
-    fails(corpus.read_as_asked(assets / "raw_corpus"), "corpus.bands has no effect", "corpus.value_range has no effect")
+    fails(corpus.read_as_asked(layout_of(assets)), "corpus.bands has no effect", "corpus.value_range has no effect")
 
 
 def test_files_that_may_hold_tiles_and_are_not_read_are_counted_by_suffix(assets: Path) -> None:
     about = assets / "raw_corpus" / "corpus.json"
     ignored = {"(housekeeping)": 9, ".txt": 5, ".msk": 2, ".tifw": 1, ".xml": 1, ".jp2": 3, ".zip": 1, ".nc": 1}
     about.write_text(json.dumps({**json.loads(about.read_text()), "ignored_files": ignored}))
-    fails(corpus.all_read(assets / "raw_corpus"), "5 files", "3 x .jp2, 1 x .nc, 1 x .zip;", "convert or unpack")
+    fails(corpus.all_read(layout_of(assets)), "5 files", "3 x .jp2, 1 x .nc, 1 x .zip;", "convert or unpack")
 
 
 def test_a_corpus_that_lost_most_of_its_tiles(assets: Path) -> None:
     n = pq.read_metadata(assets / "raw_corpus" / "manifest.parquet").num_rows
-    fails(corpus.not_shrunken(assets / "raw_corpus", 3 * n, max_shrink_fraction=0.5), "67% are gone", "not mounted")
-    assert corpus.not_shrunken(assets / "raw_corpus", 3 * n, max_shrink_fraction=1).passed
-    assert corpus.not_shrunken(assets / "raw_corpus", None, max_shrink_fraction=0.5).passed
+    fails(corpus.not_shrunken(layout_of(assets), 3 * n, max_shrink_fraction=0.5), "67% are gone", "not mounted")
+    assert corpus.not_shrunken(layout_of(assets), 3 * n, max_shrink_fraction=1).passed
+    assert corpus.not_shrunken(layout_of(assets), None, max_shrink_fraction=0.5).passed
 
 
 def test_scenes_too_small_to_be_a_target(assets: Path) -> None:
-    fails(corpus.scenes_large_enough(assets / "reference_scenes"), "fewer than 20 tiles", "add tiles")
+    fails(corpus.scenes_large_enough(layout_of(assets)), "fewer than 20 tiles", "add tiles")
     doctor(assets / "reference_scenes" / "manifest.parquet", lambda table: pa.concat_tables([table] * 2))
-    assert corpus.scenes_large_enough(assets / "reference_scenes").passed
+    assert corpus.scenes_large_enough(layout_of(assets)).passed
 
 
 @pytest.mark.parametrize("value", [math.nan, -0.5, 8.5, math.inf])
@@ -165,7 +168,7 @@ def test_scenes_too_small_to_be_a_target(assets: Path) -> None:
 def test_an_entropy_out_of_range(column: str, value: float, assets: Path) -> None:
     doctor(assets / "entropy_scores" / "scores.parquet", lambda table: first_set_to(table, column, value))
     fails(
-        corpus.entropy_in_range(assets / "raw_corpus", assets / "entropy_scores"),
+        corpus.entropy_in_range(layout_of(assets)),
         "1 have a patch entropy" if column.startswith("patch") else "1 have an entropy",
         "0 to 8 bits",
         "again",
@@ -174,14 +177,14 @@ def test_an_entropy_out_of_range(column: str, value: float, assets: Path) -> Non
 
 def test_a_tile_without_a_score(assets: Path) -> None:
     doctor(assets / "entropy_scores" / "scores.parquet", lambda table: table.slice(1))
-    fails(corpus.entropy_in_range(assets / "raw_corpus", assets / "entropy_scores"), "1 tiles have no score")
+    fails(corpus.entropy_in_range(layout_of(assets)), "1 tiles have no score")
 
 
 def test_a_threshold_that_erases_a_scene(assets: Path) -> None:
     """The trap of a bare threshold: calm water has few bits."""
     path = assets / "entropy_scores" / "threshold.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "threshold_bits": 5.0}))
-    verdict = corpus.no_scene_erased(assets / "reference_scenes", assets / "entropy_scores")
+    verdict = corpus.no_scene_erased(layout_of(assets))
     fails(verdict, "at 5.00 bits", "entropy.threshold_from to reference")
 
 
@@ -189,7 +192,7 @@ def test_a_tile_without_a_vector_and_a_vector_without_a_tile(assets: Path) -> No
     index = assets / "embeddings" / "index.parquet"
     doctor(index, lambda table: table.slice(1))
     fails(
-        vectors.embedded_once(assets / "entropy_scores", assets / "embeddings"),
+        vectors.embedded_once(layout_of(assets)),
         "1 have no row in the index",
         "1 vectors are too many or too few",
         "materialize embeddings again",
@@ -198,20 +201,20 @@ def test_a_tile_without_a_vector_and_a_vector_without_a_tile(assets: Path) -> No
 
 def test_an_index_out_of_content_order(assets: Path) -> None:
     doctor(assets / "embeddings" / "index.parquet", lambda table: table.take(list(range(len(table)))[::-1]))
-    fails(vectors.embedded_once(assets / "entropy_scores", assets / "embeddings"), "out of content order")
+    fails(vectors.embedded_once(layout_of(assets)), "out of content order")
 
 
 @pytest.mark.parametrize("part", [".", "reference"])
 def test_a_vector_with_nan(part: str, assets: Path) -> None:
     spoil(assets / "embeddings" / part / "vectors", np.nan)
-    lengths = vectors.measure(assets / "embeddings", norm_tolerance=TOLERANCE)
+    lengths = vectors.measure(layout_of(assets), norm_tolerance=TOLERANCE)
     fails(vectors.finite(lengths), "1 hold NaN or infinity", "embedding.precision")
     assert vectors.unit_norms(lengths, norm_tolerance=TOLERANCE).passed
 
 
 def test_a_vector_of_another_length(assets: Path) -> None:
     spoil(assets / "embeddings" / "vectors", 1.0)
-    lengths = vectors.measure(assets / "embeddings", norm_tolerance=TOLERANCE)
+    lengths = vectors.measure(layout_of(assets), norm_tolerance=TOLERANCE)
     assert vectors.finite(lengths).passed
     fails(vectors.unit_norms(lengths, norm_tolerance=TOLERANCE), "1 differ from length 1", "embeddings again")
 
@@ -236,24 +239,24 @@ def spoil(folder: Path, value: float) -> None:
 def test_an_assignment_that_cannot_be(column: str, value: float, words: str, assets: Path) -> None:
     table = assets / "scene_clusters" / "assignment.parquet"
     doctor(table, lambda rows: first_set_to(rows, column, value))
-    fails(clusters.assigned_once(assets / "embeddings", assets / "scene_clusters"), words, "scene_clusters again")
+    fails(clusters.assigned_once(layout_of(assets)), words, "scene_clusters again")
 
 
 def test_a_tile_without_a_cluster(assets: Path) -> None:
     doctor(assets / "scene_clusters" / "assignment.parquet", lambda table: table.slice(1))
-    fails(clusters.assigned_once(assets / "embeddings", assets / "scene_clusters"), "1 have no cluster")
+    fails(clusters.assigned_once(layout_of(assets)), "1 have no cluster")
 
 
 def test_clusters_that_are_empty_or_hold_nearly_all(assets: Path) -> None:
     table = assets / "scene_clusters" / "assignment.parquet"
     doctor(table, lambda rows: with_column(rows, "cluster_id", pa.array(np.zeros(len(rows), np.int32))))
-    verdict = clusters.cluster_sizes(assets / "scene_clusters")
+    verdict = clusters.cluster_sizes(layout_of(assets))
     fails(verdict, "are empty", "one holds 100% of all", "clustering.n_clusters")
 
 
 def test_clusters_that_do_not_tell_scenes_apart(assets: Path) -> None:
     fails(
-        clusters.tells_scenes_apart(assets / "scene_clusters", min_nmi=0.99),
+        clusters.tells_scenes_apart(layout_of(assets), min_nmi=0.99),
         "normalized mutual information",
         "embedding.backbone",
     )
@@ -263,7 +266,7 @@ def test_a_tile_lost_from_the_ledger_and_one_invented(assets: Path) -> None:
     decisions = assets / "pruned_subset" / "decisions.parquet"
     doctor(decisions, lambda table: first_set_to(table, "tile_id", "nowhere.jpg"))
     fails(
-        subset.conservation(assets / "raw_corpus", assets / "pruned_subset"),
+        subset.conservation(layout_of(assets)),
         "1 are not in decisions.parquet",
         "1 rows of decisions.parquet are of tiles that were not seen",
     )
@@ -275,7 +278,7 @@ def test_a_decision_twice_and_one_without_a_reason(assets: Path) -> None:
         decisions, lambda table: pa.concat_tables([table, first_set_to(table.slice(0, 1), "reason", " ")], **LOOSELY)
     )
     fails(
-        subset.conservation(assets / "raw_corpus", assets / "pruned_subset"),
+        subset.conservation(layout_of(assets)),
         "1 rows are there again",
         "1 have no reason",
     )
@@ -284,7 +287,7 @@ def test_a_decision_twice_and_one_without_a_reason(assets: Path) -> None:
 def test_a_kept_tile_too_few(assets: Path) -> None:
     doctor(assets / "pruned_subset" / "pruned_subset.parquet", lambda table: table.slice(1))
     fails(
-        subset.exact_count(assets / "raw_corpus", assets / "pruned_subset"),
+        subset.exact_count(layout_of(assets)),
         "tiles are kept and",
         "ranks do not count from 1",
         "keep different tiles",
@@ -294,7 +297,7 @@ def test_a_kept_tile_too_few(assets: Path) -> None:
 def test_another_keep_fraction_than_was_kept(assets: Path) -> None:
     path = assets / "pruned_subset" / "summary.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "keep_fraction": 0.3}))
-    fails(subset.exact_count(assets / "raw_corpus", assets / "pruned_subset"), "were to be")
+    fails(subset.exact_count(layout_of(assets)), "were to be")
 
 
 def test_a_shortfall_is_said_and_is_no_failure(good: Path, assets: Path) -> None:
@@ -313,7 +316,7 @@ def test_a_shortfall_is_said_and_is_no_failure(good: Path, assets: Path) -> None
     pq.write_table(survivors, folder / "pruned_subset.parquet")
     path = folder / "summary.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "keep_fraction": 1.0}))
-    verdict = subset.exact_count(assets / "raw_corpus", folder)
+    verdict = subset.exact_count(layout_of(assets))
     assert verdict.passed and "fewer than asked" in verdict.sentence
 
 
@@ -321,7 +324,7 @@ def test_the_same_bytes_kept_twice(assets: Path) -> None:
     table = assets / "pruned_subset" / "pruned_subset.parquet"
     second = pq.read_table(table).column("content_md5")[1].as_py()
     doctor(table, lambda rows: first_set_to(rows, "content_md5", second))
-    fails(subset.no_copies(assets / "pruned_subset"), "1 repeat the bytes of another")
+    fails(subset.no_copies(layout_of(assets)), "1 repeat the bytes of another")
 
 
 def test_near_duplicates_that_were_kept(assets: Path) -> None:
@@ -331,7 +334,7 @@ def test_near_duplicates_that_were_kept(assets: Path) -> None:
     both = pa.concat_tables([copies.select(["tile_id"]), pa.table({"tile_id": copies["near_copy_of"]})], **LOOSELY)
     pq.write_table(both, assets / "pruned_subset" / "pruned_subset.parquet")
     fails(
-        subset.near_duplicates_left(assets / "raw_corpus", assets / "pruned_subset"),
+        subset.near_duplicates_left(layout_of(assets)),
         "nearly another kept tile",
         "near_duplicate_correlation",
     )
@@ -343,7 +346,7 @@ def test_a_kept_tile_that_is_a_reference_tile(assets: Path) -> None:
         assets / "pruned_subset" / "pruned_subset.parquet", lambda table: first_set_to(table, "content_md5", content)
     )
     fails(
-        subset.apart_from_reference(assets / "reference_scenes", assets / "pruned_subset"),
+        subset.apart_from_reference(layout_of(assets)),
         "1 of",
         "flatter the model",
     )
@@ -385,13 +388,13 @@ def test_the_last_subset_is_compared_where_its_scenes_are_the_same_ones(
     strata: str, before: dict[str, int], tmp_path: Path
 ) -> None:
     facts = {KEPT_BY_SCENE: {"cluster 0": 9}, STRATA: "abc"}
-    history = AssetHistory(RunLog(tmp_path / "run_log"), AssetStore(tmp_path / "assets", tmp_path / "cache"), None)
+    history = AssetHistory(RunLog(tmp_path / "run_log"), Layout.of_project(tmp_path), None)
     history.run_log.write(Record("run", "pruned_subset", "FINISHED", 1.0, "", data_version="old", facts=facts))
     assert history.scenes_of_last_subset(strata) == before
 
 
 def test_a_record_that_does_not_say_what_its_scenes_are_has_those_of_the_reference(tmp_path: Path) -> None:
-    history = AssetHistory(RunLog(tmp_path / "run_log"), AssetStore(tmp_path / "assets", tmp_path / "cache"), None)
+    history = AssetHistory(RunLog(tmp_path / "run_log"), Layout.of_project(tmp_path), None)
     record = Record("run", "pruned_subset", "FINISHED", 1.0, "", data_version="old", facts={KEPT_BY_SCENE: BEFORE})
     history.run_log.write(record)
     assert history.scenes_of_last_subset("scenes") == BEFORE

@@ -28,6 +28,7 @@ from rsprune_dagster.cli import commands as cli
 from rsprune_dagster.cli import out_folder as cli_out
 from rsprune_dagster.cli.help import GROUPS
 from rsprune_dagster.config.effects import NEEDS, without_effect
+from rsprune_dagster.config.layout import WORK
 from rsprune_dagster.config.params import load
 from rsprune_dagster.corpus.storage import escaped_name
 from rsprune_dagster.dagster import user_errors
@@ -320,7 +321,7 @@ def test_results_are_copied_while_other_commands_wait(
     busy = []
 
     def publish(subset: Path, out: Path) -> list[str]:
-        with (out / cli_out.WORK / "lock").open("a") as lock, pytest.raises(BlockingIOError):
+        with (out / WORK / "lock").open("a") as lock, pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         busy.append(out)
         return cli_out.publish(subset, out)

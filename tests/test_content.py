@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsprune_dagster.tracking.asset_store import AssetStore
+from rsprune_dagster.config.layout import Layout
+from rsprune_dagster.tracking.asset_store import replaced
 from rsprune_dagster.tracking.content import tree_of
 from rsprune_dagster.tracking.dvc_cache import DvcCache
 from rsprune_dagster.utils.errors import RunError
@@ -85,12 +86,12 @@ def test_cache_and_asset_share_their_disk(tmp_path: Path) -> None:
 
 
 def test_a_rewrite_of_the_asset_never_touches_the_kept_version(tmp_path: Path) -> None:
-    store, cache = AssetStore(tmp_path / "assets", tmp_path / "work"), DvcCache(tmp_path / "cache")
-    with store.replace("raw_corpus") as folder:
+    layout, cache = Layout.of_project(tmp_path), DvcCache(tmp_path / "cache")
+    with replaced(layout, "raw_corpus") as folder:
         filled(folder)
-    old = tree_of(store.folder("raw_corpus"))
-    cache.keep(store.folder("raw_corpus"), old)
-    with store.replace("raw_corpus") as folder:
+    old = tree_of(layout.folder("raw_corpus"))
+    cache.keep(layout.folder("raw_corpus"), old)
+    with replaced(layout, "raw_corpus") as folder:
         filled(folder, {"b.txt": b"the next version"})
     cache.place(old.digest, tmp_path / "old")
     assert tree_of(tmp_path / "old") == old

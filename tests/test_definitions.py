@@ -14,6 +14,7 @@ from dagster._core.execution.api import create_execution_plan
 from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
 from prune_runs import PROJECT, settings
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import load
 from rsprune_dagster.dagster.assets import build_assets
 from rsprune_dagster.dagster.jobs import JOBS
@@ -203,5 +204,5 @@ def _check(name: str, recorded: dg.AssetMaterialization, folder: Path) -> None:
 
 def _pipeline(made: Path, work: Path) -> dg.Definitions:
     params = settings(made / "corpus", made / "reference")
-    recorder = folder_recorder(work, params.tracking)
-    return build_defs(params, root=work / "assets", cache_root=work / "cache", recorder=recorder)
+    layout = Layout.of_project(work)
+    return build_defs(params, layout, recorder=folder_recorder(layout, params.tracking))

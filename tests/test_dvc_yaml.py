@@ -88,7 +88,7 @@ def imported_by(name: str) -> set[str]:
 def recorded_params(name: str) -> set[str]:
     """What the asset tells the lineage to record: whole sections, of `compute` the seed, of `automation` the switch."""
     found = re.search(
-        r"(?:record_asset\(\s*context,\s*assets,\s*|recorded: dict\[str, Any\] = )\{(.*?)\}",
+        r"(?:record_asset\(\s*context,\s*layout,\s*|recorded: dict\[str, Any\] = )\{(.*?)\}",
         _source(name),
         re.DOTALL,
     )

@@ -119,10 +119,11 @@ def test_a_tile_that_changed_after_its_scan_gets_no_vector_under_its_old_hash(en
     scanned = scanned_corpus(corpus, tmp_path / "scanned")
     Image.fromarray(tiles(1, seed=1)[0]).save(corpus / "3.png")
     embedder = Embedder(encoder, ReadOptions(), tmp_path / "cache", 1, 1)
+    targets = tmp_path / "embedded" / "index.parquet", tmp_path / "embedded" / "vectors"
     with pytest.raises(RunError, match=r"^3.png is not what it was when the corpus was scanned \(changed.*: run again"):
-        embed(embedder, scanned, tmp_path / "embedded", "test")
-    embed(embedder, scanned_corpus(corpus, tmp_path / "again"), tmp_path / "embedded", "test")
-    vectors = open_vectors(tmp_path / "embedded" / "vectors").read(0, 6)
+        embed(embedder, scanned, *targets, "test")
+    embed(embedder, scanned_corpus(corpus, tmp_path / "again"), *targets, "test")
+    vectors = open_vectors(targets[1]).read(0, 6)
     seen = [np.asarray(Image.open(corpus / name)) for name in tile_ids(tmp_path / "embedded")]
     assert np.array_equal(vectors, encoder.embed(seen).astype(np.float16).astype(np.float32))
 

@@ -14,6 +14,7 @@ from diffusion_runs import OPTIONS, small_options, small_tiles, tiny_autoencoder
 from PIL import Image
 from prune_runs import PROJECT
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import EvaluationParams, load
 from rsprune_dagster.corpus.shards import ShardCache
 from rsprune_dagster.diffusion.checkpoint import Origin, write_checkpoint
@@ -22,7 +23,7 @@ from rsprune_dagster.diffusion.tile_set import TileSet
 from rsprune_dagster.diffusion.training import train
 from rsprune_dagster.evaluation.sample_cache import key_of
 from rsprune_dagster.stages import evaluation_metrics as steps
-from rsprune_dagster.stages.evaluation_metrics import EvaluationReport, Upstream, evaluate_checkpoint
+from rsprune_dagster.stages.evaluation_metrics import EvaluationReport, evaluate_checkpoint
 from rsprune_dagster.stages.raw_corpus import Scanner
 from rsprune_dagster.tracking.content import tree_of
 from rsprune_dagster.utils.errors import RunError, UsageError
@@ -63,13 +64,13 @@ class World:
     ) -> EvaluationReport:
         folder.mkdir()
         named = (self.held_out,) if sources is None else sources
+        drafts = {"diffusion_checkpoint": self.checkpoint, "evaluation_metrics": folder}
         return evaluate_checkpoint(
-            Upstream(self.root / "corpus", self.root / "subset", self.checkpoint, self.subset_version),
+            Layout(self.root, work or self.root / "work", drafts),
             [str(source) for source in named],
-            folder,
             self.params(**changes),
             Scanner(OPTIONS, 64, ShardCache(self.root / "cache"), 1, silent),
-            work=work or self.root / "work",
+            subset_version=self.subset_version,
             seed=seed,
             device="cpu",
         )
@@ -80,10 +81,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("evaluation")
     tiles = small_tiles(root / "tiles", n=80, patchy=True)
-    (root / "corpus").mkdir()
-    (root / "corpus" / "corpus.json").write_text(json.dumps({"read_options": OPTIONS.values()}))
-    (root / "subset").mkdir()
-    pq.write_table(tiles.table, root / "subset" / "pruned_subset.parquet")
+    (root / "raw_corpus").mkdir()
+    (root / "raw_corpus" / "corpus.json").write_text(json.dumps({"read_options": OPTIONS.values()}))
+    (root / "pruned_subset").mkdir()
+    pq.write_table(tiles.table, root / "pruned_subset" / "pruned_subset.parquet")
     _held_out(root / "held_out", 120, seed=7)
     return World(root, _checkpoint(root, tiles, "checkpoint"))
 

@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 from prune_runs import settings
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.dagster.materialize import materialize
 from rsprune_dagster.tracking.run_recorder import folder_recorder
 from rsprune_dagster.utils import file_lock
@@ -49,8 +50,8 @@ def test_a_second_command_says_that_it_waits_and_goes_on_when_the_first_is_kille
 
         with pytest.raises(RunError, match="reached"):
             params = settings(tmp_path, None)
-            places = {"root": tmp_path / "assets", "cache_root": tmp_path / "cache"}
-            materialize([], params, **places, recorder=folder_recorder(tmp_path, params.tracking), warn=say)
+            layout = Layout(tmp_path / "assets", tmp_path)
+            materialize([], params, layout, recorder=folder_recorder(layout, params.tracking), warn=say)
     assert said == [f"another process holds {tmp_path / 'lock'}, as it makes assets there: waiting for it"]
 
 

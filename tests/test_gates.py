@@ -11,6 +11,7 @@ import pytest
 import torch
 from prune_runs import settings
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import Params
 from rsprune_dagster.dagster.asset_checks import CHECKS, build_checks
 from rsprune_dagster.dagster.assets import build_assets, build_pruning_assets
@@ -58,12 +59,12 @@ def run(params: Params, work: Path, *assets: str) -> list[str]:
     """Materialize; the warnings."""
     torch.set_num_threads(1)
     said: list[str] = []
+    layout = Layout(work / "assets", work)
     materialize(
         build_pruning_assets(params),
         params,
-        root=work / "assets",
-        cache_root=work / "cache",
-        recorder=folder_recorder(work, params.tracking),
+        layout,
+        recorder=folder_recorder(layout, params.tracking),
         assets=assets,
         warn=said.append,
     )

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from prune_runs import settings
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import ClusteringParams
 from rsprune_dagster.dagster.assets.scene_clusters import last_version
 from rsprune_dagster.pruning import incremental
@@ -24,7 +25,6 @@ from rsprune_dagster.pruning.incremental import stability_index
 from rsprune_dagster.pruning.pipeline import cluster_names
 from rsprune_dagster.stages.embeddings import INDEX
 from rsprune_dagster.stages.scene_clusters import Outcome, cluster
-from rsprune_dagster.tracking.asset_store import AssetStore
 
 SCENES = ("forest", "sea", "town", "field")
 DIMENSION = 24
@@ -72,7 +72,13 @@ def params(**changes: Any) -> ClusteringParams:
 
 def made(embeddings: Path, folder: Path, last: Path | None = None, seed: int = 0, **changes: Any) -> Outcome:
     folder.mkdir()
-    return cluster(embeddings, folder, params(**changes), seed=seed, use_gpu=False, last=last)
+    earlier = at(last) if last else None
+    return cluster(at(folder, embeddings), params(**changes), seed=seed, use_gpu=False, last=earlier)
+
+
+def at(clusters: Path, embeddings: Path = Path()) -> Layout:
+    """The layout where scene_clusters and embeddings lie in these folders."""
+    return Layout(Path(), Path(), {"scene_clusters": clusters, "embeddings": embeddings})
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -120,15 +126,15 @@ def test_tiles_of_another_kind_ask_for_a_new_clustering(first: Path, tmp_path: P
     assert not outcome.kept and "new tiles lie beyond" in outcome.origin
     made(embedded(tmp_path / "same", OLD, STRANGE), tmp_path / "fresh")
     assert hashes(tmp_path / "new") == hashes(tmp_path / "fresh")
-    assert no_drift(tmp_path / "new").passed
+    assert no_drift(at(tmp_path / "new")).passed
 
 
 def test_never_keeps_the_centroids_and_a_check_tells(first: Path, tmp_path: Path) -> None:
     outcome = made(embedded(tmp_path / "e", OLD, STRANGE), tmp_path / "kept", last=first, recluster="never")
     assert outcome.kept and "they have drifted" in outcome.origin
-    verdict = no_drift(tmp_path / "kept")
+    verdict = no_drift(at(tmp_path / "kept"))
     assert not verdict.passed and "clustering.recluster set to always" in verdict.sentence
-    assert no_drift(first).passed
+    assert no_drift(at(first)).passed
 
 
 def test_a_pool_that_has_grown_beyond_the_limit_is_clustered_anew(
@@ -169,24 +175,24 @@ def test_centroids_are_kept_only_where_someone_asked_for_it(
     class Made:
         """As much of a materialization as is asked for."""
 
-        store, asset = AssetStore(tmp_path, tmp_path), "scene_clusters"
+        layout, asset = Layout(tmp_path, tmp_path), "scene_clusters"
 
         def present(self) -> str:
             return "abc"
 
     wanted = settings(tmp_path, None, clustering={"recluster": recluster}, automation={"enabled": enabled})
     made_now: Any = Made()
-    assert last_version(made_now, wanted.clustering, wanted.automation) is None  # nothing lies there yet
+    assert last_version(made_now, wanted.clustering, wanted.automation) == ""  # nothing lies there yet
     (tmp_path / "scene_clusters").mkdir()
     found = last_version(made_now, wanted.clustering, wanted.automation)
-    assert (found is not None) is kept
+    assert bool(found) is kept
 
 
 def test_a_pool_of_the_reference_s_kind_has_its_scenes(first: Path) -> None:
     rows = pq.read_table(first / "assignment.parquet").to_pylist()
     assert {row["scene"] for row in rows} == set(SCENES)
     assert [row["scene"] for row in rows] == [row["reference_scene"] for row in rows]
-    assert strata_of(first) == "scenes"
+    assert strata_of(at(first)) == "scenes"
 
 
 def test_a_foreign_pool_has_its_clusters_for_scenes_and_keeps_their_names_when_tiles_come(tmp_path: Path) -> None:
@@ -196,18 +202,18 @@ def test_a_foreign_pool_has_its_clusters_for_scenes_and_keeps_their_names_when_t
     assert all(row["scene"] == f"cluster {row['cluster_id']}" for row in after)
     assert {row["reference_scene"] for row in after} <= set(SCENES)
     assert [row for row in after if row in before] == before
-    found = read_clusters(tmp_path / "more")
+    found = read_clusters(at(tmp_path / "more"))
     assert found.is_foreign and [found.strata[1][number] for number in found.strata[0]] == [
         row["scene"] for row in after
     ]
-    assert "guess" in found.note and assigned_once(tmp_path / "e2", tmp_path / "more").passed
+    assert "guess" in found.note and assigned_once(at(tmp_path / "more", tmp_path / "e2")).passed
 
 
 def test_clusters_can_be_compared_with_those_of_the_same_centroids_only(first: Path, tmp_path: Path) -> None:
     for name, pool, seed in (("a", STRANGE, 0), ("same", STRANGE, 0), ("other", drawn(60, [len(SCENES)], 6), 0)):
         made(embedded(tmp_path / f"{name}_e", pool), tmp_path / name, seed=seed)
-    assert strata_of(tmp_path / "a") == strata_of(tmp_path / "same")
-    assert len({strata_of(folder) for folder in (first, tmp_path / "a", tmp_path / "other")}) == 3
+    assert strata_of(at(tmp_path / "a")) == strata_of(at(tmp_path / "same"))
+    assert len({strata_of(at(folder)) for folder in (first, tmp_path / "a", tmp_path / "other")}) == 3
 
 
 def test_names_of_clusters_sort_as_their_numbers() -> None:
@@ -226,6 +232,6 @@ def test_a_version_from_before_the_domain_shift_was_called_so_is_read(first: Pat
     shutil.copytree(first, tmp_path / "earlier")
     quality = tmp_path / "earlier" / "quality.json"
     content = json.loads(quality.read_text())
-    assert content.pop("domain_shift") == read_clusters(first).domain_shift
+    assert content.pop("domain_shift") == read_clusters(at(first)).domain_shift
     quality.write_text(json.dumps({**content, "foreignness": 0.25}))
-    assert read_clusters(tmp_path / "earlier").domain_shift == 0.25
+    assert read_clusters(at(tmp_path / "earlier")).domain_shift == 0.25

@@ -16,8 +16,9 @@ import pytest
 from lineage_worlds import N_TILES, UPSTREAM, World, new_world
 
 from rsprune_dagster.cli import commands as cli
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.tracking import restore as restoring
-from rsprune_dagster.tracking.asset_store import AssetStore
+from rsprune_dagster.tracking.asset_store import replaced
 from rsprune_dagster.tracking.content import tree_of
 from rsprune_dagster.tracking.find import find, find_one
 from rsprune_dagster.tracking.locks import locks_in_history
@@ -203,7 +204,7 @@ def test_commits_hold_what_they_held(world: World) -> None:
 def told_elsewhere(world: World, ask: object) -> VersionHistory:
     places = Places.of_project(world.root)
     return VersionHistory.load(
-        Places(places.assets, places.run_log, places.project, places.cache, elsewhere=RemoteRecords(ask))  # type: ignore[arg-type]
+        Places(places.layout, places.project, places.cache, elsewhere=RemoteRecords(ask))  # type: ignore[arg-type]
     )
 
 
@@ -305,7 +306,7 @@ def test_what_was_made_from_something_else_is_stale(world: World, rsprune: Comma
 
 def test_the_same_content_made_from_something_newer_is_not_stale(world: World) -> None:
     """dvc.lock of an older commit tells of the older input, that of the newer one of what lies there."""
-    with AssetStore(world.assets, world.root).replace("entropy_scores") as folder:
+    with replaced(Layout.of_project(world.root), "entropy_scores") as folder:
         (folder / "data.txt").write_text("newer")
     trees = {asset: tree_of(world.assets / asset) for asset in UPSTREAM}
     world.cache.keep(world.assets / "entropy_scores", trees["entropy_scores"])

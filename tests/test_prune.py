@@ -20,7 +20,6 @@ from rsprune_dagster.pruning.baselines import BASELINES
 from rsprune_dagster.pruning.checks import pruned_subset as subset
 from rsprune_dagster.pruning.checks import scene_coverage as coverage
 from rsprune_dagster.pruning.explain import explain_tile
-from rsprune_dagster.pruning.strategies import StageFolders
 from rsprune_dagster.stages.pruned_subset import select
 from rsprune_dagster.stages.pruning_report import make_report
 from rsprune_dagster.utils.errors import UsageError
@@ -201,7 +200,7 @@ def test_each_baseline_keeps_as_many_with_a_reason_each(
     copytree(pruned.assets, tmp_path / "assets", copy_function=_linked, ignore=ignore_patterns("pruned_subset"))
     peer = Outcome(tmp_path)
     (peer.assets / "pruned_subset").mkdir()
-    select(StageFolders.below(peer.assets), peer.assets / "pruned_subset", params, seed=0, workers=1)
+    select(peer.layout, params, seed=0, workers=1)
     assert len(peer.rows("pruned_subset")) == len(pruned.rows("pruned_subset"))
     assert set(peer.decisions()) == set(pruned.decisions())
     assert all(row["reason"] for row in peer.rows("decisions"))
@@ -254,13 +253,13 @@ def _names_clusters_and_no_scene_of_the_reference(foreign: Outcome) -> None:
         pq.read_table(foreign.assets / "pruned_subset" / "pruned_subset.parquet"), ReadOptions(), image_size_px=8
     )
     assert set(trained.scene_names) == set(kept)
-    assert "a guess, as the pool is foreign" in explain_tile(foreign.assets, rows[0]["tile_id"])
+    assert "a guess, as the pool is foreign" in explain_tile(foreign.layout, rows[0]["tile_id"])
     assert "Quotas by scene" in page_of(foreign)
 
 
 def page_of(outcome: Outcome) -> str:
     params = load(PROJECT / "params.yaml")
-    return make_report(outcome.assets, [], params.report, clustering=params.clustering, seed=0).html
+    return make_report(outcome.layout, [], params.report, clustering=params.clustering, seed=0).html
 
 
 def test_a_share_that_rounds_to_no_tile_leaves_an_empty_subset_and_says_so(
@@ -268,20 +267,20 @@ def test_a_share_that_rounds_to_no_tile_leaves_an_empty_subset_and_says_so(
 ) -> None:
     params = settings(synthetic / "corpus", synthetic / "reference", selection={"keep_fraction": 1e-6})
     outcome = prune(params, _seeded(pruned, tmp_path))
-    corpus, kept = outcome.assets / "raw_corpus", outcome.assets / "pruned_subset"
+    layout = outcome.layout
     decisions = Counter(row["decision"] for row in outcome.rows("decisions"))
     assert decisions.total() == len(pruned.rows("decisions")) and not decisions["kept"]
     verdicts = [
-        subset.conservation(corpus, kept),
-        subset.exact_count(corpus, kept),
-        subset.no_copies(kept),
-        subset.near_duplicates_left(corpus, kept, max_near_duplicate_fraction=0.0),
-        subset.apart_from_reference(outcome.assets / "reference_scenes", kept),
-        coverage.scene_coverage(coverage.kept_by_scene(kept), {}, max_scene_shift=0.25),
+        subset.conservation(layout),
+        subset.exact_count(layout),
+        subset.no_copies(layout),
+        subset.near_duplicates_left(layout),
+        subset.apart_from_reference(layout),
+        coverage.scene_coverage(coverage.kept_by_scene(layout), {}, max_scene_shift=0.25),
     ]
     assert [verdict.sentence for verdict in verdicts if not verdict.passed] == []
     said = "no tile is kept: the keep fraction of 304 readable tiles rounds to 0"
-    assert json.loads((kept / "summary.json").read_text())["shortfall"] == said
+    assert json.loads(layout.file("summary").read_text())["shortfall"] == said
     assert said in page_of(outcome)
 
 

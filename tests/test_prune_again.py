@@ -12,12 +12,12 @@ import torch
 from prune_runs import Outcome, finished_work, materialize_prune, prune, settings
 from safetensors.numpy import load_file
 
+from rsprune_dagster.config.layout import PRUNING
 from rsprune_dagster.corpus import storage
 from rsprune_dagster.corpus.decode import TileReader
 from rsprune_dagster.corpus.options import ReadOptions, read_options
 from rsprune_dagster.corpus.shards import ShardCache
 from rsprune_dagster.corpus.synthetic import SyntheticPlan, write_corpus
-from rsprune_dagster.stages import pipeline
 from rsprune_dagster.stages.raw_corpus import Scanner, scan
 from rsprune_dagster.tracking.content import tree_of
 from rsprune_dagster.utils.progress import silent
@@ -31,7 +31,7 @@ def one_thread() -> None:
 def test_the_same_bytes_from_a_dagster_run(synthetic: Path, pruned: Outcome, tmp_path: Path) -> None:
     """In every table of every stage."""
     run = materialize_prune(settings(synthetic / "corpus", synthetic / "reference"), tmp_path)
-    for stage in pipeline.PRUNING:
+    for stage in PRUNING:
         assert tree_of(run.assets / stage).digest == tree_of(pruned.assets / stage).digest, stage
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from prune_runs import Outcome, settings
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import Params
 from rsprune_dagster.dagster.assets import build_assets
 from rsprune_dagster.dagster.materialize import materialize
@@ -50,17 +51,20 @@ class World:
         materialize(
             build_assets(params),
             params,
-            root=self.work / "pruned" / "assets",
-            cache_root=self.work / "pruned" / "cache",
-            recorder=folder_recorder(self.work / "pruned", params.tracking),
+            self.layout,
+            recorder=folder_recorder(self.layout, params.tracking),
             assets=["pruning_study"],
             partition={"arm": arm, "seed": str(seed)},
         )
         return self.folder
 
     @property
+    def layout(self) -> Layout:
+        return Outcome(self.work / "pruned").layout
+
+    @property
     def folder(self) -> Path:
-        return self.work / "pruned" / "assets" / "pruning_study"
+        return self.layout.assets / "pruning_study"
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +96,9 @@ def test_each_partition_adds_its_run_and_keeps_the_others(world: World) -> None:
 
 
 def test_the_job_of_the_web_ui_adds_a_partition_to_the_asset_that_has_no_button_of_its_own(world: World) -> None:
-    params, root = world.params(), world.work / "pruned" / "assets"
-    recorder = folder_recorder(world.work / "pruned", params.tracking)
-    defs = build_defs(params, root=root, cache_root=world.work / "pruned" / "cache", recorder=recorder)
+    params, layout = world.params(), world.layout
+    recorder = folder_recorder(layout, params.tracking)
+    defs = build_defs(params, layout, recorder=recorder)
     graph = defs.resolve_asset_graph()
     told = {key.to_user_string() for key in graph.get_all_asset_keys() if not graph.get(key).is_executable}
     assert told == {"pruning_study"}

@@ -16,6 +16,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from prune_runs import settings
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.corpus.fingerprint import Fingerprint, fingerprint_of
 from rsprune_dagster.dagster import gpu_pool
 from rsprune_dagster.dagster.assets import build_assets
@@ -124,7 +125,8 @@ def test_a_cursor_of_another_form_is_the_first_look() -> None:
 def test_nothing_starts_unasked_and_one_setting_turns_all_of_it_on(tmp_path: Path) -> None:
     assert _statuses(defs) == {"STOPPED"}
     params = settings(tmp_path, None, automation={"enabled": True})
-    on = build_defs(params, root=tmp_path, cache_root=tmp_path, recorder=folder_recorder(tmp_path, params.tracking))
+    layout = Layout(tmp_path, tmp_path)
+    on = build_defs(params, layout, recorder=folder_recorder(layout, params.tracking))
     assert _statuses(on) == {"RUNNING"}
 
 

@@ -19,15 +19,14 @@ from typer.testing import CliRunner
 
 from benchmarks.report_assets import write_assets
 from rsprune_dagster.cli.commands import app
+from rsprune_dagster.config.layout import LATER, REPORT_HTML, REPORT_JSON, Layout
 from rsprune_dagster.config.params import load
 from rsprune_dagster.evaluation.writer import SAMPLES_SCHEMA
 from rsprune_dagster.pruning.ledger import n_to_keep
 from rsprune_dagster.pruning.sensitivity import kept_at_fractions
-from rsprune_dagster.stages.pruning_report import HTML, JSON, Report, make_report
+from rsprune_dagster.stages.pruning_report import Report, make_report
 from rsprune_dagster.tracking.report_origins import origins_of
-from rsprune_dagster.tracking.run_log import RunLog
 from rsprune_dagster.viz.checks import counts_agree, self_contained
-from rsprune_dagster.viz.folders import LATER, PRUNING
 from rsprune_dagster.viz.formatting import count, counted, share, shortened, size
 from rsprune_dagster.viz.origins import Origin, stale
 
@@ -44,12 +43,12 @@ def recorded(commanded: Path) -> Outcome:
 
 @pytest.fixture(scope="module")
 def report(recorded: Outcome) -> Report:
-    return page_on(recorded.assets, origins_of(recorded.assets, RunLog(recorded.work / "lineage"), PRUNING))
+    return page_on(recorded.assets, origins_of(recorded.layout))
 
 
 def page_on(assets: Path, origins: list[Origin] | None = None, **changes: object) -> Report:
     params = PARAMS.report.model_copy(update=changes)
-    return make_report(assets, origins or [], params, clustering=PARAMS.clustering, seed=0)
+    return make_report(Layout(assets, assets.parent), origins or [], params, clustering=PARAMS.clustering, seed=0)
 
 
 class Page(HTMLParser):
@@ -104,15 +103,15 @@ def test_the_page_needs_nothing_beside_it(report: Report) -> None:
 def test_the_checks_of_the_page_pass_and_fail_on_another_subset_or_a_page_that_loads_something(
     recorded: Outcome, report: Report, tmp_path: Path
 ) -> None:
-    (tmp_path / HTML).write_text(report.html)
-    (tmp_path / JSON).write_text(json.dumps(report.numbers))
-    subset = recorded.assets / "pruned_subset"
-    assert counts_agree(tmp_path, subset).passed and self_contained(tmp_path).passed
-    (tmp_path / JSON).write_text(json.dumps({**report.numbers, "n_kept": 1}))
-    assert "tells of 1 tiles kept" in counts_agree(tmp_path, subset).sentence
+    layout = recorded.layout.with_draft("pruning_report", tmp_path)
+    (tmp_path / REPORT_HTML).write_text(report.html)
+    (tmp_path / REPORT_JSON).write_text(json.dumps(report.numbers))
+    assert counts_agree(layout).passed and self_contained(layout).passed
+    (tmp_path / REPORT_JSON).write_text(json.dumps({**report.numbers, "n_kept": 1}))
+    assert "tells of 1 tiles kept" in counts_agree(layout).sentence
     for added in ('<img src="https://elsewhere/a.png">', "<script>1</script>"):
-        (tmp_path / HTML).write_text(report.html + added)
-        assert not self_contained(tmp_path).passed
+        (tmp_path / REPORT_HTML).write_text(report.html + added)
+        assert not self_contained(layout).passed
 
 
 def test_the_page_says_in_words_what_it_shows_in_pictures(report: Report) -> None:
@@ -132,7 +131,7 @@ def test_the_page_says_in_words_what_it_shows_in_pictures(report: Report) -> Non
 
 
 def test_the_same_assets_give_the_same_page(recorded: Outcome, report: Report) -> None:
-    again = page_on(recorded.assets, origins_of(recorded.assets, RunLog(recorded.work / "lineage"), PRUNING))
+    again = page_on(recorded.assets, origins_of(recorded.layout))
     assert again.html == report.html and again.numbers == report.numbers
 
 
@@ -211,8 +210,8 @@ def test_the_map_has_every_tile_with_coordinates(tmp_path: Path) -> None:
 
 def test_a_keep_fraction_is_a_prefix(pruned: Outcome) -> None:
     fractions = (0.05, 0.1, 0.15, 0.5, 1.0)
-    subset, n_readable = pruned.assets / "pruned_subset", len(pruned.rows("manifest", "raw_corpus"))
-    kept = kept_at_fractions(subset, n_readable, fractions)
+    n_readable = len(pruned.rows("manifest", "raw_corpus"))
+    kept = kept_at_fractions(pruned.layout, n_readable, fractions)
     for n_kept in kept.n_kept:
         assert list(n_kept) == sorted(n_kept)
     n_candidates = sum(kept.n_candidates)

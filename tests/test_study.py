@@ -13,7 +13,6 @@ from prune_runs import Outcome, settings
 from study_runs import KERNEL, NETWORK, SETTINGS, small_study, yardstick
 
 from rsprune_dagster.pruning.ledger import n_to_keep
-from rsprune_dagster.pruning.strategies import StageFolders
 from rsprune_dagster.study import trainings as study_module
 from rsprune_dagster.study.arms import (
     FULL,
@@ -44,8 +43,7 @@ RSPRUNE, RANDOM = Arm("rsprune", 0.2), Arm("random", 0.2)
 def corpus(pruned: Outcome) -> PrunedCorpus:
     """The synthetic corpus of 300 tiles, pruned."""
     torch.set_num_threads(1)
-    folders = StageFolders.below(pruned.assets)
-    return read_pruned(folders, pruned.assets / "pruned_subset", settings([], None).selection)
+    return read_pruned(pruned.layout, settings([], None).selection)
 
 
 def run(corpus: PrunedCorpus, folder: Path, arm: Arm = RANDOM, study: Study | None = None, seed: int = 0) -> ArmResult:
@@ -72,7 +70,7 @@ def test_the_full_arm_is_every_readable_tile(corpus: PrunedCorpus) -> None:
 
 def test_the_rsprune_arm_is_the_subset_that_the_pipeline_keeps(corpus: PrunedCorpus) -> None:
     keep = corpus.selection.keep_fraction
-    subset = pq.read_table(corpus.folders.corpus.parent / "pruned_subset" / "pruned_subset.parquet")
+    subset = pq.read_table(corpus.layout.file("subset"))
     for seed in (0, 1):
         arm = chosen_tiles(corpus, Arm("rsprune", keep), seed=seed, workers=1)
         assert set(arm.column("tile_id").to_pylist()) == set(subset.column("tile_id").to_pylist())

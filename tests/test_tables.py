@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.corpus import tables
 from rsprune_dagster.corpus.tables import query, rows_at, scalar, write_batches, write_query
 from rsprune_dagster.pruning.ledger import RANKING
@@ -82,19 +83,19 @@ def test_tile_ids_of_more_than_2_gib_are_ranked(tmp_path: Path, monkeypatch: pyt
     n, tile_id = 4_400, "x" * 2**19
     for module in (tables, select):
         monkeypatch.setattr(module, "ROWS_PER_GROUP", 8)
-    for folder in ("embeddings", "clusters"):
+    for folder in ("embeddings", "scene_clusters", "pruned_subset"):
         (tmp_path / folder).mkdir()
     ids = pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), pa.array([tile_id]))
     index = pa.table({"content_md5": [f"{row:032d}" for row in range(n)], "tile_id": ids})
     pq.write_table(index, tmp_path / "embeddings" / "index.parquet", store_schema=False, write_statistics=False)
     assignment = pa.table({"scene": ["pool"] * n, "cluster_id": np.zeros(n, np.int32)})
-    pq.write_table(assignment, tmp_path / "clusters" / "assignment.parquet")
+    pq.write_table(assignment, tmp_path / "scene_clusters" / "assignment.parquet")
     leader = np.where(np.arange(n) == 4_000, 3, np.arange(n))
-    folders = select.StageFolders(tmp_path, tmp_path, tmp_path / "embeddings", tmp_path / "clusters")
-    select._write_ranking(folders, tmp_path / "ranking", np.flatnonzero(leader == np.arange(n))[::-1], leader)
-    written = pq.ParquetFile(tmp_path / "ranking")
+    layout = Layout(tmp_path, tmp_path)
+    select._write_ranking(layout, np.flatnonzero(leader == np.arange(n))[::-1], leader)
+    written = pq.ParquetFile(layout.file("ranking"))
     assert written.schema_arrow.equals(RANKING)
     assert written.metadata.num_rows == n
-    assert pq.read_table(tmp_path / "ranking", columns=["rank"]).column(0).to_pylist()[4_000:4_002] == [None, n - 4_001]
-    copies = pq.read_table(tmp_path / "ranking", columns=["near_copy_of"]).column(0)
+    ranks, copies = pq.read_table(layout.file("ranking"), columns=["rank", "near_copy_of"]).columns
+    assert ranks.to_pylist()[4_000:4_002] == [None, n - 4_001]
     assert copies.null_count == n - 1 and copies[4_000].as_py() == tile_id

@@ -23,6 +23,7 @@ from diffusion_runs import (
 from PIL import Image
 from prune_runs import settings
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.dagster.assets import build_assets
 from rsprune_dagster.dagster.materialize import materialize
 from rsprune_dagster.diffusion.checkpoint import load_checkpoint
@@ -127,7 +128,8 @@ def test_a_missing_checkpoint_is_one_sentence(tmp_path: Path) -> None:
 def test_an_autoencoder_that_is_not_there_ends_a_run_before_it_begins(tmp_path: Path) -> None:
     small_tiles(tmp_path / "tiles")
     params = settings(tmp_path / "tiles", None, training={"autoencoder": str(tmp_path / "none")})
-    recorder = folder_recorder(tmp_path, params.tracking)
+    layout = Layout(tmp_path / "a", tmp_path)
+    recorder = folder_recorder(layout, params.tracking)
     with pytest.raises(UsageError, match=r"training\.autoencoder .*none has no config\.json"):
-        materialize(build_assets(params), params, root=tmp_path / "a", cache_root=tmp_path / "c", recorder=recorder)
+        materialize(build_assets(params), params, layout, recorder=recorder)
     assert not (tmp_path / "a").exists()

@@ -17,6 +17,7 @@ from typing import Any
 import dagster as dg
 import yaml
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.dagster.resources import Store
 from rsprune_dagster.tracking.dvc_lock import DvcProject
 from rsprune_dagster.tracking.run_log import Record, RunLog
@@ -128,7 +129,7 @@ def all_assets(root: str, uri: str, executor: str) -> dg.JobDefinition:
         assets=[_asset(tiny, name, upstream) for name, upstream in UPSTREAM.items()],
         jobs=[dg.define_asset_job("all_assets", executor_def=executors[executor])],
         resources={
-            "store": Store(root=str(tiny.root / "assets"), cache_root=str(tiny.root / ".state" / "cache")),
+            "store": Store.of(Layout.of_project(tiny.root)),
             "recorder": RunRecorder(run_log=str(tiny.run_log.root), project=root, tracking_uri=uri),
         },
     )
@@ -143,8 +144,8 @@ def _asset(tiny: Tiny, name: str, upstream: Sequence[str]) -> dg.AssetsDefinitio
         plan = json.loads((tiny.root / "trouble.json").read_text())
         seed = yaml.safe_load((tiny.root / "params.yaml").read_text())["compute"]["seed"]
         with recorder.record_asset(context, store.open(), {"compute": {"seed": seed}}) as made:
-            with made.replace() as folder:
-                (folder / "letters.txt").write_text(f"{name} {plan.get('salt', '')} {seed}")
+            with made.replace() as draft:
+                (draft.folder(name) / "letters.txt").write_text(f"{name} {plan.get('salt', '')} {seed}")
                 _get_into_trouble(plan.get(name, ""), context.retry_number)
             record = made.finish({"n_letters": len(name)}, {})
             made.mlflow_link()

@@ -10,7 +10,7 @@ import click
 import typer
 
 from rsprune_dagster.cli.help import GroupedCommands, show_version
-from rsprune_dagster.cli.out_folder import RESULTS, WORK, check_writable, publish
+from rsprune_dagster.cli.out_folder import check_writable, publish
 from rsprune_dagster.cli.report import app as report_app
 from rsprune_dagster.cli.reprune import app as reprune_app
 from rsprune_dagster.cli.sample import app as training_app
@@ -18,6 +18,7 @@ from rsprune_dagster.cli.study import STUDY, materialize_study
 from rsprune_dagster.cli.study import app as study_app
 from rsprune_dagster.cli.versions import app as lineage_app
 from rsprune_dagster.config.effects import without_effect
+from rsprune_dagster.config.layout import LEDGER, REPORT_HTML, TILES, Layout
 from rsprune_dagster.config.params import Params, flat, load, parse_yaml, project_root
 from rsprune_dagster.utils.errors import RunError, UsageError, UserError
 from rsprune_dagster.utils.terminal import note, say, warn
@@ -122,30 +123,28 @@ def prune(
     )
     check_writable(out)
     note(in_effect(params, project_root() / "params.yaml", given))
-    work = out / WORK
-    recorder = folder_recorder(work, params.tracking)
-    subset = work / "assets" / "pruned_subset"
+    layout = Layout.of_out(out)
+    recorder = folder_recorder(layout, params.tracking)
 
     def copy_results() -> None:
-        for name in publish(subset, out):
+        for name in publish(layout.folder("pruned_subset"), out):
             warn(f"{out / name} told of the earlier subset and was removed")
 
     run_id = run(
         build_pruning_assets(params),
         params,
-        root=work / "assets",
-        cache_root=work / "cache",
+        layout,
         recorder=recorder,
         progress_on="terminal",
         warn=warn,
         finish=copy_results,
     )
     if params.reference.sources:
-        note(json.loads((work / "assets" / "scene_clusters" / "quality.json").read_text())["note"])
-    ledger = out / "decisions.parquet"
+        note(json.loads(layout.file("quality").read_text())["note"])
+    ledger = out / LEDGER
     say(outcome(count_decisions(ledger), scene_table(ledger), out))
-    say(f"\n{next_steps(out, out / RESULTS[0])}")
-    warn(json.loads((subset / "summary.json").read_text())["shortfall"])
+    say(f"\n{next_steps(out, out / TILES)}")
+    warn(json.loads(layout.file("summary").read_text())["shortfall"])
     warn(recorder.pending_in_mlflow(run_id, timeout_s=MLFLOW_WAIT_S))
 
 
@@ -180,15 +179,15 @@ def demo() -> None:
     from rsprune_dagster.viz.pictures import save_pictures
 
     project = project_root()
-    assets = project / "assets"
+    layout = Layout.of_project(project)
     _materialize_project(load(project / "params.yaml"), ())
-    ledger = assets / "pruned_subset" / "decisions.parquet"
+    ledger = layout.file("decisions")
     say(outcome(count_decisions(ledger), scene_table(ledger), ledger.parent))
-    pictures = save_pictures(assets, project / ".state" / "pictures")
+    pictures = save_pictures(layout, layout.state / "pictures")
     say(
-        f"\nThe trained model, {assets / 'diffusion_checkpoint'}, against held-out tiles (interval):\n"
-        f"{headline(assets / 'evaluation_metrics')}\n\nThe report, to be opened in a browser: "
-        f"{assets / 'pruning_report' / 'report.html'}\nPictures of each asset: {pictures}"
+        f"\nThe trained model, {layout.folder('diffusion_checkpoint')}, against held-out tiles (interval):\n"
+        f"{headline(layout.folder('evaluation_metrics'))}\n\nThe report, to be opened in a browser: "
+        f"{layout.folder('pruning_report') / REPORT_HTML}\nPictures of each asset: {pictures}"
         "\nThe web UI: make ui, then open http://127.0.0.1:3000"
     )
 
@@ -200,7 +199,7 @@ def explain(
     """Explain why a tile was kept or dropped: scores, scene, cluster, quota and the nearest kept tiles."""
     from rsprune_dagster.pruning.explain import explain_tile
 
-    say(explain_tile(_assets(out), tile_id))
+    say(explain_tile(_pruned(out), tile_id))
 
 
 @app.command()
@@ -236,7 +235,7 @@ def export(
     from rsprune_dagster.stages.export import export_kept
     from rsprune_dagster.utils.progress import terminal
 
-    n_tiles = export_kept(_assets(out), target, form=form, progress=terminal)
+    n_tiles = export_kept(_pruned(out), target, form=form, progress=terminal)
     say(f"{n_tiles:,} tiles in {target}")
 
 
@@ -306,8 +305,7 @@ def _materialize_project(params: Params, assets: Sequence[str]) -> None:
     run_id = run(
         build_assets(params),
         params,
-        root=project / "assets",
-        cache_root=project / ".state" / "cache",
+        Layout.of_project(project),
         recorder=recorder,
         assets=assets,
         home=project_home(project),
@@ -335,11 +333,12 @@ def _setting(change: str) -> tuple[str, str, Any]:
         raise UsageError(f"--set {name}: {shown} is no YAML value; quote it, or close its brackets") from None
 
 
-def _assets(out: Path | None) -> Path:
-    assets = project_root() / "assets" if out is None else out / WORK / "assets"
-    if not (assets / "pruned_subset").is_dir():
-        raise UsageError(f"no pruned subset in {out or assets}: give --out DIR of a `rsprune prune`, or run it first")
-    return assets
+def _pruned(out: Path | None) -> Layout:
+    layout = Layout.of_project(project_root()) if out is None else Layout.of_out(out)
+    if not layout.has("pruned_subset"):
+        where = out or layout.assets
+        raise UsageError(f"no pruned subset in {where}: give --out DIR of a `rsprune prune`, or run it first")
+    return layout
 
 
 def _command(error: click.UsageError) -> str:

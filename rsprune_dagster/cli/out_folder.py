@@ -6,12 +6,10 @@ import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
+from rsprune_dagster.config.layout import LEDGER, TILES, WORK
 from rsprune_dagster.utils.errors import UsageError
 
-WORK = ".rsprune"
-"""Folder in --out with the assets of the run and the cache for later runs."""
-
-RESULTS = ("pruned_subset.parquet", "decisions.parquet")
+RESULTS = (TILES, LEDGER)
 
 _BESIDE = "beside.json"
 """File in WORK with the sha256 of each derived file in the output folder."""

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import load, project_root, suggest
 from rsprune_dagster.utils.errors import UsageError
 from rsprune_dagster.utils.terminal import say
@@ -35,7 +36,7 @@ def sample(
 
     project = project_root()
     params = load(project / "params.yaml").training
-    model, names = load_checkpoint(checkpoint or project / "assets" / "diffusion_checkpoint")
+    model, names = load_checkpoint(checkpoint or Layout.of_project(project).folder("diffusion_checkpoint"))
     images = sample(
         model.to(str(resolve_device(device))),
         [number for name in scene or names for number in [_number(name, names)] * n],

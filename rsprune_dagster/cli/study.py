@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import Params, load, project_root, suggest
 from rsprune_dagster.utils.errors import UsageError
 from rsprune_dagster.utils.terminal import say, warn
@@ -43,6 +44,7 @@ def materialize_study(params: Params, arms: Sequence[str], seeds: Sequence[int])
     from rsprune_dagster.tracking.run_recorder import project_recorder
 
     project = project_root()
+    layout = Layout.of_project(project)
     recorder = project_recorder(project, params.tracking)
     runs = [(arm, seed) for seed in seeds for arm in arms]
     started = time.monotonic()
@@ -51,15 +53,14 @@ def materialize_study(params: Params, arms: Sequence[str], seeds: Sequence[int])
         materialize(
             build_assets(params),
             params,
-            root=project / "assets",
-            cache_root=project / ".state" / "cache",
+            layout,
             recorder=recorder,
             assets=[STUDY],
             partition={"arm": arm, "seed": str(seed)},
             home=project_home(project),
             progress_on="terminal",
         )
-    _tell(project / "assets" / STUDY)
+    _tell(layout.folder(STUDY))
 
 
 def _left(n_done: int, n_runs: int, started: float) -> str:

@@ -37,18 +37,26 @@ class ReadOptions:
 PROJECT_FILE = "dvc.yaml"
 """The file that marks a project's folder."""
 
+_ABOUT = "corpus.json"
+
 
 def write_options(options: ReadOptions, ignored: Counter[str], folder: Path) -> None:
     """Store the read options with the manifest, so that later readers get the same pixels."""
     content = {"read_options": options.values(), "ignored_files": dict(sorted(ignored.items()))}
-    (folder / "corpus.json").write_text(json.dumps(content, indent=1) + "\n")
+    (folder / _ABOUT).write_text(json.dumps(content, indent=1) + "\n")
 
 
 def read_options(folder: Path) -> ReadOptions:
     """The read options of a manifest; relative uris are resolved against the project that contains the folder."""
-    raw = json.loads((folder / "corpus.json").read_text())["read_options"]
+    raw = json.loads((folder / _ABOUT).read_text())["read_options"]
     values: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
     return ReadOptions(**values, base=_project_of(folder))
+
+
+def ignored_files(folder: Path) -> dict[str, int]:
+    """The number of files beside the tiles of a manifest, by suffix."""
+    ignored: dict[str, int] = json.loads((folder / _ABOUT).read_text())["ignored_files"]
+    return ignored
 
 
 def _project_of(folder: Path) -> str:

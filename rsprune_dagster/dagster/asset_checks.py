@@ -13,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import Params
 from rsprune_dagster.dagster.resources import Compute, Store
 from rsprune_dagster.dagster.user_errors import surface_user_errors
@@ -24,7 +25,6 @@ from rsprune_dagster.pruning.checks import scene_clusters as clusters
 from rsprune_dagster.pruning.checks import scene_coverage as coverage
 from rsprune_dagster.pruning.checks.verdict import Verdict
 from rsprune_dagster.tracking.asset_history import AssetHistory
-from rsprune_dagster.tracking.asset_store import AssetStore
 from rsprune_dagster.tracking.run_recorder import RunRecorder
 from rsprune_dagster.viz.markdown import table
 
@@ -34,19 +34,19 @@ class CheckContext:
     """The inputs of the checks of one asset: folders, parameters, history."""
 
     asset: str
-    store: AssetStore
+    layout: Layout
     history: AssetHistory
     params: Params
     n_workers: int
 
     def __getitem__(self, asset: str) -> Path:
         """The folder of an asset. RunError: it was not materialized."""
-        return self.store.folder(asset)
+        return self.layout.folder(asset)
 
     @cached_property
     def lengths(self) -> vectors.Lengths:
         """The lengths of the embeddings, which are read once for two checks."""
-        return vectors.measure(self["embeddings"], norm_tolerance=self.params.checks.norm_tolerance)
+        return vectors.measure(self.layout, norm_tolerance=self.params.checks.norm_tolerance)
 
     @cached_property
     def evaluation(self) -> gates.StoredEvaluation:
@@ -140,50 +140,50 @@ def unique_ids(context: CheckContext) -> Verdict:
 def readable(context: CheckContext) -> Verdict:
     """Few tiles are quarantined."""
     limit = context.params.checks.max_quarantined_fraction
-    return corpus.readable(context["raw_corpus"], max_quarantined_fraction=limit)
+    return corpus.readable(context.layout, max_quarantined_fraction=limit)
 
 
 @asset_check("raw_corpus")
 def read_as_asked(context: CheckContext) -> Verdict:
     """`corpus.bands` and `corpus.value_range`, where given, applied to some tile."""
-    return corpus.read_as_asked(context["raw_corpus"])
+    return corpus.read_as_asked(context.layout)
 
 
 @asset_check("raw_corpus")
 def all_read(context: CheckContext) -> Verdict:
     """No ignored file may hold tiles."""
-    return corpus.all_read(context["raw_corpus"])
+    return corpus.all_read(context.layout)
 
 
 @asset_check("raw_corpus", blocking=True)
 def not_shrunken(context: CheckContext) -> Verdict:
     """The corpus has not lost a large part since the last subset was made from it."""
     limit = context.params.checks.max_shrink_fraction
-    return corpus.not_shrunken(context["raw_corpus"], context.history.tiles_of_last_subset(), max_shrink_fraction=limit)
+    return corpus.not_shrunken(context.layout, context.history.tiles_of_last_subset(), max_shrink_fraction=limit)
 
 
 @asset_check("reference_scenes")
 def scenes_large_enough(context: CheckContext) -> Verdict:
     """Every scene of the reference has enough tiles."""
-    return corpus.scenes_large_enough(context["reference_scenes"])
+    return corpus.scenes_large_enough(context.layout)
 
 
 @asset_check("entropy_scores", blocking=True)
 def entropy_in_range(context: CheckContext) -> Verdict:
     """Every tile has an entropy of 0 to 8 bits, and none is NaN."""
-    return corpus.entropy_in_range(context["raw_corpus"], context["entropy_scores"])
+    return corpus.entropy_in_range(context.layout)
 
 
 @asset_check("entropy_scores")
 def no_scene_erased(context: CheckContext) -> Verdict:
     """The threshold erases no scene of the reference."""
-    return corpus.no_scene_erased(context["reference_scenes"], context["entropy_scores"])
+    return corpus.no_scene_erased(context.layout)
 
 
 @asset_check("embeddings", blocking=True)
 def embedded_once(context: CheckContext) -> Verdict:
     """Every informative tile has one vector, copies share theirs."""
-    return vectors.embedded_once(context["entropy_scores"], context["embeddings"])
+    return vectors.embedded_once(context.layout)
 
 
 @asset_check("embeddings", blocking=True)
@@ -201,62 +201,62 @@ def unit_norms(context: CheckContext) -> Verdict:
 @asset_check("scene_clusters", blocking=True)
 def assigned_once(context: CheckContext) -> Verdict:
     """Every vector is in one known cluster."""
-    return clusters.assigned_once(context["embeddings"], context["scene_clusters"])
+    return clusters.assigned_once(context.layout)
 
 
 @asset_check("scene_clusters")
 def cluster_sizes(context: CheckContext) -> Verdict:
     """No cluster is empty or holds most tiles."""
-    return clusters.cluster_sizes(context["scene_clusters"])
+    return clusters.cluster_sizes(context.layout)
 
 
 @asset_check("scene_clusters")
 def tells_scenes_apart(context: CheckContext) -> Verdict:
     """Clusters recover the reference's own scenes."""
-    return clusters.tells_scenes_apart(context["scene_clusters"], min_nmi=context.params.checks.min_nmi)
+    return clusters.tells_scenes_apart(context.layout, min_nmi=context.params.checks.min_nmi)
 
 
 @asset_check("scene_clusters")
 def no_drift(context: CheckContext) -> Verdict:
     """The pool has not drifted from the tiles that trained the centroids."""
-    return clusters.no_drift(context["scene_clusters"])
+    return clusters.no_drift(context.layout)
 
 
 @asset_check("pruned_subset", blocking=True)
 def conservation(context: CheckContext) -> Verdict:
     """Every scanned tile is in the ledger once."""
-    return subset.conservation(context["raw_corpus"], context["pruned_subset"])
+    return subset.conservation(context.layout)
 
 
 @asset_check("pruned_subset", blocking=True)
 def exact_count(context: CheckContext) -> Verdict:
     """The number of kept tiles is the number that was asked for."""
-    return subset.exact_count(context["raw_corpus"], context["pruned_subset"])
+    return subset.exact_count(context.layout)
 
 
 @asset_check("pruned_subset", blocking=True)
 def no_copies(context: CheckContext) -> Verdict:
     """No two kept tiles have the same bytes."""
-    return subset.no_copies(context["pruned_subset"])
+    return subset.no_copies(context.layout)
 
 
 @asset_check("pruned_subset")
 def near_duplicates_left(context: CheckContext) -> Verdict:
     """Few kept tiles are near-duplicates of another kept tile."""
-    return subset.near_duplicates_left(context["raw_corpus"], context["pruned_subset"], workers=context.n_workers)
+    return subset.near_duplicates_left(context.layout, workers=context.n_workers)
 
 
 @asset_check("pruned_subset")
 def apart_from_reference(context: CheckContext) -> Verdict:
     """No kept tile is a reference tile."""
-    return subset.apart_from_reference(context["reference_scenes"], context["pruned_subset"])
+    return subset.apart_from_reference(context.layout)
 
 
 @asset_check("pruned_subset")
 def scene_coverage(context: CheckContext) -> Verdict:
     """Which scenes gained and lost since the last version."""
-    now = coverage.kept_by_scene(context["pruned_subset"])
-    before = context.history.scenes_of_last_subset(coverage.strata_of(context["scene_clusters"]))
+    now = coverage.kept_by_scene(context.layout)
+    before = context.history.scenes_of_last_subset(coverage.strata_of(context.layout))
     return coverage.scene_coverage(now, before, max_scene_shift=context.params.checks.max_scene_shift)
 
 
@@ -292,7 +292,7 @@ def counts_agree(context: CheckContext) -> Verdict:
     """The counts of the report are those of the current subset."""
     from rsprune_dagster.viz import checks as report_checks
 
-    return report_checks.counts_agree(context["pruning_report"], context["pruned_subset"])
+    return report_checks.counts_agree(context.layout)
 
 
 @asset_check("pruning_report")
@@ -300,4 +300,4 @@ def self_contained(context: CheckContext) -> Verdict:
     """The report loads no other file."""
     from rsprune_dagster.viz import checks as report_checks
 
-    return report_checks.self_contained(context["pruning_report"])
+    return report_checks.self_contained(context.layout)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import CorpusParams
 from rsprune_dagster.dagster.resources import Compute
-from rsprune_dagster.tracking.asset_store import AssetStore
 from rsprune_dagster.utils.progress import Progress
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ SYNTHETIC = "synthetic"
 
 def scanner(
     context: dg.AssetExecutionContext,
-    store: AssetStore,
+    layout: Layout,
     compute: Compute,
     params: CorpusParams,
     home: Path | None = None,
@@ -28,17 +28,17 @@ def scanner(
     """The scanner of the corpus or the reference; `home` as in `Scanner`."""
     from rsprune_dagster.stages.raw_corpus import Scanner
 
-    return Scanner.of(params, store.cache_root, compute.n_workers(), compute.progress(context), home)
+    return Scanner.of(params, layout.cache, compute.n_workers(), compute.progress(context), home)
 
 
 def named_sources(
-    sources: Sequence[str], store: AssetStore, *, part: str, home: Path | None, progress: Progress
+    sources: Sequence[str], layout: Layout, *, part: str, home: Path | None, progress: Progress
 ) -> tuple[str, ...]:
     """The sources, with relative paths resolved against `home`, the project's folder.
 
     `synthetic` stands for a part of the synthetic corpus: corpus, reference or held_out.
     """
-    return tuple(_synthetic(store, part, progress) if each == SYNTHETIC else _from(home, each) for each in sources)
+    return tuple(_synthetic(layout, part, progress) if each == SYNTHETIC else _from(home, each) for each in sources)
 
 
 def watched_sources(sources: Sequence[str], home: Path | None) -> tuple[str, ...]:
@@ -52,9 +52,9 @@ def _from(home: Path | None, source: str) -> str:
     return str(home / source) if home and is_a_path else source
 
 
-def _synthetic(store: AssetStore, part: str, progress: Progress) -> str:
+def _synthetic(layout: Layout, part: str, progress: Progress) -> str:
     from rsprune_dagster.corpus.synthetic import SyntheticPlan, write_corpus
 
-    folder = store.cache_root.parent / "synthetic"
+    folder = layout.state / "synthetic"
     write_corpus(folder, SyntheticPlan(), progress=progress)
     return str(folder / part)

@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import Params, suggest
 from rsprune_dagster.dagster.asset_checks import build_checks
 from rsprune_dagster.dagster.check_results import check_results, failures, raise_for_blocking
@@ -24,9 +25,8 @@ from rsprune_dagster.utils.file_lock import held
 def materialize(
     definitions: Sequence[dg.AssetsDefinition],
     params: Params,
+    layout: Layout,
     *,
-    root: Path,
-    cache_root: Path,
     recorder: RunRecorder,
     assets: Sequence[str] = (),
     partition: Mapping[str, str] | None = None,
@@ -35,7 +35,7 @@ def materialize(
     warn: Callable[[str], object] = lambda _: None,
     finish: Callable[[], object] = lambda: None,
 ) -> str:
-    """Materialize and check assets below `root`, as one Dagster run, whose id is returned.
+    """Materialize and check assets, as one Dagster run, whose id is returned.
 
     Args:
         definitions: `build_assets(params)`, or the part of the pipeline that is wanted.
@@ -60,12 +60,12 @@ def materialize(
 
         space_of(params.training)
     resources = {
-        "store": Store(root=str(root), cache_root=str(cache_root)),
+        "store": Store.of(layout),
         "compute": Compute(progress_on=progress_on, **params.compute.model_dump()),
         "recorder": recorder,
     }
     tags = {COMMAND: uuid.uuid4().hex, PROCESS: this_process()}
-    with _alone(cache_root.parent, partition, warn), _instance(home) as instance, _quiet():
+    with _alone(layout.state, partition, warn), _instance(home) as instance, _quiet():
         end_killed_runs(instance)
         try:
             run = dg.materialize(
@@ -106,7 +106,7 @@ def project_home(project: Path) -> Path:
     """The DAGSTER_HOME of a project: the environment's, else the one that `make ui` serves."""
     if named := os.environ.get("DAGSTER_HOME"):
         return Path(named)
-    home = project / ".state" / "dagster"
+    home = Layout.of_project(project).dagster_home
     home.mkdir(parents=True, exist_ok=True)
     settings, wanted = home / "dagster.yaml", project / "dagster.yaml"
     if wanted.is_file() and not settings.exists():

@@ -19,27 +19,27 @@ def result(
     figures: Mapping[str, Any],
     pictures: Mapping[str, bytes | str] | None = None,
     *,
-    tables: Sequence[str],
+    tables: Sequence[Path],
     verdict: "Verdict | None" = None,
     facts: Mapping[str, Any] | None = None,
 ) -> dg.MaterializeResult[None]:
     """The MaterializeResult: content hash as data version; figures, pictures, parameters and columns as metadata.
 
     Args:
-        tables: Parquet files of the asset; the first gives Dagster's row count and column schema.
+        tables: Parquet files of the asset, the first gives Dagster's row count and column schema.
         facts: values that later versions are compared with; only recorded.
         verdict: only for an evaluation: which checkpoint is the champion, and why.
     """
     from rsprune_dagster.viz.markdown import image
 
     record = made.finish(figures, pictures or {}, facts, verdict=asdict(verdict) if verdict else None)
-    folder = made.store.folder(made.asset)
+    folder = made.layout.folder(made.asset)
     shown = {
         title: dg.MetadataValue.md(image(picture, title) if isinstance(picture, bytes) else picture)
         for title, picture in (pictures or {}).items()
     }
     return dg.MaterializeResult(
-        metadata={**figures, **shown, **_about(made, record, folder), **_tables(folder, tables)},
+        metadata={**figures, **shown, **_about(made, record, folder), **_tables(tables)},
         data_version=dg.DataVersion(record.data_version),
     )
 
@@ -76,17 +76,17 @@ def _champion(made: AssetRecorder, verdict: Mapping[str, Any]) -> dict[str, str]
     return told
 
 
-def _tables(folder: Path, names: Sequence[str]) -> dict[str, Any]:
+def _tables(tables: Sequence[Path]) -> dict[str, Any]:
     """Row count and columns of the first table under Dagster's standard keys; columns of the others by name."""
     import pyarrow.parquet as pq
 
-    if not names:
+    if not tables:
         return {}
-    own, *others = names
+    own, *others = tables
     return {
-        "dagster/row_count": pq.ParquetFile(folder / own).metadata.num_rows,
-        "dagster/column_schema": _columns(folder / own),
-        **{f"columns of {name}": _columns(folder / name) for name in others},
+        "dagster/row_count": pq.ParquetFile(own).metadata.num_rows,
+        "dagster/column_schema": _columns(own),
+        **{f"columns of {other.name}": _columns(other) for other in others},
     }
 
 

@@ -6,23 +6,28 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from rsprune_dagster.tracking.asset_store import AssetStore
+from rsprune_dagster.config.layout import Layout
+from rsprune_dagster.tracking.asset_store import remove_staging
 from rsprune_dagster.utils.atomic_write import remove_drafts
 from rsprune_dagster.utils.progress import Progress, lines, terminal
 
 
 class Store(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """The folders of the assets, and the cache of finished work."""
+    """The folders of the assets, and the state that comes with them."""
 
-    root: str = Field(description="Holds a folder per asset")
-    cache_root: str = Field(description="Work that later runs start from; may be deleted, costs only time")
+    assets: str = Field(description="Holds a folder per asset")
+    state: str = Field(description="Holds the run log, and the cache of finished work that later runs start from")
 
-    def open(self) -> AssetStore:
-        """The store, cleared of what killed processes left half-written."""
-        store = AssetStore(Path(self.root), Path(self.cache_root))
-        store.remove_drafts()
-        remove_drafts(store.cache_root)
-        return store
+    @classmethod
+    def of(cls, layout: Layout) -> "Store":
+        return cls(assets=str(layout.assets), state=str(layout.state))
+
+    def open(self) -> Layout:
+        """The layout, cleared of what killed processes left half-written."""
+        layout = Layout(Path(self.assets), Path(self.state))
+        remove_staging(layout)
+        remove_drafts(layout.cache)
+        return layout
 
 
 class Compute(dg.ConfigurableResource):  # type: ignore[type-arg]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import Params
 from rsprune_dagster.dagster.assets import build_assets
 from rsprune_dagster.dagster.materialize import materialize, project_home
@@ -36,8 +37,7 @@ def make_in_process(root: Path, params: Params) -> Make:
         return materialize(
             build_assets(params),
             params,
-            root=root / "assets",
-            cache_root=root / ".state" / "cache",
+            Layout.of_project(root),
             recorder=recorder,
             assets=[asset],
             home=project_home(root),

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rsprune_dagster.config.layout import LOSS, SCENE_NAMES
 from rsprune_dagster.diffusion.denoiser import read_denoiser
 from rsprune_dagster.diffusion.latents import Space, pixels, read_autoencoder
 from rsprune_dagster.diffusion.model import Model
@@ -21,8 +22,6 @@ from rsprune_dagster.utils.errors import RunError
 
 __all__ = ["Origin", "SamplingOptions", "load_checkpoint", "model_card", "sample_grid", "write_checkpoint"]
 
-SCENES = "scenes.json"
-LOSS = "loss.csv"
 CARD = "README.md"
 ORIGIN = "origin.json"
 MODEL_FOLDERS = ("unet", "transformer", "vae", "scheduler")
@@ -54,7 +53,7 @@ def write_checkpoint(
 
     try:
         pipeline_of(trained, scene_names).save_pretrained(folder)
-        (folder / SCENES).write_text(json.dumps(list(scene_names), indent=1) + "\n")
+        (folder / SCENE_NAMES).write_text(json.dumps(list(scene_names), indent=1) + "\n")
         (folder / ORIGIN).write_text(json.dumps(asdict(origin), indent=1) + "\n")
         _write_losses(folder / LOSS, trained.losses, trained.n_images)
         (folder / CARD).write_text(model_card(trained, scene_names, options, origin))
@@ -91,7 +90,7 @@ def load_checkpoint(folder: Path) -> tuple[Model, tuple[str, ...]]:
         RunError: there is no checkpoint, or its weights are truncated or of another architecture.
     """
     try:
-        names = tuple(json.loads((folder / SCENES).read_text()))
+        names = tuple(json.loads((folder / SCENE_NAMES).read_text()))
         schedule = read_schedule(json.loads((folder / "scheduler" / "scheduler_config.json").read_text()))
         kind = "transformer" if (folder / "transformer").is_dir() else "unet"
         denoiser = read_denoiser(folder / kind)
@@ -123,7 +122,7 @@ def model_digest(folder: Path) -> str:
     """sha256 of everything that samples depend on: denoiser, schedule, autoencoder and scenes."""
     digest = hashlib.sha256()
     parts = [path for name in MODEL_FOLDERS for path in (folder / name).rglob("*") if path.is_file()]
-    for path in sorted([*parts, folder / SCENES]):
+    for path in sorted([*parts, folder / SCENE_NAMES]):
         with path.open("rb") as file:
             digest.update(f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()

@@ -12,6 +12,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import load, project_root
 from rsprune_dagster.diffusion.checkpoint import Origin, write_checkpoint
 from rsprune_dagster.diffusion.distributed import process_group
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--assets", type=Path, help="default: the project's")
     parser.add_argument("--params", type=Path, help="default: the project's params.yaml")
     asked = parser.parse_args()
-    assets = asked.assets or project_root() / "assets"
+    assets = asked.assets or Layout.of_project(project_root()).assets
     params = load(asked.params or project_root() / "params.yaml")
     if asked.out.exists():
         raise UsageError(f"{asked.out} exists: name a new folder")

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from rsprune_dagster.config.layout import TILES
 from rsprune_dagster.config.params import TrainingParams
 from rsprune_dagster.corpus.decode import TileReader
 from rsprune_dagster.corpus.options import ReadOptions, read_options
@@ -187,7 +188,7 @@ def kept_tiles(corpus: Path, subset: Path, params: TrainingParams) -> TileSet:
         UsageError: the subset is empty.
     """
     return tile_set(
-        pq.read_table(subset / "pruned_subset.parquet"),
+        pq.read_table(subset / TILES),
         read_options(corpus),
         image_size_px=params.image_size_px,
         on_changed=params.on_changed_tile,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from rsprune_dagster.config.layout import LOSS, METRICS, PROTOCOLS
 from rsprune_dagster.evaluation.protocol import Score, difference
 from rsprune_dagster.pruning.checks.verdict import Verdict
 from rsprune_dagster.utils.csv_files import read_sheet
@@ -37,8 +38,6 @@ class StoredEvaluation:
 
 def read_evaluation(files: Mapping[str, Path]) -> StoredEvaluation:
     """Read an evaluation from its files by name, which may be in a cache."""
-    from rsprune_dagster.evaluation.writer import METRICS, PROTOCOLS
-
     told = json.loads(files[PROTOCOLS].read_text())
     scores = {name: Score.from_json(raw) for name, raw in told["scores"].items()}
     return StoredEvaluation(json.loads(files[METRICS].read_text()), scores, tuple(told["leaks"]))
@@ -49,7 +48,7 @@ def training_went_well(checkpoint: Path) -> Verdict:
 
     The loss of single batches is noisy: a training with too few batches per tenth need not show a decrease.
     """
-    losses = [float(line["loss"]) for line in read_sheet(checkpoint / "loss.csv")]
+    losses = [float(line["loss"]) for line in read_sheet(checkpoint / LOSS)]
     n_odd = sum(not math.isfinite(loss) for loss in losses)
     figures: dict[str, int | float | str] = {"n_losses": len(losses), "n_not_finite": n_odd}
     if n_odd or not losses:

@@ -12,18 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from rsprune_dagster.config.layout import COPIES, METRICS, PROTOCOLS, RECOGNISED, SAMPLES, SCENE_SCORES
 from rsprune_dagster.evaluation.evaluate import Evaluation
 from rsprune_dagster.evaluation.features import FeatureNetwork, Images
 from rsprune_dagster.evaluation.image_set import PIXELS
 from rsprune_dagster.evaluation.memorization import Memorization, Pair
 from rsprune_dagster.utils.csv_files import write_sheet
-
-METRICS = "metrics.json"
-PROTOCOLS = "protocols.json"
-SAMPLES = "samples.parquet"
-SCENES = "scenes.csv"
-RECOGNISED = "recognised.csv"
-COPIES = "copies.csv"
 
 KEPT_PER_SCENE = 12
 KEPT_PAIRS = 24
@@ -77,7 +71,7 @@ def write_evaluation(
     _write_json(folder / PROTOCOLS, told)
     pq.write_table(pa.Table.from_pylist(_rows(sampled), schema=SAMPLES_SCHEMA), folder / SAMPLES)
     write_sheet(
-        folder / SCENES, ("scene", "kernel_distance", "low", "high", "recognised"), _scenes(evaluation, network)
+        folder / SCENE_SCORES, ("scene", "kernel_distance", "low", "high", "recognised"), _scenes(evaluation, network)
     )
     write_sheet(folder / RECOGNISED, ("asked_for", "recognised", "n_samples"), _recognised(evaluation, network))
     write_sheet(folder / COPIES, ("share", "samples", "held_out"), _copies(evaluation.memorizations.get(PIXELS)))

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.corpus.tables import write_batches
 from rsprune_dagster.pruning.clustering import Centroids, ClusterQuality
 from rsprune_dagster.pruning.encoders.vectors import open_vectors
@@ -58,16 +59,16 @@ class ReferenceSet:
     labels: NDArray[np.str_] | None
 
 
-def read_reference(embeddings: Path) -> ReferenceSet:
-    """The reference in the folder of the asset `embeddings`."""
-    labels = pq.read_table(embeddings / "reference" / "index.parquet", columns=["label"]).column(0).to_pylist()
+def read_reference(layout: Layout) -> ReferenceSet:
+    """The reference in the asset `embeddings`."""
+    labels = pq.read_table(layout.file("reference_index"), columns=["label"]).column(0).to_pylist()
     if not labels:
         return ReferenceSet(None, None)
-    vectors = open_vectors(embeddings / "reference" / "vectors")
+    vectors = open_vectors(layout.file("reference_vectors"))
     return ReferenceSet(vectors.read(0, vectors.n_rows), np.asarray(labels))
 
 
-def write_clusters(clusters: SceneClusters, index: pa.Table, folder: Path) -> None:
+def write_clusters(clusters: SceneClusters, index: pa.Table, layout: Layout) -> None:
     """Write the files of `read_clusters`."""
     table = index
     for column, (number, names) in (
@@ -81,13 +82,13 @@ def write_clusters(clusters: SceneClusters, index: pa.Table, folder: Path) -> No
         ("distance", clusters.distance),
     ):
         table = table.append_column(name, pa.array(values, ASSIGNMENT.field(name).type, safe=False))
-    write_batches(table.to_batches(), folder / "assignment.parquet", ASSIGNMENT)
+    write_batches(table.to_batches(), layout.file("assignment"), ASSIGNMENT)
     centroids = save({"centroids": clusters.centroids.points})
-    (folder / "centroids.safetensors").write_bytes(centroids)  # save_file does not report a full disk
+    layout.file("centroids").write_bytes(centroids)  # save_file does not report a full disk
     figures = {name: getattr(clusters, name) for name in _FIGURES}
     quality = [asdict(measured) for measured in clusters.quality]
     content = {**figures, "n_clusters_asked": clusters.centroids.n_asked, "quality": quality}
-    (folder / "quality.json").write_text(json.dumps(content, indent=1) + "\n")
+    layout.file("quality").write_text(json.dumps(content, indent=1) + "\n")
 
 
 def read_domain_shift(quality: Mapping[str, Any]) -> float:
@@ -95,10 +96,10 @@ def read_domain_shift(quality: Mapping[str, Any]) -> float:
     return float(quality["domain_shift"] if "domain_shift" in quality else quality["foreignness"])
 
 
-def read_clusters(folder: Path) -> SceneClusters:
-    """Read the clusters from the folder of the asset scene_clusters."""
-    content: dict[str, Any] = json.loads((folder / "quality.json").read_text())
-    path = folder / "assignment.parquet"
+def read_clusters(layout: Layout) -> SceneClusters:
+    """Read the clusters from the asset scene_clusters."""
+    content: dict[str, Any] = json.loads(layout.file("quality").read_text())
+    path = layout.file("assignment")
     guesses = reference_column(path)
     table = pq.read_table(path, columns=[guesses, "novelty", "cluster_id", "distance"])
     names = tuple(content["scene_names"])
@@ -109,7 +110,7 @@ def read_clusters(folder: Path) -> SceneClusters:
         cluster=table.column("cluster_id").to_numpy(),
         distance=table.column("distance").to_numpy(),
         novelty=table.column("novelty").to_numpy(),
-        centroids=Centroids(load_file(folder / "centroids.safetensors")["centroids"], content["n_clusters_asked"]),
+        centroids=Centroids(load_file(layout.file("centroids"))["centroids"], content["n_clusters_asked"]),
         quality=tuple(ClusterQuality(**measured) for measured in content["quality"]),
         domain_shift=read_domain_shift(content),
         balance_over=content["balance_over"],

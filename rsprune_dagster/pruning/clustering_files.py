@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import ClusteringParams
 from rsprune_dagster.pruning.assignment import read_clusters
 from rsprune_dagster.pruning.clustering import Centroids, ClusterQuality
@@ -25,19 +26,21 @@ from rsprune_dagster.pruning.scenes import Discriminant, HeldOut, Projection, Sc
 KEEP_VERSION: Final = 2
 TRAINING_PARAMS: Final = ("n_clusters", "candidates")
 """The parameters that affect how centroids are trained; `recluster` affects when."""
+_MODEL: Final = "model.json"
+_ARRAYS: Final = "model.safetensors"
 _NO_WHITENING: Final = np.zeros((0, 0))
 """Not stored: it is large and needed only to fit a new space."""
 
 
-def identity_of(embeddings: Path, params: ClusteringParams, seed: int) -> dict[str, Any]:
+def identity_of(layout: Layout, params: ClusteringParams, seed: int) -> dict[str, Any]:
     """What must be equal for a stored clustering to be reusable."""
-    labelled = pq.read_table(embeddings / "reference" / "index.parquet", columns=["content_md5", "label"])
+    labelled = pq.read_table(layout.file("reference_index"), columns=["content_md5", "label"])
     rows = "\n".join(f"{md5} {label}" for md5, label in zip(*labelled.to_pydict().values(), strict=True))
     return {
         "version": KEEP_VERSION,
         "params": json.loads(params.model_dump_json(include=set(TRAINING_PARAMS))),
         "seed": seed,
-        "encoder": json.loads((embeddings / "encoder.json").read_text()),
+        "encoder": json.loads(layout.file("encoder").read_text()),
         "reference": hashlib.sha256(rows.encode()).hexdigest(),
     }
 
@@ -49,7 +52,7 @@ def contents_of(table: Path) -> NDArray[np.uint8]:
     return np.frombuffer(b"".join(parts), np.uint8).reshape(-1, 16)
 
 
-def write_kept(kept: FittedClustering, identity: dict[str, Any], folder: Path) -> None:
+def write_kept(kept: FittedClustering, identity: dict[str, Any], layout: Layout) -> None:
     """Write the files of `read_kept`, except centroids and quality, which `write_clusters` writes."""
     arrays = {"trained_on": kept.trained_on, "counts": kept.counts, **_space_arrays(kept.fitted.space)}
     content: dict[str, Any] = {
@@ -73,17 +76,19 @@ def write_kept(kept: FittedClustering, identity: dict[str, Any], folder: Path) -
             **_projection(scenes.discriminant.projection, "scenes"),
         }
         content["scenes"] = {"names": list(scenes.names), "held_out": held_out}
+    folder = layout.folder("scene_clusters")
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    (folder / "model.safetensors").write_bytes(save(whole))
-    (folder / "model.json").write_text(json.dumps(content, indent=1) + "\n")
+    (folder / _ARRAYS).write_bytes(save(whole))
+    (folder / _MODEL).write_text(json.dumps(content, indent=1) + "\n")
 
 
-def read_kept(folder: Path) -> tuple[FittedClustering, dict[str, Any]] | None:
+def read_kept(layout: Layout) -> tuple[FittedClustering, dict[str, Any]] | None:
     """The clustering of an earlier version and its identity; None if that version stored none."""
-    if not (folder / "model.json").is_file():
+    folder = layout.folder("scene_clusters")
+    if not (folder / _MODEL).is_file():
         return None
-    content: dict[str, Any] = json.loads((folder / "model.json").read_text())
-    arrays = load_file(folder / "model.safetensors")
+    content: dict[str, Any] = json.loads((folder / _MODEL).read_text())
+    arrays = load_file(folder / _ARRAYS)
     n_parts = len(content["scales"])
     space = ClusteringSpace(
         tuple(Projection(arrays[f"part{i}.mean"], arrays[f"part{i}.axes"]) for i in range(n_parts)),
@@ -92,7 +97,7 @@ def read_kept(folder: Path) -> tuple[FittedClustering, dict[str, Any]] | None:
     )
     kept = FittedClustering(
         Fitted(_read_scenes(content["scenes"], arrays), space),
-        Centroids(load_file(folder / "centroids.safetensors")["centroids"], content["n_clusters_asked"]),
+        Centroids(load_file(layout.file("centroids"))["centroids"], content["n_clusters_asked"]),
         tuple(ClusterQuality(**measured) for measured in content["quality"]),
         content["balance_over"],
         arrays["trained_on"],
@@ -126,11 +131,11 @@ def _projection(projection: Projection, name: str) -> dict[str, np.ndarray]:
     return {f"{name}.mean": projection.mean, f"{name}.axes": projection.axes}
 
 
-def drift_of(folder: Path) -> Drift | None:
+def drift_of(layout: Layout) -> Drift | None:
     """The drift of a version's tiles from its training tiles; None if it stored no model."""
-    earlier = read_kept(folder)
+    earlier = read_kept(layout)
     if earlier is None:
         return None
-    found = read_clusters(folder)
-    contents = contents_of(folder / "assignment.parquet")
+    found = read_clusters(layout)
+    contents = contents_of(layout.file("assignment"))
     return drift(earlier[0], contents, found.cluster, found.distance, found.domain_shift)

@@ -1,12 +1,13 @@
 """The ledger: one row per tile of the corpus, with the decision and the reason in a sentence."""
 
+import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.corpus.tables import query, write_query
 from rsprune_dagster.corpus.tiles import FACTS, LOCATION
 
@@ -61,43 +62,25 @@ SUBSET = pa.schema(
 """The kept tiles, best first: an index from which a training loader reads the tiles in place."""
 
 
-@dataclass(frozen=True)
-class LedgerInputs:
-    """The tables that the ledger joins."""
-
-    manifest: Path
-    quarantine: Path
-    scores: Path
-    ranking: Path
-    threshold_bits: float
-
-    def tables(self) -> dict[str, Path]:
-        return {
-            "manifest": self.manifest,
-            "quarantine": self.quarantine,
-            "scores": self.scores,
-            "ranking": self.ranking,
-        }
-
-
 def n_to_keep(n_readable: int, keep_fraction: float) -> int:
     """round(keep_fraction x readable tiles), halves up."""
     return math.floor(keep_fraction * n_readable + 0.5)
 
 
-def write_decisions(inputs: LedgerInputs, n_kept: int, target: Path) -> int:
+def write_decisions(layout: Layout, n_kept: int) -> int:
     """Write decisions.parquet by tile id; returns the number of rows, one per tile of the corpus."""
-    return write_query(
-        _DECISIONS_SQL.format(threshold=inputs.threshold_bits, n_kept=n_kept), inputs.tables(), target, DECISIONS
-    )
+    threshold_bits = json.loads(layout.file("threshold").read_text())["threshold_bits"]
+    sql = _DECISIONS_SQL.format(threshold=threshold_bits, n_kept=n_kept)
+    tables = layout.tables("manifest", "quarantine", "scores", "ranking")
+    return write_query(sql, tables, layout.file("decisions"), DECISIONS)
 
 
-def write_subset(inputs: LedgerInputs, n_kept: int, target: Path) -> int:
+def write_subset(layout: Layout, n_kept: int) -> int:
     """Write pruned_subset.parquet, best first; returns the number of rows."""
     columns = ", ".join(_SUBSET_SOURCE.get(name, f"manifest.{name}") for name in SUBSET.names)
     joined = "ranking JOIN manifest USING (tile_id)"
     sql = f"SELECT {columns} FROM {joined} WHERE ranking.rank <= {n_kept} ORDER BY ranking.rank"
-    return write_query(sql, inputs.tables(), target, SUBSET)
+    return write_query(sql, layout.tables("ranking", "manifest"), layout.file("subset"), SUBSET)
 
 
 def count_decisions(decisions: Path) -> dict[str, int]:

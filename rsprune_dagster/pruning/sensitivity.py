@@ -3,13 +3,13 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import ClusteringParams, SelectionParams
 from rsprune_dagster.corpus.tables import query
 from rsprune_dagster.pruning.assignment import ReferenceSet, read_reference
@@ -55,14 +55,14 @@ class SeedSensitivity:
     overlaps: tuple[SeedOverlap, ...]
 
 
-def kept_at_fractions(subset: Path, n_readable: int, fractions: Sequence[float]) -> KeptAtFractions:
+def kept_at_fractions(layout: Layout, n_readable: int, fractions: Sequence[float]) -> KeptAtFractions:
     """Count prefixes of ranking.parquet by scene; a tile without rank counts at no fraction."""
     counts = ", ".join(
         f"count(*) FILTER (rank <= {n_to_keep(n_readable, fraction)}) AS f{i}" for i, fraction in enumerate(fractions)
     )
     sql = f"""SELECT scene, count(*) FILTER (near_copy_of IS NULL) AS n_candidates, {counts}
               FROM ranking GROUP BY scene ORDER BY n_candidates DESC, scene"""
-    with query(sql, {"ranking": subset / "ranking.parquet"}) as batches:
+    with query(sql, layout.tables("ranking")) as batches:
         rows = batches.read_all().to_pylist()
     return KeptAtFractions(
         fractions=tuple(fractions),
@@ -73,9 +73,7 @@ def kept_at_fractions(subset: Path, n_readable: int, fractions: Sequence[float])
 
 
 def seed_sensitivity(
-    embeddings: Path,
-    clusters: Path,
-    subset: Path,
+    layout: Layout,
     clustering: ClusteringParams,
     *,
     seed: int,
@@ -86,15 +84,15 @@ def seed_sensitivity(
 
     The number of clusters, the strategy and the quotas are those of the subset (summary.json).
     """
-    summary = json.loads((subset / "summary.json").read_text())
+    summary = json.loads(layout.file("summary").read_text())
     selection = SelectionParams(**{name: summary[name] for name in SelectionParams.model_fields})
-    asked = json.loads((clusters / "quality.json").read_text())["n_clusters_asked"]
+    asked = json.loads(layout.file("quality").read_text())["n_clusters_asked"]
     clustering = clustering.model_copy(update={"n_clusters": asked})
-    near_copy_of = pq.read_table(subset / "ranking.parquet", columns=["near_copy_of"]).column(0)
+    near_copy_of = pq.read_table(layout.file("ranking"), columns=["near_copy_of"]).column(0)
     candidates = np.flatnonzero(pc.is_null(near_copy_of).to_numpy())
     rows = candidates[strided_sample(len(candidates), max_tiles)]
     n_kept = round(len(rows) * summary["n_kept"] / max(len(candidates), 1))
-    vectors, reference = open_vectors(embeddings / "vectors"), read_reference(embeddings)
+    vectors, reference = open_vectors(layout.file("vectors")), read_reference(layout)
 
     def kept(some_seed: int) -> np.ndarray:
         order = _ranked(

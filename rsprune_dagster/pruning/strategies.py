@@ -1,10 +1,8 @@
 """The strategy that orders the candidates: RS-Prune, or one of its peers."""
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import numpy as np
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import SelectionParams, suggest
 from rsprune_dagster.pruning.assignment import read_clusters, read_reference
 from rsprune_dagster.pruning.baselines import BASELINES, Candidates
@@ -16,23 +14,8 @@ from rsprune_dagster.utils.progress import Progress, silent
 RSPRUNE = "rsprune"
 
 
-@dataclass(frozen=True)
-class StageFolders:
-    """The folders of the assets that the selection reads."""
-
-    corpus: Path
-    scores: Path
-    embeddings: Path
-    clusters: Path
-
-    @classmethod
-    def below(cls, root: Path) -> "StageFolders":
-        """The folders of a prune, which are named like their assets."""
-        return cls(*(root / name for name in ("raw_corpus", "entropy_scores", "embeddings", "scene_clusters")))
-
-
 def order_candidates(
-    folders: StageFolders,
+    layout: Layout,
     candidates: np.ndarray,
     params: SelectionParams,
     *,
@@ -42,16 +25,16 @@ def order_candidates(
     progress: Progress = silent,
 ) -> np.ndarray:
     """Positions in `candidates` (n,), best first, by the strategy in params.yaml."""
-    vectors = open_vectors(folders.embeddings / "vectors")
+    vectors = open_vectors(layout.file("vectors"))
 
     def read(rows: np.ndarray) -> np.ndarray:
         return vectors.read_rows(candidates[rows])
 
     if params.strategy == RSPRUNE:
-        reference = read_reference(folders.embeddings)
+        reference = read_reference(layout)
         return rank_pool(
             read,
-            read_clusters(folders.clusters).of(candidates),
+            read_clusters(layout).of(candidates),
             reference.vectors,
             reference.labels,
             params,

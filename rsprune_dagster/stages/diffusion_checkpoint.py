@@ -4,10 +4,10 @@ import hashlib
 import json
 import shutil
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
+from rsprune_dagster.config.layout import SAMPLES_OVER_TRAINING, TRAINING, Layout
 from rsprune_dagster.config.params import TrainingParams
 from rsprune_dagster.diffusion.checkpoint import Origin, SamplingOptions, sample_grid, write_checkpoint
 from rsprune_dagster.diffusion.latents import space_of
@@ -20,8 +20,6 @@ from rsprune_dagster.utils.atomic_write import atomic_write
 from rsprune_dagster.utils.device import resolve_device
 from rsprune_dagster.utils.progress import Progress, silent
 
-SAMPLES = "samples"
-"""Folder with one picture per saved state, named by training images: a sample per scene from the same noise."""
 MOST_SCENES_SHOWN = 16
 """Limit of scenes in these pictures: a foreign pool has one scene per cluster, possibly over a hundred."""
 HARMLESS = tuple(name for name in MAY_CHANGE if name != "n_images")
@@ -47,42 +45,40 @@ class TrainingReport:
 
 
 def train_checkpoint(
-    corpus: Path,
-    subset: Path,
-    folder: Path,
+    layout: Layout,
     params: TrainingParams,
     *,
     subset_version: str,
-    work: Path,
     seed: int,
     device: str,
     progress: Progress = silent,
 ) -> TrainingReport:
-    """Train on the kept tiles and write the checkpoint into `folder`, with samples drawn during training.
+    """Train on the kept tiles and write the checkpoint, with samples drawn during training.
 
-    Args:
-        work: receives the training states under a hash of tiles and options: an interrupted training resumes, one
-        with other tiles or options starts from scratch.
+    The training states lie in the cache under a hash of tiles and options: an interrupted training resumes, one with
+    other tiles or options starts from scratch. There is one picture per saved state, named by training images: a
+    sample per scene, always from the same noise.
 
     Raises:
         UsageError, RunError: as `training.train`.
     """
-    tiles = kept_tiles(corpus, subset, params)
+    tiles = kept_tiles(layout.folder("raw_corpus"), layout.folder("pruned_subset"), params)
     space = space_of(params)
     options, sampling = training_options(params, seed, space), sampling_options(params, seed)
-    states = work / _key(options, tiles)
+    states = layout.cache / "training" / _key(options, tiles)
     shown = commonest_scenes(tiles)
 
     def show(averaged: Model, n_images: int) -> None:
         samples = sample_grid(averaged, shown, n_per_scene=1, options=sampling)
         row = grid(np.concatenate(list(samples.values())), columns=len(samples))
-        with atomic_write(states / SAMPLES / f"{n_images:012d}.png") as draft:
+        with atomic_write(states / SAMPLES_OVER_TRAINING / f"{n_images:012d}.png") as draft:
             row.save(draft, "PNG")
 
     trained = train(
         tiles, options, states, device=str(resolve_device(device)), space=space, progress=progress, on_state=show
     )
     origin = Origin(len(tiles), subset_version, params.data_licence)
+    folder = layout.folder("diffusion_checkpoint")
     write_checkpoint(folder, trained.moved("cpu"), tiles.scene_names, options, origin)
     report = TrainingReport(
         n_tiles=len(tiles),
@@ -95,8 +91,8 @@ def train_checkpoint(
         n_threads=trained.n_threads,
         autoencoder_digest=options.autoencoder_digest,
     )
-    (folder / "training.json").write_text(json.dumps(asdict(report), indent=1) + "\n")
-    shutil.copytree(states / SAMPLES, folder / SAMPLES)
+    (folder / TRAINING).write_text(json.dumps(asdict(report), indent=1) + "\n")
+    shutil.copytree(states / SAMPLES_OVER_TRAINING, folder / SAMPLES_OVER_TRAINING)
     return report
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import EmbeddingParams
 from rsprune_dagster.corpus.decode import TileReader
 from rsprune_dagster.corpus.options import ReadOptions, read_options
@@ -40,7 +41,7 @@ _POOL_SQL = """
 SELECT manifest.* FROM manifest JOIN scores USING (tile_id) WHERE scores.informative AND scores.copy_of IS NULL
 """
 _REFERENCE_SQL = """
-SELECT * FROM manifest WHERE label IS NOT NULL
+SELECT * FROM reference WHERE label IS NOT NULL
 QUALIFY row_number() OVER (PARTITION BY content_md5 ORDER BY tile_id) = 1
 """
 
@@ -63,16 +64,6 @@ class TileTable:
     tables: dict[str, Path]
 
 
-def pool_tiles(corpus: Path, scores: Path) -> TileTable:
-    """The informative tiles of the corpus, without exact copies."""
-    return TileTable(_POOL_SQL, {"manifest": corpus / "manifest.parquet", "scores": scores / "scores.parquet"})
-
-
-def reference_tiles(reference: Path) -> TileTable:
-    """The labelled tiles of the reference, without exact copies."""
-    return TileTable(_REFERENCE_SQL, {"manifest": reference / "manifest.parquet"})
-
-
 @dataclass(frozen=True)
 class Embedder:
     """An encoder with read options and the cache of its vectors."""
@@ -91,21 +82,10 @@ class Embedder:
         return EmbeddingCache(self.cache_root / "work" / "embeddings" / identity)
 
 
-def embed_corpus(
-    *,
-    corpus: Path,
-    reference: Path,
-    scores: Path,
-    folder: Path,
-    params: EmbeddingParams,
-    cache_root: Path,
-    device: str,
-    progress: Progress,
-) -> EmbedReport:
-    """Write the pool's vectors and, in `reference/`, the reference's into `folder`.
+def embed_corpus(layout: Layout, params: EmbeddingParams, *, device: str, progress: Progress) -> EmbedReport:
+    """Write the vectors of the informative tiles and, in `reference/`, of the labelled ones, without exact copies.
 
     Args:
-        corpus, reference, scores: folders of the assets raw_corpus, reference_scenes, entropy_scores.
         device: auto, cpu or cuda.
 
     Raises:
@@ -113,20 +93,22 @@ def embed_corpus(
         RunError: a tile changed or vanished since the scan.
     """
     encoder = load_tile_encoder(params, device)
-    pool = Embedder(encoder, read_options(corpus), cache_root, params.batch_size, CHUNK_TILES, progress)
-    labelled = replace(pool, options=read_options(reference))
-    n_tiles, n_computed = embed(pool, pool_tiles(corpus, scores), folder, "embeddings")
-    n_reference, n_more = embed(
-        labelled, reference_tiles(reference), folder / "reference", "embeddings of the reference"
-    )
-    (folder / "encoder.json").write_text(json.dumps(encoder.identity, indent=1, sort_keys=True) + "\n")
+    options, of_reference = (read_options(layout.folder(asset)) for asset in ("raw_corpus", "reference_scenes"))
+    pool = Embedder(encoder, options, layout.cache, params.batch_size, CHUNK_TILES, progress)
+    labelled = replace(pool, options=of_reference)
+    tiles = TileTable(_POOL_SQL, layout.tables("manifest", "scores"))
+    n_tiles, n_computed = embed(pool, tiles, layout.file("index"), layout.file("vectors"), "embeddings")
+    tiles = TileTable(_REFERENCE_SQL, layout.tables("reference"))
+    targets = layout.file("reference_index"), layout.file("reference_vectors")
+    n_reference, n_more = embed(labelled, tiles, *targets, "embeddings of the reference")
+    layout.file("encoder").write_text(json.dumps(encoder.identity, indent=1, sort_keys=True) + "\n")
     n_new = n_computed + n_more
     n_reused = n_tiles + n_reference - n_new
     return EmbedReport(encoder.name, n_tiles, n_reference, n_new, n_reused, encoder.dimension)
 
 
-def embed(embedder: Embedder, tiles: TileTable, folder: Path, label: str) -> tuple[int, int]:
-    """Write `index.parquet` and `vectors/` of the tiles into `folder`.
+def embed(embedder: Embedder, tiles: TileTable, index: Path, vectors: Path, label: str) -> tuple[int, int]:
+    """Write the index and the vectors of the tiles.
 
     Returns:
         Number of tiles, and how many of them were computed (not cached).
@@ -134,13 +116,12 @@ def embed(embedder: Embedder, tiles: TileTable, folder: Path, label: str) -> tup
     Raises:
         RunError: a tile changed or vanished since the scan.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    index = folder / "index.parquet"
+    index.parent.mkdir(parents=True, exist_ok=True)
     n_tiles = write_query(
         f"SELECT content_md5, tile_id, thumbnail, label FROM ({tiles.sql}) ORDER BY 1, 2", tiles.tables, index, INDEX
     )
     n_computed = compute_missing(embedder, tiles, label)
-    gather(embedder.cache, read_digests(index), folder / "vectors", embedder.encoder.dimension)
+    gather(embedder.cache, read_digests(index), vectors, embedder.encoder.dimension)
     return n_tiles, n_computed
 
 

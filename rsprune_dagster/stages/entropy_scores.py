@@ -2,13 +2,13 @@
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.csv import write_csv
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import EntropyParams
 from rsprune_dagster.corpus.tables import CONTENT_ORDER, query, scalar, write_query
 from rsprune_dagster.pruning.entropy import Threshold, threshold_from_quantile, threshold_from_reference
@@ -37,18 +37,14 @@ class ScoreReport:
     n_exact_copies: int
 
 
-def score(corpus: Path, reference: Path | None, folder: Path, params: EntropyParams) -> ScoreReport:
-    """Write `scores.parquet`, `threshold.json` and `histogram.csv` into `folder`.
-
-    Args:
-        corpus, reference: folders with a manifest.parquet.
+def score(layout: Layout, params: EntropyParams) -> ScoreReport:
+    """Write `scores.parquet`, `threshold.json` and `histogram.csv`.
 
     Raises:
         RunError: every tile is below the threshold.
     """
-    manifest = corpus / "manifest.parquet"
-    threshold = find_threshold(manifest, reference, params)
-    target = folder / "scores.parquet"
+    threshold = find_threshold(layout, params)
+    target = layout.file("scores")
     n_tiles = write_query(
         f"""
         SELECT content_md5, tile_id, entropy_bits, patch_entropy_bits,
@@ -56,7 +52,7 @@ def score(corpus: Path, reference: Path | None, folder: Path, params: EntropyPar
                nullif(first_value(tile_id) OVER (PARTITION BY content_md5 ORDER BY tile_id), tile_id) AS copy_of
         FROM manifest ORDER BY {CONTENT_ORDER}
         """,
-        {"manifest": manifest},
+        layout.tables("manifest"),
         target,
         SCORES,
     )
@@ -64,9 +60,9 @@ def score(corpus: Path, reference: Path | None, folder: Path, params: EntropyPar
         threshold_bits=threshold.bits,
         threshold_origin=threshold.origin,
         n_tiles=n_tiles,
-        n_low_information=scalar("SELECT count(*) FROM scores WHERE NOT informative", {"scores": target}),
+        n_low_information=scalar("SELECT count(*) FROM scores WHERE NOT informative", layout.tables("scores")),
         n_exact_copies=scalar(
-            "SELECT count(*) FROM scores WHERE informative AND copy_of IS NOT NULL", {"scores": target}
+            "SELECT count(*) FROM scores WHERE informative AND copy_of IS NOT NULL", layout.tables("scores")
         ),
     )
     if report.n_low_information == n_tiles:
@@ -74,17 +70,17 @@ def score(corpus: Path, reference: Path | None, folder: Path, params: EntropyPar
             f"all {n_tiles:,} tiles are below the entropy threshold of {threshold.bits:.2f} bits ({threshold.origin}): "
             "nothing would be left; lower entropy.threshold_bits, or look at the tiles"
         )
-    (folder / "threshold.json").write_text(json.dumps(asdict(report), indent=1) + "\n")
-    _write_histogram(target, folder / "histogram.csv")
+    layout.file("threshold").write_text(json.dumps(asdict(report), indent=1) + "\n")
+    _write_histogram(layout)
     return report
 
 
-def find_threshold(manifest: Path, reference: Path | None, params: EntropyParams) -> Threshold:
+def find_threshold(layout: Layout, params: EntropyParams) -> Threshold:
     """The entropy threshold, by the method in params.yaml."""
     if params.threshold_from == "quantile":
-        bits = pq.read_table(manifest, columns=["entropy_bits"]).column(0).to_numpy()
+        bits = pq.read_table(layout.file("manifest"), columns=["entropy_bits"]).column(0).to_numpy()
         return threshold_from_quantile(bits, quantile=params.threshold_quantile)
-    by_scene = entropy_by_scene(reference) if reference else {}
+    by_scene = entropy_by_scene(layout)
     if params.threshold_from == "bits" or not by_scene:
         origin = (
             "given in params.yaml" if params.threshold_from == "bits" else "given in params.yaml: there is no reference"
@@ -93,21 +89,21 @@ def find_threshold(manifest: Path, reference: Path | None, params: EntropyParams
     return threshold_from_reference(by_scene)
 
 
-def entropy_by_scene(reference: Path) -> dict[str, np.ndarray]:
+def entropy_by_scene(layout: Layout) -> dict[str, np.ndarray]:
     """For each reference scene, the (n,) entropies of its tiles in bits."""
-    sql = "SELECT label, entropy_bits FROM manifest WHERE label IS NOT NULL ORDER BY content_md5, tile_id"
-    with query(sql, {"manifest": reference / "manifest.parquet"}) as batches:
+    sql = "SELECT label, entropy_bits FROM reference WHERE label IS NOT NULL ORDER BY content_md5, tile_id"
+    with query(sql, layout.tables("reference")) as batches:
         table = batches.read_all()
     labels = np.asarray(table.column("label").to_pylist())
     bits = table.column("entropy_bits").to_numpy()
     return {str(scene): bits[labels == scene] for scene in np.unique(labels)}
 
 
-def _write_histogram(scores: Path, target: Path) -> None:
+def _write_histogram(layout: Layout) -> None:
     """Histogram with bins of a quarter bit from 0 to 8, empty bins included, for `dvc plots`."""
     sql = (
         "SELECT quarter / 4 AS entropy_bits, count(entropy_bits) AS n_tiles FROM range(33) AS quarters(quarter) "
         "LEFT JOIN scores ON floor(entropy_bits * 4) = quarter GROUP BY quarter ORDER BY quarter"
     )
-    with query(sql, {"scores": scores}) as batches:
-        write_csv(batches.read_all(), target)
+    with query(sql, layout.tables("scores")) as batches:
+        write_csv(batches.read_all(), layout.folder("entropy_scores") / "histogram.csv")

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from rsprune_dagster.config.layout import HELD_OUT, MANIFEST_FILE, Layout
 from rsprune_dagster.config.params import EvaluationParams
 from rsprune_dagster.corpus.options import ReadOptions, read_options
 from rsprune_dagster.diffusion.checkpoint import load_checkpoint, model_digest, trained_on
@@ -32,8 +33,6 @@ from rsprune_dagster.utils.device import resolve_device
 from rsprune_dagster.utils.errors import RunError
 from rsprune_dagster.utils.progress import Progress, silent
 
-HELD_OUT = "held_out"
-"""Subfolder of the asset with the manifest of the held-out tiles."""
 SAMPLES_VERSION = "1"
 """Version of the sampling code; increment when the same model and options give other samples."""
 PROTOCOL_SAMPLER_NAMES = {"ddim": "ddim to each next timestep"}
@@ -45,17 +44,6 @@ TILES_PER_READ = 256
 NOTHING_HELD_OUT = (
     "there are no held-out tiles to compare with: name some that neither pruning nor training saw in evaluation.sources"
 )
-
-
-@dataclass(frozen=True)
-class Upstream:
-    """The inputs of an evaluation."""
-
-    corpus: Path
-    subset: Path
-    checkpoint: Path
-    subset_version: str
-    """The content hash of the current pruned_subset; empty if unknown."""
 
 
 @dataclass(frozen=True)
@@ -73,45 +61,46 @@ class EvaluationReport:
 
 
 def evaluate_checkpoint(
-    upstream: Upstream,
+    layout: Layout,
     sources: Sequence[str],
-    folder: Path,
     params: EvaluationParams,
     scanner: Scanner,
     *,
-    work: Path,
+    subset_version: str,
     seed: int,
     device: str,
     progress: Progress = silent,
 ) -> EvaluationReport:
-    """Sample from a checkpoint, compare with the held-out tiles in `sources`, and write the results into `folder`.
+    """Sample from the checkpoint, compare with the held-out tiles in `sources`, and write the results.
 
     All tiles are preprocessed as in training: cropped to a square, at the checkpoint's image size. Without sources only
     the nearest training tile of each sample is found; other scores are left out with that reason.
 
     Args:
-        work: cache of samples and features, reused for the same model and sampling options.
+        subset_version: the content hash of the current pruned_subset; empty if unknown.
 
     Raises:
         UsageError: sources without images or scenes, an unknown network, or an empty subset.
         RunError: the checkpoint cannot be loaded or was trained on another subset; too few held-out tiles for any
             distance; held-out tiles in the training set, unless `on_leak` is `report`.
     """
-    model, scene_names = _checkpoint(upstream)
+    checkpoint, subset = layout.folder("diffusion_checkpoint"), layout.file("subset")
+    folder, work = layout.folder("evaluation_metrics"), layout.cache / "evaluation"
+    model, scene_names = _checkpoint(checkpoint, subset_version)
     size_px = model.space.image_size_px
     networks, missing = named_networks(params.networks, image_size_px=params.network_size_px, device=device)
     features = work / "features" / resolve_device(device).type  # kinds of device differ in last bits
     networks = [with_feature_cache(network, features) for network in networks]
     turned_in = copy_network(params.copies_in, networks)
-    kept_table = pq.read_table(upstream.subset / "pruned_subset.parquet")
+    kept_table = pq.read_table(subset)
     others_table = _held_out(sources, folder / HELD_OUT, scanner)
-    kept = _drawn(kept_table, read_options(upstream.corpus), size_px, seed, scene_column="scene")
+    kept = _drawn(kept_table, read_options(layout.folder("raw_corpus")), size_px, seed, scene_column="scene")
     others = None
     if others_table is not None:
         others = _drawn(others_table, read_options(folder / HELD_OUT), size_px, seed, scene_column="label")
     shared = _shared(others_table, kept_table, params) if others_table is not None else []
-    asked_for = scenes_to_sample(params, scene_names, upstream.subset)
-    drawn = key_of(SAMPLES_VERSION, model_digest(upstream.checkpoint), *_drawn_alike(params, asked_for, seed, device))
+    asked_for = scenes_to_sample(params, scene_names, subset)
+    drawn = key_of(SAMPLES_VERSION, model_digest(checkpoint), *_drawn_alike(params, asked_for, seed, device))
     images = cached_array(
         work / "samples" / f"{drawn}.safetensors",
         (len(asked_for), size_px, size_px, 3),
@@ -161,18 +150,18 @@ def scenes_to_sample(params: EvaluationParams, scene_names: Sequence[str], subse
     if params.scenes == "balanced":
         weights = np.ones(len(scene_names))
     else:
-        scenes = [scene or "" for scene in pq.read_table(subset / "pruned_subset.parquet").column("scene").to_pylist()]
+        scenes = [scene or "" for scene in pq.read_table(subset).column("scene").to_pylist()]
         weights = np.array([scenes.count(name) for name in scene_names], np.float64)
     ends = np.rint(np.cumsum(weights) / weights.sum() * params.n_samples).astype(np.int64)
     return np.repeat(np.arange(len(scene_names)), np.diff(ends, prepend=0))
 
 
-def _checkpoint(upstream: Upstream) -> tuple[Model, tuple[str, ...]]:
-    model, scene_names = load_checkpoint(upstream.checkpoint)
-    version = trained_on(upstream.checkpoint)
-    if version and upstream.subset_version and version != upstream.subset_version:
+def _checkpoint(checkpoint: Path, subset_version: str) -> tuple[Model, tuple[str, ...]]:
+    model, scene_names = load_checkpoint(checkpoint)
+    version = trained_on(checkpoint)
+    if version and subset_version and version != subset_version:
         raise RunError(
-            f"the checkpoint was trained on pruned_subset {version}, but {upstream.subset_version} lies there, so "
+            f"the checkpoint was trained on pruned_subset {version}, but {subset_version} lies there, so "
             "copies and leaks would be sought among the wrong tiles: materialize diffusion_checkpoint first, or bring "
             "that subset back with `rsprune restore`"
         )
@@ -185,7 +174,7 @@ def _held_out(sources: Sequence[str], folder: Path, scanner: Scanner) -> pa.Tabl
         return None
     folder.mkdir()
     scan(sources, folder, scanner, labelled=True, label="held-out tiles")
-    return pq.read_table(folder / "manifest.parquet")
+    return pq.read_table(folder / MANIFEST_FILE)
 
 
 def _shared(others: pa.Table, kept: pa.Table, params: EvaluationParams) -> list[str]:

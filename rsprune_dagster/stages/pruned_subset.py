@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.csv import write_csv
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import SelectionParams
 from rsprune_dagster.corpus.tables import ROWS_PER_GROUP, rows_at, write_batches
 from rsprune_dagster.pruning.entropy import THUMBNAIL_PX
 from rsprune_dagster.pruning.ledger import (
     RANKING,
-    LedgerInputs,
     count_decisions,
     n_to_keep,
     scene_table,
@@ -24,7 +24,7 @@ from rsprune_dagster.pruning.ledger import (
     write_subset,
 )
 from rsprune_dagster.pruning.near_duplicates import near_duplicates
-from rsprune_dagster.pruning.strategies import StageFolders, order_candidates
+from rsprune_dagster.pruning.strategies import order_candidates
 from rsprune_dagster.utils.csv_files import formula_escaped
 from rsprune_dagster.utils.progress import Progress, silent
 
@@ -62,30 +62,29 @@ class SelectReport:
 
 
 def select(
-    folders: StageFolders,
-    folder: Path,
+    layout: Layout,
     params: SelectionParams,
     *,
     seed: int,
     workers: int,
     progress: Progress = silent,
 ) -> SelectReport:
-    """Write ranking.parquet, pruned_subset.parquet, decisions.parquet, scenes.csv and summary.json into `folder`.
+    """Write ranking.parquet, pruned_subset.parquet, decisions.parquet, scenes.csv and summary.json.
 
     Raises:
         UsageError: unknown strategy.
     """
-    leader = _near_copies(folders.embeddings / "index.parquet", params.near_duplicate_correlation, workers)
+    leader = _near_copies(layout.file("index"), params.near_duplicate_correlation, workers)
     candidates = np.flatnonzero(leader == np.arange(len(leader)))
-    n_readable = pq.ParquetFile(folders.corpus / "manifest.parquet").metadata.num_rows
+    n_readable = pq.ParquetFile(layout.file("manifest")).metadata.num_rows
     n_wanted = n_to_keep(n_readable, params.keep_fraction)
     order = order_candidates(
-        folders, candidates, params, n_wanted=n_wanted, seed=seed, workers=workers, progress=progress
+        layout, candidates, params, n_wanted=n_wanted, seed=seed, workers=workers, progress=progress
     )
-    _write_ranking(folders, folder / "ranking.parquet", candidates[order], leader)
-    report = _write_ledger(folders, folder, n_readable, n_wanted, min(n_wanted, len(candidates)))
+    _write_ranking(layout, candidates[order], leader)
+    report = _write_ledger(layout, n_readable, n_wanted, min(n_wanted, len(candidates)))
     summary = {**params.model_dump(), **asdict(report), "shortfall": report.shortfall()}
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    layout.file("summary").write_text(json.dumps(summary, indent=1) + "\n")
     return report
 
 
@@ -101,22 +100,20 @@ def _near_copies(index: Path, correlation: float, workers: int) -> np.ndarray:
     return near_duplicates(thumbnails, correlation=correlation, workers=workers)
 
 
-def _write_ranking(folders: StageFolders, target: Path, order: np.ndarray, leader: np.ndarray) -> None:
+def _write_ranking(layout: Layout, order: np.ndarray, leader: np.ndarray) -> None:
     """Write the candidates in content order with their rank; `order` (n,) are row numbers, best first."""
     rank = np.zeros(len(leader), np.int64)
     rank[order] = np.arange(1, len(order) + 1)
-    write_batches(_ranking(folders, rank, leader), target, RANKING)
+    write_batches(_ranking(layout, rank, leader), layout.file("ranking"), RANKING)
 
 
-def _ranking(folders: StageFolders, rank: np.ndarray, leader: np.ndarray) -> Iterator[pa.RecordBatch]:
+def _ranking(layout: Layout, rank: np.ndarray, leader: np.ndarray) -> Iterator[pa.RecordBatch]:
     """RANKING in batches; only the ids of tiles with near-duplicates are in memory together."""
-    index = folders.embeddings / "index.parquet"
+    index = layout.file("index")
     has_copies = np.unique(leader[leader != np.arange(len(leader))])
     copied = rows_at(index, ["tile_id"], has_copies).column("tile_id")
     tiles = pq.ParquetFile(index).iter_batches(ROWS_PER_GROUP, columns=["content_md5", "tile_id"])
-    clusters = pq.ParquetFile(folders.clusters / "assignment.parquet").iter_batches(
-        ROWS_PER_GROUP, columns=["scene", "cluster_id"]
-    )
+    clusters = pq.ParquetFile(layout.file("assignment")).iter_batches(ROWS_PER_GROUP, columns=["scene", "cluster_id"])
     start = 0
     for some, assigned in zip(tiles, clusters, strict=True):
         rows = np.arange(start, start + len(some))
@@ -132,20 +129,12 @@ def _ranking(folders: StageFolders, rank: np.ndarray, leader: np.ndarray) -> Ite
         start += len(some)
 
 
-def _write_ledger(folders: StageFolders, folder: Path, n_readable: int, n_wanted: int, n_kept: int) -> SelectReport:
-    threshold_bits = json.loads((folders.scores / "threshold.json").read_text())["threshold_bits"]
-    inputs = LedgerInputs(
-        manifest=folders.corpus / "manifest.parquet",
-        quarantine=folders.corpus / "quarantine.parquet",
-        scores=folders.scores / "scores.parquet",
-        ranking=folder / "ranking.parquet",
-        threshold_bits=threshold_bits,
-    )
-    write_decisions(inputs, n_kept, folder / "decisions.parquet")
-    write_csv(_escaped(scene_table(folder / "decisions.parquet")), folder / "scenes.csv")
-    n_written = write_subset(inputs, n_kept, folder / "pruned_subset.parquet")
+def _write_ledger(layout: Layout, n_readable: int, n_wanted: int, n_kept: int) -> SelectReport:
+    write_decisions(layout, n_kept)
+    write_csv(_escaped(scene_table(layout.file("decisions"))), layout.file("scenes"))
+    n_written = write_subset(layout, n_kept)
     assert n_written == n_kept, "ranks are 1 to the number of candidates"
-    return SelectReport(count_decisions(folder / "decisions.parquet"), n_readable, n_wanted, n_kept)
+    return SelectReport(count_decisions(layout.file("decisions")), n_readable, n_wanted, n_kept)
 
 
 def _escaped(scenes: pa.Table) -> pa.Table:

@@ -1,6 +1,6 @@
 """pruning_report: one page on what went in, what stayed, why the rest went, and what a model learns from it.
 
-    write_report(assets, folder, origins, params.report, clustering=params.clustering, seed=params.compute.seed)
+    write_report(layout, origins, params.report, clustering=params.clustering, seed=params.compute.seed)
 
 The page needs nothing beside it: style sheet, pictures and plots are inside, there is no script, and nothing is
 loaded from anywhere. Its size is bounded, whatever the corpus: everything shown is counted or limited.
@@ -9,9 +9,9 @@ loaded from anywhere. Its size is bounded, whatever the corpus: everything shown
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+from rsprune_dagster.config.layout import REPORT_HTML, REPORT_JSON, Layout
 from rsprune_dagster.config.params import ClusteringParams, ReportParams
 from rsprune_dagster.pruning.sensitivity import (
     KeptAtFractions,
@@ -36,7 +36,6 @@ from rsprune_dagster.viz import (
 )
 from rsprune_dagster.viz.blocks import Block, Chapter, Facts, Text
 from rsprune_dagster.viz.counts import Counts, count_tiles
-from rsprune_dagster.viz.folders import HTML, JSON, Folders
 from rsprune_dagster.viz.formatting import counted, name
 from rsprune_dagster.viz.origins import Origin
 
@@ -62,59 +61,53 @@ class Report:
 
 
 def write_report(
-    assets: Path,
-    folder: Path,
-    made_from: Sequence[Origin],
-    params: ReportParams,
-    *,
-    clustering: ClusteringParams,
-    seed: int,
+    layout: Layout, made_from: Sequence[Origin], params: ReportParams, *, clustering: ClusteringParams, seed: int
 ) -> Report:
-    """Write report.html and report.json into `folder`; arguments as for `make_report`."""
-    report = make_report(assets, made_from, params, clustering=clustering, seed=seed)
-    (folder / HTML).write_text(report.html, encoding="utf-8")
-    (folder / JSON).write_text(json.dumps(report.numbers, indent=1) + "\n", encoding="utf-8")
+    """Write report.html and report.json; arguments as for `make_report`."""
+    report = make_report(layout, made_from, params, clustering=clustering, seed=seed)
+    folder = layout.folder("pruning_report")
+    (folder / REPORT_HTML).write_text(report.html, encoding="utf-8")
+    (folder / REPORT_JSON).write_text(json.dumps(report.numbers, indent=1) + "\n", encoding="utf-8")
     return report
 
 
 def make_report(
-    assets: Path, made_from: Sequence[Origin], params: ReportParams, *, clustering: ClusteringParams, seed: int
+    layout: Layout, made_from: Sequence[Origin], params: ReportParams, *, clustering: ClusteringParams, seed: int
 ) -> Report:
-    """The page on the asset folders below `assets`.
+    """The page on the assets that are there.
 
     Args:
         made_from: their versions, in the order of the flow; what is not among them is not mentioned under lineage.
         clustering, seed: of params.yaml, for where the versions do not say what was in effect.
     """
-    folders = Folders(assets)
-    counts = count_tiles(folders)
+    counts = count_tiles(layout)
     keep_fraction = float(counts.summary["keep_fraction"])
     fractions = sorted({*params.keep_fractions, keep_fraction})
-    at_fractions = kept_at_fractions(folders.subset, counts.n_readable, fractions)
+    at_fractions = kept_at_fractions(layout, counts.n_readable, fractions)
     seed = origins.seed_in_effect(made_from, seed)
-    seeds = _seeds(folders, params, origins.clustering_in_effect(made_from, clustering), seed)
+    seeds = _seeds(layout, params, origins.clustering_in_effect(made_from, clustering), seed)
     chapters = [
-        _corpus(folders),
-        _kept(folders, counts),
-        _dropped(folders, counts),
-        _entropy(folders),
-        _embedding(folders),
+        _corpus(layout),
+        _kept(layout, counts),
+        _dropped(layout, counts),
+        _entropy(layout),
+        _embedding(layout),
         _sensitivity(at_fractions, seeds, keep_fraction, seed),
-        _model(folders),
+        _model(layout),
         _lineage(made_from),
     ]
-    html = template.page(overview.opening(folders, counts, origins.source_name(made_from)), chapters)
+    html = template.page(overview.opening(layout, counts, origins.source_name(made_from)), chapters)
     return Report(html, _numbers(counts, at_fractions, seeds, made_from))
 
 
-def _corpus(folders: Folders) -> Chapter:
-    facts = Facts([*raw_corpus.facts(folders), raw_corpus.reference_fact(folders)])
+def _corpus(layout: Layout) -> Chapter:
+    facts = Facts([*raw_corpus.facts(layout), raw_corpus.reference_fact(layout)])
     lead = "Every tile of the corpus is read and decoded once where it lies; nothing is copied."
-    blocks = [facts, raw_corpus.sample(folders, decided=True), *geo_map.maps(folders)]
+    blocks = [facts, raw_corpus.sample(layout, decided=True), *geo_map.maps(layout)]
     return Chapter("corpus", "What went in", lead, blocks)
 
 
-def _kept(folders: Folders, counts: Counts) -> Chapter:
+def _kept(layout: Layout, counts: Counts) -> Chapter:
     strategy = counts.summary["strategy"]
     lead = (
         f"The quota is shared out over {'clusters' if counts.over_clusters else 'scenes'}; inside each, a tile is "
@@ -122,42 +115,42 @@ def _kept(folders: Folders, counts: Counts) -> Chapter:
         if strategy == "rsprune"
         else f"Chosen by the baseline {name(strategy)}."
     )
-    blocks: list[Block] = [kept.kept_and_unselected(folders, counts)]
+    blocks: list[Block] = [kept.kept_and_unselected(layout, counts)]
     if counts.has_scenes:
         blocks.insert(0, kept.quota_table(counts))
     elif counts.over_clusters:
-        blocks.insert(0, kept.cluster_table(folders))
+        blocks.insert(0, kept.cluster_table(layout))
     return Chapter("kept", "What stayed", lead, blocks)
 
 
-def _dropped(folders: Folders, counts: Counts) -> Chapter:
+def _dropped(layout: Layout, counts: Counts) -> Chapter:
     n_went = counts.n_seen - counts.n_kept
-    blocks: list[Block] = [dropped.reasons_table(folders), *dropped.galleries(folders, counts).values()]
+    blocks: list[Block] = [dropped.reasons_table(layout), *dropped.galleries(layout, counts).values()]
     if counts.decisions["quarantined"]:
-        blocks.append(dropped.quarantine(folders, counts.n_seen))
+        blocks.append(dropped.quarantine(layout, counts.n_seen))
     lead = f"{counted(n_went, 'tile')} went. decisions.parquet has the reason of each in a sentence; here are examples."
     return Chapter("went", "Why the rest went", lead, blocks)
 
 
-def _entropy(folders: Folders) -> Chapter:
+def _entropy(layout: Layout) -> Chapter:
     lead = (
         "Shannon entropy of a tile's grey levels, 0 to 8 bits. A bare threshold would erase calm water and closed "
         "forest, so it is calibrated on the reference where there is one."
     )
     blocks: list[Block | None] = [
-        entropy.histogram(folders),
-        entropy.around_threshold(folders),
-        entropy.reference_scenes(folders),
+        entropy.histogram(layout),
+        entropy.around_threshold(layout),
+        entropy.reference_scenes(layout),
     ]
     return Chapter("entropy", "Entropy", lead, [block for block in blocks if block])
 
 
-def _embedding(folders: Folders) -> Chapter:
+def _embedding(layout: Layout) -> Chapter:
     lead = "A frozen encoder turns each tile into a vector; tiles that look alike lie together."
     blocks: list[Block | None] = [
-        embedding.embedding_map(folders),
-        embedding.clusters(folders, 0, N_CLUSTERS, n_tiles=6, decided=True),
-        embedding.clusterings_tried(folders),
+        embedding.embedding_map(layout),
+        embedding.clusters(layout, 0, N_CLUSTERS, n_tiles=6, decided=True),
+        embedding.clusterings_tried(layout),
     ]
     return Chapter("embedding", "What looks alike", lead, [block for block in blocks if block])
 
@@ -177,16 +170,17 @@ def _sensitivity(
     return Chapter("sensitivity", "Had one chosen otherwise", lead, blocks)
 
 
-def _model(folders: Folders) -> Chapter:
+def _model(layout: Layout) -> Chapter:
     """What a model made of the subset, by the later assets that are there."""
     blocks: list[Block] = []
-    if folder := folders.later("pruning_study"):
-        blocks += study.blocks(folder)
-    if folder := folders.later("diffusion_checkpoint"):
+    if layout.has("pruning_study"):
+        blocks += study.blocks(layout.folder("pruning_study"))
+    if layout.has("diffusion_checkpoint"):
+        folder = layout.folder("diffusion_checkpoint")
         blocks += [model.facts(folder), model.loss(folder), model.samples(folder)]
-    if folder := folders.later("evaluation_metrics"):
-        blocks += evaluation.blocks(folders.corpus, folder)
-    blocks += [Text(words, absent=True) for asset, words in ABSENT.items() if not folders.later(asset)]
+    if layout.has("evaluation_metrics"):
+        blocks += evaluation.blocks(layout.folder("raw_corpus"), layout.folder("evaluation_metrics"))
+    blocks += [Text(words, absent=True) for asset, words in ABSENT.items() if not layout.has(asset)]
     lead = "A subset is as good as what is learned from it."
     return Chapter("model", "What a model learns from it", lead, blocks)
 
@@ -203,13 +197,11 @@ def _lineage(made_from: Sequence[Origin]) -> Chapter:
     return Chapter("lineage", "Where it comes from", lead, origins.blocks(made_from))
 
 
-def _seeds(folders: Folders, params: ReportParams, clustering: ClusteringParams, seed: int) -> SeedSensitivity | None:
+def _seeds(layout: Layout, params: ReportParams, clustering: ClusteringParams, seed: int) -> SeedSensitivity | None:
     if not params.n_other_seeds:
         return None
     return seed_sensitivity(
-        folders.embeddings,
-        folders.clusters,
-        folders.subset,
+        layout,
         clustering,
         seed=seed,
         n_other_seeds=params.n_other_seeds,

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from rsprune_dagster.config.layout import MANIFEST_FILE, STUDY_SUMMARY, Layout
 from rsprune_dagster.config.params import EvaluationParams, Params
 from rsprune_dagster.diffusion.latents import space_of
 from rsprune_dagster.diffusion.tile_set import tile_set
@@ -18,7 +19,6 @@ from rsprune_dagster.evaluation.image_set import ImageSet
 from rsprune_dagster.evaluation.intervals import LEVEL, Resampling
 from rsprune_dagster.evaluation.leakage import NEAR_DUPLICATE_CORRELATION, raise_on_leaks
 from rsprune_dagster.evaluation.networks import named_networks
-from rsprune_dagster.pruning.strategies import StageFolders
 from rsprune_dagster.stages.raw_corpus import Scanner, scan
 from rsprune_dagster.study.arms import FULL, Arm, PrunedCorpus, parse_arm, read_pruned
 from rsprune_dagster.study.results import ArmResult, read_results
@@ -39,7 +39,7 @@ from rsprune_dagster.utils.progress import Progress, silent
 
 N_RESAMPLES = 2
 """The minimum, since the study's intervals are over seeds, not over halves of one run's samples."""
-CURVES, SUMMARY, LEAK_FREE = "curves.csv", "summary.json", "held_out_is_apart.json"
+CURVES, LEAK_FREE = "curves.csv", "held_out_is_apart.json"
 
 
 @dataclass(frozen=True)
@@ -66,24 +66,22 @@ class StudyReport:
 
 
 def study_arm(
-    folders: StageFolders,
-    subset: Path,
+    layout: Layout,
     sources: Sequence[str],
-    folder: Path,
     params: Params,
     scanner: Scanner,
     *,
     arm: str,
     seed: int,
-    work: Path,
     device: str,
     progress: Progress = silent,
 ) -> StudyReport:
-    """Run one arm and seed, resuming earlier work, and write all results of the study so far into `folder`.
+    """Run one arm and seed, and write all results of the study so far.
+
+    States and results lie in the cache: an interrupted run resumes, a finished one is not repeated.
 
     Args:
         sources: labelled images unused by pruning and training.
-        work: keeps states and results: an interrupted run resumes, a finished one is not repeated.
 
     Raises:
         UsageError: no sources, an unknown arm or network, checkpoints that are no multiples of a batch.
@@ -91,7 +89,8 @@ def study_arm(
     """
     if not sources:
         raise UsageError("the study needs labelled images that nothing was trained on: name some in evaluation.sources")
-    corpus, chosen = read_pruned(folders, subset, params.selection), parse_arm(arm)
+    corpus, chosen = read_pruned(layout, params.selection), parse_arm(arm)
+    folder, work = layout.folder("pruning_study"), layout.cache / "study"
     space = space_of(params.training)
     study = study_of(params)
     yardstick = _yardstick(sources, folder / "held_out", study, params.evaluation, scanner, device, progress)
@@ -141,7 +140,7 @@ def _yardstick(
     networks, _ = named_networks(params.networks, image_size_px=params.network_size_px, device=device)
     folder.mkdir()
     scan(sources, folder, scanner, labelled=True, label="held-out tiles")
-    table = pq.read_table(folder / "manifest.parquet")
+    table = pq.read_table(folder / MANIFEST_FILE)
     tiles = tile_set(table, scanner.options, image_size_px=study.image_size_px, scene_column="label")
     settings = Settings(Resampling(n_resamples=N_RESAMPLES), on_leak=params.on_leak)
     return EvaluationSetup(networks, image_set_of_tiles(tiles, networks, progress), settings)
@@ -177,7 +176,7 @@ def _write(folder: Path, own: Path, results: Sequence[ArmResult], summary: Summa
                 own / result.arm / f"{result.seed}.{suffix}", folder / result.arm / f"{result.seed}.{suffix}"
             )
     shutil.copyfile(own / LEAK_FREE, folder / LEAK_FREE)
-    (folder / SUMMARY).write_text(json.dumps(summary.as_json(), indent=1, allow_nan=False) + "\n")
+    (folder / STUDY_SUMMARY).write_text(json.dumps(summary.as_json(), indent=1, allow_nan=False) + "\n")
     points = (
         (result.arm, result.seed, result.n_tiles, point.n_images, score, f"{value:.6g}")
         for result in results

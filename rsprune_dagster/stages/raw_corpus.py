@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rsprune_dagster.config.layout import MANIFEST_FILE, QUARANTINE_FILE
 from rsprune_dagster.config.params import CorpusParams
 from rsprune_dagster.corpus.options import ReadOptions, write_options
 from rsprune_dagster.corpus.shards import Shard, ShardCache, ShardListing
@@ -140,13 +141,13 @@ def _write_tables(
     n_tiles = write_query(
         f"SELECT {columns} FROM scan WHERE quarantine IS NULL ORDER BY {CONTENT_ORDER}",
         tables,
-        folder / "manifest.parquet",
+        folder / MANIFEST_FILE,
         MANIFEST,
     )
     n_quarantined = write_query(
         f"SELECT tile_id, {uri}, quarantine AS reason FROM scan WHERE quarantine IS NOT NULL ORDER BY tile_id",
         tables,
-        folder / "quarantine.parquet",
+        folder / QUARANTINE_FILE,
         QUARANTINE,
     )
     n_distinct = scalar("SELECT count(DISTINCT tile_id) FROM scan", tables)

@@ -1,13 +1,13 @@
 """scene_clusters: scenes from the reference, centroids from a stratified sample, assignment of every tile."""
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import ClusteringParams
 from rsprune_dagster.pruning.assignment import read_reference, write_clusters
 from rsprune_dagster.pruning.clustering_files import contents_of, identity_of, read_kept, write_kept
@@ -33,38 +33,36 @@ class Outcome:
 
 
 def cluster(
-    embeddings: Path,
-    folder: Path,
+    layout: Layout,
     params: ClusteringParams,
     *,
     seed: int,
     use_gpu: bool,
-    last: Path | None = None,
+    last: Layout | None = None,
     progress: Progress = silent,
 ) -> Outcome:
-    """Write assignment.parquet, centroids.safetensors, quality.json and the fitted model into `folder`.
+    """Write assignment.parquet, centroids.safetensors, quality.json and the fitted model.
 
     Args:
         last: an earlier version whose centroids are reused; None: train centroids.
     """
-    identity = identity_of(embeddings, params, seed)
-    contents = contents_of(embeddings / "index.parquet")
+    identity = identity_of(layout, params, seed)
+    contents = contents_of(layout.file("index"))
     earlier = read_kept(last) if last else None
     if earlier is None or earlier[1] != identity:
         why = "" if earlier is None else ": parameters, encoder or reference are others than those of the last version"
-        outcome = Outcome(_trained(embeddings, params, seed, use_gpu, progress), f"trained{why}", kept=False)
+        outcome = Outcome(_trained(layout, params, seed, use_gpu, progress), f"trained{why}", kept=False)
     else:
-        outcome = _assign_new(embeddings, earlier[0], contents, params, seed, use_gpu, progress)
+        outcome = _assign_new(layout, earlier[0], contents, params, seed, use_gpu, progress)
     kept = earlier[0] if earlier and outcome.kept else frozen(outcome.clusters, contents)
-    write_clusters(
-        outcome.clusters, pq.read_table(embeddings / "index.parquet", columns=["content_md5", "tile_id"]), folder
-    )
-    write_kept(kept, identity, folder)
+    index = pq.read_table(layout.file("index"), columns=["content_md5", "tile_id"])
+    write_clusters(outcome.clusters, index, layout)
+    write_kept(kept, identity, layout)
     return outcome
 
 
 def _assign_new(
-    embeddings: Path,
+    layout: Layout,
     kept: FittedClustering,
     contents: NDArray[np.uint8],
     params: ClusteringParams,
@@ -73,20 +71,20 @@ def _assign_new(
     progress: Progress,
 ) -> Outcome:
     """Assign tiles to the existing centroids; None if the pool has drifted and `recluster` allows training."""
-    vectors = open_vectors(embeddings / "vectors")
+    vectors = open_vectors(layout.file("vectors"))
     found = assign_new(vectors.read_rows, vectors.n_rows, kept, progress)
     gone = drift(kept, contents, found.cluster, found.distance, found.domain_shift)
     reasons = "; ".join(gone.reasons)
     if gone.reasons and params.recluster != "never":
-        trained = _trained(embeddings, params, seed, use_gpu, progress)
+        trained = _trained(layout, params, seed, use_gpu, progress)
         return Outcome(trained, f"trained: {reasons}", kept=False, drift=gone)
     origin = f"kept from the version that {len(kept.trained_on):,} tiles trained; {gone.n_new:,} are new since"
     return Outcome(found, origin + (f"; they have drifted: {reasons}" if reasons else ""), kept=True, drift=gone)
 
 
-def _trained(embeddings: Path, params: ClusteringParams, seed: int, use_gpu: bool, progress: Progress) -> SceneClusters:
-    vectors = open_vectors(embeddings / "vectors")
-    reference = read_reference(embeddings)
+def _trained(layout: Layout, params: ClusteringParams, seed: int, use_gpu: bool, progress: Progress) -> SceneClusters:
+    vectors = open_vectors(layout.file("vectors"))
+    reference = read_reference(layout)
     return cluster_pool(
         vectors.read_rows,
         vectors.n_rows,

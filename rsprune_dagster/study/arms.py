@@ -3,7 +3,6 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -12,11 +11,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import SelectionParams, suggest
 from rsprune_dagster.pruning.baselines import BASELINES, drawn_in_turns
 from rsprune_dagster.pruning.baselines import Candidates as Pool
 from rsprune_dagster.pruning.ledger import n_to_keep
-from rsprune_dagster.pruning.strategies import RSPRUNE, StageFolders, order_candidates
+from rsprune_dagster.pruning.strategies import RSPRUNE, order_candidates
 from rsprune_dagster.utils.errors import UsageError
 
 FULL: Final = "full"
@@ -68,7 +68,7 @@ def parse_arm(name: str) -> Arm:
 class PrunedCorpus:
     """The assets of a prune, from which arms are selected."""
 
-    folders: StageFolders
+    layout: Layout
     ranking: pa.Table
     """ranking.parquet of pruned_subset, with the candidates of all arms but `full`."""
     manifest: pa.Table
@@ -102,10 +102,10 @@ def chosen_tiles(corpus: PrunedCorpus, arm: Arm, *, seed: int, workers: int) -> 
     return rows.append_column("scene", pa.array([""] * rows.num_rows))
 
 
-def read_pruned(folders: StageFolders, subset: Path, selection: SelectionParams) -> PrunedCorpus:
-    """Read the pruned corpus from the assets' folders; `subset`: the folder of pruned_subset."""
-    ranking = pq.read_table(subset / "ranking.parquet")
-    return PrunedCorpus(folders, ranking, pq.read_table(folders.corpus / "manifest.parquet"), selection)
+def read_pruned(layout: Layout, selection: SelectionParams) -> PrunedCorpus:
+    """Read the pruned corpus from the assets."""
+    ranking, manifest = pq.read_table(layout.file("ranking")), pq.read_table(layout.file("manifest"))
+    return PrunedCorpus(layout, ranking, manifest, selection)
 
 
 def _kept_rows(corpus: PrunedCorpus, arm: Arm, seed: int, workers: int) -> NDArray[np.int64]:
@@ -126,7 +126,7 @@ def _order(
     if arm.strategy == STRATIFIED_RANDOM:
         return _strata_in_turns(corpus, candidates, seed)
     params = corpus.selection.model_copy(update={"strategy": arm.strategy, "keep_fraction": arm.keep_fraction})
-    return order_candidates(corpus.folders, candidates, params, n_wanted=n_wanted, seed=seed, workers=workers)
+    return order_candidates(corpus.layout, candidates, params, n_wanted=n_wanted, seed=seed, workers=workers)
 
 
 def _strata_in_turns(corpus: PrunedCorpus, candidates: NDArray[np.int64], seed: int) -> NDArray[np.int64]:

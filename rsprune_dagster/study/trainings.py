@@ -160,7 +160,7 @@ def run_arm(
 def arm_tiles(study: Study, arm: Arm, corpus: PrunedCorpus, *, seed: int, workers: int) -> TileSet:
     """The training tiles of an arm, at the study's size."""
     table = chosen_tiles(corpus, arm, seed=seed, workers=workers)
-    return tile_set(table, read_options(corpus.folders.corpus), image_size_px=study.image_size_px)
+    return tile_set(table, read_options(corpus.layout.folder("raw_corpus")), image_size_px=study.image_size_px)
 
 
 def samples_of(study: Study, trained: Trained, *, seed: int, device: str, progress: Progress = silent) -> Images:

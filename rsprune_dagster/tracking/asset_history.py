@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rsprune_dagster.tracking.asset_store import AssetStore
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.tracking.content import tree_of
 from rsprune_dagster.tracking.dvc_cache import DvcCache
-from rsprune_dagster.tracking.dvc_lock import ASSETS, DvcProject, version_in
+from rsprune_dagster.tracking.dvc_lock import DvcProject, version_in
 from rsprune_dagster.tracking.run_log import Record, RunLog
 from rsprune_dagster.tracking.run_recorder import RunRecorder
 from rsprune_dagster.utils.errors import RunError
@@ -27,17 +27,15 @@ LISTING = "listing"
 
 @dataclass(frozen=True)
 class AssetHistory:
-    """The finished records of a pipeline, and what lies in its store now."""
+    """The finished records of a pipeline, and what lies in its folders now."""
 
     run_log: RunLog
-    store: AssetStore
+    layout: Layout
     project: DvcProject | None
 
     @classmethod
-    def of(cls, recorder: RunRecorder, store: AssetStore) -> "AssetHistory":
-        project = DvcProject(Path(recorder.project))
-        ours = bool(recorder.project) and project.exists() and store.root == project.root / ASSETS
-        return cls(RunLog(Path(recorder.run_log)), store, project if ours else None)
+    def of(cls, recorder: RunRecorder, layout: Layout) -> "AssetHistory":
+        return cls(RunLog(Path(recorder.run_log)), layout, recorder.project_of(layout))
 
     def finished(self, asset: str) -> list[Record]:
         """The finished records of an asset, newest first."""
@@ -45,9 +43,10 @@ class AssetHistory:
         return records[::-1]
 
     def present(self, asset: str) -> str:
-        """The hash of what lies in the store; empty where there is nothing."""
-        memory = self.run_log.root / "content" / f"{asset}.json"
-        return tree_of(self.store.folder(asset), memory=memory).digest if self.store.has(asset) else ""
+        """The hash of what lies in the asset's folder; empty where there is none."""
+        if not self.layout.has(asset):
+            return ""
+        return tree_of(self.layout.folder(asset), memory=self.run_log.memory(asset)).digest
 
     def tiles_of_last_subset(self) -> int | None:
         """Usable tiles of the corpus that the last subset was made from, if the sources are still the same ones.

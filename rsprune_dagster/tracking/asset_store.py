@@ -7,67 +7,49 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.utils.errors import RunError
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
-@dataclass(frozen=True)
-class AssetStore:
-    """The folders below `root`, one per asset, and the cache of shard work beside them."""
+_STAGING = ".staging"
 
-    root: Path
-    cache_root: Path
 
-    def folder(self, asset: str) -> Path:
-        """The asset's last good version.
+@contextmanager
+def replaced(layout: Layout, asset: str, *, before: Callable[[Path], object] = lambda _: None) -> Iterator[Path]:
+    """An empty folder to fill; it takes the asset's place when the block ends well, and vanishes when it does not.
 
-        Raises:
-            RunError: it has none yet.
-        """
-        folder = self.root / asset
-        if not folder.is_dir():
-            raise RunError(
-                f"{asset} has not been materialized below {self.root}: materialize it first, or run the whole job"
-            )
-        return folder
+    Args:
+        before: told of the filled folder just before it takes the asset's place.
 
-    def has(self, asset: str) -> bool:
-        return (self.root / asset).is_dir()
+    Raises:
+        RunError: the disk is full or not writable; the old version is untouched.
+    """
+    staging = layout.assets / _STAGING / f"{asset}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    target = layout.assets / asset
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+        before(staging)
+        install(staging, target)
+    except OSError as error:
+        raise RunError(
+            f"cannot write {target}: {error.strerror or error}; free some space or choose another place, then run "
+            "again: finished work is kept"
+        ) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
-    @contextmanager
-    def replace(self, asset: str, *, before: Callable[[Path], object] = lambda _: None) -> Iterator[Path]:
-        """An empty folder to fill; it takes the asset's place when the block ends well, and vanishes when it does not.
 
-        Args:
-            before: told of the filled folder just before it takes the asset's place.
-
-        Raises:
-            RunError: the disk is full or not writable; the old version is untouched.
-        """
-        staging = self.root / ".staging" / f"{asset}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        try:
-            staging.mkdir(parents=True)
-            yield staging
-            before(staging)
-            install(staging, self.root / asset)
-        except OSError as error:
-            raise RunError(
-                f"cannot write {self.root / asset}: {error.strerror or error}; free some space or choose another "
-                "place, then run again: finished work is kept"
-            ) from error
-        finally:
+def remove_staging(layout: Layout) -> None:
+    """Remove the drafts of processes that are gone."""
+    for staging in (layout.assets / _STAGING).glob("*-*-*"):
+        if not Path(f"/proc/{staging.name.split('-')[-2]}").exists():
             shutil.rmtree(staging, ignore_errors=True)
-
-    def remove_drafts(self) -> None:
-        """Remove the staging folders of processes that are gone."""
-        for staging in (self.root / ".staging").glob("*-*-*"):
-            if not Path(f"/proc/{staging.name.split('-')[-2]}").exists():
-                shutil.rmtree(staging, ignore_errors=True)
 
 
 def install(staging: Path, target: Path) -> None:

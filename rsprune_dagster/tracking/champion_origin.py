@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from rsprune_dagster.config.layout import TILES
 from rsprune_dagster.tracking.champion import CHECKPOINT, current_champion
 from rsprune_dagster.tracking.version_history import Version, VersionHistory
 from rsprune_dagster.utils.errors import RunError, UsageError
 
-SUBSET, TILES = "pruned_subset", "pruned_subset.parquet"
+SUBSET = "pruned_subset"
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def training_tiles(history: VersionHistory) -> TrainingTiles:
     if not subset:
         raise RunError(f"what the champion {best.data_version} was trained on is not known here")
     if history.present(SUBSET) == subset:
-        return TrainingTiles(best.data_version, subset, places.assets / SUBSET / TILES)
+        return TrainingTiles(best.data_version, subset, places.layout.file("subset"))
     path = places.cache.file(subset, TILES) if places.cache else None
     if path is None:
         raise RunError(f"{SUBSET} {subset} is not at hand: `rsprune restore {subset} --to DIR` brings it from a remote")

@@ -5,18 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rsprune_dagster.config.layout import LEDGER, Layout
 from rsprune_dagster.pruning.compare import ENTERED, LEFT, Comparison, changed_tiles, compare_ledgers
 from rsprune_dagster.tracking.content import tree_of
-from rsprune_dagster.tracking.dvc_lock import ASSETS, Stage, version_in
+from rsprune_dagster.tracking.dvc_lock import Stage, version_in
 from rsprune_dagster.tracking.find import SHORTEST, find_one
 from rsprune_dagster.tracking.format import SHORT
-from rsprune_dagster.tracking.places import WORK, Places
+from rsprune_dagster.tracking.places import Places
 from rsprune_dagster.tracking.restore import Say, ensure_cached
 from rsprune_dagster.tracking.version_history import Version, VersionHistory
 from rsprune_dagster.utils.errors import RunError, UsageError
 
 SUBSET = "pruned_subset"
-LEDGER = "decisions.parquet"
 NOW = "now"
 """The folder on disk."""
 
@@ -72,10 +72,10 @@ def side(history: VersionHistory, what: str, say: Say) -> Side:
         UsageError: it is none of these.
         RunError: the version is not in DVC's cache and no remote has it.
     """
-    folder = history.places.assets / SUBSET if what == NOW else Path(what)
-    if (folder / WORK / ASSETS / SUBSET).is_dir():
+    folder = history.places.layout.assets / SUBSET if what == NOW else Path(what)
+    if Layout.of_out(folder).has(SUBSET):
         history = VersionHistory.load(Places.of_out(folder))
-        folder = history.places.assets / SUBSET
+        folder = history.places.layout.assets / SUBSET
     if (folder / LEDGER).is_file():
         version = history.version(SUBSET, tree_of(folder).digest)
         return Side(what, folder / LEDGER, tuple(history.chain(version)))

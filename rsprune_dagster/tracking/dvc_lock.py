@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from rsprune_dagster.config.layout import ASSETS
 from rsprune_dagster.tracking.content import Tree, tree_of
 from rsprune_dagster.utils.atomic_write import atomic_write
 from rsprune_dagster.utils.errors import RunError, UsageError
@@ -17,9 +18,6 @@ from rsprune_dagster.utils.file_lock import held
 
 Stage = dict[str, Any]
 """A stage's entry in dvc.lock: cmd, deps, params, outs."""
-
-ASSETS = "assets"
-"""The folder, beside dvc.yaml, that holds a folder per asset."""
 
 PATIENCE_S = 600
 

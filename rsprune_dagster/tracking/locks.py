@@ -7,7 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from rsprune_dagster.tracking.dvc_lock import ASSETS, Stage
+from rsprune_dagster.config.layout import ASSETS
+from rsprune_dagster.tracking.dvc_lock import Stage
 from rsprune_dagster.tracking.git import output_of
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from rsprune_dagster.config.layout import MLFLOW_DB
 from rsprune_dagster.tracking.mlflow_registry import put_model, put_verdict, register
 from rsprune_dagster.tracking.mlflow_runs import (
     DAGSTER_RUN,
@@ -360,7 +361,7 @@ def _address(run_log: RunLog, tracking_uri: str, page: str, place: str) -> str:
     RSPRUNE_MLFLOW_URL is the server's address as a browser reaches it. Another SQLite file is served by hand.
     """
     database = sqlite_file(tracking_uri)
-    if database == (run_log.root.parent / "mlflow" / "mlflow.db").resolve():
+    if database == (run_log.root.parent / MLFLOW_DB).resolve():
         return SERVED + page
     if database:
         return f"{place} (mlflow ui --backend-store-uri {tracking_uri})"

@@ -1,18 +1,16 @@
-"""Where versions lie and where their history is recorded, for a project and for the folder of a `rsprune prune`."""
+"""Where the history of versions is recorded, for a project and for the folder of a `rsprune prune`."""
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rsprune_dagster.config.layout import ASSETS, WORK, Layout
 from rsprune_dagster.config.params import load
 from rsprune_dagster.tracking.dvc_cache import DvcCache
-from rsprune_dagster.tracking.dvc_lock import ASSETS, DvcProject
+from rsprune_dagster.tracking.dvc_lock import DvcProject
 from rsprune_dagster.tracking.run_log import Record, RunLog
 from rsprune_dagster.utils.errors import UsageError
-
-WORK = ".rsprune"
-"""Below the folder of a `rsprune prune`: its assets and its run log."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +35,9 @@ class RemoteRecords:
 
 @dataclass(frozen=True)
 class Places:
-    """The folders of one pipeline; what is not at hand is None."""
+    """The records of one pipeline; what is not at hand is None."""
 
-    assets: Path
-    run_log: RunLog
+    layout: Layout
     project: DvcProject | None = None
     cache: DvcCache | None = None
     dagster_home: Path | None = None
@@ -49,12 +46,11 @@ class Places:
     @classmethod
     def of_project(cls, root: Path) -> "Places":
         """A project: its assets, its run log, and DVC, Dagster and MLflow where they are set up."""
-        project = DvcProject(root)
+        project, layout = DvcProject(root), Layout.of_project(root)
         versioned = project.exists()
-        home = Path(os.environ.get("DAGSTER_HOME") or root / ".state" / "dagster")
+        home = Path(os.environ.get("DAGSTER_HOME") or layout.dagster_home)
         return cls(
-            assets=root / ASSETS,
-            run_log=RunLog(root / ".state" / "lineage"),
+            layout,
             project=project if versioned else None,
             cache=DvcCache.of(root) if versioned else None,
             dagster_home=home if home.is_dir() else None,
@@ -68,10 +64,14 @@ class Places:
         Raises:
             UsageError: it is none.
         """
-        work = out / WORK
-        if not (work / ASSETS).is_dir():
+        layout = Layout.of_out(out)
+        if not layout.assets.is_dir():
             raise UsageError(f"{out} holds no {WORK}/{ASSETS}: give the folder that a `rsprune prune --out` wrote")
-        return cls(assets=work / ASSETS, run_log=RunLog(work / "lineage"))
+        return cls(layout)
+
+    @property
+    def run_log(self) -> RunLog:
+        return RunLog(self.layout.run_log)
 
     @property
     def versions(self) -> DvcCache:
@@ -82,7 +82,7 @@ class Places:
         """
         if self.cache is None:
             raise UsageError(
-                f"{self.assets.parent} is no DVC project, and only those keep versions: "
+                f"{self.layout.assets.parent} is no DVC project, and only those keep versions: "
                 "run it in the folder of dvc.yaml, or give folders that a `rsprune prune --out` wrote"
             )
         return self.cache

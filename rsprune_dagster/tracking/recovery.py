@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import dagster as dg
 
-from rsprune_dagster.tracking.asset_store import AssetStore
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.tracking.content import tree_of
 from rsprune_dagster.tracking.dvc_lock import DvcProject, version_in
 from rsprune_dagster.tracking.run_log import Record, RunLog, is_alive
@@ -16,7 +16,7 @@ DATA_VERSION = "dagster/data_version"
 
 def recover(
     run_log: RunLog,
-    store: AssetStore,
+    layout: Layout,
     project: DvcProject | None,
     instance: dg.DagsterInstance,
     *,
@@ -30,16 +30,16 @@ def recover(
     """
     for record in run_log.records():
         if record.status == "RUNNING" and not is_alive(record.process):
-            run_log.write(_recovered(record, store, project))
+            run_log.write(_recovered(record, layout, project))
             say(f"{record.asset} of run {record.run_id} was cut short by the end of its process: recovered")
     newest = {record.asset: record for record in run_log.records() if record.status == "FINISHED"}
     for record in newest.values():
-        if not is_alive(record.process) and _is_missing_in_dagster(record, run_log, store, instance):
+        if not is_alive(record.process) and _is_missing_in_dagster(record, run_log, layout, instance):
             report(instance, record.asset, record.data_version, f"made by run {record.run_id}, told by a later one")
 
 
 def import_versions(versions: Mapping[str, str], instance: dg.DagsterInstance, run_log: RunLog) -> None:
-    """Report versions in the store to Dagster that it did not make: after `dvc checkout` or `dvc pull`."""
+    """Report versions that are there to Dagster that it did not make: after `dvc checkout` or `dvc pull`."""
     for asset, version in versions.items():
         if _version_known(instance, asset) != version:
             report(instance, asset, version, _origin(run_log, version))
@@ -51,11 +51,11 @@ def report(instance: dg.DagsterInstance, asset: str, version: str, origin: str) 
     instance.report_runless_asset_event(materialization)
 
 
-def _recovered(record: Record, store: AssetStore, project: DvcProject | None) -> Record:
+def _recovered(record: Record, layout: Layout, project: DvcProject | None) -> Record:
     ended = replace(record, ended_at=time.time(), message="its process ended before it could record the end")
-    if not (record.data_version and store.has(record.asset)):
+    if not (record.data_version and layout.has(record.asset)):
         return replace(ended, status="KILLED")
-    if tree_of(store.folder(record.asset)).digest != record.data_version:
+    if tree_of(layout.folder(record.asset)).digest != record.data_version:
         return replace(ended, status="KILLED")
     versioned = False
     if project is not None and record.stage:
@@ -66,12 +66,11 @@ def _recovered(record: Record, store: AssetStore, project: DvcProject | None) ->
     return replace(ended, status="FINISHED", versioned=versioned, dvc_lock_md5=lock_md5)
 
 
-def _is_missing_in_dagster(record: Record, run_log: RunLog, store: AssetStore, instance: dg.DagsterInstance) -> bool:
-    """Whether the store has this version, but Dagster's latest materialization is another."""
-    if _version_known(instance, record.asset) == record.data_version or not store.has(record.asset):
+def _is_missing_in_dagster(record: Record, run_log: RunLog, layout: Layout, instance: dg.DagsterInstance) -> bool:
+    """Whether this version is there, but Dagster's latest materialization is another."""
+    if _version_known(instance, record.asset) == record.data_version or not layout.has(record.asset):
         return False
-    memory = run_log.root / "content" / f"{record.asset}.json"
-    return tree_of(store.folder(record.asset), memory=memory).digest == record.data_version
+    return tree_of(layout.folder(record.asset), memory=run_log.memory(record.asset)).digest == record.data_version
 
 
 def _inputs_are_locked(record: Record, project: DvcProject) -> bool:

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rsprune_dagster.config.layout import ASSETS
 from rsprune_dagster.pruning.ledger import count_decisions
 from rsprune_dagster.tracking.differences import NOW, SUBSET, Difference, difference, side
 from rsprune_dagster.tracking.dvc_command import DvcCommand
-from rsprune_dagster.tracking.dvc_lock import ASSETS, version_in
+from rsprune_dagster.tracking.dvc_lock import version_in
 from rsprune_dagster.tracking.restore import Say
 from rsprune_dagster.tracking.run_log import Record
 from rsprune_dagster.tracking.version_history import VersionHistory

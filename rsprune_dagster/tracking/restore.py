@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from rsprune_dagster.tracking.asset_store import AssetStore
+from rsprune_dagster.tracking.asset_store import remove_staging, replaced
 from rsprune_dagster.tracking.content import md5_of, tree_of
 from rsprune_dagster.tracking.dagster_events import known_versions, report_restored
 from rsprune_dagster.tracking.dvc_cache import DvcCache
@@ -96,15 +96,16 @@ def ensure_cached(places: Places, cache: DvcCache, versions: Sequence[Version], 
 
 def place(places: Places, cache: DvcCache, version: Version, say: Say) -> bool:
     """Exchange the asset's folder for the version; false where it lies there already."""
-    folder = places.assets / version.asset
-    if folder.is_dir():
+    layout = places.layout
+    if layout.has(version.asset):
+        folder = layout.folder(version.asset)
         tree = tree_of(folder)
         if tree.digest == version.data_version:
             return False
         if cache.tree(tree.digest) is None:
             cache.keep(folder, tree)
             say(f"{version.asset} as it was is kept as {tree.digest}")
-    with AssetStore(places.assets, places.assets).replace(version.asset) as staging:
+    with replaced(layout, version.asset) as staging:
         cache.place(version.data_version, staging)
     return True
 
@@ -113,7 +114,7 @@ def _check_idle(history: VersionHistory) -> None:
     for record in history.records():
         if record.status == "RUNNING" and is_alive(record.process):
             raise RunError(f"run {record.run_id} is making {record.asset} now: let it end, or cancel it, then restore")
-    AssetStore(history.places.assets, history.places.assets).remove_drafts()
+    remove_staging(history.places.layout)
 
 
 def _one_of_each(chain: Sequence[Version], version: Version) -> list[Version]:
@@ -132,7 +133,7 @@ def _is_whole(places: Places, cache: DvcCache, version: Version) -> bool:
         damage.path.unlink(missing_ok=True)
     if not found:
         return True
-    folder = places.assets / version.asset
+    folder = places.layout.assets / version.asset
     if not folder.is_dir() or (tree := tree_of(folder)).digest != version.data_version:
         return False
     cache.keep(folder, tree)
@@ -191,7 +192,7 @@ def _report(places: Places, versions: Sequence[Version]) -> list[str]:
 
 def _departures(places: Places, versions: Sequence[Version]) -> str:
     """Parameters that params.yaml says otherwise: what the versions were made with, and what it says."""
-    path = places.assets.parent / "params.yaml"
+    path = places.layout.assets.parent / "params.yaml"
     asked = (
         params_of({"params": {"params.yaml": yaml.load(path.read_bytes(), yaml.CSafeLoader)}}) if path.is_file() else {}
     )

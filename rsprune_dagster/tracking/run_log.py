@@ -124,6 +124,10 @@ class RunLog:
         else:
             (folder / (stem + (".jpg" if picture.startswith(b"\xff\xd8") else ".svg"))).write_bytes(picture)
 
+    def memory(self, asset: str) -> Path:
+        """The file that remembers the hashes of an asset's files."""
+        return self.root / "content" / f"{asset}.json"
+
     def _all(self) -> Iterator[Record]:
         for path in (self.root / "records").glob(f"*/{RECORD}"):
             if record := _load(path):

@@ -12,11 +12,12 @@ from typing import Any
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
+from rsprune_dagster.config.layout import ASSETS, MLFLOW_DB, Layout
 from rsprune_dagster.config.params import NO_TRACKING, Section, TrackingParams, flat, load
-from rsprune_dagster.tracking.asset_store import AssetStore
+from rsprune_dagster.tracking.asset_store import replaced
 from rsprune_dagster.tracking.content import Tree, tree_of
 from rsprune_dagster.tracking.dvc_cache import DvcCache
-from rsprune_dagster.tracking.dvc_lock import ASSETS, DvcProject, outs, version_in
+from rsprune_dagster.tracking.dvc_lock import DvcProject, outs, version_in
 from rsprune_dagster.tracking.git import head
 from rsprune_dagster.tracking.recovery import import_versions, recover
 from rsprune_dagster.tracking.run_log import Record, RunLog, this_process
@@ -42,7 +43,7 @@ class RunRecorder(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     @contextmanager
     def record_asset(
-        self, context: dg.AssetExecutionContext, store: AssetStore, params: Mapping[str, Section | Mapping[str, Any]]
+        self, context: dg.AssetExecutionContext, layout: Layout, params: Mapping[str, Section | Mapping[str, Any]]
     ) -> "Iterator[AssetRecorder]":
         """Record the block: what it reads, what it makes, and how it ends.
 
@@ -52,9 +53,9 @@ class RunRecorder(dg.ConfigurableResource):  # type: ignore[type-arg]
         Raises:
             RunError: an upstream asset has not been materialized.
         """
-        project = DvcProject(Path(self.project)) if self._versions(store) else None
-        made = AssetRecorder(context, store, RunLog(Path(self.run_log)), project, self)
-        recover(made.run_log, store, project, context.instance, say=lambda told: self.say(context, told))
+        project = self.project_of(layout)
+        made = AssetRecorder(context, layout, RunLog(Path(self.run_log)), project, self)
+        recover(made.run_log, layout, project, context.instance, say=lambda told: self.say(context, told))
         self._has_recorded = True
         made.begin(flat({name: _plain(values) for name, values in params.items()}))
         try:
@@ -122,17 +123,19 @@ class RunRecorder(dg.ConfigurableResource):  # type: ignore[type-arg]
         if self.say_on == "terminal":
             warn(told)
 
-    def _versions(self, store: AssetStore) -> bool:
-        """Whether the assets of this run are those that dvc.yaml names."""
-        project = Path(self.project)
-        return bool(self.project) and DvcProject(project).exists() and store.root == project / ASSETS
+    def project_of(self, layout: Layout) -> DvcProject | None:
+        """The project whose dvc.yaml names these assets; None where they are of no project."""
+        project = DvcProject(Path(self.project))
+        ours = bool(self.project) and project.exists() and layout.assets == project.root / ASSETS
+        return project if ours else None
 
 
 def project_recorder(project: Path, tracking: TrackingParams, *, say_on: str = "log") -> RunRecorder:
     """The run log of a project, its versions, and MLflow: MLFLOW_TRACKING_URI, else params.yaml, else SQLite."""
-    uri = tracking.uri_in_effect or f"sqlite:///{project / '.state' / 'mlflow' / 'mlflow.db'}"
+    layout = Layout.of_project(project)
+    uri = tracking.uri_in_effect or f"sqlite:///{layout.state / MLFLOW_DB}"
     return RunRecorder(
-        run_log=str(project / ".state" / "lineage"),
+        run_log=str(layout.run_log),
         project=str(project),
         say_on=say_on,
         tracking_uri="" if uri == NO_TRACKING else uri,
@@ -140,11 +143,11 @@ def project_recorder(project: Path, tracking: TrackingParams, *, say_on: str = "
     )
 
 
-def folder_recorder(work: Path, tracking: TrackingParams) -> RunRecorder:
+def folder_recorder(layout: Layout, tracking: TrackingParams) -> RunRecorder:
     """The run log beside a prune's results; MLflow only where one was named."""
     uri = tracking.uri_in_effect
     return RunRecorder(
-        run_log=str(work / "lineage"),
+        run_log=str(layout.run_log),
         tracking_uri="" if uri == NO_TRACKING else uri,
         experiment=tracking.experiment,
     )
@@ -155,7 +158,7 @@ class AssetRecorder:
     """One asset being made in one run."""
 
     context: dg.AssetExecutionContext
-    store: AssetStore
+    layout: Layout
     run_log: RunLog
     project: DvcProject | None
     recorder: RunRecorder
@@ -212,20 +215,20 @@ class AssetRecorder:
         self.run_log.write(replace(self.record, inputs=inputs, stage=stage))
 
     def inputs(self) -> dict[str, Tree]:
-        """The upstream assets as they lie in the store now."""
+        """The upstream assets as they lie there now."""
         deps = self.context.assets_def.get_asset_spec(self.context.asset_key).deps
         names = [dep.asset_key.to_user_string() for dep in deps]
-        return {name: tree_of(self.store.folder(name), memory=self._memory(name)) for name in names}
+        return {name: tree_of(self.layout.folder(name), memory=self.run_log.memory(name)) for name in names}
 
     def present(self) -> str:
-        """The hash of the asset's version that lies in the store now; to be asked where there is one."""
-        return tree_of(self.store.folder(self.asset), memory=self._memory(self.asset)).digest
+        """The hash of the asset's version that lies there now; to be asked where there is one."""
+        return tree_of(self.layout.folder(self.asset), memory=self.run_log.memory(self.asset)).digest
 
     @contextmanager
-    def replace(self) -> Iterator[Path]:
-        """An empty folder to fill, which becomes the asset's new version, as `AssetStore.replace`."""
-        with self.store.replace(self.asset, before=self._written) as folder:
-            yield folder
+    def replace(self) -> Iterator[Layout]:
+        """The layout with an empty draft of the asset, which becomes its new version, as `replaced`."""
+        with replaced(self.layout, self.asset, before=self._written) as folder:
+            yield self.layout.with_draft(self.asset, folder)
 
     def finish(
         self,
@@ -287,7 +290,7 @@ class AssetRecorder:
 
     def _written(self, staging: Path) -> None:
         """The new version is whole and about to take its place: say so first, so that a kill in between can be told."""
-        tree = tree_of(staging, memory=self._memory(self.asset))
+        tree = tree_of(staging, memory=self.run_log.memory(self.asset))
         record = self.record
         stage = {**record.stage, "outs": outs(self.asset, tree)} if record.stage else {}
         self.run_log.write(
@@ -325,9 +328,6 @@ class AssetRecorder:
             return {}
         asked = flat(load(self.project.root / "params.yaml").model_dump(mode="json"))
         return {name: asked.get(name) for name, value in params.items() if asked.get(name) != value}
-
-    def _memory(self, asset: str) -> Path:
-        return self.run_log.root / "content" / f"{asset}.json"
 
 
 def _plain(values: Section | Mapping[str, Any]) -> Mapping[str, Any]:

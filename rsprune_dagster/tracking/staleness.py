@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from rsprune_dagster.tracking.dvc_lock import ASSETS, DvcProject, Stage, version_in
+from rsprune_dagster.config.layout import ASSETS
+from rsprune_dagster.tracking.dvc_lock import DvcProject, Stage, version_in
 from rsprune_dagster.tracking.format import format_list
 from rsprune_dagster.tracking.locks import params_of
 

@@ -178,7 +178,7 @@ def _changed(history: VersionHistory, digest: str, asset: str) -> str:
     kept = history.places.cache.files(digest) if history.places.cache and digest else {}
     if not kept:
         return "no materialization made what lies on disk"
-    present = {entry.relpath: entry.md5 for entry in tree_of(history.places.assets / asset).entries}
+    present = {entry.relpath: entry.md5 for entry in tree_of(history.places.layout.folder(asset)).entries}
     differing = [name for name in sorted({**kept, **present}) if kept.get(name) != present.get(name)]
     how = {name: "has changed" if name in kept else "is new" for name in present}
     files = format_list([f"{name} {how.get(name, 'is missing')}" for name in differing])

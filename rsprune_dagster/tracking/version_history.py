@@ -126,7 +126,8 @@ class VersionHistory:
 
     def assets(self) -> list[str]:
         """The names of all assets that anything is known of."""
-        on_disk = self.places.assets.iterdir() if self.places.assets.is_dir() else ()
+        assets = self.places.layout.assets
+        on_disk = assets.iterdir() if assets.is_dir() else ()
         folders = {path.name for path in on_disk if path.is_dir() and not path.name.startswith(".")}
         return sorted(folders | {asset for asset, _ in self.versions} | {record.asset for record in self.unfinished})
 
@@ -136,9 +137,8 @@ class VersionHistory:
         Args:
             in_full: read every byte again; else only the files that are not as they were when last read.
         """
-        folder = self.places.assets / asset
-        memory = None if in_full else self.places.run_log.root / "content" / f"{asset}.json"
-        return tree_of(folder, memory=memory).digest if folder.is_dir() else ""
+        layout, memory = self.places.layout, None if in_full else self.places.run_log.memory(asset)
+        return tree_of(layout.folder(asset), memory=memory).digest if layout.has(asset) else ""
 
     def locked(self, asset: str) -> str:
         """The version that dvc.lock holds now; empty where it holds none."""

@@ -2,24 +2,23 @@
 
 import json
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from rsprune_dagster.config.layout import REPORT_HTML, REPORT_JSON, Layout
 from rsprune_dagster.pruning.checks.verdict import Verdict
-from rsprune_dagster.viz.folders import HTML, JSON
 
 LOADING_TAGS = frozenset({"script", "link", "iframe", "object", "embed", "base"})
 LOADING_ATTRIBUTES = frozenset({"src", "srcset", "poster"})
 """What runs or is loaded when a page is opened; a link that a reader may follow is none."""
 
 
-def counts_agree(report: Path, subset: Path) -> Verdict:
+def counts_agree(layout: Layout) -> Verdict:
     """The page's counts are those of the ledger and the subset that lie there."""
-    numbers = json.loads((report / JSON).read_text())
+    numbers = json.loads((layout.folder("pruning_report") / REPORT_JSON).read_text())
     told = {"n_seen": int(numbers["n_seen"]), "n_kept": int(numbers["n_kept"])}
-    tables = {"n_seen": "decisions.parquet", "n_kept": "pruned_subset.parquet"}
-    there = {name: int(pq.read_metadata(subset / table).num_rows) for name, table in tables.items()}
+    tables = {"n_seen": layout.file("decisions"), "n_kept": layout.file("subset")}
+    there = {name: int(pq.read_metadata(table).num_rows) for name, table in tables.items()}
     figures = {f"{name} on the page": n for name, n in told.items()} | there
     if told == there:
         return Verdict(True, f"the page tells of the {there['n_kept']:,} tiles kept of {there['n_seen']:,}.", figures)
@@ -31,9 +30,9 @@ def counts_agree(report: Path, subset: Path) -> Verdict:
     )
 
 
-def self_contained(report: Path) -> Verdict:
+def self_contained(layout: Layout) -> Verdict:
     """Nothing is loaded when the page is opened, so that it can be sent to somebody and works offline."""
-    html = (report / HTML).read_text(encoding="utf-8")
+    html = (layout.folder("pruning_report") / REPORT_HTML).read_text(encoding="utf-8")
     loaded = sorted(_Loads(html).found)
     figures: dict[str, int | float | str] = {"page_bytes": len(html.encode()), "n_loaded": len(loaded)}
     if not loaded:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.pruning.ledger import count_decisions
-from rsprune_dagster.viz.folders import Folders
 from rsprune_dagster.viz.thumbnails import fetch
 
 DECISIONS = ("kept", "unselected", "duplicate", "low_information", "quarantined")
@@ -84,9 +84,9 @@ class Counts:
         )
 
 
-def count_tiles(folders: Folders) -> Counts:
+def count_tiles(layout: Layout) -> Counts:
     """Count what became of every tile."""
-    found = count_decisions(folders.table("decisions"))
+    found = count_decisions(layout.file("decisions"))
     sql = """
         SELECT scene, count(*) AS n_tiles, count(DISTINCT cluster_id) AS n_clusters,
                count(*) FILTER (decision = 'kept') AS n_kept,
@@ -96,10 +96,10 @@ def count_tiles(folders: Folders) -> Counts:
     """
     return Counts(
         decisions={name: found.get(name, 0) for name in DECISIONS},
-        scenes=tuple(SceneCounts(**row) for row in fetch(sql, folders.tables("decisions"))),
-        summary=read_json(folders.subset / "summary.json"),
-        threshold=read_json(folders.folder("entropy_scores") / "threshold.json"),
-        quality=read_json(folders.clusters / "quality.json"),
+        scenes=tuple(SceneCounts(**row) for row in fetch(sql, layout.tables("decisions"))),
+        summary=read_json(layout.file("summary")),
+        threshold=read_json(layout.file("threshold")),
+        quality=read_json(layout.file("quality")),
     )
 
 

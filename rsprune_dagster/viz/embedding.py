@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.corpus.tables import rows_at
 from rsprune_dagster.pruning.encoders.vectors import open_vectors
 from rsprune_dagster.pruning.pipeline import strided_sample
@@ -13,7 +14,6 @@ from rsprune_dagster.pruning.scenes import is_foreign
 from rsprune_dagster.viz import queries
 from rsprune_dagster.viz.blocks import Block, Column, Figure, Gallery, Table, Text, Tile, TileRow
 from rsprune_dagster.viz.counts import n_rows, read_json
-from rsprune_dagster.viz.folders import Folders
 from rsprune_dagster.viz.formatting import count, counted, name, share
 from rsprune_dagster.viz.plot import Axis, Placed, Plot, Shape, dots
 from rsprune_dagster.viz.thumbnails import read_tiles
@@ -24,17 +24,17 @@ N_TILES = 14
 ASPECT = 1.7
 
 
-def embedding_map(folders: Folders) -> Block:
+def embedding_map(layout: Layout) -> Block:
     """Kept tiles among all candidates, by the first two principal axes."""
-    n_all = n_rows(folders.table("ranking"))
+    n_all = n_rows(layout.file("ranking"))
     rows = strided_sample(n_all, MAX_DOTS)
     if not len(rows):
         return Text("No tile was embedded.", absent=True)
-    ranking = rows_at(folders.table("ranking"), ["tile_id", "scene", "rank"], rows)
-    vectors = open_vectors(folders.embeddings / "vectors").read_rows(rows)
+    ranking = rows_at(layout.file("ranking"), ["tile_id", "scene", "rank"], rows)
+    vectors = open_vectors(layout.file("vectors")).read_rows(rows)
     points, explained = principal_plane(np.asarray(vectors, np.float64))
     x, y = _inside(points[:, 0]), 1 - _inside(points[:, 1])
-    n_kept = n_rows(folders.table("subset"))
+    n_kept = n_rows(layout.file("subset"))
     kept = np.array([rank is not None and rank <= n_kept for rank in ranking["rank"].to_pylist()], bool)
     shapes, legend = _by_scene(x, y, kept, np.asarray(ranking["scene"].to_pylist(), dtype=object))
     n = len(rows)
@@ -44,7 +44,7 @@ def embedding_map(folders: Folders) -> Block:
         shapes=shapes,
         x_label=f"First principal axis ({share(float(explained[0]))} of the variance)",
         y_label=f"Second ({share(float(explained[1]))})",
-        placed=_tiles_on_map(folders, x, y, ranking["tile_id"].to_pylist()),
+        placed=_tiles_on_map(layout, x, y, ranking["tile_id"].to_pylist()),
         aspect=ASPECT,
     )
     by_scene = ", by scene" if len(legend) > 2 else ""
@@ -85,18 +85,18 @@ def spread_out(points: NDArray[np.float64], n: int) -> list[int]:
     return chosen
 
 
-def clusters(folders: Folders, first: int, last: int, *, n_tiles: int, decided: bool) -> Gallery:
+def clusters(layout: Layout, first: int, last: int, *, n_tiles: int, decided: bool) -> Gallery:
     """The tiles nearest to the centroids of the clusters of places `first` to `last`, the largest cluster is 0.
 
     Args:
         decided: whether the ledger is of these clusters: kept tiles are framed and counted.
     """
-    rows = [list(some) for _, some in groupby(queries.by_cluster(folders, last, n_tiles), key=_cluster)][first:]
+    rows = [list(some) for _, some in groupby(queries.by_cluster(layout, last, n_tiles), key=_cluster)][first:]
     tile_ids = [row["tile_id"] for some in rows for row in some]
-    pixels = read_tiles(folders.corpus, tile_ids)
-    decisions = queries.decisions_of(folders, tile_ids) if decided else {}
-    n_kept = {row["cluster_id"]: row["n_kept"] for row in queries.kept_by_cluster(folders)} if decided else {}
-    quality = _quality(folders)
+    pixels = read_tiles(layout.folder("raw_corpus"), tile_ids)
+    decisions = queries.decisions_of(layout, tile_ids) if decided else {}
+    n_kept = {row["cluster_id"]: row["n_kept"] for row in queries.kept_by_cluster(layout)} if decided else {}
+    quality = _quality(layout)
     guessed = "nearest to " if is_foreign(quality["scene_names"], quality["balance_over"]) else ""
 
     def note(row: dict[str, Any]) -> str:
@@ -117,9 +117,9 @@ def clusters(folders: Folders, first: int, last: int, *, n_tiles: int, decided: 
     return Gallery("What the clusters hold", caption, tile_rows, framed="kept" if decided else "")
 
 
-def clusterings_tried(folders: Folders) -> Table | None:
+def clusterings_tried(layout: Layout) -> Table | None:
     """How well each number of clusters that was tried recovers the scenes of the reference; None without one."""
-    quality = _quality(folders)
+    quality = _quality(layout)
     rows = [
         (
             count(each["n_clusters"]),
@@ -142,8 +142,8 @@ def clusterings_tried(folders: Folders) -> Table | None:
     return Table("How many clusters?", caption, columns, rows, narrow=True) if rows else None
 
 
-def _quality(folders: Folders) -> Any:
-    return read_json(folders.clusters / "quality.json")
+def _quality(layout: Layout) -> Any:
+    return read_json(layout.file("quality"))
 
 
 def _cluster(row: dict[str, Any]) -> int:
@@ -180,11 +180,9 @@ def _by_scene(
     return shapes, [(tone, f"{words} ({count(some.sum())})") for tone, words, some in parts]
 
 
-def _tiles_on_map(
-    folders: Folders, x: NDArray[np.float64], y: NDArray[np.float64], tile_ids: list[str]
-) -> list[Placed]:
+def _tiles_on_map(layout: Layout, x: NDArray[np.float64], y: NDArray[np.float64], tile_ids: list[str]) -> list[Placed]:
     """Tiles far apart from each other, where they lie."""
     chosen = spread_out(np.column_stack([ASPECT * x, y]), N_TILES)
-    pixels = read_tiles(folders.corpus, [tile_ids[i] for i in chosen])
+    pixels = read_tiles(layout.folder("raw_corpus"), [tile_ids[i] for i in chosen])
     placed = [Placed(float(x[i]), float(y[i]), f"Tile {tile_ids[i]}", pixels[tile_ids[i]]) for i in chosen]
     return [one for one in placed if one.pixels is not None]

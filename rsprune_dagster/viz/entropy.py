@@ -4,10 +4,10 @@ from functools import partial
 
 import numpy as np
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.viz import queries
 from rsprune_dagster.viz.blocks import Column, Figure, Gallery, Interval, Table, Tile, TileRow
 from rsprune_dagster.viz.counts import read_json
-from rsprune_dagster.viz.folders import Folders
 from rsprune_dagster.viz.formatting import NBSP, count, name, share
 from rsprune_dagster.viz.plot import Axis, Placed, Plot, line, rectangles
 from rsprune_dagster.viz.thumbnails import Rows, fetch, read_tiles
@@ -19,14 +19,14 @@ N_TILES = 12
 N_END_TILES = 24
 
 
-def histogram(folders: Folders) -> Figure:
+def histogram(layout: Layout) -> Figure:
     """Tiles by their entropy, the dropped part in its own tone."""
     sql = f"""SELECT least(floor(entropy_bits * {BINS_PER_BIT}), {MAX_BITS * BINS_PER_BIT - 1})::INTEGER AS bin,
                      informative, count(*) AS n FROM scores GROUP BY ALL ORDER BY ALL"""
     heights = np.zeros((2, int(MAX_BITS * BINS_PER_BIT)))
-    for row in fetch(sql, folders.tables("scores")):
+    for row in fetch(sql, layout.tables("scores")):
         heights[int(row["informative"]), row["bin"]] = row["n"]
-    threshold = threshold_bits(folders)
+    threshold = threshold_bits(layout)
     n_below, n_all = int(heights[0].sum()), int(heights.sum())
     below = share(n_below, n_all)
     x = Axis(0, MAX_BITS)
@@ -61,34 +61,34 @@ def histogram(folders: Folders) -> Figure:
     return Figure("Entropy of the tiles", caption, [plot], legend)
 
 
-def threshold_bits(folders: Folders) -> float:
+def threshold_bits(layout: Layout) -> float:
     """Tiles of less entropy were dropped."""
-    return float(read_json(folders.folder("entropy_scores") / "threshold.json")["threshold_bits"])
+    return float(read_json(layout.file("threshold"))["threshold_bits"])
 
 
-def around_threshold(folders: Folders) -> Gallery:
+def around_threshold(layout: Layout) -> Gallery:
     """The tiles on both sides of the threshold: whether it is well placed shows here."""
-    below, above = queries.around_threshold(folders, N_TILES)
+    below, above = queries.around_threshold(layout, N_TILES)
     parts = [
         ("Just below", "these went", below[::-1], "Just below the threshold"),
         ("Just above", "these went on", above, "Just above the threshold"),
     ]
-    return _rows(folders, "Is the threshold well placed?", "The tiles nearest to it on both sides.", parts)
+    return _rows(layout, "Is the threshold well placed?", "The tiles nearest to it on both sides.", parts)
 
 
-def ends(folders: Folders) -> Gallery:
+def ends(layout: Layout) -> Gallery:
     """The tiles of least and of most entropy."""
-    low, high = queries.entropy_ends(folders, N_END_TILES)
+    low, high = queries.entropy_ends(layout, N_END_TILES)
     parts = [("Lowest entropy", "", low, "Low entropy"), ("Highest entropy", "", high, "High entropy")]
-    return _rows(folders, "Both ends of the entropy", "The tiles with the fewest bits, and with the most.", parts)
+    return _rows(layout, "Both ends of the entropy", "The tiles with the fewest bits, and with the most.", parts)
 
 
-def reference_scenes(folders: Folders) -> Table | None:
+def reference_scenes(layout: Layout) -> Table | None:
     """Entropy of each scene of the reference against the threshold; None without a reference."""
-    rows = queries.reference_entropy(folders)
+    rows = queries.reference_entropy(layout)
     if not rows:
         return None
-    threshold = threshold_bits(folders)
+    threshold = threshold_bits(layout)
     cells = [
         (name(str(row["label"])), _interval(row, threshold), f"{row['median']:.2f}", count(row["n"]))
         for row in rows[:MAX_SCENES]
@@ -107,8 +107,8 @@ def reference_scenes(folders: Folders) -> Table | None:
     return Table("Entropy of the reference's scenes", caption, columns, cells)
 
 
-def _rows(folders: Folders, title: str, caption: str, parts: list[tuple[str, str, Rows, str]]) -> Gallery:
-    pixels = read_tiles(folders.corpus, [row["tile_id"] for _, _, rows, _ in parts for row in rows])
+def _rows(layout: Layout, title: str, caption: str, parts: list[tuple[str, str, Rows, str]]) -> Gallery:
+    pixels = read_tiles(layout.folder("raw_corpus"), [row["tile_id"] for _, _, rows, _ in parts for row in rows])
     tile_rows = [
         TileRow(
             heading,

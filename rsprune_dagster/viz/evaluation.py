@@ -7,6 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from rsprune_dagster.config.layout import (
+    COPIES,
+    HELD_OUT,
+    MANIFEST_FILE,
+    METRICS,
+    PROTOCOLS,
+    RECOGNISED,
+    SAMPLES,
+    SCENE_SCORES,
+)
 from rsprune_dagster.utils.csv_files import read_sheet
 from rsprune_dagster.viz.blocks import (
     Bar,
@@ -42,9 +52,6 @@ MEANINGS = {
     "singled_out": "samples near one training tile alone: copies",
 }
 """By the start of a score's name; the rest of it is the network."""
-METRICS, PROTOCOLS, SAMPLES = "metrics.json", "protocols.json", "samples.parquet"
-SCENES, RECOGNISED, COPIES = "scenes.csv", "recognised.csv", "copies.csv"
-"""As `evaluation.writer` names them; importing that imports torch."""
 MAX_SCORES = 40
 MAX_SCENES = 40
 MAX_SHOWN_SCENES = 12
@@ -140,7 +147,7 @@ def score_label(score: str) -> str:
 
 def samples(folder: Path) -> Gallery | None:
     """A row per scene: its first samples, then held-out tiles of the scene, framed."""
-    real = _held_out(folder / "held_out")
+    real = _held_out(folder / HELD_OUT)
     rows = [
         TileRow(
             name(scene) or "samples",
@@ -175,7 +182,7 @@ def nearest(corpus: Path, folder: Path) -> Gallery | None:
 
 def scenes(folder: Path) -> Table | None:
     """The distance of each scene with its interval, and how many of its samples are recognised; the worst first."""
-    rows = sorted(_sheet(folder / SCENES), key=lambda row: -float(row["kernel_distance"]))
+    rows = sorted(_sheet(folder / SCENE_SCORES), key=lambda row: -float(row["kernel_distance"]))
     if not rows:
         return None
     ends = [float(row[key]) for row in rows for key in ("low", "high", "kernel_distance")]
@@ -261,7 +268,7 @@ def _kept_samples(folder: Path, order: str) -> Rows:
 
 def _held_out(folder: Path) -> dict[str, list[Tile]]:
     """The first held-out tiles of each scene, in content order; empty where there are none."""
-    manifest = folder / "manifest.parquet"
+    manifest = folder / MANIFEST_FILE
     if not manifest.is_file():
         return {}
     sql = f"""SELECT tile_id, label FROM manifest

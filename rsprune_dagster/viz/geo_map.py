@@ -13,8 +13,8 @@ from typing import Final
 import numpy as np
 from scipy.ndimage import find_objects, label
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.viz.blocks import Block, Figure, Text
-from rsprune_dagster.viz.folders import Folders
 from rsprune_dagster.viz.formatting import count, counted
 from rsprune_dagster.viz.plot import Axis, Placed, Plot, Shape, Tick, dots, linear_ticks, rectangles
 from rsprune_dagster.viz.thumbnails import Rows, fetch
@@ -83,24 +83,24 @@ class Extent:
         )
 
 
-def maps(folders: Folders) -> list[Block]:
+def maps(layout: Layout) -> list[Block]:
     """The map of all tiles that have coordinates, and of separate places where there are."""
     sql = """SELECT count(lon) AS n, min(lon) AS west, max(lon) AS east, min(lat) AS south, max(lat) AS north
              FROM manifest"""
-    found = fetch(sql, folders.tables("manifest"))[0]
+    found = fetch(sql, layout.tables("manifest"))[0]
     n = found.pop("n")
     if not n:
         return [Text("No tile of this corpus says where on Earth it lies, so there is no map.", absent=True)]
     whole = Extent(**found)
-    places = _places(folders, whole)
-    plot = _map(folders, whole.framed(FLAT if places else SQUARE), places, "")
+    places = _places(layout, whole)
+    plot = _map(layout, whole.framed(FLAT if places else SQUARE), places, "")
     legend = [("kept", "kept"), ("dropped", "went")]
     caption = (
         f"{counted(n, 'tile')} with coordinates (WGS 84), by the centre of each, over longitude and latitude. {_how(n)}"
     )
     blocks: list[Block] = [Figure("Where the tiles lie", caption, [plot], legend)]
     if places:
-        closer = [_map(folders, place.framed(SQUARE), (), LETTERS[i]) for i, place in enumerate(places)]
+        closer = [_map(layout, place.framed(SQUARE), (), LETTERS[i]) for i, place in enumerate(places)]
         words = "The places with the most tiles, under the letters of the map above."
         blocks.append(Figure("Closer", words, closer, legend))
     return blocks
@@ -112,13 +112,13 @@ def _how(n: int) -> str:
     return "The darker a cell, the more tiles, in steps of equal ratio: grey for all of them, in colour for those kept."
 
 
-def _map(folders: Folders, extent: Extent, places: Sequence[Extent], title: str) -> Plot:
-    rows = _cells(folders, extent)
+def _map(layout: Layout, extent: Extent, places: Sequence[Extent], title: str) -> Plot:
+    rows = _cells(layout, extent)
     n, n_kept = sum(row["n"] for row in rows), sum(row["n_kept"] for row in rows)
     n_ticks = 2 if title else 4
     return Plot(
         alt=f"Map of {count(n)} tiles, {count(n_kept)} of them kept",
-        shapes=_dots(folders, extent) if n <= MAX_DOTS else _shaded(rows, extent),
+        shapes=_dots(layout, extent) if n <= MAX_DOTS else _shaded(rows, extent),
         x_ticks=_ticks(extent.x, n_ticks, "EW"),
         y_ticks=_ticks(extent.y, n_ticks, "NS"),
         placed=[
@@ -147,20 +147,20 @@ _JOINED = """(SELECT lon, lat, decision = 'kept' AS kept FROM manifest
               JOIN (SELECT tile_id, decision FROM decisions) AS decided USING (tile_id) WHERE lon IS NOT NULL)"""
 
 
-def _cells(folders: Folders, extent: Extent) -> Rows:
+def _cells(layout: Layout, extent: Extent) -> Rows:
     """Counts in a grid of about square cells, N_CELLS from west to east."""
     sql = f"""SELECT {extent.cells(*_grid(extent))}, count(*) AS n, count(*) FILTER (kept) AS n_kept
               FROM {_JOINED} WHERE {extent.condition()} GROUP BY ALL ORDER BY ALL"""
-    return fetch(sql, folders.tables("manifest", "decisions"))
+    return fetch(sql, layout.tables("manifest", "decisions"))
 
 
 def _grid(extent: Extent) -> tuple[int, int]:
     return N_CELLS, max(1, round(N_CELLS / extent.aspect))
 
 
-def _dots(folders: Folders, extent: Extent) -> list[Shape]:
+def _dots(layout: Layout, extent: Extent) -> list[Shape]:
     sql = f"SELECT * FROM {_JOINED} WHERE {extent.condition()} ORDER BY lon, lat, kept"
-    rows = fetch(sql, folders.tables("manifest", "decisions"))
+    rows = fetch(sql, layout.tables("manifest", "decisions"))
     x, y = extent.x.places([row["lon"] for row in rows]), extent.y.places([row["lat"] for row in rows])
     kept = np.array([row["kept"] for row in rows], dtype=bool)
     return [dots(x[some], y[some], tone) for tone, some in (("dropped", ~kept), ("kept", kept))]
@@ -182,12 +182,12 @@ def _shaded(rows: Rows, extent: Extent) -> list[Shape]:
     return [shape for shape in shapes if shape.path]
 
 
-def _places(folders: Folders, whole: Extent) -> list[Extent]:
+def _places(layout: Layout, whole: Extent) -> list[Extent]:
     """Up to MAX_PLACES places with the most tiles; none where the tiles are not in small places far apart."""
     sql = f"""SELECT {whole.cells(SEARCH_CELLS, SEARCH_CELLS)}, min(lon) AS west, max(lon) AS east,
                      min(lat) AS south, max(lat) AS north, count(*) AS n
               FROM manifest WHERE lon IS NOT NULL GROUP BY ALL ORDER BY ALL"""
-    rows = fetch(sql, folders.tables("manifest"))
+    rows = fetch(sql, layout.tables("manifest"))
     occupied = np.zeros((SEARCH_CELLS, SEARCH_CELLS), bool)
     occupied[[row["cell_y"] for row in rows], [row["cell_x"] for row in rows]] = True
     numbers, n_places = label(occupied, structure=np.ones((3, 3)))

@@ -3,10 +3,10 @@
 from itertools import groupby
 from typing import Any
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.viz import queries
 from rsprune_dagster.viz.blocks import Bar, Column, Gallery, Table, Tile, TileRow
 from rsprune_dagster.viz.counts import Counts, SceneCounts
-from rsprune_dagster.viz.folders import Folders
 from rsprune_dagster.viz.formatting import count, counted, name, share
 from rsprune_dagster.viz.thumbnails import read_tiles
 
@@ -56,9 +56,9 @@ def quota_table(counts: Counts) -> Table:
     return Table("Quotas by scene", caption, columns, rows, total)
 
 
-def cluster_table(folders: Folders) -> Table:
+def cluster_table(layout: Layout) -> Table:
     """A row per cluster, the largest first: without a reference the quotas are theirs."""
-    clusters = queries.kept_by_cluster(folders)
+    clusters = queries.kept_by_cluster(layout)
     shown = clusters[:MAX_SCENES]
     most = max((row["n_tiles"] for row in shown), default=1)
     rows = [
@@ -82,10 +82,10 @@ def cluster_table(folders: Folders) -> Table:
     return Table("Quotas by cluster", caption, columns, rows)
 
 
-def kept_and_unselected(folders: Folders, counts: Counts) -> Gallery:
+def kept_and_unselected(layout: Layout, counts: Counts) -> Gallery:
     """For the largest scenes the best kept tiles, framed, then some that were not selected."""
-    rows = queries.by_scene(folders, N_SHOWN_SCENES, N_TILES)
-    pixels = read_tiles(folders.corpus, [row["tile_id"] for row in rows])
+    rows = queries.by_scene(layout, N_SHOWN_SCENES, N_TILES)
+    pixels = read_tiles(layout.folder("raw_corpus"), [row["tile_id"] for row in rows])
     scenes = {scene.scene: scene for scene in counts.scenes}
 
     def tile(row: dict[str, Any]) -> Tile:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from rsprune_dagster.config.layout import LOSS, SAMPLES_OVER_TRAINING, SCENE_NAMES, TRAINING
 from rsprune_dagster.viz.blocks import Facts, Figure, Gallery, Tile, TileRow
 from rsprune_dagster.viz.counts import read_json
 from rsprune_dagster.viz.formatting import count, name, quantity
@@ -16,7 +17,7 @@ MAX_SCENES = 12
 
 def facts(folder: Path) -> Facts:
     """Length and outcome. folder: of diffusion_checkpoint."""
-    figures = read_json(folder / "training.json")
+    figures = read_json(folder / TRAINING)
     return Facts(
         [
             ("Trained on", f"{count(figures['n_tiles'])} kept tiles of {count(figures['n_scenes'])} scenes"),
@@ -32,7 +33,7 @@ def facts(folder: Path) -> Facts:
 
 def loss(folder: Path) -> Figure:
     """The loss against the images seen."""
-    seen, losses = np.loadtxt(folder / "loss.csv", delimiter=",", skiprows=1, ndmin=2).T
+    seen, losses = np.loadtxt(folder / LOSS, delimiter=",", skiprows=1, ndmin=2).T
     x = Axis(float(seen.min()), float(seen.max()), log=True)
     y = Axis(float(losses.min()) / 1.1, float(losses.max()) * 1.1, log=True, vertical=True)
     plot = Plot(
@@ -49,8 +50,8 @@ def loss(folder: Path) -> Figure:
 
 def samples(folder: Path) -> Gallery:
     """A row per moment, a tile per scene, always from the same noise; the first and the last moment among them."""
-    names = [scene or "tiles" for scene in read_json(folder / "scenes.json")]
-    sheets = sorted((folder / "samples").glob("*.png"))
+    names = [scene or "tiles" for scene in read_json(folder / SCENE_NAMES)]
+    sheets = sorted((folder / SAMPLES_OVER_TRAINING).glob("*.png"))
     some = np.unique(np.linspace(0, len(sheets) - 1, min(len(sheets), MAX_MOMENTS)).round().astype(int))
     rows = []
     for path in [sheets[i] for i in some]:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.viz import queries
 from rsprune_dagster.viz.blocks import Tile
 from rsprune_dagster.viz.counts import DECISIONS, Counts
-from rsprune_dagster.viz.folders import Folders
 from rsprune_dagster.viz.formatting import NBSP, count, counted, listed, name, share
 from rsprune_dagster.viz.thumbnails import read_tiles
 
@@ -58,7 +58,7 @@ class Opening:
         return "; ".join(f"{part.name} {count(part.n)} ({share(part.share)})" for part in self.parts)
 
 
-def opening(folders: Folders, counts: Counts, source: str) -> Opening:
+def opening(layout: Layout, counts: Counts, source: str) -> Opening:
     """The opening of the page. source: what the corpus is called; empty where nothing tells."""
     met = [(decision, n) for decision in DECISIONS if (n := counts.decisions[decision])]
     return Opening(
@@ -67,7 +67,7 @@ def opening(folders: Folders, counts: Counts, source: str) -> Opening:
         sentence=_sentence(counts),
         parts=[Part(decision, n, n / counts.n_seen) for decision, n in met],
         figures=_figures(counts),
-        tiles=_tiles(folders),
+        tiles=_tiles(layout),
         findings=[sentence for sentence in _findings(counts) if sentence],
     )
 
@@ -133,9 +133,9 @@ def _balance_sentence(counts: Counts) -> str:
     return f"{sentence} Nothing is kept of {listed(lost[:5])}." if lost else sentence
 
 
-def _tiles(folders: Folders) -> list[Tile]:
-    rows = queries.best(folders, N_TILES)
-    pixels = read_tiles(folders.corpus, [row["tile_id"] for row in rows])
+def _tiles(layout: Layout) -> list[Tile]:
+    rows = queries.best(layout, N_TILES)
+    pixels = read_tiles(layout.folder("raw_corpus"), [row["tile_id"] for row in rows])
     return [
         Tile(pixels[row["tile_id"]], f"Kept tile of rank {row['rank']}, scene {row['scene']}: {row['tile_id']}")
         for row in rows

@@ -6,10 +6,10 @@ The figures and tables are those of the page.
 from collections.abc import Mapping
 from pathlib import Path
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.viz import dropped, embedding, entropy, evaluation, kept, model, raw_corpus, study
 from rsprune_dagster.viz.blocks import Block, Facts, Table, Text
 from rsprune_dagster.viz.counts import count_tiles, n_rows, read_json
-from rsprune_dagster.viz.folders import Folders
 from rsprune_dagster.viz.markdown import block_table, plain, table
 from rsprune_dagster.viz.template import picture
 
@@ -20,60 +20,60 @@ CLUSTERS_PER_SHEET = 15
 """A sheet of more would be shrunk until nothing can be seen on it."""
 
 
-def corpus_pictures(folders: Folders) -> Pictures:
+def corpus_pictures(layout: Layout) -> Pictures:
     """What the corpus looks like, and what is wrong with the rest."""
-    n_bad = n_rows(folders.table("quarantine"))
-    n_seen = n_bad + n_rows(folders.table("manifest"))
+    n_bad = n_rows(layout.file("quarantine"))
+    n_seen = n_bad + n_rows(layout.file("manifest"))
     return _shown(
         {
-            "sample": raw_corpus.sample(folders, decided=False),
-            "corpus": Facts(raw_corpus.facts(folders)),
-            "quarantine": dropped.quarantine(folders, n_seen) if n_bad else None,
+            "sample": raw_corpus.sample(layout, decided=False),
+            "corpus": Facts(raw_corpus.facts(layout)),
+            "quarantine": dropped.quarantine(layout, n_seen) if n_bad else None,
         }
     )
 
 
-def reference_pictures(folders: Folders) -> Pictures:
+def reference_pictures(layout: Layout) -> Pictures:
     """A row of tiles for each scene of the reference."""
-    tiles = raw_corpus.reference_tiles(folders)
+    tiles = raw_corpus.reference_tiles(layout)
     return _shown({"scenes": tiles if tiles.rows else None})
 
 
-def entropy_pictures(folders: Folders) -> Pictures:
+def entropy_pictures(layout: Layout) -> Pictures:
     """The histogram with the threshold, the scenes of the reference, the tiles near the threshold and at both ends."""
     return _shown(
         {
-            "entropy_histogram": entropy.histogram(folders),
-            "around_threshold": entropy.around_threshold(folders),
-            "entropy_ends": entropy.ends(folders),
+            "entropy_histogram": entropy.histogram(layout),
+            "around_threshold": entropy.around_threshold(layout),
+            "entropy_ends": entropy.ends(layout),
         }
-    ) | _drawn("reference_entropy", entropy.reference_scenes(folders))
+    ) | _drawn("reference_entropy", entropy.reference_scenes(layout))
 
 
-def cluster_pictures(folders: Folders) -> Pictures:
+def cluster_pictures(layout: Layout) -> Pictures:
     """How many clusters were tried, and the tiles nearest to each centroid."""
-    n_clusters = min(int(read_json(folders.clusters / "quality.json")["n_clusters_asked"]), MAX_CLUSTERS)
+    n_clusters = min(int(read_json(layout.file("quality"))["n_clusters_asked"]), MAX_CLUSTERS)
     sheets = {
         f"clusters_{first + 1}_to_{min(first + CLUSTERS_PER_SHEET, n_clusters)}": embedding.clusters(
-            folders, first, first + CLUSTERS_PER_SHEET, n_tiles=8, decided=False
+            layout, first, first + CLUSTERS_PER_SHEET, n_tiles=8, decided=False
         )
         for first in range(0, n_clusters, CLUSTERS_PER_SHEET)
     }
     filled = {title: one for title, one in sheets.items() if one.rows}
-    return _shown({"clusterings_tried": embedding.clusterings_tried(folders), **filled})
+    return _shown({"clusterings_tried": embedding.clusterings_tried(layout), **filled})
 
 
-def subset_pictures(folders: Folders) -> Pictures:
+def subset_pictures(layout: Layout) -> Pictures:
     """Kept against dropped: by scene, on the map of the embedding, by reason."""
-    counts = count_tiles(folders)
+    counts = count_tiles(layout)
     quotas = kept.quota_table(counts)
     return _drawn("kept_by_scene", quotas) | _shown(
         {
             "quotas": quotas,
-            "map": embedding.embedding_map(folders),
-            "kept_and_unselected": kept.kept_and_unselected(folders, counts),
-            **dropped.galleries(folders, counts),
-            "why": dropped.reasons_table(folders),
+            "map": embedding.embedding_map(layout),
+            "kept_and_unselected": kept.kept_and_unselected(layout, counts),
+            **dropped.galleries(layout, counts),
+            "why": dropped.reasons_table(layout),
         }
     )
 
@@ -83,11 +83,11 @@ def checkpoint_pictures(folder: Path) -> Pictures:
     return _shown({"loss": model.loss(folder), "samples over training": model.samples(folder)})
 
 
-def evaluation_pictures(folders: Folders) -> Pictures:
+def evaluation_pictures(layout: Layout) -> Pictures:
     """Scores, samples beside held-out tiles and beside the training tiles they are nearest to, curves."""
-    folder = folders.folder("evaluation_metrics")
+    folder = layout.folder("evaluation_metrics")
     leaks = "\n\n".join(evaluation.leaks(folder))
-    figures = evaluation.figures(folders.corpus, folder)
+    figures = evaluation.figures(layout.folder("raw_corpus"), folder)
     tables = {title: one for title, one in figures.items() if isinstance(one, Table)}
     shown = _shown(
         {
@@ -116,22 +116,21 @@ def study_pictures(folder: Path) -> Pictures:
     )
 
 
-def report_pictures(assets: Path) -> Pictures:
+def report_pictures(layout: Layout) -> Pictures:
     """A glance at the page."""
-    return _drawn("kept_by_scene", kept.quota_table(count_tiles(Folders(assets))))
+    return _drawn("kept_by_scene", kept.quota_table(count_tiles(layout)))
 
 
-def save_pictures(assets: Path, target: Path) -> Path:
+def save_pictures(layout: Layout, target: Path) -> Path:
     """All pictures of a run as files in `target`."""
-    folders = Folders(assets)
     made = {
-        "raw_corpus": corpus_pictures(folders),
-        "reference_scenes": reference_pictures(folders),
-        "entropy_scores": entropy_pictures(folders),
-        "scene_clusters": cluster_pictures(folders),
-        "pruned_subset": subset_pictures(folders),
-        "diffusion_checkpoint": checkpoint_pictures(folders.folder("diffusion_checkpoint")),
-        "evaluation_metrics": evaluation_pictures(folders),
+        "raw_corpus": corpus_pictures(layout),
+        "reference_scenes": reference_pictures(layout),
+        "entropy_scores": entropy_pictures(layout),
+        "scene_clusters": cluster_pictures(layout),
+        "pruned_subset": subset_pictures(layout),
+        "diffusion_checkpoint": checkpoint_pictures(layout.folder("diffusion_checkpoint")),
+        "evaluation_metrics": evaluation_pictures(layout),
     }
     target.mkdir(parents=True, exist_ok=True)
     for asset, pictures in made.items():

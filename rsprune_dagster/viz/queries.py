@@ -1,61 +1,61 @@
 """Which tiles are shown: a few rows for each question, always the same ones."""
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.pruning.assignment import reference_column
-from rsprune_dagster.viz.folders import Folders
 from rsprune_dagster.viz.thumbnails import Rows, fetch
 
 
-def best(folders: Folders, limit: int) -> Rows:
+def best(layout: Layout, limit: int) -> Rows:
     """The kept tiles that come first."""
-    return fetch(f"SELECT * FROM subset ORDER BY rank LIMIT {limit}", folders.tables("subset"))
+    return fetch(f"SELECT * FROM subset ORDER BY rank LIMIT {limit}", layout.tables("subset"))
 
 
-def sample(folders: Folders, limit: int) -> Rows:
+def sample(layout: Layout, limit: int) -> Rows:
     """Readable tiles in content order, which is as good as random."""
     sql = f"SELECT tile_id FROM manifest ORDER BY content_md5, tile_id LIMIT {limit}"
-    return fetch(sql, folders.tables("manifest"))
+    return fetch(sql, layout.tables("manifest"))
 
 
-def by_label(folders: Folders, n_scenes: int, limit: int) -> Rows:
+def by_label(layout: Layout, n_scenes: int, limit: int) -> Rows:
     """Tiles of each scene of the reference, in content order."""
     sql = f"""SELECT tile_id, label FROM reference QUALIFY dense_rank() OVER (ORDER BY label) <= {n_scenes}
               AND row_number() OVER (PARTITION BY label ORDER BY content_md5, tile_id) <= {limit}
               ORDER BY label, content_md5, tile_id"""
-    return fetch(sql, folders.tables("reference"))
+    return fetch(sql, layout.tables("reference"))
 
 
-def decisions_of(folders: Folders, tile_ids: list[str]) -> dict[str, str]:
+def decisions_of(layout: Layout, tile_ids: list[str]) -> dict[str, str]:
     """What became of some tiles."""
     listed = ", ".join("'" + tile_id.replace("'", "''") + "'" for tile_id in tile_ids)
     sql = f"SELECT tile_id, decision FROM decisions WHERE tile_id IN ({listed})" if tile_ids else ""
-    rows = fetch(sql, folders.tables("decisions")) if sql else []
+    rows = fetch(sql, layout.tables("decisions")) if sql else []
     return {row["tile_id"]: row["decision"] for row in rows}
 
 
-def of_decision(folders: Folders, decision: str, limit: int) -> Rows:
+def of_decision(layout: Layout, decision: str, limit: int) -> Rows:
     """Tiles that met a decision, in content order."""
     sql = f"SELECT * FROM decisions WHERE decision = '{decision}' ORDER BY content_md5, tile_id LIMIT {limit}"
-    return fetch(sql, folders.tables("decisions"))
+    return fetch(sql, layout.tables("decisions"))
 
 
-def around_threshold(folders: Folders, limit: int) -> tuple[Rows, Rows]:
+def around_threshold(layout: Layout, limit: int) -> tuple[Rows, Rows]:
     """The tiles just below the entropy threshold, and those just above it, the nearest first."""
     sql = "SELECT tile_id, entropy_bits FROM scores WHERE {} ORDER BY entropy_bits {}, content_md5, tile_id LIMIT {}"
-    tables = folders.tables("scores")
+    tables = layout.tables("scores")
     return (
         fetch(sql.format("NOT informative", "DESC", limit), tables),
         fetch(sql.format("informative", "ASC", limit), tables),
     )
 
 
-def entropy_ends(folders: Folders, limit: int) -> tuple[Rows, Rows]:
+def entropy_ends(layout: Layout, limit: int) -> tuple[Rows, Rows]:
     """The tiles of least entropy, and those of most."""
     sql = "SELECT tile_id, entropy_bits FROM scores ORDER BY entropy_bits {}, content_md5, tile_id LIMIT {}"
-    tables = folders.tables("scores")
+    tables = layout.tables("scores")
     return fetch(sql.format("ASC", limit), tables), fetch(sql.format("DESC", limit), tables)
 
 
-def copies(folders: Folders, limit: int) -> Rows:
+def copies(layout: Layout, limit: int) -> Rows:
     """Duplicates with the tile that stands for them (`twin`): near ones first, and first those with a kept twin."""
     sql = f"""
         SELECT copy.tile_id, is_exact, twin.tile_id AS twin, twin.decision AS twin_decision
@@ -68,20 +68,20 @@ def copies(folders: Folders, limit: int) -> Rows:
         JOIN (SELECT tile_id, decision FROM decisions) AS twin ON twin.tile_id = copy.copy_of
         ORDER BY is_exact, twin.decision <> 'kept', copy.content_md5, copy.tile_id LIMIT {limit}
     """
-    return fetch(sql, folders.tables("ranking", "scores", "decisions"))
+    return fetch(sql, layout.tables("ranking", "scores", "decisions"))
 
 
-def around_rank_cutoff(folders: Folders, n_kept: int, limit: int) -> tuple[Rows, Rows]:
+def around_rank_cutoff(layout: Layout, n_kept: int, limit: int) -> tuple[Rows, Rows]:
     """The last kept tiles and the first that went, both nearest to the line first; by their place in the ranking."""
     sql = "SELECT tile_id, scene, rank FROM ranking WHERE rank {} {} ORDER BY rank {} LIMIT {}"
-    tables = folders.tables("ranking")
+    tables = layout.tables("ranking")
     return (
         fetch(sql.format("<=", n_kept, "DESC", limit), tables),
         fetch(sql.format(">", n_kept, "ASC", limit), tables),
     )
 
 
-def by_scene(folders: Folders, n_scenes: int, limit: int) -> Rows:
+def by_scene(layout: Layout, n_scenes: int, limit: int) -> Rows:
     """For the largest scenes: the best kept tiles, and unselected ones in content order."""
     sql = f"""
         WITH scenes AS (
@@ -93,12 +93,12 @@ def by_scene(folders: Folders, n_scenes: int, limit: int) -> Rows:
         QUALIFY row_number() OVER (PARTITION BY scene, decision ORDER BY rank, content_md5, tile_id) <= {limit}
         ORDER BY n DESC, scene, decision, rank, content_md5, tile_id
     """
-    return fetch(sql, folders.tables("decisions"))
+    return fetch(sql, layout.tables("decisions"))
 
 
-def by_cluster(folders: Folders, n_clusters: int, limit: int) -> Rows:
+def by_cluster(layout: Layout, n_clusters: int, limit: int) -> Rows:
     """For the largest clusters, the largest first, the tiles nearest to the centroid, with its counts."""
-    tables = folders.tables("assignment")
+    tables = layout.tables("assignment")
     sql = f"""
         WITH parts AS (
             SELECT cluster_id, {reference_column(tables["assignment"])} AS reference_scene, count(*) AS n
@@ -115,35 +115,35 @@ def by_cluster(folders: Folders, n_clusters: int, limit: int) -> Rows:
     return fetch(sql, tables)
 
 
-def kept_by_cluster(folders: Folders) -> Rows:
+def kept_by_cluster(layout: Layout) -> Rows:
     """Tiles of each cluster, and how many of them are kept; the largest first."""
     sql = """SELECT cluster_id, count(*) AS n_tiles, count(*) FILTER (decision = 'kept') AS n_kept
              FROM decisions WHERE cluster_id IS NOT NULL
              GROUP BY cluster_id ORDER BY n_tiles DESC, cluster_id"""
-    return fetch(sql, folders.tables("decisions"))
+    return fetch(sql, layout.tables("decisions"))
 
 
-def quarantine_reasons(folders: Folders, limit: int) -> Rows:
+def quarantine_reasons(layout: Layout, limit: int) -> Rows:
     """Reasons, alike but for their numbers, with how many tiles met each and one of them; the most frequent first."""
     sql = f"""
         SELECT count(*) AS n, min(tile_id) AS tile_id, arg_min(reason, tile_id) AS reason
         FROM quarantine GROUP BY regexp_replace(reason, '[0-9][0-9.,]*', '#', 'g')
         ORDER BY n DESC, reason LIMIT {limit}
     """
-    return fetch(sql, folders.tables("quarantine"))
+    return fetch(sql, layout.tables("quarantine"))
 
 
-def reasons(folders: Folders) -> Rows:
+def reasons(layout: Layout) -> Rows:
     """Each decision with its count and an example, the tile of the smallest content hash; the commonest first."""
     sql = """
         SELECT decision, count(*) AS n, arg_min(tile_id, (content_md5, tile_id)) AS tile_id,
                arg_min(reason, (content_md5, tile_id)) AS reason
         FROM decisions GROUP BY decision ORDER BY n DESC, decision
     """
-    return fetch(sql, folders.tables("decisions"))
+    return fetch(sql, layout.tables("decisions"))
 
 
-def reference_entropy(folders: Folders) -> Rows:
+def reference_entropy(layout: Layout) -> Rows:
     """Tiles of each scene of the reference, with five places of their entropy in bits; the lowest median first."""
     quantiles = ", ".join(
         f"quantile_cont(entropy_bits, {at}) AS {name}"
@@ -151,10 +151,10 @@ def reference_entropy(folders: Folders) -> Rows:
     )
     sql = f"""SELECT label, count(*) AS n, {quantiles} FROM reference WHERE label IS NOT NULL
               GROUP BY label ORDER BY median, label"""
-    return fetch(sql, folders.tables("reference"))
+    return fetch(sql, layout.tables("reference"))
 
 
-def corpus_facts(folders: Folders) -> dict[str, Rows]:
+def corpus_facts(layout: Layout) -> dict[str, Rows]:
     """What the manifest says of the readable tiles: `kinds`, `sizes`, `samples`, `sums`."""
     common = "SELECT {0}, count(*) AS n FROM manifest GROUP BY {0} ORDER BY n DESC, {0} LIMIT 4"
     queries = {
@@ -166,4 +166,4 @@ def corpus_facts(folders: Folders) -> dict[str, Rows]:
                           count(DISTINCT crs) AS n_crs_kinds, count(lon) AS n_placed, min(gsd_m) AS gsd_low_m,
                           max(gsd_m) AS gsd_high_m, count(gsd_m) AS n_gsd FROM manifest""",
     }
-    return {name: fetch(sql, folders.tables("manifest")) for name, sql in queries.items()}
+    return {name: fetch(sql, layout.tables("manifest")) for name, sql in queries.items()}

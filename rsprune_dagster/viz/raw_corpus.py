@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping
 from itertools import groupby
 from typing import Any
 
+from rsprune_dagster.config.layout import Layout
+from rsprune_dagster.corpus.options import ignored_files
 from rsprune_dagster.viz import queries
 from rsprune_dagster.viz.blocks import Gallery, Tile, TileRow
-from rsprune_dagster.viz.counts import n_rows, read_json
-from rsprune_dagster.viz.folders import Folders
+from rsprune_dagster.viz.counts import n_rows
 from rsprune_dagster.viz.formatting import NBSP, count, counted, listed, name, quantity, shortened, size
 from rsprune_dagster.viz.thumbnails import Rows, read_tiles
 
@@ -25,12 +26,12 @@ KINDS = {
 }
 
 
-def facts(folders: Folders) -> list[tuple[str, str]]:
+def facts(layout: Layout) -> list[tuple[str, str]]:
     """What the corpus consists of."""
-    rows = queries.corpus_facts(folders)
+    rows = queries.corpus_facts(layout)
     sums = rows["sums"][0]
-    n_readable = n_rows(folders.table("manifest"))
-    n_seen = n_readable + n_rows(folders.table("quarantine"))
+    n_readable = n_rows(layout.file("manifest"))
+    n_seen = n_readable + n_rows(layout.file("quarantine"))
     found = [
         ("Tiles seen", f"{count(n_seen)}, of which {count(n_readable)} readable"),
         ("Read from", listed([_kind(row) for row in rows["kinds"]])),
@@ -45,7 +46,7 @@ def facts(folders: Folders) -> list[tuple[str, str]]:
     if sums["n_crs"]:
         words = f"{counted(sums['n_crs_kinds'], 'CRS', 'CRS')} in {counted(sums['n_crs'], 'tile')}"
         found.append(("Reference systems", words))
-    ignored = read_json(folders.corpus / "corpus.json")["ignored_files"]
+    ignored = ignored_files(layout.folder("raw_corpus"))
     if ignored:
         kinds = [f"{count(n)} {suffix or 'without suffix'}" for suffix, n in ignored.items()]
         more = [f"{count(len(kinds) - 11)} other kinds"] if len(kinds) > 12 else []
@@ -53,9 +54,9 @@ def facts(folders: Folders) -> list[tuple[str, str]]:
     return found
 
 
-def reference_fact(folders: Folders) -> tuple[str, str]:
+def reference_fact(layout: Layout) -> tuple[str, str]:
     """What the reference consists of."""
-    scenes = queries.reference_entropy(folders)
+    scenes = queries.reference_entropy(layout)
     if not scenes:
         return "Reference", "none was given"
     names = sorted(shortened(str(row["label"]), 24) for row in scenes)
@@ -67,20 +68,20 @@ def reference_fact(folders: Folders) -> tuple[str, str]:
     )
 
 
-def sample(folders: Folders, *, decided: bool) -> Gallery:
+def sample(layout: Layout, *, decided: bool) -> Gallery:
     """Tiles as good as drawn at random. decided: whether the ledger is of this corpus."""
-    tile_ids = [row["tile_id"] for row in queries.sample(folders, N_SAMPLE)]
-    pixels = read_tiles(folders.corpus, tile_ids)
-    met = queries.decisions_of(folders, tile_ids) if decided else {}
+    tile_ids = [row["tile_id"] for row in queries.sample(layout, N_SAMPLE)]
+    pixels = read_tiles(layout.folder("raw_corpus"), tile_ids)
+    met = queries.decisions_of(layout, tile_ids) if decided else {}
     tiles = [Tile(pixels[one], f"Tile {one}{', ' if decided else ''}{name(met.get(one, ''))}") for one in tile_ids]
     caption = "Readable tiles in the order of their content hashes, as good as a random draw: blanks, copies and all."
     return Gallery("A look into the corpus", caption, [TileRow("", tiles)])
 
 
-def reference_tiles(folders: Folders) -> Gallery:
+def reference_tiles(layout: Layout) -> Gallery:
     """A row of tiles for each scene of the reference."""
-    rows = queries.by_label(folders, N_SCENES, N_PER_SCENE)
-    pixels = read_tiles(folders.reference, [row["tile_id"] for row in rows])
+    rows = queries.by_label(layout, N_SCENES, N_PER_SCENE)
+    pixels = read_tiles(layout.folder("reference_scenes"), [row["tile_id"] for row in rows])
     tile_rows = [
         TileRow(name(label), [Tile(pixels[row["tile_id"]], f"{label}: {row['tile_id']}") for row in some])
         for label, some in groupby(rows, key=lambda row: str(row["label"]))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from rsprune_dagster.config.layout import STUDY_SUMMARY
 from rsprune_dagster.study.arms import FULL, parse_arm
 from rsprune_dagster.study.results import SHOWN_COLUMNS, read_results
 from rsprune_dagster.study.summary import larger_is_better
@@ -32,7 +33,7 @@ Summary = Mapping[str, Any]
 
 def read_summary(folder: Path) -> Summary | None:
     """The summary in the folder of pruning_study; None before its first run came to its end."""
-    path = folder / "summary.json"
+    path = folder / STUDY_SUMMARY
     return read_json(path) if path.is_file() else None
 
 

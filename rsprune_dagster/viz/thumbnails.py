@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from rsprune_dagster.config.layout import MANIFEST_FILE
 from rsprune_dagster.corpus.decode import TileReader
 from rsprune_dagster.corpus.options import read_options
 from rsprune_dagster.corpus.tables import query
@@ -43,7 +44,7 @@ def read_tiles(corpus: Path, tile_ids: Sequence[str]) -> dict[str, Pixels | None
     listed = ", ".join("'" + tile_id.replace("'", "''") + "'" for tile_id in sorted(tiles))
     sql = f"SELECT * EXCLUDE (thumbnail) FROM manifest WHERE tile_id IN ({listed}) ORDER BY uri, tile_id"
     with TileReader(read_options(corpus)) as reader:
-        for row in fetch(sql, {"manifest": corpus / "manifest.parquet"}):
+        for row in fetch(sql, {"manifest": corpus / MANIFEST_FILE}):
             pixels = reader.try_rgb(row)
             tiles[row["tile_id"]] = None if pixels is None else _small(pixels)
     return tiles

@@ -39,22 +39,19 @@ def diffusion_checkpoint_asset(defaults: Params) -> dg.AssetsDefinition:
         from rsprune_dagster.stages.diffusion_checkpoint import train_checkpoint
         from rsprune_dagster.viz.pictures import checkpoint_pictures
 
-        assets = store.open()
-        with recorder.record_asset(context, assets, {"training": given(context), "compute": compute.drawn()}) as made:
+        layout = store.open()
+        with recorder.record_asset(context, layout, {"training": given(context), "compute": compute.drawn()}) as made:
             params = in_effect(context, defaults.training)
-            with made.replace() as folder:
+            with made.replace() as draft:
                 report = train_checkpoint(
-                    corpus=assets.folder("raw_corpus"),
-                    subset=assets.folder("pruned_subset"),
-                    folder=folder,
-                    params=params,
+                    draft,
+                    params,
                     subset_version=made.record.inputs["pruned_subset"],
-                    work=assets.cache_root / "training",
                     seed=compute.seed,
                     device=compute.device,
                     progress=compute.progress(context),
                 )
-                pictures = checkpoint_pictures(folder)
+                pictures = checkpoint_pictures(draft.folder("diffusion_checkpoint"))
             return result(made, asdict(report), pictures, tables=())
 
     return diffusion_checkpoint

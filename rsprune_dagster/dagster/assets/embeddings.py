@@ -45,20 +45,11 @@ def embeddings_asset(defaults: Params) -> dg.AssetsDefinition:
         """
         from rsprune_dagster.stages.embeddings import embed_corpus
 
-        assets = store.open()
-        with recorder.record_asset(context, assets, {"embedding": given(context)}) as made:
+        layout = store.open()
+        with recorder.record_asset(context, layout, {"embedding": given(context)}) as made:
             params = in_effect(context, defaults.embedding, defaults)
-            with made.replace() as folder:
-                report = embed_corpus(
-                    corpus=assets.folder("raw_corpus"),
-                    reference=assets.folder("reference_scenes"),
-                    scores=assets.folder("entropy_scores"),
-                    folder=folder,
-                    params=params,
-                    cache_root=assets.cache_root,
-                    device=compute.device,
-                    progress=compute.progress(context),
-                )
-            return result(made, asdict(report), tables=("index.parquet",))
+            with made.replace() as draft:
+                report = embed_corpus(draft, params, device=compute.device, progress=compute.progress(context))
+            return result(made, asdict(report), tables=[layout.file("index")])
 
     return embeddings

@@ -35,17 +35,15 @@ def entropy_scores_asset(defaults: Params) -> dg.AssetsDefinition:
         scenes is erased.
         """
         from rsprune_dagster.stages.entropy_scores import score
-        from rsprune_dagster.viz.folders import Folders
         from rsprune_dagster.viz.pictures import entropy_pictures
 
-        assets = store.open()
-        with recorder.record_asset(context, assets, {"entropy": given(context)}) as made:
+        layout = store.open()
+        with recorder.record_asset(context, layout, {"entropy": given(context)}) as made:
             params = in_effect(context, defaults.entropy, defaults)
-            corpus, reference = assets.folder("raw_corpus"), assets.folder("reference_scenes")
-            with made.replace() as folder:
-                report = score(corpus, reference, folder, params)
-                pictures = entropy_pictures(Folders(assets.root, {"entropy_scores": folder}))
+            with made.replace() as draft:
+                report = score(draft, params)
+                pictures = entropy_pictures(draft)
             context.log.info("threshold %.2f bits: %s", report.threshold_bits, report.threshold_origin)
-            return result(made, asdict(report), pictures, tables=("scores.parquet",))
+            return result(made, asdict(report), pictures, tables=[layout.file("scores")])
 
     return entropy_scores

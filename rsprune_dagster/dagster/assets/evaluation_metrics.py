@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from rsprune_dagster.config.layout import SAMPLES
 from rsprune_dagster.config.params import Params
 from rsprune_dagster.dagster.config_schema import given, in_effect, schema
 from rsprune_dagster.dagster.gpu_pool import gpu_pool
@@ -36,41 +37,35 @@ def evaluation_metrics_asset(defaults: Params) -> dg.AssetsDefinition:
         reason. The evaluation fails if held-out tiles are in the training set. If the deciding score is better than the
         champion's, the checkpoint becomes the champion in MLflow's model registry.
         """
-        from rsprune_dagster.stages.evaluation_metrics import Upstream, evaluate_checkpoint
+        from rsprune_dagster.stages.evaluation_metrics import evaluate_checkpoint
         from rsprune_dagster.tracking.champion import judge
-        from rsprune_dagster.viz.folders import Folders
         from rsprune_dagster.viz.pictures import evaluation_pictures
 
-        assets = store.open()
+        layout = store.open()
         with recorder.record_asset(
             context,
-            assets,
+            layout,
             {"evaluation": given(context), "corpus": defaults.corpus, "compute": compute.drawn()},
         ) as made:
             params, progress = in_effect(context, defaults.evaluation), compute.progress(context)
             inputs = made.record.inputs
-            with made.replace() as folder:
+            with made.replace() as draft:
                 report = evaluate_checkpoint(
-                    Upstream(
-                        corpus=assets.folder("raw_corpus"),
-                        subset=assets.folder("pruned_subset"),
-                        checkpoint=assets.folder("diffusion_checkpoint"),
-                        subset_version=inputs["pruned_subset"],
-                    ),
-                    named_sources(params.sources, assets, part="held_out", home=made.home, progress=progress),
-                    folder,
+                    draft,
+                    named_sources(params.sources, layout, part="held_out", home=made.home, progress=progress),
                     params,
-                    scanner(context, assets, compute, defaults.corpus, made.home),
-                    work=assets.cache_root / "evaluation",
+                    scanner(context, layout, compute, defaults.corpus, made.home),
+                    subset_version=inputs["pruned_subset"],
                     seed=compute.seed,
                     device=compute.device,
                     progress=progress,
                 )
-                pictures = evaluation_pictures(Folders(assets.root, {"evaluation_metrics": folder}))
+                pictures = evaluation_pictures(draft)
             checkpoint, figures = inputs["diffusion_checkpoint"], report.metrics
             verdict = judge(made.run_log, checkpoint, report.scores, figures, report.left_out, params)
             for sentence in (*report.leaks, verdict.reason):
                 context.log.info(sentence)
-            return result(made, report.figures(), pictures, tables=("samples.parquet",), verdict=verdict)
+            samples = layout.folder("evaluation_metrics") / SAMPLES
+            return result(made, report.figures(), pictures, tables=[samples], verdict=verdict)
 
     return evaluation_metrics

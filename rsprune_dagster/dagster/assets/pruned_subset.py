@@ -42,26 +42,20 @@ def pruned_subset_asset(defaults: Params) -> dg.AssetsDefinition:
         of a larger one.
         """
         from rsprune_dagster.pruning.checks.scene_coverage import kept_by_scene, strata_of
-        from rsprune_dagster.pruning.strategies import StageFolders
         from rsprune_dagster.stages.pruned_subset import select
-        from rsprune_dagster.viz.folders import Folders
         from rsprune_dagster.viz.pictures import subset_pictures
 
-        assets = store.open()
+        layout = store.open()
         workers, progress = compute.n_workers(), compute.progress(context)
-        with recorder.record_asset(context, assets, {"selection": given(context), "compute": compute.drawn()}) as made:
+        with recorder.record_asset(context, layout, {"selection": given(context), "compute": compute.drawn()}) as made:
             params = in_effect(context, defaults.selection, defaults)
-            folders = StageFolders.below(assets.root)
-            with made.replace() as folder:
-                report = select(folders, folder, params, seed=compute.seed, workers=workers, progress=progress)
-                pictures = subset_pictures(Folders(assets.root, {"pruned_subset": folder}))
+            with made.replace() as draft:
+                report = select(draft, params, seed=compute.seed, workers=workers, progress=progress)
+                pictures = subset_pictures(draft)
             if report.shortfall():
                 context.log.warning("%s", report.shortfall())
-            tables = ("pruned_subset.parquet", "decisions.parquet", "ranking.parquet")
-            facts = {
-                KEPT_BY_SCENE: kept_by_scene(assets.folder("pruned_subset")),
-                STRATA: strata_of(folders.clusters),
-            }
+            facts = {KEPT_BY_SCENE: kept_by_scene(layout), STRATA: strata_of(layout)}
+            tables = [layout.file(name) for name in ("subset", "decisions", "ranking")]
             return result(made, report.metadata(), pictures, tables=tables, facts=facts)
 
     return pruned_subset

@@ -4,6 +4,7 @@ from typing import Any
 
 import dagster as dg
 
+from rsprune_dagster.config.layout import REPORT_HTML
 from rsprune_dagster.config.params import Params
 from rsprune_dagster.dagster.config_schema import given, in_effect, schema
 from rsprune_dagster.dagster.metadata import result
@@ -46,23 +47,20 @@ def pruning_report_asset(defaults: Params) -> dg.AssetsDefinition:
         """
         from rsprune_dagster.stages.pruning_report import write_report
         from rsprune_dagster.tracking.report_origins import origins_of
-        from rsprune_dagster.viz.folders import HTML, Folders
         from rsprune_dagster.viz.pictures import report_pictures
 
-        assets = store.open()
+        layout = store.open()
         recorded: dict[str, Any] = {
             "report": given(context),
             "clustering": defaults.clustering,
             "compute": compute.drawn(),
         }
-        with recorder.record_asset(context, assets, recorded) as made:
+        with recorder.record_asset(context, layout, recorded) as made:
             params = in_effect(context, defaults.report, defaults)
-            origins = origins_of(assets.root, made.run_log, Folders(assets.root).present())
-            with made.replace() as folder:
-                report = write_report(
-                    assets.root, folder, origins, params, clustering=defaults.clustering, seed=compute.seed
-                )
-            page = {"page": dg.MetadataValue.path(assets.folder("pruning_report") / HTML)}
-            return result(made, {**report.figures(), **page}, report_pictures(assets.root), tables=())
+            origins = origins_of(layout)
+            with made.replace() as draft:
+                report = write_report(draft, origins, params, clustering=defaults.clustering, seed=compute.seed)
+            page = {"page": dg.MetadataValue.path(layout.folder("pruning_report") / REPORT_HTML)}
+            return result(made, {**report.figures(), **page}, report_pictures(layout), tables=())
 
     return pruning_report

@@ -49,14 +49,13 @@ def pruning_study_asset(defaults: Params) -> dg.AssetsDefinition:
         score over training images with intervals over seeds, differences to the full corpus and to random tiles, and
         the images needed to reach the full corpus' final score. An interrupted run resumes.
         """
-        from rsprune_dagster.pruning.strategies import StageFolders
         from rsprune_dagster.stages.pruning_study import study_arm
         from rsprune_dagster.viz.pictures import study_pictures
 
-        assets = store.open()
+        layout = store.open()
         with recorder.record_asset(
             context,
-            assets,
+            layout,
             {
                 "study": given(context),
                 "training": defaults.training,
@@ -67,23 +66,20 @@ def pruning_study_asset(defaults: Params) -> dg.AssetsDefinition:
         ) as made:
             study, progress = in_effect(context, defaults.study), compute.progress(context)
             key = study_partitions(defaults.study).get_partition_key_from_str(context.partition_key).keys_by_dimension
-            with made.replace() as folder:
+            with made.replace() as draft:
                 report = study_arm(
-                    StageFolders.below(assets.root),
-                    assets.folder("pruned_subset"),
+                    draft,
                     named_sources(
-                        defaults.evaluation.sources, assets, part="held_out", home=made.home, progress=progress
+                        defaults.evaluation.sources, layout, part="held_out", home=made.home, progress=progress
                     ),
-                    folder,
                     defaults.model_copy(update={"study": study}),
-                    scanner(context, assets, compute, defaults.corpus, made.home),
+                    scanner(context, layout, compute, defaults.corpus, made.home),
                     arm=key[ARM],
                     seed=int(key[SEED]),
-                    work=assets.cache_root / "study",
                     device=compute.device,
                     progress=progress,
                 )
-                pictures = study_pictures(folder)
+                pictures = study_pictures(draft.folder("pruning_study"))
             for sentence in report.summary.verdicts():
                 context.log.info(sentence)
             return result(made, report.figures(), pictures, tables=())

@@ -37,23 +37,22 @@ def raw_corpus_asset(defaults: Params) -> dg.AssetsDefinition:
         """
         from rsprune_dagster.corpus.fingerprint import fingerprint_of
         from rsprune_dagster.stages.raw_corpus import scan
-        from rsprune_dagster.viz.folders import Folders
         from rsprune_dagster.viz.pictures import corpus_pictures
 
-        assets = store.open()
-        with recorder.record_asset(context, assets, {"corpus": given(context)}) as made:
+        layout = store.open()
+        with recorder.record_asset(context, layout, {"corpus": given(context)}) as made:
             params = in_effect(context, defaults.corpus)
             sources = named_sources(
-                params.sources, assets, part="corpus", home=made.home, progress=compute.progress(context)
+                params.sources, layout, part="corpus", home=made.home, progress=compute.progress(context)
             )
-            reader = scanner(context, assets, compute, params, made.home)
+            reader = scanner(context, layout, compute, params, made.home)
             watched = watched_sources(params.sources, made.home)
             listing = (
                 asdict(fingerprint_of(watched)) if watched else {}
             )  # before the scan: files that arrive during it are detected next time
-            with made.replace() as folder:
-                report = scan(sources, folder, reader, labelled=False, label="raw_corpus")
-                pictures = corpus_pictures(Folders(assets.root, {"raw_corpus": folder}))
-            return result(made, asdict(report), pictures, tables=("manifest.parquet",), facts={LISTING: listing})
+            with made.replace() as draft:
+                report = scan(sources, draft.folder("raw_corpus"), reader, labelled=False, label="raw_corpus")
+                pictures = corpus_pictures(draft)
+            return result(made, asdict(report), pictures, tables=[layout.file("manifest")], facts={LISTING: listing})
 
     return raw_corpus

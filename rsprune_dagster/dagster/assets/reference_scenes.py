@@ -35,19 +35,18 @@ def reference_scenes_asset(defaults: Params) -> dg.AssetsDefinition:
         without a reference the corpus is one stratum.
         """
         from rsprune_dagster.stages.reference_scenes import scan_reference
-        from rsprune_dagster.viz.folders import Folders
         from rsprune_dagster.viz.pictures import reference_pictures
 
-        assets = store.open()
-        with recorder.record_asset(context, assets, {"reference": given(context), "corpus": defaults.corpus}) as made:
+        layout = store.open()
+        with recorder.record_asset(context, layout, {"reference": given(context), "corpus": defaults.corpus}) as made:
             params = in_effect(context, defaults.reference)
             sources = named_sources(
-                params.sources, assets, part="reference", home=made.home, progress=compute.progress(context)
+                params.sources, layout, part="reference", home=made.home, progress=compute.progress(context)
             )
-            reader = scanner(context, assets, compute, defaults.corpus, made.home)
-            with made.replace() as folder:
-                report = scan_reference(sources, folder, reader)
-                pictures = reference_pictures(Folders(assets.root, {"reference_scenes": folder}))
-            return result(made, asdict(report), pictures, tables=("manifest.parquet",))
+            reader = scanner(context, layout, compute, defaults.corpus, made.home)
+            with made.replace() as draft:
+                report = scan_reference(sources, draft.folder("reference_scenes"), reader)
+                pictures = reference_pictures(draft)
+            return result(made, asdict(report), pictures, tables=[layout.file("reference")])
 
     return reference_scenes

@@ -1,8 +1,5 @@
 """scene_clusters: stage 2 of RS-Prune."""
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import dagster as dg
 
 from rsprune_dagster.config.params import AutomationParams, ClusteringParams, Params
@@ -40,50 +37,38 @@ def scene_clusters_asset(defaults: Params) -> dg.AssetsDefinition:
         centroid. With automation on, new tiles are assigned to the existing centroids until the pool has drifted.
         """
         from rsprune_dagster.stages.scene_clusters import cluster
-        from rsprune_dagster.viz.folders import Folders
         from rsprune_dagster.viz.pictures import cluster_pictures
 
-        assets = store.open()
+        layout = store.open()
         use_gpu, progress = compute.has_gpu(), compute.progress(context)
         with recorder.record_asset(
             context,
-            assets,
+            layout,
             {"clustering": given(context), "compute": compute.drawn(), "automation": switch(defaults.automation)},
         ) as made:
             params = in_effect(context, defaults.clustering, defaults)
             last = last_version(made, params, defaults.automation)
-            with made.replace() as folder:
+            with made.replace() as draft:
                 found = cluster(
-                    assets.folder("embeddings"),
-                    folder,
+                    draft,
                     params,
                     seed=compute.seed,
                     use_gpu=use_gpu,
-                    last=last.folder if last else None,
+                    last=layout if last else None,
                     progress=progress,
                 )
-                pictures = cluster_pictures(Folders(assets.root, {"scene_clusters": folder}))
+                pictures = cluster_pictures(draft)
             context.log.info(f"{found.clusters.note} Centroids: {found.origin}.")
-            facts = {CENTROIDS_FROM: last.version} if last and found.kept else {}
-            return result(made, found.figures(), pictures, tables=("assignment.parquet",), facts=facts)
+            facts = {CENTROIDS_FROM: last} if last and found.kept else {}
+            return result(made, found.figures(), pictures, tables=[layout.file("assignment")], facts=facts)
 
     return scene_clusters
 
 
-@dataclass(frozen=True)
-class PreviousVersion:
-    """The asset's version before this materialization."""
-
-    folder: Path
-    version: str
-
-
-def last_version(made: AssetRecorder, params: ClusteringParams, automation: AutomationParams) -> PreviousVersion | None:
-    """The version whose centroids are reused; None if they are to be trained or there is no version."""
+def last_version(made: AssetRecorder, params: ClusteringParams, automation: AutomationParams) -> str:
+    """The version whose centroids are reused; empty if they are to be trained or there is no version."""
     wanted = params.recluster == "never" or (params.recluster == "auto" and automation.enabled)
-    if not (wanted and made.store.has(made.asset)):
-        return None
-    return PreviousVersion(made.store.folder(made.asset), made.present())
+    return made.present() if wanted and made.layout.has(made.asset) else ""
 
 
 def switch(automation: AutomationParams) -> dict[str, bool]:

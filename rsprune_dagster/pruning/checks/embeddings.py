@@ -2,18 +2,18 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.pruning.checks.verdict import Verdict, row, within_bounds
 from rsprune_dagster.pruning.encoders.vectors import open_vectors
 
 CHUNK_ROWS: Final = 2**14
 """Vectors in memory at a time."""
-_PARTS: Final = (".", "reference")
+_PARTS: Final = ("vectors", "reference_vectors")
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Lengths:
     largest_error: float  # largest deviation of a finite vector's length from 1
 
 
-def measure(embeddings: Path, *, norm_tolerance: float) -> Lengths:
+def measure(layout: Layout, *, norm_tolerance: float) -> Lengths:
     """Read all vectors once, a chunk at a time."""
     n_vectors = n_not_finite = n_off = 0
     largest = 0.0
-    for vectors in _chunks(embeddings):
+    for vectors in _chunks(layout):
         finite = np.isfinite(vectors).all(axis=1)
         errors = np.abs(np.linalg.norm(vectors[finite].astype(np.float64), axis=1) - 1)
         n_vectors, n_not_finite = n_vectors + len(vectors), n_not_finite + int((~finite).sum())
@@ -55,7 +55,7 @@ def unit_norms(lengths: Lengths, *, norm_tolerance: float) -> Verdict:
     return Verdict(verdict.passed, verdict.sentence, {**verdict.figures, "largest_norm_error": lengths.largest_error})
 
 
-def embedded_once(scores: Path, embeddings: Path) -> Verdict:
+def embedded_once(layout: Layout) -> Verdict:
     """The index has one row and one vector per informative tile (exact copies once), in content order."""
     from rsprune_dagster.pruning.encoders.embedding_cache import read_digests
 
@@ -67,21 +67,21 @@ def embedded_once(scores: Path, embeddings: Path) -> Verdict:
                (SELECT count(*) FROM wanted ANTI JOIN have USING (tile_id, content_md5)) AS missing,
                (SELECT count(*) FROM have ANTI JOIN wanted USING (tile_id, content_md5)) AS strange
         """,
-        {"scores": scores / "scores.parquet", "index_rows": embeddings / "index.parquet"},
+        {"index_rows": layout.file("index"), **layout.tables("scores")},
     )
-    content = read_digests(embeddings / "index.parquet")
+    content = read_digests(layout.file("index"))
     faults = {
         "have no row in the index": found["missing"],
         "rows of the index are of tiles that were to have none": found["strange"],
         "rows are out of content order or repeated": int((content[1:] <= content[:-1]).sum()),
-        "vectors are too many or too few": abs(open_vectors(embeddings / "vectors").n_rows - len(content)),
+        "vectors are too many or too few": abs(open_vectors(layout.file("vectors")).n_rows - len(content)),
     }
     return within_bounds(faults, found["n"], what="informative tiles", todo="materialize embeddings again")
 
 
-def _chunks(embeddings: Path) -> Iterator[NDArray[np.float32]]:
+def _chunks(layout: Layout) -> Iterator[NDArray[np.float32]]:
     for part in _PARTS:
-        if (embeddings / part / "vectors").is_dir():
-            vectors = open_vectors(embeddings / part / "vectors")
+        if (folder := layout.file(part)).is_dir():
+            vectors = open_vectors(folder)
             for start in range(0, vectors.n_rows, CHUNK_ROWS):
                 yield vectors.read(start, min(start + CHUNK_ROWS, vectors.n_rows))

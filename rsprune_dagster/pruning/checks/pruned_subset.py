@@ -1,12 +1,12 @@
 """Checks of pruned_subset: conservation of tiles, exact count, no duplicates, no reference tiles."""
 
 import json
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.corpus.tables import query
 from rsprune_dagster.pruning.checks.verdict import N_EXAMPLES, Verdict, named, row, within_bounds
 from rsprune_dagster.pruning.ledger import n_to_keep
@@ -16,7 +16,7 @@ MAX_NEAR_DUPLICATE_FRACTION: Final = 0.01
 pairs than the search among all tiles did."""
 
 
-def conservation(corpus: Path, subset: Path) -> Verdict:
+def conservation(layout: Layout) -> Verdict:
     """The ledger has exactly one row with a reason for every tile, usable or quarantined, and no others."""
     found = row(
         """
@@ -27,11 +27,7 @@ def conservation(corpus: Path, subset: Path) -> Verdict:
                (SELECT count(*) - count(DISTINCT tile_id) FROM decisions) AS repeated,
                (SELECT count(*) FROM decisions WHERE length(trim(reason)) = 0) AS mute
         """,
-        {
-            "manifest": corpus / "manifest.parquet",
-            "quarantine": corpus / "quarantine.parquet",
-            "decisions": subset / "decisions.parquet",
-        },
+        layout.tables("manifest", "quarantine", "decisions"),
     )
     faults = {
         "are not in decisions.parquet": found["missing"],
@@ -43,9 +39,9 @@ def conservation(corpus: Path, subset: Path) -> Verdict:
     return within_bounds(faults, found["n"], what="tiles seen", todo=todo)
 
 
-def exact_count(corpus: Path, subset: Path) -> Verdict:
+def exact_count(layout: Layout) -> Verdict:
     """round(keep_fraction x readable tiles) are kept, or all survivors if these are fewer; ranks are 1 to n."""
-    summary: dict[str, Any] = json.loads((subset / "summary.json").read_text())
+    summary: dict[str, Any] = json.loads(layout.file("summary").read_text())
     found = row(
         """
         SELECT (SELECT count(*) FROM manifest) AS n_readable, (SELECT count(*) FROM subset) AS n_rows,
@@ -56,11 +52,7 @@ def exact_count(corpus: Path, subset: Path) -> Verdict:
                 USING (tile_id, rank)) AS n_agreeing,
                (SELECT count(*) FROM decisions WHERE decision IN ('kept', 'unselected')) AS n_survivors
         """,
-        {
-            "manifest": corpus / "manifest.parquet",
-            "subset": subset / "pruned_subset.parquet",
-            "decisions": subset / "decisions.parquet",
-        },
+        layout.tables("manifest", "subset", "decisions"),
     )
     asked = n_to_keep(found["n_readable"], summary["keep_fraction"])
     wanted = min(asked, found["n_survivors"])
@@ -75,23 +67,23 @@ def exact_count(corpus: Path, subset: Path) -> Verdict:
     return Verdict(True, f"{wanted:,} of {found['n_readable']:,} readable tiles are kept{short}.", figures)
 
 
-def no_copies(subset: Path) -> Verdict:
+def no_copies(layout: Layout) -> Verdict:
     """No two kept tiles have the same bytes."""
     found = row(
         "SELECT count(*) AS n, count(*) - count(DISTINCT content_md5) AS n_copies FROM subset",
-        {"subset": subset / "pruned_subset.parquet"},
+        layout.tables("subset"),
     )
     todo = "training would see them more often: materialize entropy_scores and what follows again"
     return within_bounds({"repeat the bytes of another": found["n_copies"]}, found["n"], what="kept tiles", todo=todo)
 
 
-def near_duplicates_left(corpus: Path, subset: Path, *, workers: int = 1) -> Verdict:
+def near_duplicates_left(layout: Layout, *, workers: int = 1) -> Verdict:
     """A search among the kept tiles finds few near-duplicates, rotations and flips included."""
     from rsprune_dagster.pruning.entropy import THUMBNAIL_PX
     from rsprune_dagster.pruning.near_duplicates import near_duplicates
 
-    correlation = float(json.loads((subset / "summary.json").read_text())["near_duplicate_correlation"])
-    kept = _thumbnails_of_kept(corpus, subset)
+    correlation = float(json.loads(layout.file("summary").read_text())["near_duplicate_correlation"])
+    kept = _thumbnails_of_kept(layout)
     names = kept.column("tile_id").to_pylist()
     pixels = np.frombuffer(b"".join(kept.column("thumbnail").to_pylist()), np.uint8).reshape(-1, THUMBNAIL_PX**2)
     leader = near_duplicates(pixels, correlation=correlation, workers=workers)
@@ -110,7 +102,7 @@ def near_duplicates_left(corpus: Path, subset: Path, *, workers: int = 1) -> Ver
     )
 
 
-def apart_from_reference(reference: Path, subset: Path) -> Verdict:
+def apart_from_reference(layout: Layout) -> Verdict:
     """No kept tile has the bytes of a reference tile, which would bias scores against the reference."""
     found = row(
         f"""
@@ -119,7 +111,7 @@ def apart_from_reference(reference: Path, subset: Path) -> Verdict:
         SELECT (SELECT count(*) FROM subset) AS n, (SELECT count(*) FROM both_sets) AS n_leaked,
                (SELECT list(pair) FROM (SELECT pair FROM both_sets ORDER BY 1 LIMIT {N_EXAMPLES})) AS examples
         """,
-        {"subset": subset / "pruned_subset.parquet", "reference": reference / "manifest.parquet"},
+        layout.tables("subset", "reference"),
     )
     figures = {"n_kept": found["n"], "n_leaked": found["n_leaked"]}
     if not found["n_leaked"]:
@@ -133,9 +125,8 @@ def apart_from_reference(reference: Path, subset: Path) -> Verdict:
     )
 
 
-def _thumbnails_of_kept(corpus: Path, subset: Path) -> pa.Table:
+def _thumbnails_of_kept(layout: Layout) -> pa.Table:
     """tile_id and thumbnail of the kept tiles, in content order."""
     sql = "SELECT tile_id, thumbnail FROM manifest SEMI JOIN subset USING (tile_id) ORDER BY content_md5, tile_id"
-    tables = {"manifest": corpus / "manifest.parquet", "subset": subset / "pruned_subset.parquet"}
-    with query(sql, tables) as batches:
+    with query(sql, layout.tables("manifest", "subset")) as batches:
         return batches.read_all()

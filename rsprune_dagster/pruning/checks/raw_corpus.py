@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Final
 
+from rsprune_dagster.config.layout import MANIFEST_FILE, QUARANTINE_FILE, Layout
 from rsprune_dagster.corpus import sidecars
+from rsprune_dagster.corpus.options import ignored_files, read_options
 from rsprune_dagster.corpus.sources import HOUSEKEEPING, IMAGE_SUFFIXES
 from rsprune_dagster.pruning.checks.verdict import N_EXAMPLES, Verdict, named, row, rows, within_bounds
 
@@ -24,8 +26,8 @@ N_KINDS: Final = 6
 """Number of suffixes named in a sentence."""
 
 
-def unique_ids(corpus: Path) -> Verdict:
-    """Every tile id is unique among usable and quarantined tiles."""
+def unique_ids(folder: Path) -> Verdict:
+    """Every tile id of a scan (raw_corpus, reference_scenes) is unique among usable and quarantined tiles."""
     found = row(
         f"""
         WITH ids AS (SELECT tile_id FROM manifest UNION ALL SELECT tile_id FROM quarantine),
@@ -33,7 +35,7 @@ def unique_ids(corpus: Path) -> Verdict:
         SELECT (SELECT count(*) FROM ids) AS n, (SELECT count(*) FROM twice) AS n_twice,
                (SELECT list(tile_id) FROM (SELECT tile_id FROM twice ORDER BY 1 LIMIT {N_EXAMPLES})) AS examples
         """,
-        _tables(corpus),
+        {"manifest": folder / MANIFEST_FILE, "quarantine": folder / QUARANTINE_FILE},
     )
     figures = {"n_ids": found["n"], "n_repeated": found["n_twice"]}
     if not found["n_twice"]:
@@ -46,12 +48,12 @@ def unique_ids(corpus: Path) -> Verdict:
     )
 
 
-def readable(corpus: Path, *, max_quarantined_fraction: float) -> Verdict:
+def readable(layout: Layout, *, max_quarantined_fraction: float) -> Verdict:
     """At most `max_quarantined_fraction` of the tiles is quarantined; a larger share indicates a broken source."""
     found = row(
         """SELECT (SELECT count(*) FROM manifest) AS n_usable, (SELECT count(*) FROM quarantine) AS n_quarantined,
            (SELECT mode(reason ORDER BY reason) FROM quarantine) AS reason""",
-        _tables(corpus),
+        layout.tables("manifest", "quarantine"),
     )
     n_seen = found["n_usable"] + found["n_quarantined"]
     share = found["n_quarantined"] / n_seen if n_seen else 0.0
@@ -68,15 +70,15 @@ def readable(corpus: Path, *, max_quarantined_fraction: float) -> Verdict:
     )
 
 
-def read_as_asked(corpus: Path) -> Verdict:
+def read_as_asked(layout: Layout) -> Verdict:
     """`corpus.bands` and `corpus.value_range`, if given, applied to some tile."""
-    given = json.loads((corpus / "corpus.json").read_text())["read_options"]
+    given = read_options(layout.folder("raw_corpus")).values()
     found = row(
         r"""SELECT count(*) FILTER (dtype <> 'uint8') AS n_deep,
                    count(*) FILTER (dtype <> 'uint8' OR kind = 'window' OR crs IS NOT NULL
                                     OR regexp_matches(lower(tile_id), '\.tiff?$')) AS n_with_bands
             FROM manifest""",
-        _tables(corpus),
+        layout.tables("manifest"),
     )
     needs = {
         "bands": (found["n_with_bands"], "GeoTIFF or 16-bit"),
@@ -89,9 +91,9 @@ def read_as_asked(corpus: Path) -> Verdict:
     return Verdict(False, f"{told}. Leave it out, or name the sources that it was meant for.", found)
 
 
-def all_read(corpus: Path) -> Verdict:
+def all_read(layout: Layout) -> Verdict:
     """No ignored file may hold tiles: only files that commonly accompany images were ignored."""
-    ignored: dict[str, int] = json.loads((corpus / "corpus.json").read_text())["ignored_files"]
+    ignored = ignored_files(layout.folder("raw_corpus"))
     unread = {kind: n for kind, n in ignored.items() if kind not in BESIDE_IMAGES}
     figures = {"n_ignored": sum(ignored.values()), "n_unread": sum(unread.values())}
     if not unread:
@@ -106,9 +108,9 @@ def all_read(corpus: Path) -> Verdict:
     )
 
 
-def not_shrunken(corpus: Path, n_before: int | None, *, max_shrink_fraction: float) -> Verdict:
+def not_shrunken(layout: Layout, n_before: int | None, *, max_shrink_fraction: float) -> Verdict:
     """The corpus has not lost more than `max_shrink_fraction` of its `n_before` tiles. None: no earlier version."""
-    n_now = int(row("SELECT count(*) AS n FROM manifest", _tables(corpus))["n"])
+    n_now = int(row("SELECT count(*) AS n FROM manifest", layout.tables("manifest"))["n"])
     if not n_before:
         return Verdict(
             True, f"{n_now:,} tiles; no earlier subset of these sources to compare with.", {"n_tiles": n_now}
@@ -126,14 +128,14 @@ def not_shrunken(corpus: Path, n_before: int | None, *, max_shrink_fraction: flo
     )
 
 
-def scenes_large_enough(reference: Path) -> Verdict:
+def scenes_large_enough(layout: Layout) -> Verdict:
     """Every scene of the reference has enough tiles to serve as a target of the selection."""
     from rsprune_dagster.pruning.pipeline import MIN_TARGET_TILES
 
     counts = {
         found["label"]: int(found["n"])
         for found in rows(
-            "SELECT label, count(*) AS n FROM manifest WHERE label IS NOT NULL GROUP BY 1", _tables(reference)
+            "SELECT label, count(*) AS n FROM reference WHERE label IS NOT NULL GROUP BY 1", layout.tables("reference")
         )
     }
     if not counts:
@@ -150,7 +152,7 @@ def scenes_large_enough(reference: Path) -> Verdict:
     )
 
 
-def entropy_in_range(corpus: Path, scores: Path) -> Verdict:
+def entropy_in_range(layout: Layout) -> Verdict:
     """Every tile of the manifest has an entropy and a patch entropy of 0 to 8 bits."""
     found = row(
         f"""
@@ -160,7 +162,7 @@ def entropy_in_range(corpus: Path, scores: Path) -> Verdict:
                count(*) FILTER (NOT {_is_entropy("scores.patch_entropy_bits")}) AS patches
         FROM manifest FULL JOIN scores USING (tile_id, content_md5)
         """,
-        {"manifest": corpus / "manifest.parquet", "scores": scores / "scores.parquet"},
+        layout.tables("manifest", "scores"),
     )
     faults = {
         "tiles have no score": found["without_score"],
@@ -172,17 +174,17 @@ def entropy_in_range(corpus: Path, scores: Path) -> Verdict:
     return within_bounds(faults, found["n"], what="entropy scores", todo=todo)
 
 
-def no_scene_erased(reference: Path, scores: Path) -> Verdict:
+def no_scene_erased(layout: Layout) -> Verdict:
     """The threshold drops at most MAX_SCENE_LOSS of every reference scene; a fixed one erases water and forest."""
     from rsprune_dagster.pruning.entropy import MAX_SCENE_LOSS
 
-    threshold_bits = float(json.loads((scores / "threshold.json").read_text())["threshold_bits"])
+    threshold_bits = float(json.loads(layout.file("threshold").read_text())["threshold_bits"])
     lost = {
         found["label"]: (int(found["n_lost"]), int(found["n"]))
         for found in rows(
             f"""SELECT label, count(*) AS n, count(*) FILTER (entropy_bits < {threshold_bits!r}::FLOAT) AS n_lost
-                FROM manifest WHERE label IS NOT NULL GROUP BY 1 ORDER BY 1""",
-            _tables(reference),
+                FROM reference WHERE label IS NOT NULL GROUP BY 1 ORDER BY 1""",
+            layout.tables("reference"),
         )
     }
     shares = {scene: n_lost / n for scene, (n_lost, n) in lost.items()}
@@ -208,7 +210,3 @@ def no_scene_erased(reference: Path, scores: Path) -> Verdict:
 def _is_entropy(column: str) -> str:
     """SQL condition; null passes, since missing rows are counted separately."""
     return f"coalesce({column} BETWEEN 0 AND {MAX_ENTROPY_BITS} AND NOT isnan({column}), true)"
-
-
-def _tables(folder: Path) -> dict[str, Path]:
-    return {"manifest": folder / "manifest.parquet", "quarantine": folder / "quarantine.parquet"}

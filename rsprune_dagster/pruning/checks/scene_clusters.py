@@ -1,23 +1,23 @@
 """Checks of scene_clusters: complete assignment, cluster sizes, agreement with the reference's scenes, drift."""
 
 import json
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow.parquet as pq
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.pruning.checks.verdict import Verdict, row, within_bounds
 
 MAX_CLUSTER_FRACTION: Final = 0.5
 """Largest share of the tiles in one cluster: above it there is little left to balance."""
 
 
-def assigned_once(embeddings: Path, clusters: Path) -> Verdict:
+def assigned_once(layout: Layout) -> Verdict:
     """The assignment has the rows of the embeddings, with valid scenes and clusters and finite numbers."""
     from rsprune_dagster.pruning.assignment import read_clusters
 
-    found = read_clusters(clusters)
+    found = read_clusters(layout)
     n_clusters = found.centroids.n_clusters
     joined = row(
         f"""
@@ -28,7 +28,7 @@ def assigned_once(embeddings: Path, clusters: Path) -> Verdict:
                count(*) FILTER (NOT coalesce(novelty BETWEEN 0 AND 1, true)) AS odd
         FROM index_rows FULL JOIN assignment USING (tile_id, content_md5)
         """,
-        {"index_rows": embeddings / "index.parquet", "assignment": clusters / "assignment.parquet"},
+        {"index_rows": layout.file("index"), **layout.tables("assignment")},
     )
     faults = {
         "have no cluster": joined["missing"],
@@ -42,12 +42,12 @@ def assigned_once(embeddings: Path, clusters: Path) -> Verdict:
     return within_bounds(faults, joined["n"], what="embedded tiles", todo="materialize scene_clusters again")
 
 
-def cluster_sizes(clusters: Path) -> Verdict:
+def cluster_sizes(layout: Layout) -> Verdict:
     """No cluster is empty or holds more than MAX_CLUSTER_FRACTION of the tiles."""
     from rsprune_dagster.pruning.assignment import read_clusters
 
-    cluster = pq.read_table(clusters / "assignment.parquet", columns=["cluster_id"]).column(0).to_numpy()
-    found = read_clusters(clusters)
+    cluster = pq.read_table(layout.file("assignment"), columns=["cluster_id"]).column(0).to_numpy()
+    found = read_clusters(layout)
     sizes = np.bincount(cluster, minlength=found.centroids.n_clusters)
     largest = float(sizes.max() / max(sizes.sum(), 1))
     figures: dict[str, int | float | str] = {
@@ -69,11 +69,11 @@ def cluster_sizes(clusters: Path) -> Verdict:
     )
 
 
-def tells_scenes_apart(clusters: Path, *, min_nmi: float) -> Verdict:
+def tells_scenes_apart(layout: Layout, *, min_nmi: float) -> Verdict:
     """The clusters recover the reference's scenes with a normalized mutual information of at least `min_nmi`."""
     from rsprune_dagster.pruning.assignment import read_domain_shift
 
-    content: dict[str, Any] = json.loads((clusters / "quality.json").read_text())
+    content: dict[str, Any] = json.loads(layout.file("quality").read_text())
     measured = {quality["n_clusters"]: quality for quality in content["quality"]}
     chosen = measured.get(content["n_clusters_asked"])
     if chosen is None:
@@ -93,11 +93,11 @@ def tells_scenes_apart(clusters: Path, *, min_nmi: float) -> Verdict:
     )
 
 
-def no_drift(clusters: Path) -> Verdict:
+def no_drift(layout: Layout) -> Verdict:
     """The pool has not drifted from the one that trained the centroids."""
     from rsprune_dagster.pruning.clustering_files import drift_of
 
-    found = drift_of(clusters)
+    found = drift_of(layout)
     if found is None:
         return Verdict(True, "this version kept no model to compare with.", {})
     figures: dict[str, int | float | str] = {

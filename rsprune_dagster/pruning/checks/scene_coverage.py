@@ -4,9 +4,9 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
+from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.pruning.checks.verdict import Verdict, named
 from rsprune_dagster.pruning.scenes import is_foreign
 from rsprune_dagster.utils.csv_files import read_sheet
@@ -17,20 +17,20 @@ NAMED_SCENES: Final = "scenes"
 DAY_S: Final = 86_400.0
 
 
-def kept_by_scene(subset: Path) -> dict[str, int]:
+def kept_by_scene(layout: Layout) -> dict[str, int]:
     """Kept tiles of each scene."""
-    return {line["scene"]: int(line["n_kept"]) for line in read_sheet(subset / "scenes.csv")}
+    return {line["scene"]: int(line["n_kept"]) for line in read_sheet(layout.file("scenes"))}
 
 
-def strata_of(clusters: Path) -> str:
+def strata_of(layout: Layout) -> str:
     """The kind of strata: `scenes` of the reference, or the hash of the centroids if the pool is foreign.
 
     Counts of two versions are comparable only if it is equal: cluster numbers have no meaning for other centroids.
     """
-    quality = json.loads((clusters / "quality.json").read_text())
+    quality = json.loads(layout.file("quality").read_text())
     if not is_foreign(quality["scene_names"], quality["balance_over"]):
         return NAMED_SCENES
-    return hashlib.md5((clusters / "centroids.safetensors").read_bytes(), usedforsecurity=False).hexdigest()
+    return hashlib.md5(layout.file("centroids").read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def scene_coverage(now: Mapping[str, int], before: Mapping[str, int], *, max_scene_shift: float) -> Verdict:
