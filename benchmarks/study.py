@@ -48,8 +48,8 @@ from rsprune_dagster.study.trainings import (
     arm_tiles,
     held_out_leaks,
     image_set_of_tiles,
-    measured,
     run_arm,
+    scores_of,
 )
 from rsprune_dagster.utils.progress import silent
 from rsprune_dagster.viz.markdown import block_table, table
@@ -108,22 +108,22 @@ def main() -> None:
         write_summary(asked.work)
         return
     corpus = pruned(asked.data, asked.work / "prune")
-    yardstick = yardstick_of(asked.data, asked.work, corpus)
+    setup = setup_of(asked.data, asked.work, corpus)
     runs = [(seed, name) for seed in range(asked.seeds) for name in asked.arms]
     if asked.tiles:
-        measure_tiles(runs, corpus, yardstick, asked.work / TILES)
+        measure_tiles(runs, corpus, setup, asked.work / TILES)
         return
     started = time.monotonic()
     for seed, name in runs:
         arm = parse_arm(name)
         results = asked.work / "results"
-        done = run_arm(study(), arm, corpus, yardstick, results, seed=seed, workers=1, device="cpu")
+        done = run_arm(study(), arm, corpus, setup, results, seed=seed, workers=1, device="cpu")
         last = ", ".join(f"{score} {done.points[-1].scores[score]:.4g}" for score in SCORES)
         minutes = (time.monotonic() - started) / 60
         print(f"{minutes:6.1f} min  {name} seed {seed}, {done.n_tiles:,} tiles: {last}", flush=True)
 
 
-def measure_tiles(runs: list[tuple[int, str]], corpus: PrunedCorpus, yardstick: EvaluationSetup, target: Path) -> None:
+def measure_tiles(runs: list[tuple[int, str]], corpus: PrunedCorpus, setup: EvaluationSetup, target: Path) -> None:
     """As many real tiles of each arm as samples are drawn, scored as samples are."""
     known: dict[str, dict[str, float]] = json.loads(target.read_text()) if target.exists() else {}
     for seed, name in runs:
@@ -132,7 +132,7 @@ def measure_tiles(runs: list[tuple[int, str]], corpus: PrunedCorpus, yardstick: 
         tiles = arm_tiles(study(), parse_arm(name), corpus, seed=seed, workers=1)
         n_drawn = min(study().n_samples, len(tiles))
         drawn = np.random.default_rng(seed).choice(len(tiles), n_drawn, replace=False)
-        known[f"{name} {seed}"] = {**measured(tiles.images(drawn), yardstick), "n_drawn": n_drawn}
+        known[f"{name} {seed}"] = {**scores_of(tiles.images(drawn), setup), "n_drawn": n_drawn}
         target.write_text(json.dumps(known, indent=1) + "\n")
         print(name, seed, {score: round(known[f"{name} {seed}"][score], 4) for score in SCORES}, flush=True)
 
@@ -197,7 +197,7 @@ def pruned(data: Path, out: Path) -> PrunedCorpus:
     return read_pruned(layout, params.selection)
 
 
-def yardstick_of(data: Path, work: Path, corpus: PrunedCorpus) -> EvaluationSetup:
+def setup_of(data: Path, work: Path, corpus: PrunedCorpus) -> EvaluationSetup:
     """The held-out tiles in both networks' features; that none of them is in the pool is checked here."""
     networks = [
         encoder(name, str(data / ENCODERS[name]), FEATURE_SIZE_PX, device="cpu")

@@ -39,7 +39,7 @@ def small_study(**changes: Any) -> Study:
     return replace(Study(**values), **changes)
 
 
-def yardstick(*, seed: int = 0) -> EvaluationSetup:
+def setup(*, seed: int = 0) -> EvaluationSetup:
     """Held-out noise: what the scores are is nobody's concern here."""
     images = np.random.default_rng(seed).integers(0, 256, (40, 16, 16, 3)).astype(np.uint8)
     return EvaluationSetup([NETWORK], image_set_of([images], [NETWORK], pixel_edge_px=16), SETTINGS)

@@ -24,7 +24,7 @@ import pytest
 from servers import free_port, mlflow_server, postgres, s3_environment, s3_keys, s3_server
 
 from rsprune_dagster.tracking import mlflow_sync
-from rsprune_dagster.tracking.mlflow_runs import Experiment, connect, public, records_in
+from rsprune_dagster.tracking.mlflow_runs import Experiment, connect, records_in, without_password
 from rsprune_dagster.tracking.mlflow_sync import NOTE, last_sync, run_link, search_link, start_sync, wait_for_sync
 from rsprune_dagster.tracking.run_log import Record, RunLog, Status, is_alive, this_process
 
@@ -560,6 +560,6 @@ def test_the_project_s_own_store_is_linked_to_where_make_mlflow_serves_it(empty_
 
 
 def test_an_address_is_shown_without_its_password() -> None:
-    assert public("https://me:secret@host:5000/mlflow") == "https://host:5000/mlflow"
-    assert public("sqlite:////a/b@c.db") == "sqlite:////a/b@c.db"
+    assert without_password("https://me:secret@host:5000/mlflow") == "https://host:5000/mlflow"
+    assert without_password("sqlite:////a/b@c.db") == "sqlite:////a/b@c.db"
     assert not is_alive(GONE)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from prune_runs import Outcome, settings
-from study_runs import KERNEL, NETWORK, SETTINGS, small_study, yardstick
+from study_runs import KERNEL, NETWORK, SETTINGS, setup, small_study
 
 from rsprune_dagster.pruning.ledger import n_to_keep
 from rsprune_dagster.study import trainings as study_module
@@ -47,7 +47,7 @@ def corpus(pruned: Outcome) -> PrunedCorpus:
 
 
 def run(corpus: PrunedCorpus, folder: Path, arm: Arm = RANDOM, study: Study | None = None, seed: int = 0) -> ArmResult:
-    return run_arm(study or small_study(), arm, corpus, yardstick(), folder, seed=seed, workers=1, device="cpu")
+    return run_arm(study or small_study(), arm, corpus, setup(), folder, seed=seed, workers=1, device="cpu")
 
 
 def written(folder: Path) -> dict[str, bytes]:
@@ -131,7 +131,7 @@ def test_a_run_measures_at_each_checkpoint_and_is_not_done_twice(
     assert run(corpus, tmp_path) == done
 
 
-@pytest.mark.parametrize("killed_in", ["train", "measured", "write_result"])
+@pytest.mark.parametrize("killed_in", ["train", "scores_of", "write_result"])
 def test_a_run_that_was_killed_anywhere_comes_to_the_same_bytes(
     corpus: PrunedCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_in: str
 ) -> None:
@@ -168,7 +168,7 @@ def test_arms_of_the_same_tiles_score_the_same(corpus: PrunedCorpus, tmp_path: P
 
 def test_seeds_and_arms_are_other_runs_of_one_study(corpus: PrunedCorpus, tmp_path: Path) -> None:
     runs = [run(corpus, tmp_path, arm, seed=seed) for arm, seed in ((RSPRUNE, 0), (RSPRUNE, 1), (RANDOM, 0))]
-    own = study_folder(tmp_path, small_study(), yardstick(), corpus)
+    own = study_folder(tmp_path, small_study(), setup(), corpus)
     assert read_results(own) == tuple(sorted(runs, key=lambda one: (one.arm, one.seed)))
     assert len({str(one.points) for one in runs}) == 3
 
@@ -190,13 +190,13 @@ def test_a_changed_study_has_another_key(changes: dict[str, Any]) -> None:
     inner = {name: value for name, value in changes.items() if not hasattr(plain, name)}
     outer = {name: value for name, value in changes.items() if name not in inner}
     changed = replace(plain, training=replace(plain.training, **inner), **outer)
-    assert study_key(changed, yardstick()) != study_key(plain, yardstick())
+    assert study_key(changed, setup()) != study_key(plain, setup())
 
 
 def test_what_changes_no_result_changes_no_key() -> None:
     plain = small_study()
     same = replace(plain, training=replace(plain.training, seed=9, n_images=80, save_every_images=40))
-    assert study_key(same, yardstick()) == study_key(plain, yardstick())
+    assert study_key(same, setup()) == study_key(plain, setup())
 
 
 def test_a_corpus_that_is_pruned_otherwise_has_a_folder_of_its_own(corpus: PrunedCorpus, tmp_path: Path) -> None:
@@ -205,14 +205,14 @@ def test_a_corpus_that_is_pruned_otherwise_has_a_folder_of_its_own(corpus: Prune
         replace(corpus, ranking=corpus.ranking.slice(1)),
         replace(corpus, manifest=corpus.manifest.slice(1)),
     )
-    folders = {study_folder(tmp_path, small_study(), yardstick(), one) for one in (corpus, *others)}
+    folders = {study_folder(tmp_path, small_study(), setup(), one) for one in (corpus, *others)}
     assert len(folders) == 4
 
 
-def test_another_yardstick_is_another_study() -> None:
-    plain = yardstick()
+def test_another_evaluation_setup_is_another_study() -> None:
+    plain = setup()
     others = (
-        yardstick(seed=1),
+        setup(seed=1),
         EvaluationSetup([replace(NETWORK, sha256="cd" * 32)], plain.held_out, SETTINGS),
         EvaluationSetup([NETWORK], plain.held_out, replace(SETTINGS, n_neighbours=4)),
     )
@@ -222,7 +222,7 @@ def test_another_yardstick_is_another_study() -> None:
 
 def test_a_result_of_other_tiles_is_made_anew(corpus: PrunedCorpus, tmp_path: Path) -> None:
     done = run(corpus, tmp_path)
-    own = study_folder(tmp_path, small_study(), yardstick(), corpus)
+    own = study_folder(tmp_path, small_study(), setup(), corpus)
     write_result(own, replace(done, tiles="of an older corpus", points=done.points[:1]))
     assert run(corpus, tmp_path) == done
 
@@ -248,4 +248,4 @@ def test_held_out_tiles_that_are_in_the_corpus_are_found(corpus: PrunedCorpus) -
     everything = image_set_of_tiles(tiles, [])
     found = held_out_leaks(everything, everything, correlation=0.94, workers=1)
     assert len(found) == len(tiles) and all(leak.exact for leak in found)
-    assert not held_out_leaks(yardstick().held_out, everything, correlation=0.94, workers=1)
+    assert not held_out_leaks(setup().held_out, everything, correlation=0.94, workers=1)

@@ -51,12 +51,14 @@ def schema(defaults: SectionType, check: Callable[[SectionType], object] = lambd
     return CheckedShape(defaults, check)
 
 
-def given(context: dg.AssetExecutionContext) -> dict[str, Any]:
+def run_params(context: dg.AssetExecutionContext) -> dict[str, Any]:
     """The asset's parameters in this run, before validation, for the run record."""
     return dict(context.op_execution_context.op_config)
 
 
-def in_effect(context: dg.AssetExecutionContext, defaults: SectionType, others: Params | None = None) -> SectionType:
+def validated_params(
+    context: dg.AssetExecutionContext, defaults: SectionType, others: Params | None = None
+) -> SectionType:
     """The asset's validated parameters in this run; changes from params.yaml are logged.
 
     Args:
@@ -65,7 +67,7 @@ def in_effect(context: dg.AssetExecutionContext, defaults: SectionType, others: 
     Raises:
         UsageError: a value is out of range.
     """
-    params = parse_section(type(defaults), given(context))
+    params = parse_section(type(defaults), run_params(context))
     for name, value in params:
         if value != getattr(defaults, name):
             context.log.info(f"{name} is {value!r} in this run; params.yaml says {getattr(defaults, name)!r}")

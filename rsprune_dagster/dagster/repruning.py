@@ -25,7 +25,7 @@ from rsprune_dagster.tracking.repruning import (
     shrink_gate,
 )
 from rsprune_dagster.tracking.restore import Say
-from rsprune_dagster.tracking.staleness import wanted
+from rsprune_dagster.tracking.staleness import with_upstream
 from rsprune_dagster.tracking.version_history import VersionHistory
 from rsprune_dagster.utils.errors import BlockingCheckError, RunError, UsageError
 
@@ -61,7 +61,7 @@ def reprune(root: Path, request: UpdateRequest, say: Say, make: Make | None = No
     """
     project, checkout, command = _places_of(root)
     checkout.commit_of(request.base)
-    order = wanted(project, known_assets(request.assets, tuple(project.stages())))
+    order = with_upstream(project, known_assets(request.assets, tuple(project.stages())))
     publisher = Publisher(checkout, command, DvcCache.of(root))
     params = load(root / "params.yaml")
     if request.push_data:

@@ -38,7 +38,7 @@ class Compute(dg.ConfigurableResource):  # type: ignore[type-arg]
     seed: int = Field(description="Random seed")
     progress_on: str = Field(default="log", description="log: lines in the run's log; terminal: a bar")
 
-    def drawn(self) -> dict[str, int]:
+    def recorded(self) -> dict[str, int]:
         """What of this can change a result: the seed."""
         return {"seed": self.seed}
 

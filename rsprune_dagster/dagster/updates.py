@@ -13,7 +13,7 @@ from rsprune_dagster.tracking.places import Places
 from rsprune_dagster.tracking.repruning import RematerializedAsset, Repruning
 from rsprune_dagster.tracking.restore import Say, ensure_cached, place
 from rsprune_dagster.tracking.run_recorder import project_recorder
-from rsprune_dagster.tracking.staleness import wanted, why_stale
+from rsprune_dagster.tracking.staleness import why_stale, with_upstream
 from rsprune_dagster.tracking.version_history import VersionHistory
 from rsprune_dagster.utils.errors import BlockingCheckError, RunError
 
@@ -86,7 +86,7 @@ class Update:
 
         A version in neither the cache nor a remote is made again, and must have the same hash.
         """
-        names = [name for name in wanted(self.project, [asset]) if name != asset]
+        names = [name for name in with_upstream(self.project, [asset]) if name != asset]
         for name, lacking in self._bring(names, locked).items():
             self.say(f"{lacking}: making {name} anew")
             after, expected = self._make(name, "its data was lost").after, version_in(locked, name)

@@ -23,7 +23,7 @@ from rsprune_dagster.pruning.incremental import Drift, FittedClustering, drift
 from rsprune_dagster.pruning.pipeline import ClusteringSpace, Fitted
 from rsprune_dagster.pruning.scenes import Discriminant, HeldOut, Projection, SceneModel
 
-KEEP_VERSION: Final = 2
+FITTED_VERSION: Final = 2
 TRAINING_PARAMS: Final = ("n_clusters", "candidates")
 """The parameters that affect how centroids are trained; `recluster` affects when."""
 _MODEL: Final = "model.json"
@@ -37,7 +37,7 @@ def identity_of(layout: Layout, params: ClusteringParams, seed: int) -> dict[str
     labelled = pq.read_table(layout.file("reference_index"), columns=["content_md5", "label"])
     rows = "\n".join(f"{md5} {label}" for md5, label in zip(*labelled.to_pydict().values(), strict=True))
     return {
-        "version": KEEP_VERSION,
+        "version": FITTED_VERSION,
         "params": json.loads(params.model_dump_json(include=set(TRAINING_PARAMS))),
         "seed": seed,
         "encoder": json.loads(layout.file("encoder").read_text()),
@@ -52,8 +52,8 @@ def contents_of(table: Path) -> NDArray[np.uint8]:
     return np.frombuffer(b"".join(parts), np.uint8).reshape(-1, 16)
 
 
-def write_kept(kept: FittedClustering, identity: dict[str, Any], layout: Layout) -> None:
-    """Write the files of `read_kept`, except centroids and quality, which `write_clusters` writes."""
+def write_fitted(kept: FittedClustering, identity: dict[str, Any], layout: Layout) -> None:
+    """Write the files of `read_fitted`, except centroids and quality, which `write_clusters` writes."""
     arrays = {"trained_on": kept.trained_on, "counts": kept.counts, **_space_arrays(kept.fitted.space)}
     content: dict[str, Any] = {
         "identity": identity,
@@ -82,7 +82,7 @@ def write_kept(kept: FittedClustering, identity: dict[str, Any], layout: Layout)
     (folder / _MODEL).write_text(json.dumps(content, indent=1) + "\n")
 
 
-def read_kept(layout: Layout) -> tuple[FittedClustering, dict[str, Any]] | None:
+def read_fitted(layout: Layout) -> tuple[FittedClustering, dict[str, Any]] | None:
     """The clustering of an earlier version and its identity; None if that version stored none."""
     folder = layout.folder("scene_clusters")
     if not (folder / _MODEL).is_file():
@@ -133,7 +133,7 @@ def _projection(projection: Projection, name: str) -> dict[str, np.ndarray]:
 
 def drift_of(layout: Layout) -> Drift | None:
     """The drift of a version's tiles from its training tiles; None if it stored no model."""
-    earlier = read_kept(layout)
+    earlier = read_fitted(layout)
     if earlier is None:
         return None
     found = read_clusters(layout)

@@ -53,7 +53,7 @@ class Drift:
     reasons: tuple[str, ...]
 
 
-def frozen(clusters: SceneClusters, contents: NDArray[np.uint8]) -> FittedClustering:
+def fitted_clustering(clusters: SceneClusters, contents: NDArray[np.uint8]) -> FittedClustering:
     """The reusable part of a clustering just trained on tiles with content md5s (N, 16)."""
     assert clusters.fitted is not None, "cluster_pool gives it"
     return FittedClustering(

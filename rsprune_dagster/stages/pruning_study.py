@@ -93,14 +93,14 @@ def study_arm(
     folder, work = layout.folder("pruning_study"), layout.cache / "study"
     space = space_of(params.training)
     study = study_of(params)
-    yardstick = _yardstick(sources, folder / "held_out", study, params.evaluation, scanner, device, progress)
-    own = study_folder(work, study, yardstick, corpus)
-    _check_apart(own, study, corpus, yardstick.held_out, params.evaluation, scanner.workers, progress)
+    setup = _evaluation_setup(sources, folder / "held_out", study, params.evaluation, scanner, device, progress)
+    own = study_folder(work, study, setup, corpus)
+    _check_apart(own, study, corpus, setup.held_out, params.evaluation, scanner.workers, progress)
     result = run_arm(
         study,
         chosen,
         corpus,
-        yardstick,
+        setup,
         work,
         seed=seed,
         workers=scanner.workers,
@@ -128,7 +128,7 @@ def study_of(params: Params) -> Study:
     )
 
 
-def _yardstick(
+def _evaluation_setup(
     sources: Sequence[str],
     folder: Path,
     study: Study,

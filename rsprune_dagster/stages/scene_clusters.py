@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import ClusteringParams
 from rsprune_dagster.pruning.assignment import read_reference, write_clusters
-from rsprune_dagster.pruning.clustering_files import contents_of, identity_of, read_kept, write_kept
+from rsprune_dagster.pruning.clustering_files import contents_of, identity_of, read_fitted, write_fitted
 from rsprune_dagster.pruning.encoders.vectors import open_vectors
-from rsprune_dagster.pruning.incremental import Drift, FittedClustering, assign_new, drift, frozen
+from rsprune_dagster.pruning.incremental import Drift, FittedClustering, assign_new, drift, fitted_clustering
 from rsprune_dagster.pruning.pipeline import SceneClusters, cluster_pool
 from rsprune_dagster.utils.progress import Progress, silent
 
@@ -48,16 +48,16 @@ def cluster(
     """
     identity = identity_of(layout, params, seed)
     contents = contents_of(layout.file("index"))
-    earlier = read_kept(last) if last else None
+    earlier = read_fitted(last) if last else None
     if earlier is None or earlier[1] != identity:
         why = "" if earlier is None else ": parameters, encoder or reference are others than those of the last version"
         outcome = Outcome(_trained(layout, params, seed, use_gpu, progress), f"trained{why}", kept=False)
     else:
         outcome = _assign_new(layout, earlier[0], contents, params, seed, use_gpu, progress)
-    kept = earlier[0] if earlier and outcome.kept else frozen(outcome.clusters, contents)
+    kept = earlier[0] if earlier and outcome.kept else fitted_clustering(outcome.clusters, contents)
     index = pq.read_table(layout.file("index"), columns=["content_md5", "tile_id"])
     write_clusters(outcome.clusters, index, layout)
-    write_kept(kept, identity, layout)
+    write_fitted(kept, identity, layout)
     return outcome
 
 

@@ -7,8 +7,8 @@ training tiles, which is what pruning changes.
 
     study = Study(training=..., image_size_px=32, checkpoints=(4_000, 16_000), n_samples=1_000, ...)
     for arm in arms:
-        run_arm(study, arm, corpus, yardstick, folder, seed=0, workers=1, device="cpu")
-    summarize(read_results(study_folder(folder, study, yardstick, corpus)), ...)
+        run_arm(study, arm, corpus, setup, folder, seed=0, workers=1, device="cpu")
+    summarize(read_results(study_folder(folder, study, setup, corpus)), ...)
 """
 
 import hashlib
@@ -93,7 +93,7 @@ class EvaluationSetup:
     settings: Settings
 
 
-def study_key(study: Study, yardstick: EvaluationSetup) -> str:
+def study_key(study: Study, setup: EvaluationSetup) -> str:
     """A hash of everything that all results depend on; arms and seeds can be added under the same key."""
     own = study.training
     training = {
@@ -104,24 +104,24 @@ def study_key(study: Study, yardstick: EvaluationSetup) -> str:
     content = {
         **asdict(study),
         "training": training,
-        "networks": [(one.name, one.sha256, one.resize) for one in yardstick.networks],
-        "held_out": yardstick.held_out.content,
-        "settings": asdict(yardstick.settings),
+        "networks": [(one.name, one.sha256, one.resize) for one in setup.networks],
+        "held_out": setup.held_out.content,
+        "settings": asdict(setup.settings),
         "code": CODE_VERSION,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def study_folder(folder: Path, study: Study, yardstick: EvaluationSetup, corpus: PrunedCorpus) -> Path:
+def study_folder(folder: Path, study: Study, setup: EvaluationSetup, corpus: PrunedCorpus) -> Path:
     """The subfolder of this study's results; other corpora and prunings have others."""
-    return folder / corpus.digest[:12] / study_key(study, yardstick)[:20]
+    return folder / corpus.digest[:12] / study_key(study, setup)[:20]
 
 
 def run_arm(
     study: Study,
     arm: Arm,
     corpus: PrunedCorpus,
-    yardstick: EvaluationSetup,
+    setup: EvaluationSetup,
     folder: Path,
     *,
     seed: int,
@@ -139,9 +139,9 @@ def run_arm(
     Raises:
         UsageError, RunError: as `chosen_tiles`, `training.train` and `evaluate` raise them.
     """
-    own = study_folder(folder, study, yardstick, corpus)
+    own = study_folder(folder, study, setup, corpus)
     tiles = arm_tiles(study, arm, corpus, seed=seed, workers=workers)
-    result = _begun(own, study_key(study, yardstick), arm, seed, tiles)
+    result = _begun(own, study_key(study, setup), arm, seed, tiles)
     states = own / "states" / f"{arm.name}-{seed}-{result.tiles[:12]}"
     for n_images in study.checkpoints:
         if n_images <= result.n_images:
@@ -149,7 +149,7 @@ def run_arm(
         options = study.options(seed, n_images)
         trained = train(tiles, options, states, device=str(resolve_device(device)), space=space, progress=progress)
         images = samples_of(study, trained, seed=seed, device=device, progress=progress)
-        point = Point(n_images, _recent_loss(trained), measured(images, yardstick))
+        point = Point(n_images, _recent_loss(trained), scores_of(images, setup))
         result = replace(result, points=(*result.points, point))
         _keep_picture(own, arm, seed, images)
         write_result(own, result)
@@ -179,13 +179,13 @@ def samples_of(study: Study, trained: Trained, *, seed: int, device: str, progre
         )
 
 
-def measured(images: Images, yardstick: EvaluationSetup) -> dict[str, float]:
+def scores_of(images: Images, setup: EvaluationSetup) -> dict[str, float]:
     """Every score of the samples against the held-out tiles. RunError: none can be measured."""
-    generated = image_set_of_arrays(images, yardstick.networks)
-    evaluation = evaluate(generated, yardstick.held_out, None, None, yardstick.networks, settings=yardstick.settings)
+    generated = image_set_of_arrays(images, setup.networks)
+    evaluation = evaluate(generated, setup.held_out, None, None, setup.networks, settings=setup.settings)
     scores = {score.name: score.value for score in evaluation.scores}
     if not scores:
-        evaluation.score(yardstick.networks[0].measure("kernel"))  # raises with the reason
+        evaluation.score(setup.networks[0].measure("kernel"))  # raises with the reason
     return scores
 
 

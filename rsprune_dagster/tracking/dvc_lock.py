@@ -70,7 +70,7 @@ class DvcProject:
         """The hash that dvc.lock holds for an asset; empty where it holds none."""
         return version_in(self.lock(), asset)
 
-    def made_from(self, asset: str, inputs: Mapping[str, Tree]) -> Stage:
+    def stage_entry(self, asset: str, inputs: Mapping[str, Tree]) -> Stage:
         """The entry without `outs`. Call it before the asset is made, as code and parameters may change meanwhile.
 
         Args:
@@ -82,7 +82,7 @@ class DvcProject:
         return self.expected_stage_entry(asset, {name: outs(name, tree)[0] for name, tree in inputs.items()})
 
     def expected_stage_entry(self, asset: str, inputs: Mapping[str, Stage]) -> Stage:
-        """Like `made_from`, with the outs that dvc.lock has for each upstream asset.
+        """Like `stage_entry`, with the outs that dvc.lock has for each upstream asset.
 
         Raises:
             UsageError: code that dvc.yaml names is gone.

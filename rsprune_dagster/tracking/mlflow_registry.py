@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rsprune_dagster.evaluation.protocol import Score
 from rsprune_dagster.tracking.champion import ALIAS, CHECKPOINT, ChampionRecord, verdict, write_mlflow_alias
 from rsprune_dagster.tracking.dvc_cache import DvcCache
-from rsprune_dagster.tracking.mlflow_runs import DAGSTER_RUN, DATA_VERSION, Experiment, tag_is
+from rsprune_dagster.tracking.mlflow_runs import DAGSTER_RUN, DATA_VERSION, Experiment, tag_filter
 from rsprune_dagster.tracking.run_log import Record, RunLog
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _score(version: "ModelVersion") -> dict[str, Any] | None:
 
 def _logged_model(experiment: Experiment, data_version: str) -> "LoggedModel | None":
     """The LoggedModel with this content."""
-    found = experiment.client.search_logged_models([experiment.id], tag_is(DATA_VERSION, data_version))
+    found = experiment.client.search_logged_models([experiment.id], tag_filter(DATA_VERSION, data_version))
     return found[0] if found else None
 
 

@@ -75,7 +75,7 @@ def connect(tracking_uri: str, name: str) -> Experiment:
             return _experiment(client, name, (database.parent / "mlartifacts").as_uri())
     if not tracking_uri.startswith(("http://", "https://")):
         raise UsageError(
-            f"MLflow's address is {public(tracking_uri)!r}; "
+            f"MLflow's address is {without_password(tracking_uri)!r}; "
             "give sqlite:///FOLDER/mlflow.db or the http(s):// address of a server"
         )
     return _experiment(MlflowClient(tracking_uri, registry_uri=tracking_uri), name, None)
@@ -87,13 +87,13 @@ def sqlite_file(tracking_uri: str) -> Path | None:
     return Path(tracking_uri.removeprefix(start)).resolve() if tracking_uri.startswith(start) else None
 
 
-def public(tracking_uri: str) -> str:
+def without_password(tracking_uri: str) -> str:
     """An address without the name and password that it may hold."""
     parts = urlsplit(tracking_uri)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else tracking_uri
 
 
-def found(experiment: Experiment, where: str) -> Iterator["Run"]:
+def find_runs(experiment: Experiment, where: str) -> Iterator["Run"]:
     """Runs by a search clause, oldest first, page by page."""
     token: str | None = None
     while True:
@@ -105,7 +105,7 @@ def found(experiment: Experiment, where: str) -> Iterator["Run"]:
             return
 
 
-def tag_is(key: str, value: str) -> str:
+def tag_filter(key: str, value: str) -> str:
     """A search clause: the tag has this value, in which % stands for anything."""
     if not re.fullmatch(r"[\w.-]*%?", value):
         raise UsageError(f"{value!r} is no run, asset or hash: letters, digits, '.', '-' and '_' were expected")
@@ -125,8 +125,8 @@ def records_in(
     """
     store = connect(tracking_uri, experiment)
     asked = {DATA_VERSION: data_version and f"{data_version}%", DAGSTER_RUN: run_id and f"{run_id}%", ASSET: asset}
-    clauses = [tag_is(key, value) for key, value in asked.items() if value]
-    runs = list(found(store, " and ".join([tag_is(PARENT, "%"), *clauses])))
+    clauses = [tag_filter(key, value) for key, value in asked.items() if value]
+    runs = list(find_runs(store, " and ".join([tag_filter(PARENT, "%"), *clauses])))
     records = [record for run in runs for record in _record_of(store.client, run.info.run_id)]
     return sorted(records, key=lambda record: (record.started_at, record.name))
 

@@ -26,13 +26,13 @@ from rsprune_dagster.tracking.mlflow_runs import (
     Experiment,
     connect,
     create_run,
-    found,
-    public,
+    find_runs,
     put_files,
     put_status,
     put_values,
     sqlite_file,
-    tag_is,
+    tag_filter,
+    without_password,
 )
 from rsprune_dagster.tracking.run_log import Record, RunLog, Status, is_alive
 from rsprune_dagster.utils.atomic_write import atomic_write
@@ -169,13 +169,13 @@ def search_link(run_log: RunLog, record: Record, tracking_uri: str, experiment: 
 
     Until the first sync has told the experiment's id it is the list of experiments.
     """
-    last, clause = last_sync(run_log), tag_is(IDENTITY, record.name)
+    last, clause = last_sync(run_log), tag_filter(IDENTITY, record.name)
     here = _Sync(run_log, tracking_uri, experiment).store
     is_known = last.experiment_id and (last.tracking_uri, last.experiment) == here
     # another order than by date, in which MLflow folds the run into its parent
     query = f"searchFilter={quote(clause)}&orderByKey={quote('tags.`mlflow.runName`')}&{VIEW}"
     runs = f"/{last.experiment_id}/runs?{query}" if is_known else ""
-    return _address(run_log, public(tracking_uri), f"/#/experiments{runs}", f"{clause} in {experiment}")
+    return _address(run_log, without_password(tracking_uri), f"/#/experiments{runs}", f"{clause} in {experiment}")
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class _Sync:
 
     @property
     def store(self) -> tuple[str, str]:
-        return public(self.tracking_uri), self.experiment
+        return without_password(self.tracking_uri), self.experiment
 
     def to_do(self) -> set[str]:
         """What is pending: contents of records, and runs that MLflow shows as running although they have ended."""
@@ -221,7 +221,7 @@ class _Sync:
         except UserError as error:
             errors.append(str(error))
         except Exception as error:  # whatever MLflow, its database or the network raise: the records stay pending
-            errors.append(f"MLflow at {public(self.tracking_uri)} did not take the records: {_reason(error)}")
+            errors.append(f"MLflow at {without_password(self.tracking_uri)} did not take the records: {_reason(error)}")
         pending = self.pending(shown_records(self.run_log), experiment.created if experiment else None)
         experiment_id = experiment.id if experiment else last_sync(self.run_log).experiment_id
         return SyncResult(len(pending), "; ".join(errors), started_at, *self.store, experiment_id)
@@ -259,7 +259,9 @@ class _Sync:
         """
         from mlflow.exceptions import MlflowException
 
-        there = {run.data.tags.get(IDENTITY): run for run in found(experiment, tag_is(DAGSTER_RUN, group[0].run_id))}
+        there = {
+            run.data.tags.get(IDENTITY): run for run in find_runs(experiment, tag_filter(DAGSTER_RUN, group[0].run_id))
+        }
         parent = (there.get(group[0].run_id) or create_run(experiment, group[0])).info.run_id
         run_ids = {}
         for record in pending:

@@ -211,7 +211,7 @@ class AssetRecorder:
         inputs = {name: tree.digest for name, tree in trees.items()}
         import_versions(inputs, self.context.instance, self.run_log)
         has_stage = self.project is not None and self.asset in self.project.stages()
-        stage = self.project.made_from(self.asset, trees) if self.project and has_stage else {}
+        stage = self.project.stage_entry(self.asset, trees) if self.project and has_stage else {}
         self.run_log.write(replace(self.record, inputs=inputs, stage=stage))
 
     def inputs(self) -> dict[str, Tree]:

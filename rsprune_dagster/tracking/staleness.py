@@ -8,7 +8,7 @@ from rsprune_dagster.tracking.format import format_list
 from rsprune_dagster.tracking.locks import params_of
 
 
-def wanted(project: DvcProject, assets: Sequence[str]) -> list[str]:
+def with_upstream(project: DvcProject, assets: Sequence[str]) -> list[str]:
     """The assets and all that is upstream of them, in topological order."""
     stages = project.stages()
     order: dict[str, None] = {}

@@ -65,7 +65,7 @@ def picture(block: Figure | Table | Gallery) -> bytes:
     return "\n".join(printable(line) for line in drawn.split("\n") if line).encode()
 
 
-def said(text: str) -> Markup:
+def inline_html(text: str) -> Markup:
     """A sentence as HTML: escaped, and what stands between backquotes in the fixed-width face."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
@@ -80,7 +80,9 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(said=said, tile_uri=tile_uri, words=lambda cell: shortened(text_of(cell), 60))
+    environment.filters.update(
+        inline_html=inline_html, tile_uri=tile_uri, words=lambda cell: shortened(text_of(cell), 60)
+    )
     return environment
 
 

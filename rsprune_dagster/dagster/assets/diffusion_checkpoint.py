@@ -5,7 +5,7 @@ from dataclasses import asdict
 import dagster as dg
 
 from rsprune_dagster.config.params import Params
-from rsprune_dagster.dagster.config_schema import given, in_effect, schema
+from rsprune_dagster.dagster.config_schema import run_params, schema, validated_params
 from rsprune_dagster.dagster.gpu_pool import gpu_pool
 from rsprune_dagster.dagster.metadata import result
 from rsprune_dagster.dagster.resources import Compute, Store
@@ -40,8 +40,10 @@ def diffusion_checkpoint_asset(defaults: Params) -> dg.AssetsDefinition:
         from rsprune_dagster.viz.pictures import checkpoint_pictures
 
         layout = store.open()
-        with recorder.record_asset(context, layout, {"training": given(context), "compute": compute.drawn()}) as made:
-            params = in_effect(context, defaults.training)
+        with recorder.record_asset(
+            context, layout, {"training": run_params(context), "compute": compute.recorded()}
+        ) as made:
+            params = validated_params(context, defaults.training)
             with made.replace() as draft:
                 report = train_checkpoint(
                     draft,

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import dagster as dg
 
 from rsprune_dagster.config.params import EmbeddingParams, Params
-from rsprune_dagster.dagster.config_schema import given, in_effect, schema
+from rsprune_dagster.dagster.config_schema import run_params, schema, validated_params
 from rsprune_dagster.dagster.gpu_pool import gpu_pool
 from rsprune_dagster.dagster.metadata import result
 from rsprune_dagster.dagster.resources import Compute, Store
@@ -46,8 +46,8 @@ def embeddings_asset(defaults: Params) -> dg.AssetsDefinition:
         from rsprune_dagster.stages.embeddings import embed_corpus
 
         layout = store.open()
-        with recorder.record_asset(context, layout, {"embedding": given(context)}) as made:
-            params = in_effect(context, defaults.embedding, defaults)
+        with recorder.record_asset(context, layout, {"embedding": run_params(context)}) as made:
+            params = validated_params(context, defaults.embedding, defaults)
             with made.replace() as draft:
                 report = embed_corpus(draft, params, device=compute.device, progress=compute.progress(context))
             return result(made, asdict(report), tables=[layout.file("index")])

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import dagster as dg
 
 from rsprune_dagster.config.params import Params
-from rsprune_dagster.dagster.config_schema import given, in_effect, schema
+from rsprune_dagster.dagster.config_schema import run_params, schema, validated_params
 from rsprune_dagster.dagster.metadata import result
 from rsprune_dagster.dagster.resources import Store
 from rsprune_dagster.dagster.user_errors import surface_user_errors
@@ -38,8 +38,8 @@ def entropy_scores_asset(defaults: Params) -> dg.AssetsDefinition:
         from rsprune_dagster.viz.pictures import entropy_pictures
 
         layout = store.open()
-        with recorder.record_asset(context, layout, {"entropy": given(context)}) as made:
-            params = in_effect(context, defaults.entropy, defaults)
+        with recorder.record_asset(context, layout, {"entropy": run_params(context)}) as made:
+            params = validated_params(context, defaults.entropy, defaults)
             with made.replace() as draft:
                 report = score(draft, params)
                 pictures = entropy_pictures(draft)

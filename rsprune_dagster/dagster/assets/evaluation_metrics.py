@@ -4,7 +4,7 @@ import dagster as dg
 
 from rsprune_dagster.config.layout import SAMPLES
 from rsprune_dagster.config.params import Params
-from rsprune_dagster.dagster.config_schema import given, in_effect, schema
+from rsprune_dagster.dagster.config_schema import run_params, schema, validated_params
 from rsprune_dagster.dagster.gpu_pool import gpu_pool
 from rsprune_dagster.dagster.image_sources import named_sources, scanner
 from rsprune_dagster.dagster.metadata import result
@@ -45,9 +45,9 @@ def evaluation_metrics_asset(defaults: Params) -> dg.AssetsDefinition:
         with recorder.record_asset(
             context,
             layout,
-            {"evaluation": given(context), "corpus": defaults.corpus, "compute": compute.drawn()},
+            {"evaluation": run_params(context), "corpus": defaults.corpus, "compute": compute.recorded()},
         ) as made:
-            params, progress = in_effect(context, defaults.evaluation), compute.progress(context)
+            params, progress = validated_params(context, defaults.evaluation), compute.progress(context)
             inputs = made.record.inputs
             with made.replace() as draft:
                 report = evaluate_checkpoint(

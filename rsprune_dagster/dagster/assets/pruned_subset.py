@@ -3,7 +3,7 @@
 import dagster as dg
 
 from rsprune_dagster.config.params import Params, SelectionParams
-from rsprune_dagster.dagster.config_schema import given, in_effect, schema
+from rsprune_dagster.dagster.config_schema import run_params, schema, validated_params
 from rsprune_dagster.dagster.metadata import result
 from rsprune_dagster.dagster.resources import Compute, Store
 from rsprune_dagster.dagster.user_errors import surface_user_errors
@@ -47,8 +47,10 @@ def pruned_subset_asset(defaults: Params) -> dg.AssetsDefinition:
 
         layout = store.open()
         workers, progress = compute.n_workers(), compute.progress(context)
-        with recorder.record_asset(context, layout, {"selection": given(context), "compute": compute.drawn()}) as made:
-            params = in_effect(context, defaults.selection, defaults)
+        with recorder.record_asset(
+            context, layout, {"selection": run_params(context), "compute": compute.recorded()}
+        ) as made:
+            params = validated_params(context, defaults.selection, defaults)
             with made.replace() as draft:
                 report = select(draft, params, seed=compute.seed, workers=workers, progress=progress)
                 pictures = subset_pictures(draft)

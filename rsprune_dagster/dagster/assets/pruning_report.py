@@ -6,7 +6,7 @@ import dagster as dg
 
 from rsprune_dagster.config.layout import REPORT_HTML
 from rsprune_dagster.config.params import Params
-from rsprune_dagster.dagster.config_schema import given, in_effect, schema
+from rsprune_dagster.dagster.config_schema import run_params, schema, validated_params
 from rsprune_dagster.dagster.metadata import result
 from rsprune_dagster.dagster.resources import Compute, Store
 from rsprune_dagster.dagster.user_errors import surface_user_errors
@@ -51,12 +51,12 @@ def pruning_report_asset(defaults: Params) -> dg.AssetsDefinition:
 
         layout = store.open()
         recorded: dict[str, Any] = {
-            "report": given(context),
+            "report": run_params(context),
             "clustering": defaults.clustering,
-            "compute": compute.drawn(),
+            "compute": compute.recorded(),
         }
         with recorder.record_asset(context, layout, recorded) as made:
-            params = in_effect(context, defaults.report, defaults)
+            params = validated_params(context, defaults.report, defaults)
             origins = origins_of(layout)
             with made.replace() as draft:
                 report = write_report(draft, origins, params, clustering=defaults.clustering, seed=compute.seed)

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from rsprune_dagster.config.params import Params, StudyParams
-from rsprune_dagster.dagster.config_schema import given, in_effect, schema
+from rsprune_dagster.dagster.config_schema import run_params, schema, validated_params
 from rsprune_dagster.dagster.gpu_pool import gpu_pool
 from rsprune_dagster.dagster.image_sources import named_sources, scanner
 from rsprune_dagster.dagster.metadata import result
@@ -57,14 +57,14 @@ def pruning_study_asset(defaults: Params) -> dg.AssetsDefinition:
             context,
             layout,
             {
-                "study": given(context),
+                "study": run_params(context),
                 "training": defaults.training,
                 "evaluation": defaults.evaluation,
                 "selection": defaults.selection,
                 "corpus": defaults.corpus,
             },
         ) as made:
-            study, progress = in_effect(context, defaults.study), compute.progress(context)
+            study, progress = validated_params(context, defaults.study), compute.progress(context)
             key = study_partitions(defaults.study).get_partition_key_from_str(context.partition_key).keys_by_dimension
             with made.replace() as draft:
                 report = study_arm(

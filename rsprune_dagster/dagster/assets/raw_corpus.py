@@ -5,7 +5,7 @@ from dataclasses import asdict
 import dagster as dg
 
 from rsprune_dagster.config.params import Params
-from rsprune_dagster.dagster.config_schema import given, in_effect, schema
+from rsprune_dagster.dagster.config_schema import run_params, schema, validated_params
 from rsprune_dagster.dagster.image_sources import named_sources, scanner, watched_sources
 from rsprune_dagster.dagster.metadata import result
 from rsprune_dagster.dagster.resources import Compute, Store
@@ -40,8 +40,8 @@ def raw_corpus_asset(defaults: Params) -> dg.AssetsDefinition:
         from rsprune_dagster.viz.pictures import corpus_pictures
 
         layout = store.open()
-        with recorder.record_asset(context, layout, {"corpus": given(context)}) as made:
-            params = in_effect(context, defaults.corpus)
+        with recorder.record_asset(context, layout, {"corpus": run_params(context)}) as made:
+            params = validated_params(context, defaults.corpus)
             sources = named_sources(
                 params.sources, layout, part="corpus", home=made.home, progress=compute.progress(context)
             )

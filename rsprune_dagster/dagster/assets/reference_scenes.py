@@ -5,7 +5,7 @@ from dataclasses import asdict
 import dagster as dg
 
 from rsprune_dagster.config.params import Params
-from rsprune_dagster.dagster.config_schema import given, in_effect, schema
+from rsprune_dagster.dagster.config_schema import run_params, schema, validated_params
 from rsprune_dagster.dagster.image_sources import named_sources, scanner
 from rsprune_dagster.dagster.metadata import result
 from rsprune_dagster.dagster.resources import Compute, Store
@@ -38,8 +38,10 @@ def reference_scenes_asset(defaults: Params) -> dg.AssetsDefinition:
         from rsprune_dagster.viz.pictures import reference_pictures
 
         layout = store.open()
-        with recorder.record_asset(context, layout, {"reference": given(context), "corpus": defaults.corpus}) as made:
-            params = in_effect(context, defaults.reference)
+        with recorder.record_asset(
+            context, layout, {"reference": run_params(context), "corpus": defaults.corpus}
+        ) as made:
+            params = validated_params(context, defaults.reference)
             sources = named_sources(
                 params.sources, layout, part="reference", home=made.home, progress=compute.progress(context)
             )

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from rsprune_dagster.config.params import AutomationParams, ClusteringParams, Params
-from rsprune_dagster.dagster.config_schema import given, in_effect, schema
+from rsprune_dagster.dagster.config_schema import run_params, schema, validated_params
 from rsprune_dagster.dagster.gpu_pool import gpu_pool
 from rsprune_dagster.dagster.metadata import result
 from rsprune_dagster.dagster.resources import Compute, Store
@@ -44,9 +44,13 @@ def scene_clusters_asset(defaults: Params) -> dg.AssetsDefinition:
         with recorder.record_asset(
             context,
             layout,
-            {"clustering": given(context), "compute": compute.drawn(), "automation": switch(defaults.automation)},
+            {
+                "clustering": run_params(context),
+                "compute": compute.recorded(),
+                "automation": defaults.automation.model_dump(include={"enabled"}),
+            },
         ) as made:
-            params = in_effect(context, defaults.clustering, defaults)
+            params = validated_params(context, defaults.clustering, defaults)
             last = last_version(made, params, defaults.automation)
             with made.replace() as draft:
                 found = cluster(
@@ -69,8 +73,3 @@ def last_version(made: AssetRecorder, params: ClusteringParams, automation: Auto
     """The version whose centroids are reused; empty if they are to be trained or there is no version."""
     wanted = params.recluster == "never" or (params.recluster == "auto" and automation.enabled)
     return made.present() if wanted and made.layout.has(made.asset) else ""
-
-
-def switch(automation: AutomationParams) -> dict[str, bool]:
-    """The values of the section `automation` that can change a result."""
-    return {"enabled": automation.enabled}
