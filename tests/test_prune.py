@@ -12,6 +12,7 @@ import pytest
 import torch
 from prune_runs import PLAN, PROJECT, Outcome, finished_work, prune, settings
 
+from rsprune_dagster.config.layout import FILES
 from rsprune_dagster.config.params import load
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.corpus.synthetic import SyntheticPlan, write_corpus
@@ -190,6 +191,10 @@ def test_all_can_be_kept_and_what_is_short_is_said(synthetic: Path, tmp_path: Pa
     summary = json.loads((everything.assets / "pruned_subset" / "summary.json").read_text())
     assert summary["n_wanted"] - summary["n_kept"] == n_lost > 0
     assert f"{summary['n_kept']:,} tiles are kept, not the {summary['n_wanted']:,} asked" in summary["shortfall"]
+
+
+def test_a_prune_writes_every_file_that_the_layout_names(pruned: Outcome) -> None:
+    assert [name for name in FILES if not pruned.layout.file(name).exists()] == []
 
 
 @pytest.mark.parametrize("strategy", sorted(set(BASELINES) - {"label_balanced"}))

@@ -1,11 +1,12 @@
 """Where files lie. A file name that only one module uses is private to that module; all others are here.
 
-a project                     a folder of `rsprune prune --out`
-assets/<asset>/               .rsprune/assets/<asset>/           a folder for each asset
-.state/lineage/               .rsprune/lineage/                  the run log
-.state/cache/                 .rsprune/cache/                    finished work; may be deleted, costs only time
-.state/mlflow/mlflow.db                                          MLflow's store, where no server is named
-.state/dagster/                                                  DAGSTER_HOME, where no other is named
+In a project, and in the folder of a `rsprune prune --out`:
+
+    assets/<asset>/            .rsprune/assets/<asset>/    a folder for each asset
+    .state/lineage/            .rsprune/lineage/           the run log
+    .state/cache/              .rsprune/cache/             finished work; may be deleted, costs only time
+    .state/mlflow/mlflow.db                                MLflow's store, where no server is named
+    .state/dagster/                                        DAGSTER_HOME, where no other is named
 """
 
 from collections.abc import Mapping

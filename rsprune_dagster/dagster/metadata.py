@@ -26,7 +26,7 @@ def result(
     """The MaterializeResult: content hash as data version; figures, pictures, parameters and columns as metadata.
 
     Args:
-        tables: Parquet files of the asset, the first gives Dagster's row count and column schema.
+        tables: Parquet files of the asset; the first gives Dagster's row count and column schema.
         facts: values that later versions are compared with; only recorded.
         verdict: only for an evaluation: which checkpoint is the champion, and why.
     """
