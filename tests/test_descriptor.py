@@ -186,3 +186,39 @@ def test_the_parts_of_a_vector_have_their_weights(encoder: Encoder) -> None:
     features = descriptor.Descriptor().describe(channels)
     assert torch.allclose(features[:, :175].norm(dim=1), torch.tensor(5.0), atol=1e-4)
     assert torch.allclose(features[:, 175:205].norm(dim=1), torch.tensor(4 * 3**0.5), atol=1e-4)
+
+
+STATISTICS = {
+    "mean": [0.464, -0.006, -0.007],
+    "quantiles": [0.25, 0.482, 0.656, -0.181, -0.02, 0.244, -0.141, -0.021, 0.16],
+    "log_spread": [-1.699, -1.638, -1.8],
+    "skewness": [-0.236, 0.326, 0.356],
+    "correlation": [0.009, -0.023, -0.041],
+    "strength_0": [-3.985, -3.925],
+    "shape_0": [0.345, 0.059, 0.273],
+    "anisotropy_0": [0.139, 0.053, 0.23, 0.214],
+    "second_order_0": [-2.735, -2.856, -3.038],
+    "strength_1": [-4.001, -4.178, -3.923, -3.923, -3.781, -3.672],
+    "shape_1": [0.405, -0.164, 0.275, 0.45],
+    "anisotropy_1": [0.302, 0.065, 0.39, 0.172],
+    "second_order_1": [-2.584, -2.711],
+    "strength_2": [-3.917, -3.758, -3.944, -3.847, -3.519, -3.848],
+    "shape_2": [0.383, -0.128, -0.11, 0.226],
+    "anisotropy_2": [0.305, 0.028, 0.438, 0.215],
+    "second_order_2": [-2.269],
+    "strength_3": [-3.824, -3.754],
+    "shape_3": [0.359, 0.367, -0.498, 0.202],
+    "anisotropy_3": [0.311, 0.179, 0.414, 0.273],
+}
+"""The numbers of a tile that a formula makes of integers: vectors in a cache have these."""
+
+
+def test_the_numbers_of_a_tile_stay() -> None:
+    y, x, c = np.mgrid[:64, :64, :3]
+    tile = (x * y * (c + 1) // 8 + 3 * x + 20 * ((x // 4 + y // 3) % 2)) % 256
+    channels = descriptor.opponent(torch.from_numpy(tile.astype(np.uint8)[None]).permute(0, 3, 1, 2))
+    blocks = {name: block[0].tolist() for name, block in descriptor.Descriptor().statistics(channels)}
+    assert blocks.pop("second_order_3") == []
+    assert list(blocks) == list(STATISTICS)
+    for name, expected in STATISTICS.items():
+        assert blocks[name] == pytest.approx(expected, abs=0.003), name

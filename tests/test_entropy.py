@@ -1,5 +1,7 @@
 """Laws of the entropy kernels and of the threshold."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -76,7 +78,9 @@ def test_counts_beyond_the_table_are_computed() -> None:
 def test_the_second_number_is_the_mean_over_patches_and_one_without_valid_pixels_counts_as_zero() -> None:
     tile = np.random.default_rng(1).integers(0, 9, (20, 27)).astype(np.uint8)
     bounds = [(0, 6, 13, 20), (0, 9, 18, 27)]
-    patches = [tile[bounds[0][i] : bounds[0][i + 1], bounds[1][j] : bounds[1][j + 1]] for i in range(3) for j in range(3)]
+    patches = [
+        tile[bounds[0][i] : bounds[0][i + 1], bounds[1][j] : bounds[1][j + 1]] for i in range(3) for j in range(3)
+    ]
     each = [entropy_by_definition(patch) for patch in patches]
     assert tile_entropy(tile, ALL_VALID, 3)[1] == pytest.approx(np.mean(each), abs=1e-9)
     valid = np.ones(tile.shape, bool)
@@ -103,7 +107,7 @@ def test_thumbnail_pixels_are_means_over_their_areas_rounded(shape: tuple[int, i
 
     def spans(length: int) -> list[slice]:
         ends = [place * length // 16 for place in range(17)]
-        return [slice(start, max(start + 1, end)) for start, end in zip(ends[:-1], ends[1:], strict=True)]
+        return [slice(start, max(start + 1, end)) for start, end in pairwise(ends)]
 
     expected = [[np.floor(tile[rows, columns].mean() + 0.5) for columns in spans(shape[1])] for rows in spans(shape[0])]
     assert np.array_equal(thumbnail(tile), expected)

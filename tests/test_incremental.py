@@ -19,8 +19,8 @@ from rsprune_dagster.dagster.assets.scene_clusters import last_version
 from rsprune_dagster.pruning.assignment import read_clusters
 from rsprune_dagster.pruning.checks.scene_clusters import assigned_once, no_drift
 from rsprune_dagster.pruning.checks.scene_coverage import strata_of
-from rsprune_dagster.pruning.encoders.vectors import create_vectors
 from rsprune_dagster.pruning.clustering import Centroids
+from rsprune_dagster.pruning.encoders.vectors import create_vectors
 from rsprune_dagster.pruning.incremental import Drift, FittedClustering, Limits, drift, frozen, stability_index
 from rsprune_dagster.pruning.pipeline import ClusteringSpace, Fitted, SceneClusters, cluster_names
 from rsprune_dagster.pruning.scenes import fit_scene_model
@@ -244,7 +244,9 @@ TRAINED = FittedClustering(
 )
 
 
-def drifted(*, n_new: int = 0, n_far: int = 0, n_old: int = 200, n_in_first: int | None = None, apart: float = 0.0) -> Drift:
+def drifted(
+    *, n_new: int = 0, n_far: int = 0, n_old: int = 200, n_in_first: int | None = None, apart: float = 0.0
+) -> Drift:
     """The drift of tiles that trained the centroids, all of them far by now, and of new ones."""
     n = n_old + n_new
     cluster_id = (np.arange(n) >= (n // 2 if n_in_first is None else n_in_first)).astype(np.int32)
