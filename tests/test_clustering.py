@@ -111,12 +111,13 @@ def test_small_clumps_far_away_start_with_a_centroid_of_their_own() -> None:
 def test_of_several_runs_the_best_is_kept() -> None:
     vectors = np.random.default_rng(1).normal(size=(300, 3)).astype(np.float32)
 
-    def loss(n_restarts: int) -> float:
-        found = train_centroids(vectors, 20, seed=0, n_iterations=8, n_restarts=n_restarts)
+    def loss(n_restarts: int, n_iterations: int = 8) -> float:
+        found = train_centroids(vectors, 20, seed=0, n_iterations=n_iterations, n_restarts=n_restarts)
         return float(np.square(assign(vectors, found)[1]).sum())
 
     losses = [loss(n) for n in (1, 2, 4, 8, 16)]
     assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0]
+    assert loss(1, n_iterations=1) > 1.02 * losses[0]
 
 
 def test_fewer_distinct_tiles_than_clusters_are_their_own_centroids() -> None:

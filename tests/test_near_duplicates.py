@@ -161,6 +161,26 @@ def test_each_of_two_copies_explains_the_other() -> None:
     assert are_copies(point, point) and are_copies(mixed, mixed)
 
 
+@pytest.mark.parametrize(("degrees", "copies"), [(55, True), (65, False)])
+def test_tiles_whose_detail_correlates_by_less_than_a_half_before_a_shift_are_no_copies(
+    degrees: float, copies: bool
+) -> None:
+    """A plane wave explains itself at every phase; half a turn of the tile turns the phase, here to the opposite."""
+    y, x = np.mgrid[:16, :16] - 7.5
+    lag = np.deg2rad(degrees)
+    one, other = (rounded(110 + 50 * np.cos(1.2 * x + 0.5 * y + np.pi / 2 + s * lag / 2)) for s in (-1, 1))
+    assert _explained(one.ravel().astype(float), other.ravel().astype(float)) > 0.97
+    assert are_copies(one, other) is copies
+
+
+def test_thumbnails_with_one_key_are_equal_only_if_their_pixels_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiles = thumbnails(textured(3, seed=16))
+    both = np.concatenate([tiles, tiles[:1].reshape(16, 16).T.reshape(1, 256)])
+    assert thumbnail_index.first_equal_row(both, np.arange(4)).tolist() == [0, 1, 2, 0]
+    monkeypatch.setattr(thumbnail_index, "_keys", lambda thumbnails, rows: np.zeros(len(rows), np.uint64))
+    assert thumbnail_index.first_equal_row(both, np.arange(4)).tolist() == [0, 1, 2, 0]
+
+
 def test_shifts_are_undone_by_central_differences_up_to_the_second_order() -> None:
     picture = np.random.default_rng(0).normal(size=(16, 16))
 
@@ -241,7 +261,7 @@ def test_the_feature_of_the_index_has_no_brightness_and_no_contrast_but_noise_st
     for tile in (100 + pattern, 110 + 2 * pattern, 110 + pattern // 2):
         np.testing.assert_allclose(turn_free(tile.astype(np.uint8).reshape(1, 256))[0], feature, atol=1e-6)
     y = np.arange(16)
-    wave = np.tile(np.cos(np.pi * (2 * y + 1) * 3 / 32)[:, None], (1, 16))
+    wave = np.tile(np.cos(np.pi * (2 * y + 1) * 5 / 32)[:, None], (1, 16))
     for amplitude, length in ((80.0, 1.0), (4.0, 4 * np.sqrt(128) / 128)):
         tile = rounded(110 + amplitude * wave).reshape(1, 256)
         assert np.linalg.norm(turn_free(tile)) == pytest.approx(length, rel=0.06)

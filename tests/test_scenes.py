@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rsprune_dagster.pruning import scenes
+from rsprune_dagster.pruning.posteriors import fit_priors, posteriors
 from rsprune_dagster.pruning.scenes import (
     SHRINKAGES,
     SceneModel,
@@ -120,6 +121,17 @@ def test_the_shrinkage_is_the_one_that_foresees_held_out_tiles_best() -> None:
     assert chosen.shrinkage == SHRINKAGES[int(np.argmax(alone))]
 
 
+@pytest.mark.parametrize(("spreads", "n", "expected"), [([6.0, 0.2], 200, 0.05), ([1.0, 1.0], 8, 0.5)])
+def test_many_uneven_tiles_ask_for_little_shrinkage_and_a_few_round_ones_for_much(
+    spreads: list[float], n: int, expected: float
+) -> None:
+    rng = np.random.default_rng(0)
+    spread = np.linspace(*spreads, 24)
+    scene = np.repeat(np.arange(3), n)
+    vectors = 0.5 * rng.normal(size=(3, 24))[scene] + spread * rng.normal(size=(3 * n, 24))
+    assert fit_scene_model(vectors, scene).held_out.shrinkage == expected
+
+
 def test_priors_of_the_pool_make_a_rare_scene_claim_no_more_than_its_own() -> None:
     vectors, labels = blurred([400, 400, 400, 400, 8])
     model = fit_scene_model(*blurred([60] * 5, seed=1))
@@ -128,6 +140,10 @@ def test_priors_of_the_pool_make_a_rare_scene_claim_no_more_than_its_own() -> No
     assert right[1] > right[0]
     assert np.sum(adapted.scene == 4) < np.sum(equal.scene == 4)
     assert np.array_equal(equal.novelty, adapted.novelty)
+    squared = squared_distances(equal.projected, model.discriminant.prototypes)
+    temperature, priors = model.held_out.temperature, model.adapted(vectors).priors
+    assert temperature > 1.2 and np.array_equal(priors, fit_priors(squared, temperature))
+    assert np.array_equal(adapted.scene, posteriors(squared, temperature, priors).argmax(axis=1))
 
 
 def blurred(sizes: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
