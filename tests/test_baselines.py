@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rsprune_dagster.pruning.baselines import BASELINES, Candidates, highest_earlier_cosine
+from rsprune_dagster.pruning.baselines import BASELINES, Candidates, hierarchy, highest_earlier_cosine, kmeans, places
 from rsprune_dagster.utils.errors import UsageError
 
 SIZES = [150, 60, 30, 15, 5]
@@ -56,6 +56,31 @@ def test_uniform_clusters_keep_more_of_the_rarest_than_proportional_ones() -> No
     assert rare["kmeans_uniform"] > rare["proportional"]
 
 
+@pytest.mark.parametrize(("name", "is_even"), [("proportional", False), ("kmeans_uniform", True)])
+def test_quotas_of_clusters_follow_their_sizes_or_are_even(name: str, is_even: bool) -> None:
+    known = pool()
+    cluster = np.unique(kmeans(known, 10)[0], return_inverse=True)[1]
+    sizes = np.bincount(cluster)
+    quota = np.bincount(cluster[BASELINES[name](known)[:52]], minlength=len(sizes))
+    if is_even:
+        assert quota.max() - quota[quota < sizes].min() <= 1
+    else:
+        assert np.all(np.abs(quota - sizes / 5) <= 1)
+    assert not np.array_equal(BASELINES[name](known), BASELINES[name](replace(known, seed=1)))
+
+
+def test_clusters_are_trained_until_tiles_are_near_their_own_mean() -> None:
+    known = pool()
+    cluster, distance = kmeans(known, 5)
+    points = known.vectors()
+    means = np.stack([points[cluster == index].mean(axis=0) for index in range(5)])
+    assert distance == pytest.approx(np.linalg.norm(points - means[cluster], axis=1), abs=0.02)
+
+
+def test_places_count_from_zero_in_each_group_by_rising_key() -> None:
+    assert places(np.array([1, 0, 1, 0, 1]), np.array([3, 9, 1, 8, 1])).tolist() == [2, 1, 0, 0, 1]
+
+
 def test_farthest_points_cover_with_a_smaller_radius_than_a_draw() -> None:
     known = pool()
     points = known.vectors()
@@ -63,7 +88,17 @@ def test_farthest_points_cover_with_a_smaller_radius_than_a_draw() -> None:
     def radius(rows: np.ndarray) -> float:
         return float(np.linalg.norm(points[:, None] - points[rows], axis=2).min(axis=1).max())
 
-    assert radius(BASELINES["k_center"](known)[:30]) < radius(BASELINES["random"](known)[:30])
+    order = BASELINES["k_center"](known)
+    assert radius(order[:30]) < radius(BASELINES["random"](known)[:30])
+    assert order[0] == np.linalg.norm(points - points.mean(axis=0), axis=1).argmin()
+    for step in range(1, len(order)):
+        apart = np.linalg.norm(points[:, None] - points[order[:step]], axis=2).min(axis=1)
+        assert apart[order[step]] >= apart.max() - 1e-4
+
+
+def test_equal_tiles_are_taken_once_each_by_farthest_points() -> None:
+    same = Candidates(lambda rows: np.ones((len(rows), 4), np.float32), 5, 5, 0)
+    assert sorted(BASELINES["k_center"](same)) == list(range(5))
 
 
 def test_herding_meets_the_mean() -> None:
@@ -74,6 +109,12 @@ def test_herding_meets_the_mean() -> None:
         return float(np.linalg.norm(points[BASELINES[name](known)[:30]].mean(axis=0) - points.mean(axis=0)))
 
     assert gap("herding") < gap("random") / 3
+    mean = points.mean(axis=0, dtype=np.float64)
+    order = BASELINES["herding"](known)
+    for step, row in enumerate(order.tolist()):
+        gain = points @ (mean * (step + 1) - points[order[:step]].sum(axis=0))
+        gain[order[:step]] = -np.inf
+        assert gain[row] >= gain.max() - 1e-2
 
 
 def test_copies_come_last_in_semdedup() -> None:
@@ -81,6 +122,29 @@ def test_copies_come_last_in_semdedup() -> None:
     vectors = np.concatenate([distinct, distinct[:20]])
     order = BASELINES["semdedup"](Candidates(lambda rows: vectors[rows], 70, 50, 0, n_clusters=4))
     assert len(np.unique(vectors[order[:50]], axis=0)) == 50
+
+
+def test_semdedup_drops_the_one_that_is_nearer_to_the_centroid_of_two_alike() -> None:
+    rng = np.random.default_rng(3)
+    vectors = rng.normal(size=(40, 6)).astype(np.float32)
+    alone = Candidates(lambda rows: vectors[rows], 40, 20, 0, n_clusters=1)
+    distance = kmeans(alone, 1)[1]
+    expected = highest_earlier_cosine(vectors, np.argsort(-distance, kind="stable"))
+    assert np.array_equal(BASELINES["semdedup"](alone), np.argsort(expected, kind="stable"))
+
+
+def test_the_hierarchy_has_ten_times_fewer_clusters_a_level_and_balances_each() -> None:
+    rng = np.random.default_rng(4)
+    vectors = (np.repeat(10 * np.eye(8), 250, axis=0) + rng.normal(size=(2000, 8))).astype(np.float32)
+    large = Candidates(lambda rows: vectors[rows], 2000, 200, 0, n_clusters=40)
+    levels = hierarchy(large)
+    assert [len(np.unique(level)) for level in levels] == [400, 40]
+    assert all(len(np.unique(levels[1][levels[0] == index])) == 1 for index in range(400))
+    order = BASELINES["hierarchical_kmeans"](large)
+    quota = np.bincount(levels[1][order[:120]], minlength=40)
+    assert quota.max() - quota[quota < np.bincount(levels[1])].min() <= 1
+    small = replace(large, n_tiles=200)
+    assert [len(np.unique(level)) for level in hierarchy(small)] == [50]
 
 
 def test_highest_earlier_cosine_is_the_plain_double_loop() -> None:

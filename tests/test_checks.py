@@ -379,6 +379,28 @@ def test_a_handful_of_tiles_may_vary_by_chance() -> None:
     assert coverage.scene_coverage({**BEFORE, "ice": 3}, {**BEFORE, "ice": 6}, max_scene_shift=0.25).passed
 
 
+@pytest.mark.parametrize(("n", "passed"), [(130, True), (131, False)])
+def test_a_scene_moved_if_by_more_than_three_roots_of_its_expected_count(n: int, passed: bool) -> None:
+    verdict = coverage.scene_coverage({"sea": n, "ice": 200 - n}, {"sea": 50, "ice": 50}, max_scene_shift=0.25)
+    assert verdict.passed is passed
+    assert verdict.figures["total_variation"] == pytest.approx((n - 100) / 200)
+    assert coverage.scene_coverage({"sea": 149, "ice": 51}, {"sea": 1, "ice": 1}, max_scene_shift=0.5).passed
+
+
+@pytest.mark.parametrize(("n_lost", "passed"), [(13, True), (14, False)])
+def test_a_scene_may_lose_two_standard_errors_more_than_its_limit(n_lost: int, passed: bool, tmp_path: Path) -> None:
+    """Of 400 tiles a share of 0.02 and twice 0.007."""
+    bits = pa.array([1.0] * n_lost + [3.0] * (400 - n_lost), pa.float32())
+    for asset in ("reference_scenes", "entropy_scores"):
+        (tmp_path / asset).mkdir()
+    pq.write_table(
+        pa.table({"label": ["sea"] * 400, "entropy_bits": bits}), tmp_path / "reference_scenes" / "manifest.parquet"
+    )
+    (tmp_path / "entropy_scores" / "threshold.json").write_text(json.dumps({"threshold_bits": 3.0}))
+    verdict = corpus.no_scene_erased(layout_of(tmp_path))
+    assert verdict.passed is passed and verdict.figures["largest_scene_loss"] == n_lost / 400
+
+
 def test_the_first_version_has_nothing_to_compare_with() -> None:
     assert coverage.scene_coverage(BEFORE, {}, max_scene_shift=0.25).passed
 

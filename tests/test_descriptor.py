@@ -107,3 +107,118 @@ def test_patterns_do_not_change_under_turns_and_flips() -> None:
     assert torch.equal(descriptor.pattern_histograms(luma.rot90(1, (1, 2))), expected)
     assert torch.equal(descriptor.pattern_histograms(luma.flip(2)), expected)
     assert torch.allclose(expected.view(6, -1, descriptor.N_PATTERNS).sum(2), torch.ones(()))
+
+
+def seeded(n: int, side: int = 16) -> torch.Tensor:
+    """Maps (n, side, side) of noise in 0 to 1."""
+    return torch.from_numpy(np.random.default_rng(n).uniform(size=(n, side, side)).astype(np.float32))
+
+
+def test_opponent_channels_of_pure_colours() -> None:
+    colours = torch.tensor([[255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255]], dtype=torch.uint8)
+    channels = descriptor.opponent(colours[:, :, None, None])[:, :, 0, 0]
+    expected = [[1, 0, 0], [1 / 3, 0.5, 0.25], [1 / 3, -0.5, 0.25], [1 / 3, 0, -0.5]]
+    assert torch.allclose(channels, torch.tensor(expected))
+
+
+def test_a_value_is_shared_linearly_by_the_nearest_two_bins() -> None:
+    weights = descriptor.soft_bins(torch.tensor([[0.0, 0.3, 0.5, 1.0, 1.7]]), 5)[0].T
+    expected = [[1, 0, 0, 0, 0], [0, 0.8, 0.2, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 1], [0, 0, 0, 0, 1]]
+    assert torch.allclose(weights, torch.tensor(expected), atol=1e-6)
+
+
+def test_the_histogram_is_that_of_luma_and_of_stretched_chroma_together() -> None:
+    """One pixel with a luma of 1/2 and a red-green of 0.05493, whose tanh(10 x) is 1/2: three quarters of the way."""
+    pixel = torch.tensor([0.5, np.arctanh(0.5) / 10, 0.0])[None, :, None, None]
+    histogram = descriptor.colour_histogram(pixel.float()).view(7, 5, 5)
+    assert histogram[3, 3, 2] == pytest.approx(1, abs=1e-5)
+
+
+def test_filters_are_waves_of_four_pixels_under_a_gaussian_of_1_6() -> None:
+    bank = descriptor.gabor_bank().view(4, 2, 7, 7)
+    y, x = np.mgrid[-3:4, -3:4]
+    window = np.exp(-(x**2 + y**2) / (2 * 1.6**2))
+    window /= window.sum()
+    for k, (even, odd) in enumerate(bank.numpy()):
+        phase = np.pi / 2 * (x * np.cos(np.pi * k / 4) + y * np.sin(np.pi * k / 4))
+        np.testing.assert_allclose(odd, window * np.sin(phase), atol=1e-6)
+        np.testing.assert_allclose(even, window * (np.cos(phase) - np.sum(window * np.cos(phase))), atol=1e-6)
+
+
+def test_the_energy_of_a_wave_is_the_same_at_every_phase_and_highest_along_its_direction() -> None:
+    x = torch.arange(32.0).expand(32, 32)
+    waves = torch.stack([torch.cos(np.pi / 2 * x + phase) for phase in (0.0, 0.7, 1.9)])[:, None]
+    inner = descriptor.energies(waves, descriptor.gabor_bank())[:, 0, :, 8:24, 8:24]
+    assert inner[:, 0].min().item() == pytest.approx(inner[:, 0].max().item(), rel=0.05)
+    assert inner.mean((0, 2, 3)).argmax() == 0
+    assert inner[:, 0].mean().item() == pytest.approx(0.5, rel=0.03)
+
+
+def test_moments_agree_with_their_definitions() -> None:
+    a, b = seeded(2)
+    pair = torch.stack([a**2, b])
+    spread = pair.flatten(1).std(1, correction=0)
+    assert torch.allclose(descriptor.spread_of(pair), spread, atol=1e-5)
+    third = ((pair - pair.mean((1, 2), keepdim=True)) ** 3).mean((1, 2))
+    assert torch.allclose(descriptor.skewness(pair, 0.1), third / (spread + 0.1) ** 3, atol=1e-5)
+    spike = torch.zeros(1, 16, 16)
+    spike[0, 0, 0] = 9.0
+    assert descriptor.skewness(spike, 0.01).item() == 3 and descriptor.skewness(-spike, 0.01).item() == -3
+    covariance = ((a - a.mean()) * (b - b.mean())).mean()
+    expected = covariance / ((a.std(correction=0) + 0.01) * (b.std(correction=0) + 0.01))
+    assert descriptor.correlation(a[None], b[None]).item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_anisotropy_is_the_fourier_modulus_of_the_shares_of_four_directions() -> None:
+    energy = torch.from_numpy(np.random.default_rng(5).uniform(size=(1, 4, 3, 3)))
+    for values, floor, found in (
+        (energy.mean((2, 3)), 0.001, descriptor.anisotropy(energy)[:, :2]),
+        (energy, 0.004, descriptor.uneven(energy, 0.004)),
+    ):
+        shares = (values / (values.sum(1, keepdim=True) + floor)).numpy()
+        assert np.allclose(found, np.abs(np.fft.fft(shares, axis=1))[:, 1:3], atol=1e-5)
+    assert torch.allclose(descriptor.anisotropy(energy)[:, 2:], descriptor.uneven(energy, 0.004).mean((2, 3)))
+
+
+def test_the_parts_of_a_vector_have_their_weights(encoder: Encoder) -> None:
+    """A histogram whose root is taken has length 1: one of colours, and one of patterns on each of three levels."""
+    channels = descriptor.opponent(torch.from_numpy(np.stack(blobs(3))).permute(0, 3, 1, 2))
+    features = descriptor.Descriptor().describe(channels)
+    assert torch.allclose(features[:, :175].norm(dim=1), torch.tensor(5.0), atol=1e-4)
+    assert torch.allclose(features[:, 175:205].norm(dim=1), torch.tensor(4 * 3**0.5), atol=1e-4)
+
+
+STATISTICS = {
+    "mean": [0.464, -0.006, -0.007],
+    "quantiles": [0.25, 0.482, 0.656, -0.181, -0.02, 0.244, -0.141, -0.021, 0.16],
+    "log_spread": [-1.699, -1.638, -1.8],
+    "skewness": [-0.236, 0.326, 0.356],
+    "correlation": [0.009, -0.023, -0.041],
+    "strength_0": [-3.985, -3.925],
+    "shape_0": [0.345, 0.059, 0.273],
+    "anisotropy_0": [0.139, 0.053, 0.23, 0.214],
+    "second_order_0": [-2.735, -2.856, -3.038],
+    "strength_1": [-4.001, -4.178, -3.923, -3.923, -3.781, -3.672],
+    "shape_1": [0.405, -0.164, 0.275, 0.45],
+    "anisotropy_1": [0.302, 0.065, 0.39, 0.172],
+    "second_order_1": [-2.584, -2.711],
+    "strength_2": [-3.917, -3.758, -3.944, -3.847, -3.519, -3.848],
+    "shape_2": [0.383, -0.128, -0.11, 0.226],
+    "anisotropy_2": [0.305, 0.028, 0.438, 0.215],
+    "second_order_2": [-2.269],
+    "strength_3": [-3.824, -3.754],
+    "shape_3": [0.359, 0.367, -0.498, 0.202],
+    "anisotropy_3": [0.311, 0.179, 0.414, 0.273],
+}
+"""The numbers of a tile that a formula makes of integers: vectors in a cache have these."""
+
+
+def test_the_numbers_of_a_tile_stay() -> None:
+    y, x, c = np.mgrid[:64, :64, :3]
+    tile = (x * y * (c + 1) // 8 + 3 * x + 20 * ((x // 4 + y // 3) % 2)) % 256
+    channels = descriptor.opponent(torch.from_numpy(tile.astype(np.uint8)[None]).permute(0, 3, 1, 2))
+    blocks = {name: block[0].tolist() for name, block in descriptor.Descriptor().statistics(channels)}
+    assert blocks.pop("second_order_3") == []
+    assert list(blocks) == list(STATISTICS)
+    for name, expected in STATISTICS.items():
+        assert blocks[name] == pytest.approx(expected, abs=0.003), name

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from rsprune_dagster.pruning import incremental
 from rsprune_dagster.pruning.assignment import read_clusters
 from rsprune_dagster.pruning.checks.scene_clusters import assigned_once, no_drift
 from rsprune_dagster.pruning.checks.scene_coverage import strata_of
+from rsprune_dagster.pruning.clustering import Centroids
 from rsprune_dagster.pruning.encoders.vectors import create_vectors
-from rsprune_dagster.pruning.incremental import stability_index
-from rsprune_dagster.pruning.pipeline import cluster_names
+from rsprune_dagster.pruning.incremental import Drift, FittedClustering, drift, fitted_clustering, stability_index
+from rsprune_dagster.pruning.pipeline import ClusteringSpace, Fitted, SceneClusters, cluster_names
+from rsprune_dagster.pruning.scenes import fit_scene_model
 from rsprune_dagster.stages.embeddings import INDEX
 from rsprune_dagster.stages.scene_clusters import Outcome, cluster
 
@@ -226,6 +229,85 @@ def test_the_stability_index_is_zero_for_equal_shares_symmetric_and_grows_with_t
     assert stability_index(even, even) == 0
     assert stability_index(even, tilted) == pytest.approx(stability_index(tilted, even))
     assert 0 < stability_index(tilted, even) < stability_index(far, even)
+
+
+def test_the_stability_index_by_hand_with_half_a_tile_added_to_each_count() -> None:
+    """Shares of 3.5/5 and 1.5/5 where there were halves."""
+    expected = 0.2 * np.log(0.7 / 0.5) - 0.2 * np.log(0.3 / 0.5)
+    assert stability_index(np.array([3, 1]), np.array([1, 1])) == pytest.approx(expected)
+
+
+def numbered(start: int, stop: int) -> np.ndarray:
+    """Contents (n, 16) of tiles by their numbers."""
+    return np.arange(start, stop).astype(">u8").view(np.uint8).reshape(-1, 8).repeat(2, axis=1)
+
+
+TRAINED = FittedClustering(
+    Fitted(None, ClusteringSpace((), (), ())),
+    Centroids(np.zeros((2, 1), np.float32), 2),
+    (),
+    balance_over="clusters",
+    trained_on=numbered(0, 200),
+    counts=np.array([100, 100]),
+    far_distance=1.0,
+)
+
+
+def drifted(
+    *, n_new: int = 0, n_far: int = 0, n_old: int = 200, n_in_first: int | None = None, apart: float = 0.0
+) -> Drift:
+    """The drift of tiles that trained the centroids, all of them far by now, and of new ones."""
+    n = n_old + n_new
+    cluster_id = (np.arange(n) >= (n // 2 if n_in_first is None else n_in_first)).astype(np.int32)
+    distance = np.concatenate([np.full(n_old, 9.0), np.full(n_far, 1.01), np.full(n_new - n_far, 1.0)])
+    contents = np.concatenate([numbered(0, n_old), numbered(1000, 1000 + n_new)])
+    return drift(TRAINED, contents, cluster_id, distance, apart)
+
+
+def test_new_tiles_are_far_if_more_than_the_limit_are_and_chance_explains_it_with_less_than_a_twentieth() -> None:
+    """Sixteen or more of a hundred where ten are expected: 0.040; fifteen or more: 0.073."""
+    assert drifted(n_new=100, n_far=15).reasons == ()
+    [reason] = drifted(n_new=100, n_far=16).reasons
+    assert "16 of 100" in reason and drifted(n_new=100, n_far=16).far_fraction == 0.16
+    assert drifted().reasons == () and drifted().far_fraction == 0
+
+
+def test_growth_counts_from_more_new_tiles_than_the_limit_allows() -> None:
+    assert drifted(n_new=200).reasons == ()
+    [reason] = drifted(n_new=201).reasons
+    assert "201 tiles were added to 200" in reason
+
+
+def test_shares_that_moved_beyond_the_limit_of_the_stability_index_are_drift() -> None:
+    """Of 200 tiles in two clusters, 148 in one have an index of 0.248, and 149 have 0.260."""
+    assert drifted(n_in_first=148).reasons == ()
+    [reason] = drifted(n_in_first=149).reasons
+    assert "stability index 0.26" in reason
+
+
+def test_a_pool_that_becomes_foreign_or_ceases_to_be_is_drift() -> None:
+    model = fit_scene_model(REFERENCE, LABELS)
+    fitted = replace(TRAINED.fitted, scenes=model)
+    for balance_over, apart, n_reasons in (
+        ("clusters", 0.26, 0),
+        ("clusters", 0.24, 1),
+        ("scenes", 0.26, 1),
+        ("scenes", 0.24, 0),
+    ):
+        kept = replace(TRAINED, fitted=fitted, balance_over=balance_over)
+        found = drift(kept, numbered(0, 2), np.array([0, 1], np.int32), np.zeros(2), apart)
+        assert len(found.reasons) == n_reasons
+
+
+def test_a_tile_is_far_beyond_the_99th_percentile_of_the_distances_that_trained() -> None:
+    distance = np.random.default_rng(0).permutation(np.arange(101.0))
+    one = np.zeros(101, np.int32)
+    found = SceneClusters(
+        one, ("pool",), one, distance, distance, TRAINED.centroids, (), 0.0, "clusters", "", TRAINED.fitted
+    )
+    kept = fitted_clustering(found, numbered(0, 101))
+    assert kept.far_distance == 99
+    assert kept.counts.tolist() == [101, 0]
 
 
 def test_a_version_from_before_the_domain_shift_was_called_so_is_read(first: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rsprune_dagster.pruning.posteriors import fit_priors, fit_temperature, posteriors
+from rsprune_dagster.pruning.posteriors import fit_priors, fit_temperature, log_likelihood, posteriors
 from rsprune_dagster.pruning.scenes import squared_distances
 
 CENTRES = 2.2 * np.eye(3)
@@ -67,3 +67,34 @@ def test_a_common_scene_does_not_claim_a_rare_one_that_a_poor_reference_hardly_t
 
 def test_without_tiles_priors_are_equal() -> None:
     assert fit_priors(np.zeros((0, 3)), 1.0) == pytest.approx(np.full(3, 1 / 3))
+
+
+TOLD = np.array([[0.0, 2 * np.log(3)]])
+"""Squared distances at which the first of two scenes is three times as likely, at temperature 1 with equal priors."""
+
+
+def test_a_posterior_by_hand() -> None:
+    assert posteriors(TOLD, 1.0, np.array([0.5, 0.5])) == pytest.approx(np.array([[3 / 4, 1 / 4]]))
+    assert posteriors(TOLD, 1.0, np.array([0.25, 0.75])) == pytest.approx(np.array([[1 / 2, 1 / 2]]))
+    assert posteriors(2 * TOLD, 2.0, np.array([0.5, 0.5])) == pytest.approx(np.array([[3 / 4, 1 / 4]]))
+
+
+def test_each_scene_has_the_same_weight_in_the_likelihood() -> None:
+    """Three tiles of the first scene have a posterior of 3/4, one of the second has 1/4; the third scene has none."""
+    squared = np.hstack([np.repeat(TOLD, 4, axis=0), np.full((4, 1), 1e6)])
+    expected = (np.log(3 / 4) + np.log(1 / 4)) / 2
+    assert log_likelihood(squared, np.array([0, 0, 0, 1]), 1.0) == pytest.approx(expected)
+    assert log_likelihood(4 * squared, np.array([0, 0, 0, 1]), 4.0) == pytest.approx(expected)
+
+
+def test_temperatures_end_at_a_half_and_at_fifty() -> None:
+    certain = 4 * (1 - np.eye(3))
+    assert fit_temperature(certain, np.arange(3))[0] == pytest.approx(0.5)
+    assert fit_temperature(certain, np.array([1, 2, 0]))[0] == pytest.approx(50)
+
+
+def test_priors_are_where_another_step_changes_nothing() -> None:
+    squared, _ = tiles([300, 60, 5], variance=2.0, seed=5)
+    priors = fit_priors(squared, 2.0)
+    shares = posteriors(squared, 2.0, priors).mean(axis=0)
+    assert (shares + 0.25 / 3) / 1.25 == pytest.approx(priors, abs=3e-6)

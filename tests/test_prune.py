@@ -21,6 +21,7 @@ from rsprune_dagster.pruning.baselines import BASELINES
 from rsprune_dagster.pruning.checks import pruned_subset as subset
 from rsprune_dagster.pruning.checks import scene_coverage as coverage
 from rsprune_dagster.pruning.explain import explain_tile
+from rsprune_dagster.pruning.ledger import n_to_keep
 from rsprune_dagster.stages.pruned_subset import select
 from rsprune_dagster.stages.pruning_report import make_report
 from rsprune_dagster.utils.errors import UsageError
@@ -67,6 +68,10 @@ def test_exactly_the_share_of_readable_tiles_is_kept(pruned: Outcome) -> None:
     n_kept = math.floor(0.15 * n_readable + 0.5)
     assert len(pruned.rows("pruned_subset")) == n_kept
     assert sum(row["decision"] == "kept" for row in pruned.rows("decisions")) == n_kept
+
+
+def test_the_number_to_keep_is_rounded_and_halves_go_up() -> None:
+    assert [n_to_keep(n, 0.25) for n in (0, 1, 2, 5, 6, 7)] == [0, 0, 1, 1, 2, 2]
 
 
 def test_ranks_count_from_one_without_a_gap(pruned: Outcome) -> None:

@@ -88,6 +88,48 @@ def test_herding_keeps_mean_and_covariance_better_than_any_of_many_draws() -> No
         assert moments_gap(vectors[order[:n]], vectors) < best
 
 
+def discrepancy(gram: np.ndarray, n: int, chosen: list[int]) -> float:
+    """The squared maximum mean discrepancy of `chosen` tiles to the target; the first `n` rows of `gram` are tiles."""
+    cross = gram[chosen, n:].mean()
+    return float(gram[np.ix_(chosen, chosen)].mean() - 2 * cross + gram[n:, n:].mean())
+
+
+@pytest.mark.parametrize(("n_blocks", "own"), [(1, False), (1, True), (3, False), (3, True)])
+def test_each_tile_is_the_one_of_its_block_that_lowers_the_discrepancy_most(
+    n_blocks: int, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The quadratic kernel by its definition, about the target's mean and in units of its mean squared distance."""
+    monkeypatch.setattr(selection, "BLOCK_TILES", 16)
+    monkeypatch.setattr(selection, "VISITS", (2, 8, 16))
+    vectors = points(16 * n_blocks, d=3)
+    target = vectors if own else points(25, d=3, seed=5) + 0.5
+    gaps = np.concatenate([vectors, target]).astype(np.float64) - target.mean(axis=0, dtype=np.float64)
+    spread = np.mean(np.sum(gaps[len(vectors) :] ** 2, axis=1))
+    gram = (1 + gaps @ gaps.T / spread) ** 2
+    order = selection.cluster_order(lambda rows: vectors[rows], np.arange(len(vectors)), None if own else target)
+    for step, row in enumerate(order.tolist()):
+        before = order[:step].tolist()
+        rivals = [other for other in range(len(vectors)) if other // 16 == row // 16 and other not in before]
+        found = {other: discrepancy(gram, len(vectors), [*before, other]) for other in rivals}
+        assert found[row] <= min(found.values()) + 1e-5
+
+
+def test_a_large_cluster_gives_an_eighth_of_a_thousand_tiles_of_each_block_and_then_doubles_them() -> None:
+    vectors = points(5000, d=2)  # three blocks
+    order = selection.cluster_order(lambda rows: vectors[rows], np.arange(5000), None)
+    block = np.searchsorted([1667, 3334], order, side="right")
+    for n in (128, 256, 512, 1024):
+        assert np.bincount(block[: 3 * n]).tolist() == [n] * 3
+        assert block[3 * n - 1] == 2 and block[3 * n] == 0
+
+
+def test_the_centre_of_a_cluster_without_a_target_is_the_mean_of_even_samples() -> None:
+    vectors = np.arange(5000, dtype=np.float32)[:, None] ** 2
+    aims = selection._own_aims(lambda rows: vectors[rows], np.arange(5000), [np.arange(5000)])
+    assert aims.centre == pytest.approx(vectors.mean(axis=0, dtype=np.float64), rel=2e-3)
+    assert aims.n == 5000
+
+
 def test_herding_goes_toward_the_target_not_toward_the_pool() -> None:
     near, far = points(100, seed=1), points(100, seed=2) + 9
     order = herding_order(np.concatenate([near, far]), points(50, seed=3) + 9)
@@ -189,5 +231,8 @@ def test_a_small_group_claims_less_and_half_as_much_at_the_half_size() -> None:
     rank = nested_order(group, place, exponent=0.0, half_size=30)
     first = group[np.argsort(rank)][:30]
     assert np.count_nonzero(first == 0) == 10  # claims of 1/2 and 0.999: one in three
+    halves = np.repeat([0, 1], [30, 90])
+    rank = nested_order(halves, np.concatenate([np.arange(30), np.arange(90)]), exponent=0.0, half_size=30)
+    assert np.count_nonzero(halves[np.argsort(rank)][:50] == 0) == 20  # claims of 1/2 and 3/4: two in five
     even = nested_order(group, place, exponent=0.0)
     assert np.count_nonzero(group[np.argsort(even)][:30] == 0) == 15
