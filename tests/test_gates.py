@@ -159,6 +159,13 @@ def test_a_loss_that_falls_passes_and_one_that_is_nan_or_does_not_fall_fails(tmp
     assert not flat.passed and "training.n_images" in flat.sentence
 
 
+def test_the_first_and_the_last_tenth_of_the_losses_are_compared(tmp_path: Path) -> None:
+    ends = [1.0, 3.0], [3.0, 0.9]  # means 2 and 1.95
+    found = training_went_well(losses(tmp_path, *ends[0], *([9.0] * 16), *ends[1]))
+    assert found.passed and (found.figures["first_loss"], found.figures["last_loss"]) == (2.0, 1.95)
+    assert not training_went_well(losses(tmp_path, *ends[0], *([0.0] * 16), 3.0, 1.0)).passed
+
+
 def test_too_few_losses_are_not_asked_to_fall(tmp_path: Path) -> None:
     verdict = training_went_well(losses(tmp_path, 1.20, 1.22, 1.21))
     assert verdict.passed and "too few" in verdict.sentence
@@ -181,6 +188,7 @@ def against(champion: StoredEvaluation | None, evaluation: StoredEvaluation) -> 
 def test_a_distance_may_be_better_than_the_champions_or_worse_by_less_than_the_margin() -> None:
     assert against(scored(50), scored(30))[0]
     assert against(scored(50), scored(54.9, half_width=0.1))[0]
+    assert against(scored(50), scored(55, half_width=0.1))[0]
     assert against(None, scored(50))[0]
 
 
