@@ -30,6 +30,7 @@ class ByClass(torch.nn.Module):
 
     def forward(self, state: torch.Tensor, timesteps: torch.Tensor, class_labels: torch.Tensor | None) -> object:
         assert timesteps.shape == (len(state),) and not self.training and not torch.is_grad_enabled()
+        assert class_labels is None or class_labels.min() >= 0
         self.n_rows.append(len(state))
         said = self.said[:1].expand(len(state)) if class_labels is None else self.said[class_labels]
         return SimpleNamespace(sample=said[:, None, None, None].expand_as(state))
