@@ -82,6 +82,11 @@ def test_nearest_is_that_of_brute_force() -> None:
         assert found.relative[row] == pytest.approx(distances.min() / further)
 
 
+def test_among_equally_near_the_first_tile_and_turn_are_taken() -> None:
+    found = nearest(np.zeros((8, 2, 3)), np.array([[2.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 0]]), n_neighbours=2)
+    assert found.index.tolist() == [1, 1] and found.turn.tolist() == [0, 0]
+
+
 @pytest.mark.parametrize("space", ["averages", PIXELS])
 @pytest.mark.parametrize("levels", [0.0, 4.0])
 def test_planted_copies_are_found_however_turned(

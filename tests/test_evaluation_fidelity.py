@@ -1,5 +1,6 @@
 """Laws of the two distances, of their intervals, and of which scores may be compared."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -143,6 +144,20 @@ def test_the_same_seed_gives_the_same_interval_and_the_interval_holds_the_value(
     assert one == score("frechet", a, b, seed=3)
     assert one != score("frechet", a, b, seed=4)
     assert one.low <= one.value <= one.high
+
+
+@pytest.mark.parametrize("kind", ["frechet", "kernel"])
+def test_statistics_are_in_float64_whatever_the_features_are(kind: str) -> None:
+    a, b = features(60, seed=1), features(50, seed=2)
+    single, double = score(kind, a, b), score(kind, a.astype(float), b.astype(float))
+    for one, two in ((single.value, double.value), (single.low, double.low), (single.high, double.high)):
+        assert one == pytest.approx(two, rel=1e-10)
+
+
+def test_a_score_is_read_back_from_json() -> None:
+    parameters = (("balls", "open"), ("n_neighbours", 5), ("quantile", 0.25))
+    written = replace(made(4, 0.3), protocol=replace(protocol(), parameters=parameters), caution="few")
+    assert Score.from_json(json.loads(json.dumps(written.as_json()))) == written
 
 
 def test_too_few_images_are_refused_with_the_number_needed_and_few_are_cautioned() -> None:

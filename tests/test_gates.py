@@ -231,7 +231,7 @@ def test_the_gates_read_what_an_evaluation_writes(tmp_path: Path) -> None:
     evaluation = Evaluation((score,), {}, {}, {}, {"held_out": (leaked,)}, ("1 tile of the held_out set is kept.",))
     write_evaluation(tmp_path, evaluation, SampleSet(np.zeros((0, 8, 8, 3), np.uint8), (), (), ()), {}, network=NETWORK)
     told = read_evaluation({path.name: path for path in tmp_path.iterdir()})
-    assert told.scores == {"fid": score}
+    assert told.scores == {"fid": score} and told.leaks == evaluation.leak_sentences
     verdict = no_leakage(told)
     assert not verdict.passed and "1 tile of the held_out set is kept." in verdict.sentence
     assert not not_worse_than_champion(told, scored(30), max_fid_loss=MARGIN).passed

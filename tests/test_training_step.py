@@ -1,6 +1,6 @@
 """One step of a training: the learning rate, the clipped gradient, micro-batches, precision, and the weight average."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,19 +8,22 @@ from typing import Any
 import pytest
 import torch
 from diffusers.configuration_utils import FrozenDict
-from diffusion_runs import small_options
+from diffusion_runs import small_options, small_tiles
 
 from rsprune_dagster.config.params import load
 from rsprune_dagster.diffusion import training
+from rsprune_dagster.diffusion.denoiser import read_denoiser
 from rsprune_dagster.diffusion.distributed import SINGLE_PROCESS
+from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.objective import NoisyBatch
-from rsprune_dagster.diffusion.state import TrainingState
+from rsprune_dagster.diffusion.state import TrainingState, fingerprint, states
 from rsprune_dagster.diffusion.training import (
     TrainingOptions,
     autocast,
     bfloat16_is_faster,
     learning_rate_at,
     step,
+    train,
     training_options,
 )
 from rsprune_dagster.utils.errors import RunError
@@ -146,3 +149,33 @@ def test_options_are_those_of_the_parameters() -> None:
     assert (options.seed, options.autoencoder_digest) == (5, "")
     own = {each.name for each in fields(TrainingOptions)} - {"seed", "autoencoder_digest"}
     assert {name: getattr(options, name) for name in own} == params.model_dump(include=own)
+
+
+def test_what_a_training_gives_and_shows_are_the_averaged_weights(tmp_path: Path) -> None:
+    tiles, shown = small_tiles(tmp_path / "tiles"), []
+
+    def on_state(model: Model, n_images: int) -> None:
+        shown.append((n_images, model.denoiser.conv_in.weight.sum().item()))
+
+    options = small_options(n_images=16, save_every_images=8)
+    trained = train(tiles, options, tmp_path / "s", device="cpu", on_state=on_state)
+    saved = states(tmp_path / "s")
+    assert [path.name for path in saved] == ["state-000000000008", "state-000000000016"]
+    averages = [read_denoiser(path / "averaged").conv_in.weight.sum().item() for path in saved]
+    assert shown == [(8, averages[0]), (16, averages[1])]
+    assert trained.denoiser.conv_in.weight.sum().item() == averages[1]
+    assert read_denoiser(saved[1] / "denoiser").conv_in.weight.sum().item() != averages[1]
+    assert isinstance(trained.losses, tuple) and (len(trained.losses), trained.n_images) == (2, 16)
+
+
+def test_tiles_are_told_apart_by_content_scene_and_size(tmp_path: Path) -> None:
+    tiles = small_tiles(tmp_path, n=4)
+    others = (
+        replace(tiles, image_size_px=32),
+        replace(tiles, scene_ids=tiles.scene_ids[::-1]),
+        replace(tiles, scene_names=("field", "town")),
+        replace(tiles, table=tiles.table.slice(0, 3), scene_ids=tiles.scene_ids[:3]),
+        replace(tiles, table=tiles.table.take([1, 0, 2, 3])),
+    )
+    assert len({fingerprint(each) for each in (tiles, *others)}) == 6
+    assert fingerprint(replace(tiles)) == fingerprint(tiles)
