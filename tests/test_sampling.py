@@ -1,4 +1,4 @@
-"""Sampling: the noise that an image starts from, guidance, and the grid."""
+"""Sampling: the steps, the noise that an image starts from, guidance, and the grid."""
 
 from types import SimpleNamespace
 
@@ -11,7 +11,7 @@ from rsprune_dagster.diffusion.latents import pixels
 from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.objective import to_images
 from rsprune_dagster.diffusion.sampling import NULL_CLASS, grid, sample
-from rsprune_dagster.diffusion.schedule import flow_schedule
+from rsprune_dagster.diffusion.schedule import SAMPLERS, flow_schedule, noise_schedule, trailing_timesteps
 from rsprune_dagster.utils.errors import UsageError
 
 EDGE, SEED = 4, 5
@@ -54,6 +54,33 @@ def expected(*directions: float) -> np.ndarray:
 
 def near(one: np.ndarray, other: np.ndarray) -> bool:
     return one.shape == other.shape and bool(np.abs(one.astype(int) - other).max() <= 1)  # roundings of float32
+
+
+@pytest.mark.parametrize(
+    ("n_steps", "timesteps"),
+    [(1, [999]), (3, [999, 666, 332]), (4, [999, 749, 499, 249]), (6, [999, 832, 666, 499, 332, 166])],
+)
+def test_timesteps_are_evenly_spaced_down_from_999(n_steps: int, timesteps: list[int]) -> None:
+    assert trailing_timesteps(n_steps).tolist() == timesteps
+    for sampler in SAMPLERS.values():
+        assert sampler(noise_schedule(), n_steps, "cpu").timesteps.tolist() == timesteps
+
+
+@pytest.mark.parametrize("n_steps", [1, 4, 7])
+def test_flow_takes_equal_steps_of_sigma_from_0_999_to_0(n_steps: int) -> None:
+    for sampler in SAMPLERS.values():
+        stepper = sampler(flow_schedule(), n_steps, "cpu")
+        assert stepper.sigmas.tolist() == pytest.approx(np.linspace(0.999, 0, n_steps + 1), abs=1e-6)
+        assert stepper.timesteps.tolist() == [int(1000 * sigma + 1e-3) for sigma in stepper.sigmas[:-1].tolist()]
+
+
+def test_more_steps_than_timesteps_are_all_timesteps_once() -> None:
+    assert trailing_timesteps(2000).tolist() == list(range(999, -1, -1))
+
+
+def test_dpm_solver_is_of_second_order_and_ddim_of_first() -> None:
+    orders = [SAMPLERS[name](flow_schedule(), 4, "cpu").config.solver_order for name in ("ddim", "dpm_solver")]
+    assert orders == [1, 2] and SAMPLERS["dpm_solver"](noise_schedule(), 4, "cpu").config.solver_order == 2
 
 
 def test_an_image_starts_from_the_noise_of_its_seed_and_number() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers.configuration_utils import FrozenDict
@@ -13,15 +14,18 @@ from diffusion_runs import small_options, small_tiles
 from rsprune_dagster.config.params import load
 from rsprune_dagster.diffusion import training
 from rsprune_dagster.diffusion.denoiser import read_denoiser
-from rsprune_dagster.diffusion.distributed import SINGLE_PROCESS
+from rsprune_dagster.diffusion.distributed import SINGLE_PROCESS, ProcessGroup
+from rsprune_dagster.diffusion.latents import pixels
 from rsprune_dagster.diffusion.model import Model
-from rsprune_dagster.diffusion.objective import NoisyBatch
+from rsprune_dagster.diffusion.objective import OBJECTIVES, NoisyBatch, noised
 from rsprune_dagster.diffusion.state import TrainingState, fingerprint, states
+from rsprune_dagster.diffusion.tile_set import Batch
 from rsprune_dagster.diffusion.training import (
     TrainingOptions,
     autocast,
     bfloat16_is_faster,
     learning_rate_at,
+    share_of,
     step,
     train,
     training_options,
@@ -32,9 +36,9 @@ from rsprune_dagster.utils.errors import RunError
 class Scaled(torch.nn.Module):
     """A denoiser of one weight: it predicts the noisy image times the weight."""
 
-    def __init__(self, weight: float = 0.0) -> None:
+    def __init__(self, weight: float = 0.0, *, n_classes: int | None = None) -> None:
         super().__init__()
-        self.config = FrozenDict({"num_class_embeds": None})
+        self.config = FrozenDict({"num_class_embeds": n_classes})
         self.weight = torch.nn.Parameter(torch.tensor(weight))
         self.in_bfloat16: list[bool] = []
 
@@ -93,6 +97,19 @@ def test_micro_batches_add_up_to_the_mean_over_the_batch(micro_batch_size: int) 
     assert loss == pytest.approx(sum(target**2 for target in targets) / 5)
     assert gradient(state) == pytest.approx(-2 * sum(targets) / 5)
     assert len(state.denoiser.in_bfloat16) == -(-5 // micro_batch_size)
+
+
+@pytest.mark.parametrize("ranks", [SINGLE_PROCESS, ProcessGroup(1, 3)])
+def test_the_share_of_a_batch_has_the_seed_the_dropout_and_the_null_class_of_the_training(ranks: ProcessGroup) -> None:
+    batch, space = Batch(8, np.zeros((8, 4, 4, 3), np.uint8), np.arange(8) % 4), pixels(4)
+    objective, options = OBJECTIVES["flow_matching"], small_options(seed=3, scene_dropout=0.5)
+    drawn = objective, objective.schedule(space), space
+    found = share_of(batch, *drawn, TrainingState.new(Scaled(n_classes=5)), options, ranks)
+    wanted = noised(batch, *drawn, null_class=4, scene_dropout=0.5, seed=3, rows=ranks.rows(8))
+    for name in ("noisy", "timesteps", "scenes", "target"):
+        assert torch.equal(getattr(found, name), getattr(wanted, name))
+    whole = share_of(batch, *drawn, TrainingState.new(Scaled(n_classes=5)), options, SINGLE_PROCESS)
+    assert 4 in whole.scenes
 
 
 def test_a_loss_that_is_no_number_leaves_the_weights_as_they_were() -> None:
