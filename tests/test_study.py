@@ -255,6 +255,11 @@ def test_checkpoints_that_cannot_be_reached_are_refused(checkpoints: tuple[int, 
         small_study(checkpoints=checkpoints)
 
 
+def test_a_run_has_its_own_seed_and_length_and_is_else_the_study_s_training() -> None:
+    study = small_study()
+    assert study.options(7, 16) == replace(study.training, seed=7, n_images=16)
+
+
 def test_the_loss_of_a_point_is_the_mean_of_the_last_tenth() -> None:
     assert recent_loss([9.0] * 23 + [1.0, 3.0]) == 2
     assert recent_loss([9.0, 4.0]) == 4
