@@ -15,7 +15,8 @@ from PIL import Image
 
 from rsprune_dagster.evaluation.evaluate import Evaluation, Settings, evaluate
 from rsprune_dagster.evaluation.features import FeatureNetwork, encoder
-from rsprune_dagster.evaluation.image_set import PIXELS, ImageSet, image_set_of, small
+from rsprune_dagster.evaluation.fidelity import kernel_distance, kernel_scale
+from rsprune_dagster.evaluation.image_set import PIXELS, ImageSet, image_set_of, oriented, small
 from rsprune_dagster.evaluation.intervals import Resampling
 from rsprune_dagster.evaluation.protocol import better
 from rsprune_dagster.evaluation.scene_scores import MEAN
@@ -98,6 +99,52 @@ def test_everything_is_measured_and_flat_and_json(complete: Evaluation) -> None:
     assert told["protocols"]["frechet_averages"]["protocol"]["n_generated"] == 160
     assert told["protocols"]["frechet_averages"]["protocol"]["sha256"] == "ab" * 32
     assert "fewer than 2,048" in told["protocols"]["frechet_averages"]["caution"]
+
+
+def test_metrics_are_scores_with_their_ends(complete: Evaluation) -> None:
+    metrics = complete.metrics()
+    for score in complete.scores:
+        ends = metrics[f"{score.name}_low"], metrics[score.name], metrics[f"{score.name}_high"]
+        assert ends == (score.low, score.value, score.high)
+    for space, seen in complete.memorizations.items():
+        assert metrics[f"closer_{space}_chance"] == seen.closer.chance
+        assert metrics[f"singled_out_{space}_chance"] == seen.singled_out.chance
+    assert set(complete.memorizations) == {PIXELS, "averages"}
+    accuracy = complete.recognitions["averages"].held_out_accuracy
+    assert metrics["recognised_averages_of_real"] == accuracy > 0.9
+    copying = complete.score("closer_averages").protocol
+    assert (copying.network, copying.sha256, copying.resize) == (NETWORK.name, NETWORK.sha256, NETWORK.resize)
+    assert (copying.n_reference, copying.n_generated) == (120, 160)
+    used = dict(copying.parameters)
+    assert (used["n_held_out"], used["quantile"], used["n_neighbours"]) == (150, 0.01, 20)
+    assert complete.score("closer_pixels").protocol.resize == "area averages to 8 px"
+
+
+def test_inception_s_kernel_takes_features_as_they_are_and_others_scaled() -> None:
+    x, y = small(tiles(60, seed=4)[0], 4), small(tiles(70, seed=5)[0], 4)
+    for name, score, scale in (("inception", "kid", 1.0), ("averages", "kernel_averages", kernel_scale(y))):
+        network = replace(NETWORK, name=name)
+        made, real = (image_set_of([tiles(n, seed=s)[0]], [network], pixel_edge_px=8) for n, s in ((60, 4), (70, 5)))
+        found = evaluate(made, real, None, None, [network], settings=SETTINGS).score(score)
+        assert found.value == pytest.approx(kernel_distance(x / scale, y / scale), rel=1e-6)
+        assert bool(found.protocol.parameters) == (name != "inception")
+
+
+def test_one_set_may_be_reference_and_held_out(training: ImageSet) -> None:
+    both = samples(110, seed=2)
+    found = evaluate(samples(60, seed=4), both, training, both, [NETWORK], settings=SETTINGS)
+    assert set(found.leaked) == {"held_out"} and "closer_pixels" in {score.name for score in found.scores}
+
+
+def test_small_images_are_area_averages_and_turns_begin_with_the_image() -> None:
+    image = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(1, 4, 4, 3)
+    averages = image.reshape(1, 2, 2, 2, 2, 3).mean(axis=(2, 4))
+    assert np.array_equal(small(image, 2), averages.reshape(1, 12))
+    assert np.array_equal(oriented(image, 0), image)
+    assert np.array_equal(oriented(image, 1)[0], np.rot90(image[0]))
+    assert np.array_equal(oriented(image, 4)[0], image[0].swapaxes(0, 1))
+    seen = image_set_of([image], [NETWORK], pixel_edge_px=2, turned_in=NETWORK)
+    assert all(np.array_equal(seen.turned[name][0], seen.spaces[name]) for name in (PIXELS, "averages"))
 
 
 def test_the_order_of_the_images_does_not_show(

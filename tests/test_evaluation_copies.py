@@ -3,12 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy.ndimage import gaussian_filter
 
 from rsprune_dagster.evaluation.features import FeatureNetwork, encoder
 from rsprune_dagster.evaluation.image_set import N_TURNS, PIXELS, ImageSet, image_set_of, oriented, small
-from rsprune_dagster.evaluation.leakage import Leak, leaks, raise_on_leaks
+from rsprune_dagster.evaluation.leakage import Leak, leaks, raise_on_leaks, shared_contents
 from rsprune_dagster.evaluation.memorization import Memorization, excess, memorization, nearest
 from rsprune_dagster.evaluation.protocol import Protocol
 from rsprune_dagster.utils.errors import RunError
@@ -81,6 +82,11 @@ def test_nearest_is_that_of_brute_force() -> None:
         assert found.relative[row] == pytest.approx(distances.min() / further)
 
 
+def test_among_equally_near_the_first_tile_and_turn_are_taken() -> None:
+    found = nearest(np.zeros((8, 2, 3)), np.array([[2.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 0]]), n_neighbours=2)
+    assert found.index.tolist() == [1, 1] and found.turn.tolist() == [0, 0]
+
+
 @pytest.mark.parametrize("space", ["averages", PIXELS])
 @pytest.mark.parametrize("levels", [0.0, 4.0])
 def test_planted_copies_are_found_however_turned(
@@ -123,6 +129,21 @@ def test_the_share_of_clean_samples_is_the_quantile_and_chance_is_uniform() -> N
     for chance in (0.05, 0.2, 0.5):
         assert np.mean([one.chance <= chance for one in found]) <= chance + 0.03
     assert np.mean([one.chance <= 0.5 for one in found]) > 0.3
+
+
+@pytest.mark.parametrize(
+    ("values", "share", "chance"),
+    [([4.5], 1.0, 0.05), ([5.0], 0.0, 1.0), ([1.0, 2.0], 1.0, 5 * 6 / (100 * 101)), ([1.0, 9.0], 0.5, None)],
+)
+def test_the_threshold_is_an_order_statistic(values: list[float], share: float, chance: float | None) -> None:
+    """The fifth smallest of 99 is the threshold at 5 %; of n more, all lie below it by chance in so many cases."""
+    normal = np.random.default_rng(0).permutation(np.arange(1.0, 100.0))
+    found = excess("x", np.array(values), normal, protocol=PROTOCOL, quantile=0.05, level=0.9)
+    assert found.threshold == 5 and found.score.value == share
+    assert chance is None or found.chance == pytest.approx(chance)
+    for m, j in ((10, 1), (50, 2)):  # a whole rank, rounded down, 1 at least
+        few = excess("x", np.array(values), normal[:m], protocol=PROTOCOL, quantile=0.05, level=0.9)
+        assert few.threshold == np.sort(normal[:m])[j - 1]
 
 
 def test_smooth_samples_are_near_everything_and_not_singled_out(
@@ -176,6 +197,13 @@ def found_leaks(evaluation: np.ndarray, training: np.ndarray) -> tuple[ImageSet,
 def test_clean_sets_do_not_leak() -> None:
     assert found_leaks(tiles(200, seed=1), tiles(300, seed=2))[2] == ()
     assert found_leaks(np.full((3, 32, 32, 3), 9, np.uint8), np.full((3, 32, 32, 3), 10, np.uint8))[2] == ()
+
+
+def test_shared_contents_are_named_in_order() -> None:
+    evaluation = pa.table({"tile_id": ["c", "b", "a"], "content_md5": ["2", "9", "1"]})
+    training = pa.table({"tile_id": ["x", "y", "z"], "content_md5": ["1", "2", "1"]})
+    assert shared_contents(evaluation, training) == ["a", "c"]
+    assert shared_contents(evaluation, training.slice(0, 0)) == []
 
 
 @pytest.mark.parametrize("n_twins", [0, 60])

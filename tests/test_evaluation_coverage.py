@@ -91,6 +91,11 @@ def test_order_does_not_matter() -> None:
     assert measures(rng.permutation(x), rng.permutation(y)) == pytest.approx(measures(x, y))
 
 
+def test_a_common_offset_does_not_matter() -> None:
+    x, y = modes(60, range(4), seed=1), modes(50, range(6), seed=2)
+    assert measures(x + 1e6, y + 1e6) == pytest.approx(measures(x, y))
+
+
 def test_one_mode_loses_recall_and_coverage_and_not_precision() -> None:
     y = modes(100, range(6), seed=1)
     full, one = measures(modes(100, range(6), seed=2), y), measures(modes(600, range(1), seed=2), y)
@@ -126,7 +131,16 @@ def test_scores_carry_the_number_of_neighbours_and_stay_in_range() -> None:
         assert dict(score.protocol.parameters) == {"n_neighbours": 5, "balls": "open, as in prdc"}
         assert 0 <= score.low <= score.value <= score.high
         assert score.larger_is_better
-    assert scores(x, x)["recall_small"].high == 1
+    found = scores(x, x)
+    assert found["recall_small"].high == 1 and found["density_small"].high > 1
+
+
+def test_ends_of_intervals_are_cut_at_0_and_1_and_nowhere_else() -> None:
+    half = np.concatenate([modes(40, range(3), seed=1), modes(40, range(3), seed=2) + 100.0])
+    found = scores(half, modes(80, range(3), seed=3))
+    for name in ("precision_small", "density_small"):
+        assert 0 < found[name].low < found[name].value < found[name].high < 1
+    assert all(score.low == score.value == 0 for score in scores(half[120:], half[:120]).values())
 
 
 def test_too_few_images_are_refused_with_the_number_needed() -> None:

@@ -1,5 +1,6 @@
 """Laws of the two distances, of their intervals, and of which scores may be compared."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,8 @@ from scipy.linalg import sqrtm
 
 from rsprune_dagster.evaluation.fidelity import (
     RELIABLE_N,
+    Moments,
+    caution,
     frechet_distance,
     frechet_score,
     kernel_distance,
@@ -43,6 +46,23 @@ def score(kind: str, generated: np.ndarray, reference: np.ndarray, *, seed: int 
         protocol=protocol(len(generated), len(reference)),
         resampling=Resampling(LEVEL, n_resamples, seed),
     )
+
+
+def test_the_distances_of_small_cases() -> None:
+    narrow, wide = Moments(np.zeros(2), np.eye(2)), Moments(np.array([3.0, 4.0]), 4 * np.eye(2))
+    assert frechet_distance(narrow, wide) == pytest.approx(25 + 2 + 8 - 2 * 4)
+    found = moments(np.array([[0.0, 0.0], [2.0, 0.0], [4.0, 6.0]]))
+    assert found.mean.tolist() == [2, 2] and found.covariance == pytest.approx(np.array([[4, 6], [6, 12]]))
+    # (x y + 1)³: 1 within {1, 0}, 27 within {2, 1}, and 27, 8, 1, 1 across
+    assert kernel_distance(np.array([[1.0], [0.0]]), np.array([[2.0], [1.0]])) == pytest.approx(1 + 27 - 2 * 37 / 4)
+    assert kernel_scale(np.array([[3.0, 4.0], [0.0, 5.0]])) == pytest.approx(12.5**0.5)
+
+
+def test_a_kernel_score_is_the_distance_of_scaled_features() -> None:
+    a, b = features(20, seed=1), features(30, seed=2)
+    rest = {"name": "kernel_small", "protocol": protocol(), "resampling": Resampling(LEVEL, 4, 0)}
+    assert kernel_score(a, b, **rest).value == pytest.approx(kernel_distance(a, b))
+    assert kernel_score(a, b, scale=2.0, **rest).value == pytest.approx(kernel_distance(a / 2, b / 2))
 
 
 def test_frechet_is_that_of_cleanfid_and_of_a_matrix_square_root() -> None:
@@ -126,6 +146,20 @@ def test_the_same_seed_gives_the_same_interval_and_the_interval_holds_the_value(
     assert one.low <= one.value <= one.high
 
 
+@pytest.mark.parametrize("kind", ["frechet", "kernel"])
+def test_statistics_are_in_float64_whatever_the_features_are(kind: str) -> None:
+    a, b = features(60, seed=1), features(50, seed=2)
+    single, double = score(kind, a, b), score(kind, a.astype(float), b.astype(float))
+    for one, two in ((single.value, double.value), (single.low, double.low), (single.high, double.high)):
+        assert one == pytest.approx(two, rel=1e-10)
+
+
+def test_a_score_is_read_back_from_json() -> None:
+    parameters = (("balls", "open"), ("n_neighbours", 5), ("quantile", 0.25))
+    written = replace(made(4, 0.3), protocol=replace(protocol(), parameters=parameters), caution="few")
+    assert Score.from_json(json.loads(json.dumps(written.as_json()))) == written
+
+
 def test_too_few_images_are_refused_with_the_number_needed_and_few_are_cautioned() -> None:
     with pytest.raises(RunError, match=r"needs 13 images or more on either side.*12 generated and 40 reference"):
         score("frechet", features(12, seed=1), features(40, seed=2))
@@ -134,8 +168,9 @@ def test_too_few_images_are_refused_with_the_number_needed_and_few_are_cautioned
     with pytest.raises(RunError, match="needs 4 images"):
         score("kernel", features(3, seed=1), features(40, seed=2))
     assert "fewer than 2,048" in score("frechet", features(40, seed=1), features(40, seed=2)).caution
-    many = features(RELIABLE_N, 2, seed=1)
-    assert score("frechet", many, many, n_resamples=2).caution == ""
+    assert RELIABLE_N == 2048
+    counts = [(2048, 2048), (2047, 9999), (9999, 2047)]
+    assert [caution(protocol(*each)) == "" for each in counts] == [True, False, False]
 
 
 def test_one_resample_has_no_spread_and_levels_are_shares() -> None:
@@ -152,6 +187,19 @@ def test_halves_are_halves_and_a_mean_s_interval_is_the_known_one() -> None:
     low, high = interval(sample.mean(), chosen @ sample / 200, n=401, level=LEVEL)
     assert (high - low) / 2 == pytest.approx(1.645 * sample.std() / np.sqrt(401), rel=0.06)
     assert (high + low) / 2 == pytest.approx(sample.mean(), abs=0.02)
+
+
+def test_an_interval_subtracts_the_quantiles_of_the_halves_from_the_value() -> None:
+    of_halves = np.arange(101.0) ** 2  # mean 3350, 25 and 9025 at 5 % and 95 %
+    assert interval(7.0, of_halves, n=4, level=0.9) == pytest.approx((7 - 5675, 7 + 3325))
+    shrunk = (2 / 3) ** 0.5  # halves of 2 of 5 images deviate more
+    assert interval(7.0, of_halves, n=5, level=0.9) == pytest.approx((7 - 5675 * shrunk, 7 + 3325 * shrunk))
+
+
+def test_share_intervals_are_wilsons() -> None:
+    assert share_interval(5, 10, level=0.95) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    assert share_interval(1, 10, level=0.95) == pytest.approx((0.0179, 0.4042), abs=1e-4)
+    assert share_interval(0, 10, level=0.95) == pytest.approx((0, 0.2775), abs=1e-4)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3])
@@ -173,6 +221,9 @@ def test_better_asks_for_more_than_the_margin_outside_the_interval() -> None:
     assert not better(made(4, 0.8), made(5, 0.7), 0)
     assert not better(made(5, 0.1), made(4, 0.1), 0)
     assert better(made(5, 0.1, larger_is_better=True), made(4, 0.1, larger_is_better=True), 0.5)
+    assert not better(made(5, 0.8, larger_is_better=True), made(4, 0.7, larger_is_better=True), 0)
+    assert not better(made(5, 0, larger_is_better=True), made(4, 0, larger_is_better=True), 1)  # not beyond the margin
+    assert not better(made(4, 0), made(5, 0), 1)
     gap = difference(made(4, 0.3), made(5, 0.4))
     assert (gap.value, gap.low, gap.high) == pytest.approx((-1, -1.5, -0.5))
 

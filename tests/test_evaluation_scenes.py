@@ -6,7 +6,7 @@ import pytest
 from rsprune_dagster.evaluation.fidelity import kernel_distance
 from rsprune_dagster.evaluation.intervals import Resampling
 from rsprune_dagster.evaluation.protocol import Protocol, Score
-from rsprune_dagster.evaluation.scene_scores import MEAN, Recognition, recognition, scene_distances
+from rsprune_dagster.evaluation.scene_scores import MEAN, Recognition, mean_score, recognition, scene_distances
 from rsprune_dagster.utils.errors import RunError
 
 D = 40
@@ -65,6 +65,24 @@ def test_the_mean_over_scenes_is_better_known_than_a_scene() -> None:
     scores, _ = distances(drawn("abcd", 50, seed=1), drawn("abcd", 50, seed=2))
     arms = {name: score.high - score.low for name, score in scores.items()}
     assert arms[f"kernel_small/{MEAN}"] < 0.75 * min(arms[f"kernel_small/{name}"] for name in "abcd")
+
+
+def test_the_mean_s_arms_are_those_of_independent_errors() -> None:
+    protocol = Protocol("small", "", "none", "cd", 40, 30)
+    scores = [
+        Score(name, value, value - below, value + above, 0.9, 40, protocol, False)
+        for name, value, below, above in (("a", 1.0, 3.0, 5.0), ("b", 2.0, 4.0, 12.0))
+    ]
+    found = mean_score(scores, name="mean", protocol=protocol)
+    assert (found.value, found.low, found.high) == pytest.approx((1.5, 1.5 - 5 / 2, 1.5 + 13 / 2))
+    assert (found.level, found.n_resamples, found.larger_is_better) == (0.9, 40, False)
+    assert found.protocol.parameters == (("n_scenes", 2),)
+
+
+def test_a_scene_needs_four_images_whatever_is_asked_for() -> None:
+    scores, left_out = distances(drawn("ab", 4, seed=1), drawn("ab", 4, seed=2), least=0)
+    assert set(scores) == {f"kernel_small/{name}" for name in ("a", "b", MEAN)} and not left_out
+    assert not distances(drawn("ab", 3, seed=1), drawn("ab", 4, seed=2), least=0)[0]
 
 
 def test_scenes_with_few_images_are_left_out_with_the_reason_and_so_is_the_mean() -> None:

@@ -160,6 +160,13 @@ def test_a_loss_that_falls_passes_and_one_that_is_nan_or_does_not_fall_fails(tmp
     assert not flat.passed and "training.n_images" in flat.sentence
 
 
+def test_the_first_and_the_last_tenth_of_the_losses_are_compared(tmp_path: Path) -> None:
+    ends = [1.0, 3.0], [3.0, 0.9]  # means 2 and 1.95
+    found = training_went_well(losses(tmp_path, *ends[0], *([9.0] * 16), *ends[1]))
+    assert found.passed and (found.figures["first_loss"], found.figures["last_loss"]) == (2.0, 1.95)
+    assert not training_went_well(losses(tmp_path, *ends[0], *([0.0] * 16), 3.0, 1.0)).passed
+
+
 def test_too_few_losses_are_not_asked_to_fall(tmp_path: Path) -> None:
     verdict = training_went_well(losses(tmp_path, 1.20, 1.22, 1.21))
     assert verdict.passed and "too few" in verdict.sentence
@@ -182,6 +189,7 @@ def against(champion: StoredEvaluation | None, evaluation: StoredEvaluation) -> 
 def test_a_distance_may_be_better_than_the_champions_or_worse_by_less_than_the_margin() -> None:
     assert against(scored(50), scored(30))[0]
     assert against(scored(50), scored(54.9, half_width=0.1))[0]
+    assert against(scored(50), scored(55, half_width=0.1))[0]
     assert against(None, scored(50))[0]
 
 
@@ -224,7 +232,7 @@ def test_the_gates_read_what_an_evaluation_writes(tmp_path: Path) -> None:
     evaluation = Evaluation((score,), {}, {}, {}, {"held_out": (leaked,)}, ("1 tile of the held_out set is kept.",))
     write_evaluation(tmp_path, evaluation, SampleSet(np.zeros((0, 8, 8, 3), np.uint8), (), (), ()), {}, network=NETWORK)
     told = read_evaluation({path.name: path for path in tmp_path.iterdir()})
-    assert told.scores == {"fid": score}
+    assert told.scores == {"fid": score} and told.leaks == evaluation.leak_sentences
     verdict = no_leakage(told)
     assert not verdict.passed and "1 tile of the held_out set is kept." in verdict.sentence
     assert not not_worse_than_champion(told, scored(30), max_fid_loss=MARGIN).passed

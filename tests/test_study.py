@@ -6,12 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from diffusion_runs import small_tiles
 from prune_runs import Outcome, settings
 from study_runs import KERNEL, NETWORK, SETTINGS, setup, small_study
 
+from rsprune_dagster.diffusion.denoiser import build_denoiser
+from rsprune_dagster.diffusion.model import in_pixels
+from rsprune_dagster.diffusion.sampling import sample
+from rsprune_dagster.diffusion.training import Trained
+from rsprune_dagster.evaluation.image_set import PIXELS, image_set_of
 from rsprune_dagster.pruning.ledger import n_to_keep
 from rsprune_dagster.study import trainings as study_module
 from rsprune_dagster.study.arms import (
@@ -29,8 +36,11 @@ from rsprune_dagster.study.trainings import (
     Study,
     arm_tiles,
     held_out_leaks,
+    image_set_of_arrays,
     image_set_of_tiles,
+    recent_loss,
     run_arm,
+    samples_of,
     study_folder,
     study_key,
 )
@@ -241,6 +251,37 @@ def test_a_damaged_result_is_told(corpus: PrunedCorpus, tmp_path: Path) -> None:
 def test_checkpoints_that_cannot_be_reached_are_refused(checkpoints: tuple[int, ...], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         small_study(checkpoints=checkpoints)
+
+
+def test_a_run_has_its_own_seed_and_length_and_is_else_the_study_s_training() -> None:
+    study = small_study()
+    assert study.options(7, 16) == replace(study.training, seed=7, n_images=16)
+
+
+def test_the_loss_of_a_point_is_the_mean_of_the_last_tenth() -> None:
+    assert recent_loss([9.0] * 23 + [1.0, 3.0]) == 2
+    assert recent_loss([9.0, 4.0]) == 4
+
+
+def test_samples_start_from_the_noise_of_the_seed_as_the_study_asks() -> None:
+    study = small_study(n_samples=5, sample_steps=3, sample_batch_size=4)
+    model = in_pixels(build_denoiser("tiny", image_size_px=16, n_scenes=1, seed=0))
+    images = samples_of(study, Trained(model, (), 0, 1), seed=4, device="cpu")
+    rest = {"n_steps": 3, "guidance": 1, "batch_size": 4, "sampler": "dpm_solver"}
+    assert np.array_equal(images, sample(model, [0] * 5, seed=4, **rest))
+    assert not np.array_equal(images, sample(model, [0] * 5, seed=5, **rest))
+
+
+@pytest.mark.parametrize(("edge", "pixel_edge"), [(8, 8), (16, 16), (32, 16)])
+def test_images_are_seen_whole_whatever_is_read_at_once(tmp_path: Path, edge: int, pixel_edge: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (300, edge, edge, 3)).astype(np.uint8)
+    whole = image_set_of([images], [], pixel_edge_px=pixel_edge)
+    assert np.array_equal(image_set_of_arrays(images, []).spaces[PIXELS], whole.spaces[PIXELS])
+    tiles = small_tiles(tmp_path, image_size_px=edge)
+    seen = image_set_of_tiles(tiles, [])
+    assert (len(seen), seen.pixel_edge_px) == (24, pixel_edge)
+    assert seen.content == image_set_of([tiles.images(range(24))], [], pixel_edge_px=4).content
+    assert sorted(seen.identities.names) == tiles.table.column("tile_id").to_pylist()
 
 
 def test_held_out_tiles_that_are_in_the_corpus_are_found(corpus: PrunedCorpus) -> None:

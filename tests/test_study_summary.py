@@ -100,6 +100,25 @@ def test_where_larger_is_better_the_sentence_turns() -> None:
     assert "better than the full corpus" in summarize(results, score="coverage_x", level=0.95).verdicts()[0]
 
 
+def test_arms_stand_by_falling_fraction_with_random_and_rsprune_first() -> None:
+    names = ["full", "random-0.3", "rsprune-0.3", "herding-0.3", "random-0.15", "rsprune-0.15", "semdedup-0.15"]
+    results = [result(name, seed, {100: len(name) + seed}) for name in reversed(names) for seed in (1, 0)]
+    arms = summarize(results, score=KERNEL, level=0.95).arms
+    assert [arm.arm for arm in arms] == names and {arm.seeds for arm in arms} == {(0, 1)}
+    to_random = {arm.arm: arm.to_random and arm.to_random.value for arm in arms}
+    assert to_random == {
+        name: None if name == "full" or name.startswith("random") else len(name) - len(f"random-{name.split('-')[1]}")
+        for name in names
+    }
+
+
+def test_a_curve_has_the_checkpoints_that_all_seeds_have() -> None:
+    results = [result("full", 0, {100: 4.0, 200: 2.0, 400: 1.0}), result("full", 1, {100: 6.0, 400: 3.0})]
+    [full] = summarize(results, score=KERNEL, level=0.95).arms
+    assert [(n, estimate.value) for n, estimate in full.curve] == [(100, 5.0), (400, 2.0)]
+    assert full.final.value == 2
+
+
 def test_runs_on_their_way_do_not_count() -> None:
     unfinished = result("rsprune-0.05", 0, {100: 0.0, 200: 0.0})
     summary = summarize([*three_arms(), unfinished], score=KERNEL, level=0.95)

@@ -118,6 +118,7 @@ def test_combinations_that_no_pipeline_holds_are_refused(tmp_path: Path) -> None
 def test_options_of_old_callers_mean_what_they_meant() -> None:
     old = TrainingOptions("tiny", 8, 8, 8, 1e-3, 0, 8, 0.1, "float32", 0, 8)
     assert (old.denoiser, old.objective, old.autoencoder_digest) == ("unet", "v_prediction", "")
+    assert old.gradient_checkpointing is False
 
 
 def test_a_missing_checkpoint_is_one_sentence(tmp_path: Path) -> None:

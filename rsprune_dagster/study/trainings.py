@@ -149,7 +149,7 @@ def run_arm(
         options = study.options(seed, n_images)
         trained = train(tiles, options, states, device=str(resolve_device(device)), space=space, progress=progress)
         images = samples_of(study, trained, seed=seed, device=device, progress=progress)
-        point = Point(n_images, _recent_loss(trained), scores_of(images, setup))
+        point = Point(n_images, recent_loss(trained.losses), scores_of(images, setup))
         result = replace(result, points=(*result.points, point))
         _keep_picture(own, arm, seed, images)
         write_result(own, result)
@@ -177,6 +177,11 @@ def samples_of(study: Study, trained: Trained, *, seed: int, device: str, progre
             sampler=study.sampler,
             progress=progress,
         )
+
+
+def recent_loss(losses: Sequence[float]) -> float:
+    """The mean loss of the last tenth of the steps, one step at least."""
+    return float(np.mean(losses[-max(1, len(losses) // 10) :]))
 
 
 def scores_of(images: Images, setup: EvaluationSetup) -> dict[str, float]:
@@ -221,10 +226,6 @@ def _begun(own: Path, key: str, arm: Arm, seed: int, tiles: TileSet) -> ArmResul
     if kept is not None and (kept.tiles, kept.study) == (print_of_tiles, key):
         return kept
     return ArmResult(arm.name, arm.strategy, arm.keep_fraction, seed, len(tiles), print_of_tiles, key)
-
-
-def _recent_loss(trained: Trained) -> float:
-    return float(np.mean(trained.losses[-max(1, len(trained.losses) // 10) :]))
 
 
 def _keep_picture(own: Path, arm: Arm, seed: int, images: Images) -> None:
