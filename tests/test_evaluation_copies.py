@@ -139,7 +139,7 @@ def test_the_threshold_is_an_order_statistic(values: list[float], share: float, 
     """The fifth smallest of 99 is the threshold at 5 %; of n more, all lie below it by chance in so many cases."""
     normal = np.random.default_rng(0).permutation(np.arange(1.0, 100.0))
     found = excess("x", np.array(values), normal, protocol=PROTOCOL, quantile=0.05, level=0.9)
-    assert found.threshold == 5 and found.score.value == share
+    assert found.threshold == 5 and found.score.value == share and not found.score.larger_is_better
     assert chance is None or found.chance == pytest.approx(chance)
     for m, j in ((10, 1), (50, 2)):  # a whole rank, rounded down, 1 at least
         few = excess("x", np.array(values), normal[:m], protocol=PROTOCOL, quantile=0.05, level=0.9)

@@ -150,6 +150,7 @@ def test_the_same_seed_gives_the_same_interval_and_the_interval_holds_the_value(
 def test_statistics_are_in_float64_whatever_the_features_are(kind: str) -> None:
     a, b = features(60, seed=1), features(50, seed=2)
     single, double = score(kind, a, b), score(kind, a.astype(float), b.astype(float))
+    assert not single.larger_is_better
     for one, two in ((single.value, double.value), (single.low, double.low), (single.high, double.high)):
         assert one == pytest.approx(two, rel=1e-10)
 

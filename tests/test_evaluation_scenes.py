@@ -99,6 +99,7 @@ def test_samples_of_the_right_scenes_are_recognised_as_well_as_real_ones() -> No
     real = drawn("abcd", 60, seed=2, spread=1.2)
     found = recognised(drawn("abcd", 50, seed=1, spread=1.2), real)
     assert found.scores[0].value == pytest.approx(found.held_out_accuracy, abs=0.08)
+    assert all(score.larger_is_better for score in found.scores)
     assert found.confusion.sum() == 200 and (found.confusion.sum(axis=1) == 50).all()
     assert found.scores[0].value == pytest.approx(np.trace(found.confusion) / 200)
 
