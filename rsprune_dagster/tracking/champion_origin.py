@@ -62,7 +62,7 @@ def training_tiles(history: VersionHistory) -> TrainingTiles:
     if not subset:
         raise RunError(f"what the champion {best.data_version} was trained on is not known here")
     if history.present(SUBSET) == subset:
-        return TrainingTiles(best.data_version, subset, places.layout.file("subset"))
+        return TrainingTiles(best.data_version, subset, places.layout.folder(SUBSET) / TILES)
     path = places.cache.file(subset, TILES) if places.cache else None
     if path is None:
         raise RunError(f"{SUBSET} {subset} is not at hand: `rsprune restore {subset} --to DIR` brings it from a remote")
