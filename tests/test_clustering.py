@@ -109,9 +109,8 @@ def test_of_several_runs_the_best_is_kept() -> None:
         found = train_centroids(vectors, 20, seed=0, n_iterations=n_iterations, n_restarts=n_restarts)
         return float(np.square(assign(vectors, found)[1]).sum())
 
-    losses = [loss(n) for n in (1, 2, 4, 8, 16)]
-    assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0]
-    assert loss(1, n_iterations=1) > 1.02 * losses[0]
+    assert loss(16) < 0.98 * loss(1)
+    assert loss(1, n_iterations=1) > 1.1 * loss(1)
 
 
 def test_fewer_distinct_tiles_than_clusters_are_their_own_centroids() -> None:

@@ -111,7 +111,7 @@ def test_each_tile_is_the_one_of_its_block_that_lowers_the_discrepancy_most(
         before = order[:step].tolist()
         rivals = [other for other in range(len(vectors)) if other // 16 == row // 16 and other not in before]
         found = {other: discrepancy(gram, len(vectors), [*before, other]) for other in rivals}
-        assert found[row] <= min(found.values()) + 1e-5
+        assert found[row] <= min(found.values()) + 5e-5
 
 
 def test_a_large_cluster_gives_an_eighth_of_a_thousand_tiles_of_each_block_and_then_doubles_them() -> None:
