@@ -42,7 +42,7 @@ class World:
                 "sample_steps": 2,
                 "n_neighbours": 3,
             },
-            study={"arms": list(ARMS), "seeds": [0, 1], "checkpoints": [32, 64], "n_samples": 40, **study},
+            study={"arms": list(ARMS), "seeds": [0, 1], "checkpoints": [16, 32], "n_samples": 40, **study},
         )
 
     def run(self, arm: str, seed: int, params: Params | None = None) -> Path:
