@@ -172,7 +172,7 @@ def materialize(
 
 
 @app.command()
-def demo() -> None:
+def demo(changes: SetOption = None) -> None:
     """Run the whole pipeline on the corpus of params.yaml: a synthetic one, unless you changed it."""
     from rsprune_dagster.cli.prune_summary import outcome
     from rsprune_dagster.pruning.ledger import count_decisions, scene_table
@@ -181,7 +181,8 @@ def demo() -> None:
 
     project = project_root()
     assets = project / "assets"
-    _materialize_project(load(project / "params.yaml"), ())
+    params, _ = _params(changes, tuple(Params.model_fields))
+    _materialize_project(params, ())
     ledger = assets / "pruned_subset" / "decisions.parquet"
     say(outcome(count_decisions(ledger), scene_table(ledger), ledger.parent))
     pictures = save_pictures(assets, project / ".state" / "pictures")
