@@ -25,13 +25,14 @@ setup: .venv/.ready
 	@touch $@
 
 demo: setup
-	$(BIN)/rsprune demo
+	$(BIN)/rsprune demo $(DEMO)
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow and not gpu"
 
+# Three workers on two cores: half of the time of these tests is waiting for servers.
 test-slow: setup
-	$(BIN)/python -m pytest -m "slow" --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "slow" -n 3 --dist loadfile --no-loadscope-reorder
 
 ui: setup
 	@mkdir -p .state/dagster && ln -sfn ../../dagster.yaml .state/dagster/dagster.yaml

@@ -3,26 +3,21 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 from needs import missing
-from servers import free_port
+from servers import answers, free_port, served
 
 LOCATION = "rsprune_dagster"
-START_S = 600
 RUN_S = 900
 PAGE_S = 300
-"""Patience with the web UI that starts, a run, a page: each takes seconds, unless the machine is busy."""
+"""Patience with a run and a page: each takes seconds, unless the machine is busy."""
 
 
 @contextmanager
@@ -34,16 +29,9 @@ def dagster_ui(checkout: Path, log: Path, environment: Mapping[str, str]) -> Ite
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [str(Path(sys.prefix, "bin", "dg")), "dev", "--port", str(port)]
-    env = {**environment, "VIRTUAL_ENV": sys.prefix, "OMP_WAIT_POLICY": "passive", "DAGSTER_URL": url}
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            command, cwd=checkout, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    try:
-        _wait_until_served(url, log)
+    ours = {"VIRTUAL_ENV": sys.prefix, "OMP_WAIT_POLICY": "passive", "DAGSTER_URL": url}
+    with served(command, log, lambda: answers(f"{url}/server_info"), env={**environment, **ours}, cwd=checkout):
         yield url
-    finally:
-        _end(server)
 
 
 @contextmanager
@@ -146,27 +134,10 @@ def ask(address: str, query: str, **variables: Any) -> dict[str, Any]:
 
 
 def _run_id(page: Any) -> str:
-    return str(page.url.split("/runs/")[1].split("?")[0])
-
-
-def _end(server: "subprocess.Popen[bytes]") -> None:
-    """End the server and what it started: asked politely first, as the servers then end their own children."""
-    for how, patience_s in ((signal.SIGINT, 15), (signal.SIGTERM, 10), (signal.SIGKILL, 10)):
-        with suppress(ProcessLookupError):
-            os.killpg(server.pid, how)
-        with suppress(subprocess.TimeoutExpired):
-            server.wait(timeout=patience_s)
-
-
-def _wait_until_served(url: str, log: Path) -> None:
-    ends = time.monotonic() + START_S
-    while time.monotonic() < ends:
-        try:
-            with urllib.request.urlopen(f"{url}/server_info", timeout=5):
-                return
-        except (urllib.error.URLError, TimeoutError):
-            time.sleep(0.5)
-    pytest.fail(f"the web UI did not start within {START_S} s:\n{log.read_text()[-4000:]}")
+    """The id of the run whose page is open. The page is left: drawing it takes a core for as long as the run goes."""
+    run_id = str(page.url.split("/runs/")[1].split("?")[0])
+    page.goto("about:blank")
+    return run_id
 
 
 def _chromium() -> str:

@@ -3,7 +3,6 @@
 import fcntl
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads that spin steal the cores from their neighbours
 
 import pytest
+import rsprune_command
 from needs import missing
 from prune_runs import PLAN, RESULTS, SMALL_PLAN, Outcome, prune, settings
 
@@ -81,22 +81,21 @@ def pruned(synthetic: Path, made_once: MadeOnce) -> Outcome:
 
 @pytest.fixture(scope="session")
 def commanded(synthetic: Path, made_once: MadeOnce) -> Path:
-    """The --out of the same prune by the installed command, in a process of its own."""
+    """The --out of the same prune by `rsprune`, in a process of its own."""
 
     def fill(folder: Path) -> None:
-        script = Path(sys.executable).with_name("rsprune")
-        command = [script, "prune", synthetic / "corpus", "--reference", synthetic / "reference", "--out", folder]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        ended = subprocess.run(
-            [*command, "--device", "cpu"], env=environment, capture_output=True, text=True, check=False
-        )
-        assert ended.returncode == 0, ended.stderr
-        assert "kept" in ended.stdout and str(folder / RESULTS[0]) in ended.stdout
+        command = ["prune", synthetic / "corpus", "--reference", synthetic / "reference", "--out", folder]
+        code, said = rsprune_command.run([*command, "--device", "cpu"], cwd=synthetic, environment=os.environ)
+        assert code == 0, said
+        assert "kept" in said and str(folder / RESULTS[0]) in said
 
     return made_once("commanded", fill)
 
 
-LONGEST_FIRST = ("versioning", "identity", "reprune", "real", "kill", "daemon", "readme", "mlflow_sync", "recording")
+LONGEST_FIRST = (
+    *("identity", "versioning", "reprune", "daemon", "real", "readme", "deployment", "kill"),
+    *("publishing", "recording", "mlflow_sync", "trainings", "checkpoint", "evaluation", "kinds"),
+)
 """Files of slow tests by their seconds: they are handed out one by one, and a long one at the end has no neighbour."""
 
 

@@ -3,13 +3,12 @@
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import rsprune_command
 import torch
 from PIL import Image
 
@@ -134,41 +133,22 @@ if number == 0:
     (folder / "losses.json").write_text(json.dumps(losses))
 """
 
-SEEN = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-"""Where that process finds the tests' helpers."""
 
-
-def start(folder: Path, **changes: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", TRAINING, str(folder), json.dumps(changes)],
-        env={**os.environ, "PYTHONPATH": SEEN},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(folder: Path, **changes: object) -> rsprune_command.Running:
+    return rsprune_command.start_script(TRAINING, [folder, json.dumps(changes)])
 
 
 def losses_of_processes(folder: Path, cases: list[tuple[int, dict[str, Any]]]) -> list[list[float]]:
     """The losses of a training by so many processes with such options, for each case."""
     folder.mkdir()
-    local = {
-        "GLOO_SOCKET_IFNAME": "lo",
-        "OMP_NUM_THREADS": "1",
-        "OMP_WAIT_POLICY": "passive",
-        "PYTHONPATH": SEEN,
-    }
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANKED, str(number), str(folder), json.dumps(cases)],
-            env={**os.environ, **local},
-            stderr=(folder / f"{number}.log").open("w"),  # a full pipe would hold all processes up
-        )
+        rsprune_command.start_script(RANKED, [str(number), folder, json.dumps(cases)], environment=environment)
         for number in range(max(n for n, _ in cases))
     ]
     try:
-        for number, process in enumerate(processes):
-            code = process.wait(timeout=600)
-            assert code == 0, (folder / f"{number}.log").read_text()[-3000:]
+        for process in processes:
+            assert process.wait() == 0, process.said()[-3000:]
     finally:
         for process in processes:
             process.kill()

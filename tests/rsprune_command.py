@@ -1,4 +1,4 @@
-"""`rsprune` in a process of its own, forked from a server that has imported its libraries: a command spares seconds."""
+"""`rsprune` or a script in a process of its own, forked from a server that has its imports: that spares seconds."""
 
 import atexit
 import multiprocessing
@@ -21,10 +21,12 @@ IMPORTED = (
     "rsprune_dagster.dagster.asset_checks",
     "rsprune_dagster.dagster.materialize",
     "rsprune_dagster.cli.commands",
+    "rsprune_dagster.diffusion.training",
     "rsprune_dagster.stages.validate",
     "rsprune_dagster.viz.pictures",
 )
 """Modules of the server: none of them computes anything or starts a thread when it is imported."""
+RSPRUNE = "from rsprune_dagster.cli import commands\ncommands.main()\n"
 _FORKS = multiprocessing.get_context("forkserver")
 
 
@@ -42,6 +44,14 @@ class Running:
         assert code is not None, f"the command is at work after {PATIENCE_S} s: {self.said()}"
         return code
 
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def is_alive(self) -> bool:
+        return self.process.is_alive()
+
     def kill(self) -> None:
         self.process.kill()
         self.process.join(PATIENCE_S)
@@ -57,11 +67,18 @@ def start(arguments: Sequence[str | Path], *, cwd: Path, environment: Mapping[st
     Args:
         before: Python code that the process runs first, for what a test has go wrong.
     """
+    return start_script(before + RSPRUNE, arguments, cwd=cwd, environment=environment)
+
+
+def start_script(
+    code: str, arguments: Sequence[str | Path], *, cwd: Path | None = None, environment: Mapping[str, str] = os.environ
+) -> Running:
+    """Start a process that runs this Python code; the arguments are in its `sys.argv`."""
     _ensure_server()
     folder = Path(tempfile.mkdtemp(dir=_outputs()))
     for name in ("out", "err"):
         (folder / name).touch()
-    given = ([str(each) for each in arguments], cwd, dict(environment), folder, before)
+    given = (code, [str(each) for each in arguments], cwd or Path.cwd(), dict(environment), folder)
     process = _FORKS.Process(target=_run, args=given)
     process.start()
     return Running(process, folder)
@@ -99,7 +116,7 @@ def _ensure_server() -> None:
                 os.environ[name] = value
 
 
-def _run(arguments: list[str], cwd: Path, environment: dict[str, str], folder: Path, before: str) -> None:
+def _run(code: str, arguments: list[str], cwd: Path, environment: dict[str, str], folder: Path) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
@@ -109,11 +126,8 @@ def _run(arguments: list[str], cwd: Path, environment: dict[str, str], folder: P
         os.close(file)
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
     sys.argv = ["rsprune", *arguments]
-    exec(before, {})
-    from rsprune_dagster.cli import commands as cli
-
     try:
-        cli.main()
+        exec(code, {"__name__": "__main__"})
     finally:
         atexit._run_exitfuncs()
         sys.stdout.flush()

@@ -1,6 +1,6 @@
 """Real servers on 127.0.0.1 for the tests: MLflow, PostgreSQL, S3; each on a free port, in a session of its own.
 
-A server is stopped by its own process group when the block ends, and its log is shown when it does not start.
+A server is killed with its process group when the block ends, and its log is shown when it does not start.
 """
 
 import os
@@ -40,8 +40,9 @@ def mlflow_server(
     command += ["--backend-store-uri", backend_uri or f"sqlite:///{folder / 'server.db'}"]
     command += ["--artifacts-destination", artifacts or str(folder / "artifacts")]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    whole = {**os.environ, **quiet, **(env or {})}
     url = f"http://127.0.0.1:{port}"
-    with served(command, folder / "mlflow.log", lambda: answers(f"{url}/health"), env={**quiet, **(env or {})}):
+    with served(command, folder / "mlflow.log", lambda: answers(f"{url}/health"), env=whole):
         yield url
 
 
@@ -62,7 +63,7 @@ def postgres(folder: Path) -> Iterator[str]:
         command = [*as_user, str(programs / "postgres"), "-D", str(cluster / "data"), "-k", str(cluster)]
         command += ["-p", str(port), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
         is_ready = [str(programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
-        with served(command, folder / "postgres.log", lambda: succeeds(is_ready), cwd=cluster):
+        with served(command, folder / "postgres.log", lambda: succeeds(is_ready), cwd=cluster, end=signal.SIGINT):
             yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
     finally:
         shutil.rmtree(cluster, ignore_errors=True)
@@ -120,12 +121,18 @@ def served(
     *,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    end: signal.Signals = signal.SIGKILL,
 ) -> Iterator[None]:
-    """A server while the block lasts, from when it is ready; its output goes to `log`."""
+    """A server while the block lasts, from when it is ready; its output goes to `log`.
+
+    Args:
+        env: the environment, where it is not this process's.
+        end: what ends it. Dagster's and MLflow's servers take 10 to 25 s to end when they are asked politely.
+    """
     with log.open("wb") as output:
         server = subprocess.Popen(
             command,
-            env={**os.environ, **(env or {})},
+            env=env,
             cwd=cwd or log.parent,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -136,7 +143,7 @@ def served(
         _wait(server, log, is_ready)
         yield
     finally:
-        _end(server)
+        _end(server, end)
 
 
 def _wait(server: subprocess.Popen[bytes], log: Path, is_ready: Callable[[], bool]) -> None:
@@ -148,13 +155,15 @@ def _wait(server: subprocess.Popen[bytes], log: Path, is_ready: Callable[[], boo
         time.sleep(0.1)
 
 
-def _end(server: subprocess.Popen[bytes]) -> None:
-    """End the server and what it started: asked politely first, as servers then end their own children."""
-    for how, patience_s in ((signal.SIGINT, 10), (signal.SIGTERM, 5), (signal.SIGKILL, 10)):
-        with suppress(ProcessLookupError):
-            os.killpg(server.pid, how)
-        with suppress(subprocess.TimeoutExpired):
-            server.wait(timeout=patience_s)
+def _end(server: subprocess.Popen[bytes], how: signal.Signals) -> None:
+    """End the server and what it started, which is in its process group."""
+    with suppress(ProcessLookupError):
+        os.killpg(server.pid, how)
+    with suppress(subprocess.TimeoutExpired):
+        server.wait(timeout=60)
+    with suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
 
 
 def answers(url: str) -> bool:

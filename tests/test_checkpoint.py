@@ -142,8 +142,7 @@ def test_an_unknown_scene_is_a_usage_error(checkpoint: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("denoiser", ["unet", "dit"])
-def test_two_processes_train_what_one_does(synthetic: Path, pruned: Outcome, tmp_path: Path, denoiser: str) -> None:
+def test_two_processes_train_what_one_does(synthetic: Path, pruned: Outcome, tmp_path: Path) -> None:
     params = settings(
         synthetic / "corpus",
         synthetic / "reference",
@@ -154,7 +153,6 @@ def test_two_processes_train_what_one_does(synthetic: Path, pruned: Outcome, tmp
             "micro_batch_size": 16,
             "image_size_px": 16,
             "precision": "float32",
-            "denoiser": denoiser,
         },
     )
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json")))
@@ -171,6 +169,5 @@ def test_two_processes_train_what_one_does(synthetic: Path, pruned: Outcome, tmp
         losses[n] = report["losses"]
     # the same draws; sums of gradients in another order
     assert np.allclose(losses[1], losses[2], rtol=1e-3) and len(losses[1]) == 6
-    part = "transformer" if denoiser == "dit" else "unet"
-    one, two = (load_file(tmp_path / f"by{n}" / part / "diffusion_pytorch_model.safetensors") for n in (1, 2))
+    one, two = (load_file(tmp_path / f"by{n}" / "unet" / "diffusion_pytorch_model.safetensors") for n in (1, 2))
     assert all(np.allclose(one[name], two[name], atol=1e-3) for name in one)

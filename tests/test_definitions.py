@@ -54,18 +54,6 @@ def test_loading_the_definitions_imports_nothing_heavy() -> None:
     assert not {name.partition(".")[0] for name in modules} & set(HEAVY)
 
 
-@pytest.mark.parametrize("room", ["corpus", "pruning", "evaluation", "study", "viz", "stages", "config", "utils"])
-def test_the_library_knows_no_dagster(room: str) -> None:
-    code = f"""
-import importlib, pkgutil, sys
-import rsprune_dagster.{room} as room
-for module in pkgutil.walk_packages(getattr(room, "__path__", []), room.__name__ + "."):
-    importlib.import_module(module.name)
-print("dagster" in sys.modules)
-"""
-    assert _in_a_new_process(code) == "False"
-
-
 def test_the_command_line_answers_before_anything_heavy_is_imported() -> None:
     code = (
         "import sys; import rsprune_dagster.cli.commands; print([name for name in sys.argv[1:] if name in sys.modules])"

@@ -126,7 +126,6 @@ def first_run(world: World) -> str:
     """The run that "Materialize all" started, ended and delivered, its dvc.lock committed."""
     run_id = materialize_all(world.page, world.dagster)
     assert status_when_done(world.dagster, run_id) == "SUCCESS"
-    world.shoot("dagster_run")
     world.wait_for_delivery(run_id)
     world.project.commit("first version")
     return run_id
@@ -274,10 +273,13 @@ def test_why_a_tile_was_dropped_and_which_trained_the_champion_are_answered_by_j
     config = {"ops": {"why_was_it_kept_or_dropped": {"config": {"tile_id": dropped["tile_id"]}}}}
     run_id = launch(page, world.dagster, "explain_tile", yaml.safe_dump(config))
     assert status_when_done(world.dagster, run_id) == "SUCCESS"
+    page.goto(f"{world.dagster}/runs/{run_id}")
     page.get_by_text(dropped["reason"], exact=False).first.wait_for()
     world.shoot("explain-tile")
 
-    assert status_when_done(world.dagster, launch(page, world.dagster, "champion_tiles")) == "SUCCESS"
+    run_id = launch(page, world.dagster, "champion_tiles")
+    assert status_when_done(world.dagster, run_id) == "SUCCESS"
+    page.goto(f"{world.dagster}/runs/{run_id}")
     n_kept = pq.read_metadata(subset / "pruned_subset.parquet").num_rows
     page.get_by_text(f"was trained on the {n_kept:,} tiles of pruned_subset", exact=False).first.wait_for()
     world.shoot("champion-tiles")

@@ -89,7 +89,7 @@ def _killed_after(synthetic: Path, out: Path, *options: str, n_files: int) -> bo
     """Start a prune and kill it once it has written more than `n_files`; whether it was still running."""
     before = _files(out)
     process = _start(synthetic, out, *options)
-    while process.process.is_alive() and len(_files(out) - before) <= n_files:
+    while process.is_alive() and len(_files(out) - before) <= n_files:
         time.sleep(0.02)
     process.kill()
     code = process.wait()

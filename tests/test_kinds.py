@@ -125,10 +125,6 @@ def call(kind: Kind, folder: Path) -> dict[str, Any]:
     return {**always, "batch_size": n, **(labels if n > 1 else {})}
 
 
-def test_diffusers_alone_draws_what_we_draw(folders: dict[Kind, Path]) -> None:
-    check_by_diffusers(Path(sys.executable), folders)
-
-
 @pytest.mark.slow
 def test_an_environment_with_diffusers_alone_draws_what_we_draw(folders: dict[Kind, Path], tmp_path: Path) -> None:
     from importlib.metadata import version

@@ -44,11 +44,10 @@ def small_pruned(small: Path, made_once: Callable[..., Path]) -> Outcome:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"compute": {"workers": 2}, "embedding": {"batch_size": 16}},
-        {"corpus": {"shard_size": 16}},
+        {"compute": {"workers": 2}, "corpus": {"shard_size": 16}, "embedding": {"batch_size": 16}},
         {"corpus": {"shard_size": 7}, "embedding": {"batch_size": 5}},
     ],
-    ids=["2 workers, batches of 16", "shards of 16", "shards of 7, batches of 5"],
+    ids=["2 workers, shards and batches of 16", "shards of 7, batches of 5"],
 )
 def test_the_same_bytes_from_other_workers_shards_and_batches(
     changes: dict[str, dict[str, int]], small: Path, small_pruned: Outcome, tmp_path: Path

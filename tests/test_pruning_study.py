@@ -43,7 +43,7 @@ class World:
                 "n_samples": 40,
                 "sample_steps": 2,
             },
-            study={"arms": list(ARMS), "seeds": [0, 1], "checkpoints": [32, 64], **study},
+            study={"arms": list(ARMS), "seeds": [0, 1], "checkpoints": [16, 32], **study},
         )
 
     def run(self, arm: str, seed: int, params: Params | None = None) -> Path:

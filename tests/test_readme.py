@@ -48,7 +48,7 @@ def commands() -> list[list[str]]:
 def test_what_is_left_out_is_there() -> None:
     assert [line for line in NOT_RUN if line not in [words[-1] for words in commands()]] == []
     assert {language for language, _ in BLOCKS} == {"", "python"}
-    assert "demo: setup\n\t$(BIN)/rsprune demo\n" in (CHECKOUT / "Makefile").read_text()
+    assert "demo: setup\n\t$(BIN)/rsprune demo $(DEMO)\n" in (CHECKOUT / "Makefile").read_text()
 
 
 def test_each_setting_that_is_shown_has_an_effect() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import rsprune_command
 from browser import dagster_ui
 from projects import CHECKOUT, Project, clone, link_environments, new_project, workflow_script
 
@@ -66,7 +67,8 @@ def project(first: Project, tmp_path: Path) -> Project:
 
 
 def reprune(project: Project, *arguments: str) -> Ended:
-    return ended(project, ".venv/bin/rsprune", "reprune", *arguments)
+    given = project.environment(**AUTHOR)
+    return Ended(*rsprune_command.run(["reprune", *arguments], cwd=project.root, environment=given))
 
 
 def ended(project: Project, *command: str, **environment: str) -> Ended:

@@ -2,18 +2,15 @@
 
 import hashlib
 import json
-import os
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import rsprune_command
 from diffusion_runs import (
     OPTIONS,
-    SEEN,
     TRAINING,
     small_options,
     small_tiles,
@@ -60,15 +57,11 @@ def test_a_full_disk_is_said_and_the_last_state_stays(tmp_path: Path) -> None:
     code = TRAINING.replace("import torch\n", "import torch, resource\n").replace(
         "folder, changes", "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000,) * 2)\nfolder, changes"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "s"), "{}"],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": SEEN},
-    )
+    stopped = rsprune_command.start_script(code, [tmp_path / "s", "{}"])
+    assert stopped.wait() == 1
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY  # that of the other process alone
-    assert "RunError: cannot write" in done.stderr and "free some space, then run again" in done.stderr
+    said = stopped.said()
+    assert "RunError: cannot write" in said and "free some space, then run again" in said
     assert [path.name for path in states(tmp_path / "s")] == ["state-000000000016"]
     assert not [path for path in (tmp_path / "s").iterdir() if path.name.startswith(".")]
 

@@ -163,8 +163,8 @@ def test_the_average_moves_by_its_half_life_and_faster_at_first(
 def test_options_are_those_of_the_parameters() -> None:
     params = load(Path(__file__).parents[1] / "params.yaml").training
     options = training_options(params, 5)
-    assert (options.seed, options.autoencoder_digest) == (5, "")
-    own = {each.name for each in fields(TrainingOptions)} - {"seed", "autoencoder_digest"}
+    assert (options.seed, options.autoencoder_digest, options.scene_dropout) == (5, "", 0.1)
+    own = {each.name for each in fields(TrainingOptions)} - {"seed", "autoencoder_digest", "scene_dropout"}
     assert {name: getattr(options, name) for name in own} == params.model_dump(include=own)
 
 

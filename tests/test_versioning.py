@@ -10,6 +10,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import rsprune_command
 from projects import ASSETS, Project, chain_of, clone, following, new_project
 
 from rsprune_dagster.tracking.content import tree_of
@@ -36,7 +37,6 @@ def project(made: Project) -> Project:
     made.run("git", "checkout", "--quiet", "--force", "main")
     made.run("git", "clean", "--quiet", "-d", "--force", "--exclude=.venv*")
     made.run_dvc("checkout", "--force", "--quiet")
-    assert UP_TO_DATE in made.run_dvc("status")
     return made
 
 
@@ -55,65 +55,53 @@ def test_dvc_itself_writes_the_same_lock(project: Project) -> None:
 
 
 @pytest.mark.slow
-def test_a_changed_parameter_runs_only_what_depends_on_it(project: Project) -> None:
-    before, runs = project.versions(), {name: project.runs_of(name) for name in ASSETS}
+def test_a_changed_parameter_runs_what_depends_on_it_and_the_older_commit_comes_back(project: Project) -> None:
+    old, runs = project.versions(), {name: project.runs_of(name) for name in ASSETS}
     project.change("selection", keep_fraction=0.1)
     project.run_dvc("repro")
     assert UP_TO_DATE in project.run_dvc("status")
+    new = project.versions()
     assert {name for name in ASSETS if project.runs_of(name) > runs[name]} == following("pruned_subset")
-    assert {name for name in ASSETS if project.versions()[name] != before[name]} == following("pruned_subset")
-    assert project.versions() == dagster_versions(project)
+    assert {name for name in ASSETS if new[name] != old[name]} == following("pruned_subset")
+    assert new == dagster_versions(project)
     assert "n_kept" in project.run_dvc("metrics", "diff")
     assert "keep_fraction" in project.run_dvc("params", "diff")
 
-
-@pytest.mark.slow
-def test_an_older_commit_comes_back_without_recomputation(project: Project) -> None:
-    old = project.versions()
-    project.change("clustering", candidates=[10])
-    project.run_dvc("repro")
-    new = project.versions()
-    later = project.commit("other clusters")
+    later = project.commit("a smaller subset")
     project.run("git", "checkout", "--quiet", "main~1")
     project.run_dvc("checkout")
-    runs = len(project.run_log.records())
+    n_records = len(project.run_log.records())
     assert "didn't change, skipping" in project.run_dvc("repro")
-    assert len(project.run_log.records()) == runs
-    assert {name: tree_of(project.root / "assets" / name).digest for name in ASSETS} == old != new
+    assert len(project.run_log.records()) == n_records
+    assert {name: tree_of(project.root / "assets" / name).digest for name in ASSETS} == old
     project.rsprune("materialize", "pruned_subset")  # Dagster, asked again
     assert dagster_versions(project)["pruned_subset"] == old["pruned_subset"]
     assert dagster_versions(project)["scene_clusters"] == old["scene_clusters"]
     project.run("git", "checkout", "--quiet", "--force", later)
     project.run_dvc("checkout")
-    assert project.versions() == new
+    assert {name: tree_of(project.root / "assets" / name).digest for name in ASSETS} == project.versions() == new
     project.run("git", "branch", "--force", "main", "main~1")
 
 
 @pytest.mark.slow
 def test_a_run_that_departs_from_params_is_kept_and_not_recorded(project: Project) -> None:
-    lock = (project.root / "dvc.lock").read_bytes()
+    lock, old = (project.root / "dvc.lock").read_bytes(), project.dvc.version("pruned_subset")
     said = project.rsprune("materialize", "pruned_subset", "--set", "selection.keep_fraction=0.3")
     assert "not in dvc.lock: this run departs from params.yaml in selection.keep_fraction" in said
     assert (project.root / "dvc.lock").read_bytes() == lock
     record = project.run_log.records()[-1]
     assert (record.versioned, record.departures) == (False, {"selection.keep_fraction": 0.15})
-    assert DvcCache.of(project.root).tree(record.data_version) is not None
+    cache = DvcCache.of(project.root)
+    assert cache.tree(record.data_version) is not None
+    cache.place(old, project.root / ".state" / "placed")  # the version that was replaced is whole
+    assert tree_of(project.root / ".state" / "placed").digest == old
     project.rsprune("materialize", "scene_clusters", "--set", "compute.seed=7")
     said = project.rsprune("materialize", "pruned_subset")
     assert "not in dvc.lock: it was made from another version than dvc.lock holds of scene_clusters" in said
     assert (project.root / "dvc.lock").read_bytes() == lock
-    project.rsprune("materialize")
+    project.rsprune("materialize", "scene_clusters", "pruned_subset")
     assert UP_TO_DATE in project.run_dvc("status")
     assert (project.root / "dvc.lock").read_bytes() == lock
-
-
-@pytest.mark.slow
-def test_a_rewrite_leaves_the_cached_version_whole(project: Project) -> None:
-    old = project.dvc.version("pruned_subset")
-    project.rsprune("materialize", "pruned_subset", "--set", "selection.keep_fraction=0.4")
-    cache = DvcCache.of(project.root)
-    cache.place(old, project.root / ".state" / "placed")
-    assert tree_of(project.root / ".state" / "placed").digest == old
 
 
 @pytest.mark.slow
@@ -132,10 +120,10 @@ def test_pushed_and_pulled_into_a_fresh_clone(project: Project, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_an_experiment_sweeps_a_parameter(project: Project) -> None:
-    project.run_dvc("exp", "run", "--name", "small", "--set-param", "selection.keep_fraction=0.05")
+    project.run_dvc("exp", "run", "--name", "small", "--set-param", "selection.keep_fraction=0.05", "pruned_subset")
     subset = [record for record in project.run_log.records() if record.asset == "pruned_subset"][-1]
     assert (subset.params["selection.keep_fraction"], subset.versioned) == (0.05, True)
-    assert UP_TO_DATE in project.run_dvc("status")
+    assert UP_TO_DATE in project.run_dvc("status", "--with-deps", "pruned_subset")
     assert "small" in project.run_dvc("exp", "show", "--csv")
 
 
@@ -160,15 +148,11 @@ def test_a_process_killed_before_it_recorded_is_settled_by_the_next_run(project:
 
 @pytest.mark.slow
 def test_two_runs_at_once_leave_a_consistent_state(project: Project) -> None:
-    commands = [
-        [".venv/bin/rsprune", "materialize", "pruned_subset"],
-        [".venv/bin/rsprune", "materialize", "entropy_scores", "embeddings", "scene_clusters"],
-    ]
     running = [
-        subprocess.Popen(each, cwd=project.root, env=project.environment(), stderr=subprocess.DEVNULL)
-        for each in commands
+        rsprune_command.start(["materialize", *assets], cwd=project.root, environment=project.environment())
+        for assets in (["pruned_subset"], ["entropy_scores", "embeddings", "scene_clusters"])
     ]
-    assert [each.wait(timeout=600) for each in running] == [0, 0]
+    assert [each.wait() for each in running] == [0, 0], [each.said() for each in running]
     project.rsprune("materialize", "pruned_subset")
     assert UP_TO_DATE in project.run_dvc("status")
     in_lock, in_dagster = project.versions(), dagster_versions(project)
@@ -179,15 +163,15 @@ def test_two_runs_at_once_leave_a_consistent_state(project: Project) -> None:
 
 @pytest.mark.slow
 def test_a_materialization_that_waits_for_dvc_s_lock_says_so_in_the_terminal(project: Project) -> None:
-    command = [".venv/bin/rsprune", "materialize", "reference_scenes"]
     with (project.root / ".dvc" / "tmp" / "lock").open("a") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        waiting = subprocess.Popen(
-            command, cwd=project.root, env=project.environment(), stderr=subprocess.PIPE, text=True
+        waiting = rsprune_command.start(
+            ["materialize", "reference_scenes"], cwd=project.root, environment=project.environment()
         )
-        assert waiting.stderr is not None
-        assert any("rsprune: another process holds DVC's lock" in line for line in waiting.stderr)
-    assert waiting.wait(timeout=600) == 0
+        while "rsprune: another process holds DVC's lock" not in waiting.said():
+            assert waiting.is_alive(), waiting.said()
+            time.sleep(0.1)
+    assert waiting.wait() == 0
     assert UP_TO_DATE in project.run_dvc("status")
 
 
@@ -227,21 +211,13 @@ def dagster_versions(project: Project) -> dict[str, str]:
 
 def killed_at(project: Project, moment: str) -> None:
     """Materialize pruned_subset in a process that kills itself on entering a step of `AssetRecorder`."""
-    script = (
-        "import os, signal, sys\n"
+    dies = (
+        "import os, signal\n"
         "from rsprune_dagster.tracking.run_recorder import AssetRecorder\n"
         f"setattr(AssetRecorder, {moment!r}, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))\n"
-        "from rsprune_dagster import cli\n"
-        "sys.argv = ['rsprune', 'materialize', 'pruned_subset']\n"
-        "cli.main()\n"
     )
-    done = subprocess.run(
-        [".venv/bin/python", "-c", script],
-        cwd=project.root,
-        env=project.environment(),
-        capture_output=True,
-        check=False,
+    code, said = rsprune_command.run(
+        ["materialize", "pruned_subset"], cwd=project.root, environment=project.environment(), before=dies
     )
-    assert done.returncode == -signal.SIGKILL
-    time.sleep(0.1)
+    assert code == -signal.SIGKILL, said
     assert os.path.isdir(project.root / "assets" / "pruned_subset")

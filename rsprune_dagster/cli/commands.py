@@ -171,7 +171,7 @@ def materialize(
 
 
 @app.command()
-def demo() -> None:
+def demo(changes: SetOption = None) -> None:
     """Run the whole pipeline on the corpus of params.yaml: a synthetic one, unless you changed it."""
     from rsprune_dagster.cli.prune_summary import outcome
     from rsprune_dagster.pruning.ledger import count_decisions, scene_table
@@ -180,7 +180,8 @@ def demo() -> None:
 
     project = project_root()
     layout = Layout.of_project(project)
-    _materialize_project(load(project / "params.yaml"), ())
+    params, _ = _params(changes, tuple(Params.model_fields))
+    _materialize_project(params, ())
     ledger = layout.file("decisions")
     say(outcome(count_decisions(ledger), scene_table(ledger), ledger.parent))
     pictures = save_pictures(layout, layout.state / "pictures")
