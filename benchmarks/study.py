@@ -52,7 +52,7 @@ from rsprune_dagster.study.trainings import (
     scores_of,
 )
 from rsprune_dagster.utils.progress import silent
-from rsprune_dagster.viz.markdown import block_table, table
+from rsprune_dagster.viz.markdown import markdown_table, table
 from rsprune_dagster.viz.study import arm_label, arms_table, convergence, spread
 from rsprune_dagster.viz.template import picture
 
@@ -148,12 +148,12 @@ def write_summary(work: Path) -> None:
         heading("benchmarks.study"),
         said_of(study()),
         f"## {main.score}",
-        block_table(arms_table(main.as_json())),
+        markdown_table(arms_table(main.as_json())),
         "\n".join(f"* {sentence}" for sentence in main.verdicts()),
         "![convergence](../../docs/study.svg)",
         "## The chosen tiles themselves\n\nWhat a perfect model would get: as many real tiles of each arm as samples.",
         tiles_table(known, main),
-        *(f"## {one.score}\n\n{block_table(arms_table(one.as_json()))}" for one in others),
+        *(f"## {one.score}\n\n{markdown_table(arms_table(one.as_json()))}" for one in others),
     ]
     RESULTS.write_text("\n\n".join(parts) + "\n")
     PLOT.write_bytes(picture(convergence(main.as_json())))

@@ -32,7 +32,7 @@ from rsprune_dagster.pruning.pipeline import (
     unsupervised_whitening,
     with_pool_priors,
 )
-from rsprune_dagster.pruning.scenes import Projection, SceneModel, fit_scene_model, shrunk, within_scatter
+from rsprune_dagster.pruning.scenes import LinearProjection, SceneModel, fit_scene_model, shrunk, within_scatter
 from rsprune_dagster.pruning.selection import nested_order, no_target, rank_tiles
 
 DEFAULTS = load(PROJECT / "params.yaml")
@@ -249,7 +249,7 @@ def test_each_part_of_the_space_is_centred_and_has_a_variance_of_one_over_the_po
 
 
 def test_a_point_is_divided_by_the_root_of_its_length() -> None:
-    plain = Projection(np.zeros(2), np.eye(2))
+    plain = LinearProjection(np.zeros(2), np.eye(2))
     space = ClusteringSpace((plain, plain), (np.zeros(2), np.array([1.0, 0.0])), (1.0, 0.5))
     placed = space.project(np.array([[3.0, 4.0], [0.0, 0.0], [0.5, 0.0]]))
     each = np.array([[3.0, 4.0, 4.0, 8.0], [0.0, 0.0, -2.0, 0.0], [0.5, 0.0, -1.0, 0.0]])

@@ -20,7 +20,7 @@ from rsprune_dagster.cli.commands import app
 from rsprune_dagster.diffusion.checkpoint import Origin, load_checkpoint, write_checkpoint
 from rsprune_dagster.diffusion.denoiser import build_denoiser
 from rsprune_dagster.diffusion.latents import Space, identity_space, latents, pixels, read_autoencoder
-from rsprune_dagster.diffusion.model import Model, in_pixels
+from rsprune_dagster.diffusion.model import Model, pixel_model
 from rsprune_dagster.diffusion.objective import OBJECTIVES, logit_normal_timesteps, with_flow
 from rsprune_dagster.diffusion.sampling import NULL_CLASS, sample
 from rsprune_dagster.diffusion.schedule import SAMPLERS, flow_schedule, noise_schedule, trailing_timesteps
@@ -259,7 +259,7 @@ def test_any_scene_is_the_class_that_trains_without_scenes(folders: dict[Kind, P
 def test_a_bare_transformer_is_not_taken_for_a_unet_in_pixels(folders: dict[Kind, Path]) -> None:
     model, _ = load_checkpoint(folders[Kind("dit", "flow_matching", False, ("field", "sea"))])
     with pytest.raises(AssertionError, match="a DiT is sampled as the Model"):
-        in_pixels(model.denoiser)
+        pixel_model(model.denoiser)
 
 
 def test_the_card_says_what_kind_it_is(folders: dict[Kind, Path]) -> None:

@@ -13,7 +13,7 @@ from rsprune_dagster.viz.blocks import Bar, Code, Column, Figure, Gallery, Heat,
 from rsprune_dagster.viz.counts import Counts, SceneCounts
 from rsprune_dagster.viz.embedding import principal_plane, spread_out
 from rsprune_dagster.viz.kept import quota_table
-from rsprune_dagster.viz.markdown import block_table, image, table
+from rsprune_dagster.viz.markdown import image, markdown_table, table
 from rsprune_dagster.viz.plot import Axis, Placed, Plot, band, dots, line, linear_ticks, log_ticks, rectangles
 from rsprune_dagster.viz.sheet import MAX_BYTES
 from rsprune_dagster.viz.template import picture
@@ -132,7 +132,7 @@ def test_numbers_align_right_and_have_separators() -> None:
 
 def test_a_table_of_the_page_says_in_words_what_its_cells_draw() -> None:
     block = Table("", "below", COLUMNS, [["a|b", *ROWS[0][1:]]])
-    assert block_table(block).splitlines()[1:] == [
+    assert markdown_table(block).splitlines()[1:] == [
         "| :--- | :--- | ---: | :--- | :--- |",
         "| a\\|b | 5 % | 1,234 | ▓ 12 | 2 to 3 |",
         "",

@@ -29,7 +29,7 @@ from rsprune_dagster.corpus import storage, tars
 from rsprune_dagster.corpus.decode import MOST_TILE_BYTES, TileReader
 from rsprune_dagster.corpus.fingerprint import fingerprint_of
 from rsprune_dagster.corpus.options import ReadOptions
-from rsprune_dagster.corpus.sources import Listing, list_corpus, members, suffix_of, wrapping_folders
+from rsprune_dagster.corpus.sources import Listing, list_corpus, members, n_shared_folders, suffix_of
 from rsprune_dagster.corpus.tiles import KINDS, LOCATION
 from rsprune_dagster.utils.errors import TileError, UsageError
 
@@ -536,9 +536,9 @@ def test_a_folder_of_tars_is_labelled_by_their_names(tmp_path: Path) -> None:
 
 @given(st.sets(st.lists(st.sampled_from("abc"), max_size=3).map(tuple), min_size=1))
 def test_wrapping_never_takes_a_folder_that_tells_images_apart(folders: set[tuple[str, ...]]) -> None:
-    wrapping = wrapping_folders(folders)
+    wrapping = n_shared_folders(folders)
     assert len({folder[:wrapping] for folder in folders}) == 1
-    assert wrapping_folders({("wrap", *folder) for folder in folders}) >= wrapping
+    assert n_shared_folders({("wrap", *folder) for folder in folders}) >= wrapping
     assert all(len(folder) > wrapping for folder in folders) or wrapping == 0
 
 

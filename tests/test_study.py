@@ -15,7 +15,7 @@ from prune_runs import Outcome, settings
 from study_runs import KERNEL, NETWORK, SETTINGS, setup, small_study
 
 from rsprune_dagster.diffusion.denoiser import build_denoiser
-from rsprune_dagster.diffusion.model import in_pixels
+from rsprune_dagster.diffusion.model import pixel_model
 from rsprune_dagster.diffusion.sampling import sample
 from rsprune_dagster.diffusion.training import Trained
 from rsprune_dagster.evaluation.image_set import PIXELS, image_set_of
@@ -265,7 +265,7 @@ def test_the_loss_of_a_point_is_the_mean_of_the_last_tenth() -> None:
 
 def test_samples_start_from_the_noise_of_the_seed_as_the_study_asks() -> None:
     study = small_study(n_samples=5, sample_steps=3, sample_batch_size=4)
-    model = in_pixels(build_denoiser("tiny", image_size_px=16, n_scenes=1, seed=0))
+    model = pixel_model(build_denoiser("tiny", image_size_px=16, n_scenes=1, seed=0))
     images = samples_of(study, Trained(model, (), 0, 1), seed=4, device="cpu")
     rest = {"n_steps": 3, "guidance": 1, "batch_size": 4, "sampler": "dpm_solver"}
     assert np.array_equal(images, sample(model, [0] * 5, seed=4, **rest))

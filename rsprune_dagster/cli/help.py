@@ -1,4 +1,4 @@
-"""The help of `rsprune`: commands grouped by task, each with its complete sentence."""
+"""The help of `rsprune`: commands grouped by task, each with its whole description."""
 
 import inspect
 from collections.abc import Callable, Mapping

@@ -245,7 +245,7 @@ def _folder(root: str, prefix: str, ignored: Counter[str]) -> list[Container]:
             found.append((parts, Container(uri, "files", path, "")))
         for child in children:
             found += [(parts, each) for each in _archive(child, path, ignored)]
-    wrapping = wrapping_folders({parts for parts, _ in found})
+    wrapping = n_shared_folders({parts for parts, _ in found})
     return [
         replace(each, label=storage.escaped_name(parts[wrapping]) if len(parts) > wrapping else "")
         for parts, each in found
@@ -288,7 +288,7 @@ def _is_skipped(folder: str) -> bool:
     return folder.startswith(".") or folder == _HOUSEKEEPING_FOLDER
 
 
-def wrapping_folders(folders: Collection[tuple[str, ...]]) -> int:
+def n_shared_folders(folders: Collection[tuple[str, ...]]) -> int:
     """Number of leading folders shared by all images, not counting a scene folder: 1 for labelled/{Forest,River}."""
     if not folders:
         return 0
@@ -402,7 +402,7 @@ def _tar_labels(container: Container) -> dict[str, str]:
         if not container.label and _SHARD_NAME.search(own):
             raise UsageError(_no_labels(container.uri))
         return dict.fromkeys(images, own)
-    wrapping = wrapping_folders(set(folders.values()))
+    wrapping = n_shared_folders(set(folders.values()))
     return {image: storage.escaped_name(parts[wrapping]) for image, parts in folders.items() if len(parts) > wrapping}
 
 

@@ -10,7 +10,7 @@ from rsprune_dagster.utils.errors import BlockingCheckError
 
 @dataclass(frozen=True)
 class CheckResult:
-    """An evaluated check: `pruned_subset`, `exact_count`, its outcome, and its sentence."""
+    """An evaluated check: its asset (`pruned_subset`), its name (`exact_count`), its outcome and its message."""
 
     asset: str
     check: str

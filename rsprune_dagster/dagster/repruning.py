@@ -1,4 +1,4 @@
-"""A re-pruning: what a commit's parameters, code and corpus ask for is made, held against the gates, and published."""
+"""A re-pruning: make the subset of a commit's parameters, code and corpus, check it against limits, and publish it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -38,8 +38,8 @@ class Compute(dg.ConfigurableResource):  # type: ignore[type-arg]
     seed: int = Field(description="Random seed")
     progress_on: str = Field(default="log", description="log: lines in the run's log; terminal: a bar")
 
-    def recorded(self) -> dict[str, int]:
-        """What of this can change a result: the seed."""
+    def for_record(self) -> dict[str, int]:
+        """The values that can change a result: the seed."""
         return {"seed": self.seed}
 
     def n_workers(self) -> int:

@@ -15,7 +15,7 @@ from rsprune_dagster.diffusion.latents import Space, pixels, read_autoencoder
 from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.model_card import Origin, in_dit_pipeline, model_card
 from rsprune_dagster.diffusion.sampling import sample
-from rsprune_dagster.diffusion.schedule import read_schedule
+from rsprune_dagster.diffusion.schedule import read_noise_schedule
 from rsprune_dagster.diffusion.training import Trained, TrainingOptions
 from rsprune_dagster.utils.csv_files import write_sheet
 from rsprune_dagster.utils.errors import RunError
@@ -91,7 +91,7 @@ def load_checkpoint(folder: Path) -> tuple[Model, tuple[str, ...]]:
     """
     try:
         names = tuple(json.loads((folder / SCENE_NAMES).read_text()))
-        schedule = read_schedule(json.loads((folder / "scheduler" / "scheduler_config.json").read_text()))
+        schedule = read_noise_schedule(json.loads((folder / "scheduler" / "scheduler_config.json").read_text()))
         kind = "transformer" if (folder / "transformer").is_dir() else "unet"
         denoiser = read_denoiser(folder / kind)
         edge = denoiser.config.sample_size

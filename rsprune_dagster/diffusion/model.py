@@ -32,7 +32,7 @@ class Model:
         return null_class(self.denoiser)
 
 
-def in_pixels(denoiser: Denoiser) -> Model:
+def pixel_model(denoiser: Denoiser) -> Model:
     """The Model of a bare UNet trained by v-prediction in pixel space."""
     assert "num_embeds_ada_norm" not in denoiser.config, "a DiT is sampled as the Model that the training returns"
     return Model(denoiser, noise_schedule(), pixels(denoiser.config.sample_size))

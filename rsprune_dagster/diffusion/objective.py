@@ -64,7 +64,7 @@ def noised(
 ) -> NoisyBatch:
     """Add noise to a batch, or to some rows of it.
 
-    Random numbers are drawn for the whole batch and depend only on the seed and the number of its first image.
+    Random numbers are drawn for the whole batch and depend only on the seed and the index of its first image.
 
     Args:
         at_once: images per call of the autoencoder.

@@ -8,7 +8,7 @@ from PIL import Image
 
 from rsprune_dagster.config.params import suggest
 from rsprune_dagster.diffusion.denoiser import Denoiser
-from rsprune_dagster.diffusion.model import Model, in_pixels
+from rsprune_dagster.diffusion.model import Model, pixel_model
 from rsprune_dagster.diffusion.objective import to_images
 from rsprune_dagster.diffusion.schedule import SAMPLERS
 from rsprune_dagster.utils.errors import UsageError
@@ -31,7 +31,7 @@ def sample(
     """One image per entry of `scenes`.
 
     Args:
-        model: from a training or a checkpoint; a bare denoiser is treated as a UNet in pixel space (`model.in_pixels`).
+        model: from a training or a checkpoint; a bare denoiser is a UNet in pixel space (`model.pixel_model`).
         scenes: (n,) scene numbers; ANY_SCENE: unconditional.
         guidance: scale of classifier-free guidance (Ho & Salimans 2022); 1: none.
         seed: image i starts from noise of (seed, i), independent of the batch size.
@@ -45,7 +45,7 @@ def sample(
     if sampler not in SAMPLERS:
         known = tuple(SAMPLERS)
         raise UsageError(f"no sampler is called {sampler}{suggest(sampler, known)}; there are {', '.join(known)}")
-    model = model if isinstance(model, Model) else in_pixels(model)
+    model = model if isinstance(model, Model) else pixel_model(model)
     wanted = np.asarray(scenes, np.int64)
     wanted = np.where(wanted == NULL_CLASS, model.null_class or 0, wanted)
     images = []

@@ -125,7 +125,7 @@ def _dpm_solver(schedule: Schedule, n_steps: int, device: str | torch.device, *,
     return stepper
 
 
-def read_schedule(config: dict[str, Any]) -> Schedule:
+def read_noise_schedule(config: dict[str, Any]) -> Schedule:
     """The schedule of a checkpoint, from its scheduler_config.json."""
     from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 

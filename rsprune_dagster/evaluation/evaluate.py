@@ -122,9 +122,9 @@ def evaluate(
     """Measure `generated` against `reference` in every network, and memorization against `training` and `held_out`.
 
     Args:
-        generated: with features of all `networks`, and of all orientations in the network used to search copies.
+        generated: with features of all `networks`, and of all orientations in the network that copies are searched in.
         reference: real images outside the training set, with features of all `networks`.
-        training: the training set, with features of the network used to search copies; None: unknown.
+        training: the training set, with features of the network that copies are searched in; None: copies are not searched.
         held_out: real images outside the training set, from the same distribution, with all orientations; may be the
         reference.
 

@@ -21,7 +21,7 @@ from rsprune_dagster.pruning.assignment import read_clusters
 from rsprune_dagster.pruning.clustering import Centroids, ClusterQuality
 from rsprune_dagster.pruning.incremental import Drift, FittedClustering, drift
 from rsprune_dagster.pruning.pipeline import ClusteringSpace, Fitted
-from rsprune_dagster.pruning.scenes import Discriminant, HeldOut, Projection, SceneModel
+from rsprune_dagster.pruning.scenes import Discriminant, HeldOut, LinearProjection, SceneModel
 
 FITTED_VERSION: Final = 2
 TRAINING_PARAMS: Final = ("n_clusters", "candidates")
@@ -91,7 +91,7 @@ def read_fitted(layout: Layout) -> tuple[FittedClustering, dict[str, Any]] | Non
     arrays = load_file(folder / _ARRAYS)
     n_parts = len(content["scales"])
     space = ClusteringSpace(
-        tuple(Projection(arrays[f"part{i}.mean"], arrays[f"part{i}.axes"]) for i in range(n_parts)),
+        tuple(LinearProjection(arrays[f"part{i}.mean"], arrays[f"part{i}.axes"]) for i in range(n_parts)),
         tuple(arrays[f"part{i}.shift"] for i in range(n_parts)),
         tuple(content["scales"]),
     )
@@ -110,7 +110,7 @@ def read_fitted(layout: Layout) -> tuple[FittedClustering, dict[str, Any]] | Non
 def _read_scenes(content: dict[str, Any] | None, arrays: dict[str, np.ndarray]) -> SceneModel | None:
     if content is None:
         return None
-    projection = Projection(arrays["scenes.mean"], arrays["scenes.axes"])
+    projection = LinearProjection(arrays["scenes.mean"], arrays["scenes.axes"])
     return SceneModel(
         tuple(content["names"]),
         Discriminant(projection, arrays["prototypes"]),
@@ -127,7 +127,7 @@ def _space_arrays(space: ClusteringSpace) -> dict[str, np.ndarray]:
     return found
 
 
-def _projection(projection: Projection, name: str) -> dict[str, np.ndarray]:
+def _projection(projection: LinearProjection, name: str) -> dict[str, np.ndarray]:
     return {f"{name}.mean": projection.mean, f"{name}.axes": projection.axes}
 
 

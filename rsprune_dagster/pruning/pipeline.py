@@ -24,7 +24,7 @@ from rsprune_dagster.pruning.clustering import (
 )
 from rsprune_dagster.pruning.numerics import blocks, one_thread
 from rsprune_dagster.pruning.scenes import (
-    Projection,
+    LinearProjection,
     SceneModel,
     domain_shift,
     domain_shift_sentence,
@@ -212,7 +212,7 @@ class Fitted:
 class ClusteringSpace:
     """The projections whose concatenation is the clustering space, each scaled to unit variance over the pool."""
 
-    parts: tuple[Projection, ...]
+    parts: tuple[LinearProjection, ...]
     shifts: tuple[NDArray[np.float64], ...]
     scales: tuple[float, ...]
 

@@ -23,7 +23,7 @@ N_FOLDS: Final = 4
 
 
 @dataclass(frozen=True)
-class Projection:
+class LinearProjection:
     """An affine map of vectors to a low-dimensional space."""
 
     mean: np.ndarray  # (d,)
@@ -48,7 +48,7 @@ class Projection:
 class Discriminant:
     """The map to discriminant space, where the pooled within-scene covariance is the identity; and the prototypes."""
 
-    projection: Projection
+    projection: LinearProjection
     prototypes: np.ndarray  # (C, c)
 
 
@@ -133,10 +133,10 @@ def fit_discriminant(means: np.ndarray, within: np.ndarray) -> Discriminant:
     strength, mixing = strength[::-1], mixing[:, ::-1]
     n_axes = max(int(np.sum(strength[: len(means) - 1] > 1e-12 * strength[0])), 1)
     axes = solved @ mixing[:, :n_axes] / np.sqrt(np.maximum(strength[:n_axes], 1e-300))
-    return Discriminant(Projection(centre, axes), apart @ axes)
+    return Discriminant(LinearProjection(centre, axes), apart @ axes)
 
 
-def fit_principal_axes(vectors: np.ndarray, n_axes: int, *, whitening: np.ndarray | None = None) -> Projection:
+def fit_principal_axes(vectors: np.ndarray, n_axes: int, *, whitening: np.ndarray | None = None) -> LinearProjection:
     """PCA of `vectors` (n, d), after `whitening` (d, d) where one is given: at most `n_axes` axes."""
     rows = np.asarray(vectors, dtype=np.float64)
     with one_thread():
@@ -144,7 +144,7 @@ def fit_principal_axes(vectors: np.ndarray, n_axes: int, *, whitening: np.ndarra
         seen = rows - centre if whitening is None else (rows - centre) @ whitening
         _, directions = np.linalg.eigh(seen.T @ seen)
         axes = directions[:, ::-1][:, :n_axes]
-        return Projection(centre, np.ascontiguousarray(axes if whitening is None else whitening @ axes))
+        return LinearProjection(centre, np.ascontiguousarray(axes if whitening is None else whitening @ axes))
 
 
 def scene_means(vectors: np.ndarray, scene: np.ndarray) -> np.ndarray:

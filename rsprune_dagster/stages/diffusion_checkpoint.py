@@ -1,4 +1,4 @@
-"""The training stage on folders, for the asset diffusion_checkpoint."""
+"""diffusion_checkpoint: train on the kept tiles, write the checkpoint and its pictures. Without Dagster."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The evaluation stage on folders, for the asset evaluation_metrics."""
+"""evaluation_metrics: sample from the checkpoint, compare with held-out tiles, write the scores. Without Dagster."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager

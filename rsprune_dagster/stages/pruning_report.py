@@ -103,7 +103,7 @@ def make_report(
 def _corpus(layout: Layout) -> Chapter:
     facts = Facts([*raw_corpus.facts(layout), raw_corpus.reference_fact(layout)])
     lead = "Every tile of the corpus is read and decoded once where it lies; nothing is copied."
-    blocks = [facts, raw_corpus.sample(layout, decided=True), *geo_map.maps(layout)]
+    blocks = [facts, raw_corpus.sample(layout, has_ledger=True), *geo_map.maps(layout)]
     return Chapter("corpus", "What went in", lead, blocks)
 
 
@@ -149,7 +149,7 @@ def _embedding(layout: Layout) -> Chapter:
     lead = "A frozen encoder turns each tile into a vector; tiles that look alike lie together."
     blocks: list[Block | None] = [
         embedding.embedding_map(layout),
-        embedding.clusters(layout, 0, N_CLUSTERS, n_tiles=6, decided=True),
+        embedding.clusters(layout, 0, N_CLUSTERS, n_tiles=6, has_ledger=True),
         embedding.clusterings_tried(layout),
     ]
     return Chapter("embedding", "What looks alike", lead, [block for block in blocks if block])

@@ -50,7 +50,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Difference:
-    """What differs between two sides."""
+    """Two versions of the pruned subset, and what differs between them."""
 
     a: Side
     b: Side

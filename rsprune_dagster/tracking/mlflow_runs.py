@@ -143,7 +143,7 @@ def create_run(experiment: Experiment, record: Record, *, parent: str = "") -> "
 
 
 def put_values(experiment: Experiment, run: "Run", record: Record, model_id: str) -> None:
-    """Bring a run's parameters, metrics, tags, datasets and status to those of its record.
+    """Update a run's parameters, metrics, tags, datasets and status to match its record.
 
     MLflow never changes a parameter: what a retry changed is said in a tag.
 

@@ -168,8 +168,8 @@ class AssetRecorder:
         return str(self.context.asset_key.to_user_string())
 
     @property
-    def home(self) -> Path | None:
-        """The project whose asset this is; None where there is none."""
+    def project_root(self) -> Path | None:
+        """The folder of the project that this asset belongs to; None outside a project."""
         return self.project.root if self.project else None
 
     @property

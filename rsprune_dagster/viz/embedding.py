@@ -85,22 +85,22 @@ def spread_out(points: NDArray[np.float64], n: int) -> list[int]:
     return chosen
 
 
-def clusters(layout: Layout, first: int, last: int, *, n_tiles: int, decided: bool) -> Gallery:
-    """The tiles nearest to the centroids of the clusters of places `first` to `last`, the largest cluster is 0.
+def clusters(layout: Layout, first: int, last: int, *, n_tiles: int, has_ledger: bool) -> Gallery:
+    """The tiles nearest to the centroids of clusters, by size: from place `first` (0 is the largest) to before `last`.
 
     Args:
-        decided: whether the ledger is of these clusters: kept tiles are framed and counted.
+        has_ledger: whether the ledger is of these clusters: kept tiles are framed and counted.
     """
     rows = [list(some) for _, some in groupby(queries.by_cluster(layout, last, n_tiles), key=_cluster)][first:]
     tile_ids = [row["tile_id"] for some in rows for row in some]
     pixels = read_tiles(layout.folder("raw_corpus"), tile_ids)
-    decisions = queries.decisions_of(layout, tile_ids) if decided else {}
-    n_kept = {row["cluster_id"]: row["n_kept"] for row in queries.kept_by_cluster(layout)} if decided else {}
+    decisions = queries.decisions_of(layout, tile_ids) if has_ledger else {}
+    n_kept = {row["cluster_id"]: row["n_kept"] for row in queries.kept_by_cluster(layout)} if has_ledger else {}
     quality = _quality(layout)
     guessed = "nearest to " if is_foreign(quality["scene_names"], quality["balance_over"]) else ""
 
     def note(row: dict[str, Any]) -> str:
-        kept = f", {count(n_kept.get(row['cluster_id'], 0))} kept" if decided else ""
+        kept = f", {count(n_kept.get(row['cluster_id'], 0))} kept" if has_ledger else ""
         top = f", {share(row['n_top'], row['n_tiles'])} {guessed}{name(row['top_scene'])}"
         return f"{counted(row['n_tiles'], 'tile')}{kept}{top if len(quality['scene_names']) > 1 else ''}"
 
@@ -114,7 +114,7 @@ def clusters(layout: Layout, first: int, last: int, *, n_tiles: int, decided: bo
     ]
     which = _which(first, len(rows), quality["n_clusters_asked"])
     caption = f"{which}, each by the tiles nearest to its centroid."
-    return Gallery("What the clusters hold", caption, tile_rows, framed="kept" if decided else "")
+    return Gallery("What the clusters hold", caption, tile_rows, framed="kept" if has_ledger else "")
 
 
 def clusterings_tried(layout: Layout) -> Table | None:

@@ -62,7 +62,7 @@ N_PAIRS = 24
 def blocks(corpus: Path, folder: Path) -> list[Block]:
     """All that the folder of evaluation_metrics tells: protocols.json with each score, else metrics.json."""
     found = [scores(folder), *figures(corpus, folder).values()]
-    left = left_out(folder)
+    left = measures_left_out(folder)
     return [*found, *(Text(sentence) for sentence in leaks(folder)), *([left] if left else [])]
 
 
@@ -85,7 +85,7 @@ def figures(corpus: Path, folder: Path) -> dict[str, Table | Figure | Gallery]:
 
 def scores(folder: Path) -> Block:
     """A row for each score over all scenes; under it the protocols in words."""
-    found = _told(folder).get("scores", {})
+    found = _content(folder).get("scores", {})
     shown = {title: one for title, one in found.items() if "/" not in title or title.endswith("/mean_of_scenes")}
     if not shown:
         return _plain_metrics(folder)
@@ -113,10 +113,10 @@ def scores(folder: Path) -> Block:
     return Table("Evaluation of the samples", caption, columns, rows)
 
 
-def left_out(folder: Path) -> Table | None:
+def measures_left_out(folder: Path) -> Table | None:
     """What was not measured, a row per reason."""
     by_reason: dict[str, list[str]] = {}
-    for title, reason in _told(folder).get("left_out", {}).items():
+    for title, reason in _content(folder).get("left_out", {}).items():
         by_reason.setdefault(reason, []).append(name(title))
     rows = [(", ".join(titles), reason) for reason, titles in by_reason.items()]
     columns = [Column("Score"), Column("Why not")]
@@ -125,12 +125,12 @@ def left_out(folder: Path) -> Table | None:
 
 def leaks(folder: Path) -> list[str]:
     """What was found of held-out tiles among the training tiles, a sentence each."""
-    return [str(sentence) for sentence in _told(folder).get("leaks", [])]
+    return [str(sentence) for sentence in _content(folder).get("leaks", [])]
 
 
 def headline(folder: Path) -> str:
     """The few figures that a person wants first, a line each."""
-    metrics, told = read_json(folder / METRICS), _told(folder)
+    metrics, told = read_json(folder / METRICS), _content(folder)
     names = [title for title in told["scores"] if "/" not in title]
     lines = [
         f"{metrics[title]:>12.4g}  {title} ({metrics[f'{title}_low']:.4g} to {metrics[f'{title}_high']:.4g})"
@@ -188,7 +188,7 @@ def scenes(folder: Path) -> Table | None:
     ends = [float(row[key]) for row in rows for key in ("low", "high", "kernel_distance")]
     axis = Axis(min(*ends, 0.0), max(*ends, 1e-9))
     cells = [(name(row["scene"]), *_scene(row, axis)) for row in rows[:MAX_SCENES]]
-    network = next(iter(_told(folder)["scores"].values()))["protocol"]["network"]
+    network = next(iter(_content(folder)["scores"].values()))["protocol"]["network"]
     columns = [
         Column("Scene"),
         Column("Distance"),
@@ -243,7 +243,7 @@ def copies(folder: Path) -> Figure | None:
     return Figure("Copies", caption, [plot], legend)
 
 
-def _told(folder: Path) -> Mapping[str, Any]:
+def _content(folder: Path) -> Mapping[str, Any]:
     path = folder / PROTOCOLS
     return dict(read_json(path)) if path.is_file() else {}
 

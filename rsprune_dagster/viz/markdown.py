@@ -27,7 +27,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return _lines(header, rows, [all(_is_number(row[i]) or row[i] is None for row in rows) for i in range(len(header))])
 
 
-def block_table(block: Table) -> str:
+def markdown_table(block: Table) -> str:
     """A table of the page; a tint is shaded, what other cells draw is in their words. The caption stands below."""
     rows = [[_words(cell) for cell in row] for row in (*block.rows, *([block.total] if block.total else []))]
     header = [column.name for column in block.columns]

@@ -10,7 +10,7 @@ from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.viz import dropped, embedding, entropy, evaluation, kept, model, raw_corpus, study
 from rsprune_dagster.viz.blocks import Block, Facts, Table, Text
 from rsprune_dagster.viz.counts import count_tiles, n_rows, read_json
-from rsprune_dagster.viz.markdown import block_table, plain, table
+from rsprune_dagster.viz.markdown import markdown_table, plain, table
 from rsprune_dagster.viz.template import picture
 
 Pictures = dict[str, bytes | str]
@@ -26,7 +26,7 @@ def corpus_pictures(layout: Layout) -> Pictures:
     n_seen = n_bad + n_rows(layout.file("manifest"))
     return _shown(
         {
-            "sample": raw_corpus.sample(layout, decided=False),
+            "sample": raw_corpus.sample(layout, has_ledger=False),
             "corpus": Facts(raw_corpus.facts(layout)),
             "quarantine": dropped.quarantine(layout, n_seen) if n_bad else None,
         }
@@ -55,7 +55,7 @@ def cluster_pictures(layout: Layout) -> Pictures:
     n_clusters = min(int(read_json(layout.file("quality"))["n_clusters_asked"]), MAX_CLUSTERS)
     sheets = {
         f"clusters_{first + 1}_to_{min(first + CLUSTERS_PER_SHEET, n_clusters)}": embedding.clusters(
-            layout, first, first + CLUSTERS_PER_SHEET, n_tiles=8, decided=False
+            layout, first, first + CLUSTERS_PER_SHEET, n_tiles=8, has_ledger=False
         )
         for first in range(0, n_clusters, CLUSTERS_PER_SHEET)
     }
@@ -92,7 +92,7 @@ def evaluation_pictures(layout: Layout) -> Pictures:
     shown = _shown(
         {
             "scores": evaluation.scores(folder),
-            "not measured": evaluation.left_out(folder),
+            "not measured": evaluation.measures_left_out(folder),
             "leaks": Text(leaks) if leaks else None,
             **{title: one for title, one in figures.items() if title not in tables},
         }
@@ -153,7 +153,7 @@ def _one(block: Block) -> bytes | str:
         return "\n".join(plain(line) for line in block.text.split("\n"))
     if isinstance(block, Facts):
         return table(("fact", "value"), block.pairs)
-    return block_table(block) if isinstance(block, Table) else picture(block)
+    return markdown_table(block) if isinstance(block, Table) else picture(block)
 
 
 def _drawn(title: str, block: Table | None) -> Pictures:

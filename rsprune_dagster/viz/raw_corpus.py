@@ -68,12 +68,12 @@ def reference_fact(layout: Layout) -> tuple[str, str]:
     )
 
 
-def sample(layout: Layout, *, decided: bool) -> Gallery:
-    """Tiles as good as drawn at random. decided: whether the ledger is of this corpus."""
+def sample(layout: Layout, *, has_ledger: bool) -> Gallery:
+    """Tiles as good as drawn at random. has_ledger: whether a ledger has a decision for each of them."""
     tile_ids = [row["tile_id"] for row in queries.sample(layout, N_SAMPLE)]
     pixels = read_tiles(layout.folder("raw_corpus"), tile_ids)
-    met = queries.decisions_of(layout, tile_ids) if decided else {}
-    tiles = [Tile(pixels[one], f"Tile {one}{', ' if decided else ''}{name(met.get(one, ''))}") for one in tile_ids]
+    met = queries.decisions_of(layout, tile_ids) if has_ledger else {}
+    tiles = [Tile(pixels[one], f"Tile {one}{', ' if has_ledger else ''}{name(met.get(one, ''))}") for one in tile_ids]
     caption = "Readable tiles in the order of their content hashes, as good as a random draw: blanks, copies and all."
     return Gallery("A look into the corpus", caption, [TileRow("", tiles)])
 

@@ -57,7 +57,7 @@ FOAM: Final = colour(226, 230, 228)
 CLOUD: Final = colour(240, 241, 244)
 
 
-def fields(rng: np.random.Generator, size_px: int) -> Field:
+def farmland(rng: np.random.Generator, size_px: int) -> Field:
     """Parcels in strips, each with its crop and its rows, between paths or hedges; now and then an irrigated circle."""
     along, across = turned(rng, size_px)
     bend = fractal(rng, size_px) * np.float32(rng.uniform(0, 1.2))
@@ -252,7 +252,7 @@ def river(rng: np.random.Generator, size_px: int) -> Field:
 
 def _wooded(rng: np.random.Generator, size_px: int, away: Field) -> Field:
     """Meadow or fields with trees, denser by the water."""
-    ground = fields(rng, size_px) if rng.random() < 0.35 else _meadow(rng, size_px)
+    ground = farmland(rng, size_px) if rng.random() < 0.35 else _meadow(rng, size_px)
     trees, height = _trees(rng, size_px, pitch_px=rng.uniform(3.5, 6))
     near = np.clip(1.3 - away / np.float32(rng.uniform(8, 30)), -0.8, 1.2)
     cover = ramp(fractal(rng, size_px, roughness=1.4) + 1.2 * height + near, 0.9, 1.4)
@@ -310,7 +310,7 @@ def cloud(rng: np.random.Generator, size_px: int) -> Field:
 
 
 SCENES: Final[dict[str, Callable[[np.random.Generator, int], Field]]] = {
-    "fields": fields,
+    "fields": farmland,
     "forest": forest,
     "water": water,
     "desert": desert,

@@ -41,7 +41,7 @@ def diffusion_checkpoint_asset(defaults: Params) -> dg.AssetsDefinition:
 
         layout = store.open()
         with recorder.record_asset(
-            context, layout, {"training": run_params(context), "compute": compute.recorded()}
+            context, layout, {"training": run_params(context), "compute": compute.for_record()}
         ) as made:
             params = validated_params(context, defaults.training)
             with made.replace() as draft:

@@ -45,16 +45,16 @@ def evaluation_metrics_asset(defaults: Params) -> dg.AssetsDefinition:
         with recorder.record_asset(
             context,
             layout,
-            {"evaluation": run_params(context), "corpus": defaults.corpus, "compute": compute.recorded()},
+            {"evaluation": run_params(context), "corpus": defaults.corpus, "compute": compute.for_record()},
         ) as made:
             params, progress = validated_params(context, defaults.evaluation), compute.progress(context)
             inputs = made.record.inputs
             with made.replace() as draft:
                 report = evaluate_checkpoint(
                     draft,
-                    named_sources(params.sources, layout, part="held_out", home=made.home, progress=progress),
+                    named_sources(params.sources, layout, part="held_out", home=made.project_root, progress=progress),
                     params,
-                    scanner(context, layout, compute, defaults.corpus, made.home),
+                    scanner(context, layout, compute, defaults.corpus, made.project_root),
                     subset_version=inputs["pruned_subset"],
                     seed=compute.seed,
                     device=compute.device,

@@ -48,7 +48,7 @@ def pruned_subset_asset(defaults: Params) -> dg.AssetsDefinition:
         layout = store.open()
         workers, progress = compute.n_workers(), compute.progress(context)
         with recorder.record_asset(
-            context, layout, {"selection": run_params(context), "compute": compute.recorded()}
+            context, layout, {"selection": run_params(context), "compute": compute.for_record()}
         ) as made:
             params = validated_params(context, defaults.selection, defaults)
             with made.replace() as draft:

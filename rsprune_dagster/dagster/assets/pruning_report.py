@@ -53,7 +53,7 @@ def pruning_report_asset(defaults: Params) -> dg.AssetsDefinition:
         recorded: dict[str, Any] = {
             "report": run_params(context),
             "clustering": defaults.clustering,
-            "compute": compute.recorded(),
+            "compute": compute.for_record(),
         }
         with recorder.record_asset(context, layout, recorded) as made:
             params = validated_params(context, defaults.report, defaults)

@@ -70,10 +70,10 @@ def pruning_study_asset(defaults: Params) -> dg.AssetsDefinition:
                 report = study_arm(
                     draft,
                     named_sources(
-                        defaults.evaluation.sources, layout, part="held_out", home=made.home, progress=progress
+                        defaults.evaluation.sources, layout, part="held_out", home=made.project_root, progress=progress
                     ),
                     defaults.model_copy(update={"study": study}),
-                    scanner(context, layout, compute, defaults.corpus, made.home),
+                    scanner(context, layout, compute, defaults.corpus, made.project_root),
                     arm=key[ARM],
                     seed=int(key[SEED]),
                     device=compute.device,

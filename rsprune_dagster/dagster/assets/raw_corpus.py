@@ -43,10 +43,10 @@ def raw_corpus_asset(defaults: Params) -> dg.AssetsDefinition:
         with recorder.record_asset(context, layout, {"corpus": run_params(context)}) as made:
             params = validated_params(context, defaults.corpus)
             sources = named_sources(
-                params.sources, layout, part="corpus", home=made.home, progress=compute.progress(context)
+                params.sources, layout, part="corpus", home=made.project_root, progress=compute.progress(context)
             )
-            reader = scanner(context, layout, compute, params, made.home)
-            watched = watched_sources(params.sources, made.home)
+            reader = scanner(context, layout, compute, params, made.project_root)
+            watched = watched_sources(params.sources, made.project_root)
             listing = (
                 asdict(fingerprint_of(watched)) if watched else {}
             )  # before the scan: files that arrive during it are detected next time

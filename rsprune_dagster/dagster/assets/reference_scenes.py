@@ -43,9 +43,9 @@ def reference_scenes_asset(defaults: Params) -> dg.AssetsDefinition:
         ) as made:
             params = validated_params(context, defaults.reference)
             sources = named_sources(
-                params.sources, layout, part="reference", home=made.home, progress=compute.progress(context)
+                params.sources, layout, part="reference", home=made.project_root, progress=compute.progress(context)
             )
-            reader = scanner(context, layout, compute, defaults.corpus, made.home)
+            reader = scanner(context, layout, compute, defaults.corpus, made.project_root)
             with made.replace() as draft:
                 report = scan_reference(sources, draft.folder("reference_scenes"), reader)
                 pictures = reference_pictures(draft)

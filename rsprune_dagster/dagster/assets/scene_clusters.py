@@ -46,7 +46,7 @@ def scene_clusters_asset(defaults: Params) -> dg.AssetsDefinition:
             layout,
             {
                 "clustering": run_params(context),
-                "compute": compute.recorded(),
+                "compute": compute.for_record(),
                 "automation": defaults.automation.model_dump(include={"enabled"}),
             },
         ) as made:

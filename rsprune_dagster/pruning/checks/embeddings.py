@@ -18,7 +18,7 @@ _PARTS: Final = ("vectors", "reference_vectors")
 
 @dataclass(frozen=True)
 class Lengths:
-    """Statistics of one pass over the vectors of the tiles and of the reference."""
+    """Statistics of the lengths of all vectors, those of the reference included, from one pass."""
 
     n_vectors: int
     n_not_finite: int

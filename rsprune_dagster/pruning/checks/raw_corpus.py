@@ -175,7 +175,9 @@ def entropy_in_range(layout: Layout) -> Verdict:
 
 
 def no_scene_erased(layout: Layout) -> Verdict:
-    """The threshold drops at most MAX_SCENE_LOSS of every reference scene; a fixed one erases water and forest."""
+    """The threshold drops at most MAX_SCENE_LOSS of the tiles of any reference scene. One that is not calibrated on the
+    reference may erase water and forest.
+    """
     from rsprune_dagster.pruning.entropy import MAX_SCENE_LOSS
 
     threshold_bits = float(json.loads(layout.file("threshold").read_text())["threshold_bits"])

@@ -192,7 +192,8 @@ def binary_patterns(luma: torch.Tensor) -> torch.Tensor:
 
 
 def soft_bins(values: torch.Tensor, n_bins: int) -> torch.Tensor:
-    """Values in [0, 1], (n, p), to weights (n, n_bins, p): linear between the nearest bin centres, with sum 1."""
+    """Soft histogram weights (n, n_bins, p) of values (n, p) in [0, 1]. Each value is split linearly between its two
+    nearest bin centres, so its weights sum to 1."""
     centres = torch.arange(n_bins, device=values.device).view(1, n_bins, 1)
     return (1 - (values.clamp(0, 1).unsqueeze(1) * (n_bins - 1) - centres).abs()).clamp_min(0)
 

@@ -42,7 +42,7 @@ def prepared(batches: Iterator[Sequence[np.ndarray]], encoder: TileEncoder) -> I
 @contextmanager
 def ahead(items: Iterator[T], n_ahead: int) -> Iterator[Iterator[T]]:
     """Run `items` in a thread that is at most `n_ahead` items ahead; leaving the context stops and joins it."""
-    producer = Producer(items, n_ahead)
+    producer = PrefetchThread(items, n_ahead)
     producer.thread.start()
     try:
         yield producer.results()
@@ -51,7 +51,7 @@ def ahead(items: Iterator[T], n_ahead: int) -> Iterator[Iterator[T]]:
         producer.thread.join()
 
 
-class Producer(Generic[T]):
+class PrefetchThread(Generic[T]):
     """A thread that fills a bounded queue, until the items end, raise an error, or it is stopped."""
 
     def __init__(self, items: Iterator[T], n_ahead: int) -> None:
