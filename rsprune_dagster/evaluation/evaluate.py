@@ -124,7 +124,7 @@ def evaluate(
     Args:
         generated: with features of all `networks`, and of all orientations in the network that copies are searched in.
         reference: real images outside the training set, with features of all `networks`.
-        training: the training set, with features of the network that copies are searched in; None: copies are not searched.
+        training: the training set, with features of the network that copies are searched in; None: no such search.
         held_out: real images outside the training set, from the same distribution, with all orientations; may be the
         reference.
 
