@@ -50,6 +50,7 @@ def main() -> None:
         learning_rate=1e-4,
         warmup_images=0,
         ema_half_life_images=1000,
+        scene_dropout=0.1,
         precision=asked.precision,
         seed=0,
         save_every_images=10**12,

@@ -71,6 +71,7 @@ def small_options(**changes: Any) -> TrainingOptions:
         "learning_rate": 1e-3,
         "warmup_images": 16,
         "ema_half_life_images": 16,
+        "scene_dropout": 0.1,
         "precision": "float32",
         "seed": 0,
         "save_every_images": 16,

@@ -78,7 +78,7 @@ class World:
 
     def stage(self, asset: str, tree: Tree, inputs: dict[str, Tree]) -> dict[str, Any]:
         """The asset's entry for dvc.lock."""
-        return {**self.dvc.made_from(asset, inputs), "outs": outs(asset, tree)}
+        return {**self.dvc.stage_entry(asset, inputs), "outs": outs(asset, tree)}
 
     def commit(self, message: str) -> str:
         self.git("add", "--all")

@@ -5,6 +5,7 @@ import multiprocessing
 import multiprocessing.forkserver
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -117,6 +118,9 @@ def _ensure_server() -> None:
 
 
 def _run(code: str, arguments: list[str], cwd: Path, environment: dict[str, str], folder: Path) -> None:
+    # a test that loads Dagster may have left SIGTERM as SIGINT was, and that is ignored below `nohup ... &`
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)

@@ -16,7 +16,7 @@ import yaml
 
 from rsprune_dagster.cli.commands import app
 from rsprune_dagster.tracking.dvc_lock import DvcProject
-from rsprune_dagster.tracking.staleness import wanted
+from rsprune_dagster.tracking.staleness import with_upstream
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((CHECKOUT / ".github" / "workflows").glob("*.yml"))
@@ -119,7 +119,7 @@ def test_a_change_of_anything_the_subset_is_made_from_prunes_anew_and_dvc_lock_d
     stages = DvcProject(CHECKOUT).stages()
     made_from = {
         f"{path}/any.py" if (CHECKOUT / path).is_dir() else path
-        for asset in wanted(DvcProject(CHECKOUT), ["pruned_subset"])
+        for asset in with_upstream(DvcProject(CHECKOUT), ["pruned_subset"])
         for path in stages[asset].get("deps", [])
         if not path.startswith("assets/")
     }

@@ -39,6 +39,8 @@ class TrainingOptions:
     """Images over which the learning rate rises linearly."""
     ema_half_life_images: int
     """Half-life of the weight average (EMA), in images."""
+    scene_dropout: float
+    """Share of images trained without a scene label; the pipeline's: SCENE_DROPOUT."""
     precision: str
     """float32, bfloat16, or auto: bfloat16 where the device computes in it (`autocast`)."""
     seed: int
@@ -47,7 +49,6 @@ class TrainingOptions:
     """unet or dit."""
     objective: str = "v_prediction"
     """v_prediction or flow_matching."""
-    scene_dropout: float = SCENE_DROPOUT
     gradient_checkpointing: bool = False
     """Recompute activations: less memory, slower, same result."""
     autoencoder_digest: str = ""
@@ -92,14 +93,15 @@ def train(
 ) -> Trained:
     """Train a denoiser on tiles, from the last state in `folder` if there is one.
 
-    A resumed training uses the same number of threads as before if there are enough cores (`threads.threads_for`), so
-    that it gives the same bits on the same type of processor.
+    A resumed training uses the same number of threads as before if there are enough cores (`threads.resume_threads`).
+    So it gives the same bits on the same type of processor.
+
 
     SIGTERM and Ctrl-C are handled between two steps: a state is saved, then the previous handler runs.
 
     Args:
         folder: receives the states, `state-IMAGES`; the last two are kept.
-        space: the latent space (`spaces.latents`) of `options.autoencoder_digest`; None: pixels.
+        space: the latent space (`latents.latents`) of `options.autoencoder_digest`; None: pixels.
 
     Raises:
         UsageError: fewer tiles than a batch, unknown preset, or `folder` holds the states of another training.
@@ -293,6 +295,7 @@ def _save(state: TrainingState, folder: Path, options: TrainingOptions, tiles: T
 
 def training_options(params: TrainingParams, seed: int, space: Space | None = None) -> TrainingOptions:
     """The training options from params.yaml."""
-    names = TrainingOptions.__dataclass_fields__.keys() - {"seed", "autoencoder_digest"}
+    names = TrainingOptions.__dataclass_fields__.keys() - {"seed", "autoencoder_digest", "scene_dropout"}
     digest = space.digest if space else ""
-    return TrainingOptions(seed=seed, autoencoder_digest=digest, **params.model_dump(include=set(names)))
+    values = params.model_dump(include=set(names))
+    return TrainingOptions(seed=seed, autoencoder_digest=digest, scene_dropout=SCENE_DROPOUT, **values)
