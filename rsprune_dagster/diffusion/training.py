@@ -96,7 +96,6 @@ def train(
     A resumed training uses the same number of threads as before if there are enough cores (`threads.resume_threads`).
     So it gives the same bits on the same type of processor.
 
-
     SIGTERM and Ctrl-C are handled between two steps: a state is saved, then the previous handler runs.
 
     Args:
