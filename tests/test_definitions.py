@@ -89,6 +89,17 @@ def test_the_launchpad_offers_every_parameter_of_an_asset_with_its_default_and_i
             assert field.description and len(field.description.split()) > 1, (asset.key, name)
 
 
+def test_parameters_without_comments_are_offered_without_a_description(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = load(PROJECT / "params.yaml")
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json")))
+    monkeypatch.setenv("RSPRUNE_PROJECT", str(tmp_path))
+    [offered] = [asset for asset in build_assets(params) if asset.key.to_user_string() == "pruned_subset"]
+    fields = offered.op.config_schema.config_type.fields  # type: ignore[union-attr]
+    assert {name: field.description for name, field in fields.items()} == dict.fromkeys(fields)
+
+
 def test_what_hangs_is_ended_sooner_where_a_job_is_known_to_be_short() -> None:
     monitoring = yaml.safe_load((PROJECT / "dagster.yaml").read_text())["run_monitoring"]
     assert monitoring["enabled"]

@@ -90,10 +90,10 @@ def _without_effect(context: dg.AssetExecutionContext, defaults: Section, params
 
 
 def _descriptions(section: type[Section]) -> dict[str, str]:
-    """The comments of the project's params.yaml, by key; none where there is no such file."""
+    """The comments of the project's params.yaml, by key; none where it has none."""
     path = project_root() / "params.yaml"
     [name] = [name for name, field in Params.model_fields.items() if field.annotation is section]
-    return descriptions(path.read_text(encoding="utf-8"))[name] if path.is_file() else {}
+    return descriptions(path.read_text(encoding="utf-8")).get(name, {}) if path.is_file() else {}
 
 
 def _dagster_type(annotation: Any) -> Any:
