@@ -467,14 +467,15 @@ def test_syncs_at_once_and_killed_at_random_moments_leave_one_run_per_record(run
         run_id = str(uuid.uuid4())
         for number in range(4):
             run_log.write(_record(f"asset_{number}", run_id, "FINISHED" if number % 2 else "FAILED"))
-        command = [sys.executable, "-m", mlflow_sync.__name__, str(run_log.root), uri, EXPERIMENT]
+        command = [sys.executable, "-m", mlflow_sync.__name__, str(run_log.root), uri, EXPERIMENT, "0"]
+        n_noted = len(_notes(run_log))
         processes = [subprocess.Popen(command) for _ in range(2)]
-        n_noted, until = len(_notes(run_log)), time.monotonic() + WAIT_S
-        while len(_notes(run_log)) <= n_noted and time.monotonic() < until:
+        while len(_notes(run_log)) <= n_noted and any(process.poll() is None for process in processes):
             time.sleep(0.01)
+        assert len(_notes(run_log)) > n_noted
         time.sleep(rng.uniform(0, 0.3))
         processes[0].kill()
-        processes[1].wait()
+        assert processes[1].wait() == 0
         processes[0].wait()
     assert sync(run_log, uri) == DONE
     _check_complete(uri, run_log.records())
