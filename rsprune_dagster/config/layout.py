@@ -28,7 +28,7 @@ MLFLOW_DB = "mlflow/mlflow.db"
 """Below the state."""
 
 MANIFEST_FILE, QUARANTINE_FILE = "manifest.parquet", "quarantine.parquet"
-"""What a scan writes into its folder: the usable and the other tiles."""
+"""The two tables of a scan: the usable tiles, and the quarantined ones with their reasons."""
 TILES, LEDGER = "pruned_subset.parquet", "decisions.parquet"
 """The results of a prune, in its asset and in --out."""
 FILES = {

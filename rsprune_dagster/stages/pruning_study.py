@@ -15,9 +15,8 @@ from rsprune_dagster.diffusion.latents import space_of
 from rsprune_dagster.diffusion.tile_set import tile_set
 from rsprune_dagster.diffusion.training import training_options
 from rsprune_dagster.evaluation.evaluate import Settings
-from rsprune_dagster.evaluation.image_set import ImageSet
 from rsprune_dagster.evaluation.intervals import LEVEL, Resampling
-from rsprune_dagster.evaluation.leakage import NEAR_DUPLICATE_CORRELATION, raise_on_leaks
+from rsprune_dagster.evaluation.leakage import raise_on_leaks
 from rsprune_dagster.evaluation.networks import named_networks
 from rsprune_dagster.stages.raw_corpus import Scanner, scan
 from rsprune_dagster.study.arms import FULL, Arm, PrunedCorpus, parse_arm, read_pruned
@@ -95,7 +94,7 @@ def study_arm(
     study = study_of(params)
     setup = _evaluation_setup(sources, folder / "held_out", study, params.evaluation, scanner, device, progress)
     own = study_folder(work, study, setup, corpus)
-    _check_apart(own, study, corpus, setup.held_out, params.evaluation, scanner.workers, progress)
+    _check_apart(own, study, corpus, setup, scanner.workers, progress)
     result = run_arm(
         study,
         chosen,
@@ -147,21 +146,17 @@ def _evaluation_setup(
 
 
 def _check_apart(
-    own: Path,
-    study: Study,
-    corpus: PrunedCorpus,
-    held_out: ImageSet,
-    params: EvaluationParams,
-    workers: int,
-    progress: Progress,
+    own: Path, study: Study, corpus: PrunedCorpus, setup: EvaluationSetup, workers: int, progress: Progress
 ) -> None:
     """Check once per study that no held-out tile is in the corpus, which contains every arm. RunError: one is."""
     marker = own / LEAK_FREE
     if marker.exists():
         return
     everything = image_set_of_tiles(arm_tiles(study, Arm(FULL, 1), corpus, seed=0, workers=workers), [], progress)
-    found = held_out_leaks(held_out, everything, correlation=NEAR_DUPLICATE_CORRELATION, workers=workers)
-    if params.on_leak == "refuse":
+    held_out, settings = setup.held_out, setup.settings
+    correlation = settings.near_duplicate_correlation
+    found = held_out_leaks(held_out, everything, correlation=correlation, workers=workers)
+    if settings.on_leak == "refuse":
         raise_on_leaks(found, held_out.identities, everything.identities, what="held-out")
     with atomic_write(marker) as draft:
         draft.write_text(json.dumps({"n_held_out": len(held_out), "n_tiles": len(everything), "n_leaked": len(found)}))
