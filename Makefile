@@ -7,6 +7,8 @@ BIN := .venv/bin
 export UV_COMPILE_BYTECODE ?= 1
 # Idle OpenMP threads that spin steal the cores from their neighbours.
 export OMP_WAIT_POLICY ?= passive
+# Demo and tests start hundreds of processes: where bytecode is not written, each compiles our sources anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup demo test test-slow ui mlflow check format bench lock clean
 
@@ -30,9 +32,9 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -m "not slow and not gpu"
 
-# Three workers on two cores: half of the time of these tests is waiting for servers.
+# Two workers for each core: half of the time of these tests is waiting for servers.
 test-slow: setup
-	$(BIN)/python -m pytest -m "slow" -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "slow" -n 4 --dist loadfile --no-loadscope-reorder
 
 ui: setup
 	@mkdir -p .state/dagster && ln -sfn ../../dagster.yaml .state/dagster/dagster.yaml

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads that spin steal the cores from their neighbours
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a test process for each core
 
 import pytest
 import rsprune_command

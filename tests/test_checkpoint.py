@@ -1,6 +1,7 @@
-"""The checkpoint as a folder: what diffusers alone makes of it, what its card says, what a resumed asset gives."""
+"""The checkpoint as a folder: what is in it, what its card says, what a resumed asset gives."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,14 +32,6 @@ from rsprune_dagster.utils.errors import RunError, UsageError
 
 runner = CliRunner()
 SAMPLING = SamplingOptions(n_steps=2, guidance=1.5, sampler="ddim", batch_size=8, seed=0)
-BARE = """
-import sys, torch
-from diffusers import DiffusionPipeline
-pipeline = DiffusionPipeline.from_pretrained(sys.argv[1])
-images = pipeline(batch_size=2, class_labels=[0, 1], num_inference_steps=2, generator=torch.manual_seed(0)).images
-assert [image.size for image in images] == [(16, 16)] * 2
-assert not [name for name in sys.modules if name.startswith("rsprune")]
-"""
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +47,6 @@ def checkpoint(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = tmp_path_factory.mktemp("checkpoint")
     write_checkpoint(folder, trained, ["field", "sea"], small_options(), Origin(24, "abc.dir", "CC-BY-4.0"))
     return folder
-
-
-def test_diffusers_alone_loads_and_samples_it(checkpoint: Path) -> None:
-    subprocess.run([sys.executable, "-c", BARE, str(checkpoint)], check=True, capture_output=True)
 
 
 def test_it_holds_no_pickle(checkpoint: Path) -> None:
@@ -89,7 +78,7 @@ def test_a_truncated_or_foreign_checkpoint_is_one_sentence(checkpoint: Path, tmp
     with pytest.raises(RunError, match="is no checkpoint that can be loaded"):
         load_checkpoint(tmp_path)
     copy = tmp_path / "copy"
-    subprocess.run(["cp", "-r", str(checkpoint), str(copy)], check=True)
+    shutil.copytree(checkpoint, copy)
     config = json.loads((copy / "unet" / "config.json").read_text())
     config["block_out_channels"] = [16, 16, 16]
     (copy / "unet" / "config.json").write_text(json.dumps(config))

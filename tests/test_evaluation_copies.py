@@ -92,7 +92,8 @@ def test_among_equally_near_the_first_tile_and_turn_are_taken() -> None:
 def test_planted_copies_are_found_however_turned(
     network: FeatureNetwork, training: ImageSet, held_out: ImageSet, space: str, levels: float
 ) -> None:
-    copies = noisy(turned_somehow(tiles(300, seed=1)[40:80]), 3, levels)
+    trained_on = tiles(300, seed=1)
+    copies = noisy(turned_somehow(trained_on[40:80]), 3, levels)
     samples = as_samples(np.concatenate([tiles(160, seed=4), copies]), network)
     found = measured(samples, held_out, training, space)
     for found_excess in (found.closer, found.singled_out):
@@ -104,7 +105,7 @@ def test_planted_copies_are_found_however_turned(
     assert [pair.training for pair in planted] == list(range(40, 80))
     for pair in planted:  # turned as the pair says, the sample is the training tile
         sample = copies[pair.sample - 160][None]
-        apart = oriented(sample, pair.turn)[0].astype(int) - tiles(300, seed=1)[pair.training]
+        apart = oriented(sample, pair.turn)[0].astype(int) - trained_on[pair.training]
         assert np.abs(apart).mean() <= levels
         assert pair.distance == 0 if levels == 0 else pair.distance > 0
 

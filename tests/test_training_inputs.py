@@ -52,6 +52,7 @@ def test_tiles_of_other_sizes_bands_and_depths_train_together(tmp_path: Path) ->
     assert len(train(tiles, small_options(n_images=16), tmp_path / "s", device="cpu").losses) == 2
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_the_last_state_stays(tmp_path: Path) -> None:
     train(small_tiles(tmp_path / "tiles"), small_options(n_images=16), tmp_path / "s", device="cpu")
     code = TRAINING.replace("import torch\n", "import torch, resource\n").replace(

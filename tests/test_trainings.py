@@ -97,6 +97,7 @@ def test_saves_do_not_depend_on_where_a_training_was_interrupted() -> None:
     assert due == [24, 40, 64, 80, 104]
 
 
+@pytest.mark.slow
 def test_sigterm_saves_a_state_first_and_the_training_goes_on_from_it(tmp_path: Path) -> None:
     small_tiles(tmp_path / "tiles")
     rest = {"n_images": 4000, "save_every_images": 4000}
@@ -182,6 +183,7 @@ def test_dagster_s_terminate_saves_a_state_and_cancels_the_run(tmp_path: Path) -
     assert [path.name for path in states(tmp_path / "s")] == ["state-000000000008"]
 
 
+@pytest.mark.slow
 def test_processes_with_unequal_shares_train_what_one_does(tmp_path: Path) -> None:
     unequal: list[tuple[int, dict[str, Any]]] = [
         (2, {"n_images": 17}),  # the last batch has a row for one of them

@@ -1,10 +1,12 @@
 """Reproducible matrix products: bit-identical for any number of threads and any chunking of rows."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import numpy as np
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 BLOCK_ROWS = 1024
 
@@ -12,8 +14,14 @@ BLOCK_ROWS = 1024
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Limit BLAS and OpenMP to one thread: sums split over threads differ in their last bits."""
-    with threadpool_limits(limits=1):
+    with _loaded_libraries(len(sys.modules)).limit(limits=1):
         yield
+
+
+@lru_cache(maxsize=1)
+def _loaded_libraries(n_modules: int) -> ThreadpoolController:
+    """The BLAS and OpenMP libraries of this process, looked up again after an import: that takes milliseconds."""
+    return ThreadpoolController()
 
 
 def blocks(n_rows: int, size: int = BLOCK_ROWS) -> Iterator[slice]:
