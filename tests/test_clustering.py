@@ -179,6 +179,25 @@ def test_the_number_of_threads_leaves_no_trace() -> None:
     assert len(hashes) == 1
 
 
+LATE_LIBRARY = """
+from threadpoolctl import threadpool_info
+from rsprune_dagster.pruning.numerics import one_thread
+def n_threads():
+    with one_thread():
+        return [library["num_threads"] for library in threadpool_info()]
+early = n_threads()
+import faiss
+late = n_threads()
+assert len(late) > len(early) > 0, (early, late)
+assert set(early + late) == {1}, (early, late)
+"""
+
+
+def test_a_library_that_comes_later_is_held_to_one_thread_too() -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", LATE_LIBRARY], env=environment, check=True)
+
+
 def chosen(kind: str, *, sizes: list[int]) -> tuple[Selection, np.ndarray]:
     """The selection from a pool of `sizes`, by a reference of the `same` kind, a `foreign` one or `none`."""
     vectors, scene = mixture(sizes, seed=0)
