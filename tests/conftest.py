@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads that spin steal the cores from their neighbours
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # a test process for each core
+# before any library is loaded: a test process for each core, and idle threads that spin steal those of their neighbours
+os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
 
 import pytest
 import rsprune_command

@@ -102,19 +102,9 @@ def _outputs() -> Path:
 
 
 def _ensure_server() -> None:
-    """Start the server once, with one thread for each library: threads do not survive a fork."""
-    ours = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    former = {name: os.environ.get(name) for name in ours}
-    os.environ.update(ours)
-    try:
-        _FORKS.set_forkserver_preload(list(IMPORTED))
-        multiprocessing.forkserver.ensure_running()
-    finally:
-        for name, value in former.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    """Start the server once. It has one thread for each library (`conftest.py`): threads do not survive a fork."""
+    _FORKS.set_forkserver_preload(list(IMPORTED))
+    multiprocessing.forkserver.ensure_running()
 
 
 def _run(code: str, arguments: list[str], cwd: Path, environment: dict[str, str], folder: Path) -> None:

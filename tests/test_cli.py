@@ -59,7 +59,6 @@ class Ended(NamedTuple):
 @pytest.fixture
 def rsprune(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     """Runs a command in this process."""
-    torch.set_num_threads(1)
 
     def run(*arguments: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["rsprune", *map(str, arguments)])

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-import torch
 import yaml
 from dagster._core.execution.api import create_execution_plan
 from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
@@ -154,7 +153,6 @@ def test_a_value_that_the_command_line_refuses_is_refused_when_a_run_is_launched
 
 
 def test_the_log_says_which_change_of_the_launchpad_has_no_effect(synthetic: Path, tmp_path: Path) -> None:
-    torch.set_num_threads(1)
     job = _pipeline(synthetic, tmp_path).resolve_job_def("prune")
 
     def warned(**ops: dict[str, object]) -> list[str]:
@@ -174,7 +172,6 @@ def test_the_log_says_which_change_of_the_launchpad_has_no_effect(synthetic: Pat
 def test_a_materialization_records_figures_pictures_and_the_hash_of_its_folder(
     synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch.set_num_threads(1)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     (tmp_path / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
     with dg.DagsterInstance.get() as instance:

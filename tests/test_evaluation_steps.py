@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 from diffusion_runs import OPTIONS, small_options, small_tiles, tiny_autoencoder, write_tiles
 from PIL import Image
 from prune_runs import PROJECT
@@ -78,7 +77,6 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("evaluation")
     tiles = small_tiles(root / "tiles", n=80, patchy=True)
     (root / "raw_corpus").mkdir()

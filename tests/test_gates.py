@@ -8,7 +8,6 @@ import dagster as dg
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 from prune_runs import settings
 
 from rsprune_dagster.config.layout import Layout
@@ -57,7 +56,6 @@ def flowed(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Flowed:
 
 def run(params: Params, work: Path, *assets: str) -> list[str]:
     """Materialize; the warnings."""
-    torch.set_num_threads(1)
     said: list[str] = []
     layout = Layout(work / "assets", work)
     materialize(

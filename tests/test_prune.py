@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 from prune_runs import PLAN, PROJECT, Outcome, finished_work, prune, settings
 
 from rsprune_dagster.config.layout import FILES
@@ -33,11 +32,6 @@ BESIDE = ("readme", "ds_store")
 """Planted files that stand beside images and are no fault."""
 
 DECISIONS = {"kept", "low_information", "duplicate", "unselected", "quarantined"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

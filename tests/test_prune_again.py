@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 from prune_runs import Outcome, finished_work, materialize_prune, prune, settings
 from safetensors.numpy import load_file
 
@@ -21,11 +20,6 @@ from rsprune_dagster.corpus.synthetic import SyntheticPlan, write_corpus
 from rsprune_dagster.stages.raw_corpus import Scanner, scan
 from rsprune_dagster.tracking.content import tree_of
 from rsprune_dagster.utils.progress import silent
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def test_the_same_bytes_from_a_dagster_run(synthetic: Path, pruned: Outcome, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import dagster as dg
 import pytest
-import torch
 from prune_runs import Outcome, settings
 
 from rsprune_dagster.config.layout import Layout
@@ -69,7 +68,6 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(synthetic: Path, pruned: Outcome, tmp_path_factory: pytest.TempPathFactory) -> World:
-    torch.set_num_threads(1)
     world = World(synthetic, tmp_path_factory.mktemp("pruning_study"))
     copytree(pruned.work, world.work / "pruned")
     return world

@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
 from projects import CHECKOUT, Project, new_project
 from prune_runs import PLAN
 
@@ -98,7 +97,6 @@ def project(tmp_path_factory: pytest.TempPathFactory, dvc: str) -> Project:
 @pytest.mark.slow
 def test_every_command_works_in_its_order(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of rsprune in this process, which spares the imports of each."""
-    torch.set_num_threads(1)
     monkeypatch.chdir(project.root)
     names = {f"GIT_{role}_{what}": "t" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     for name, value in {**project.environment(), **names}.items():

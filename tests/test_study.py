@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 from diffusion_runs import small_tiles
 from prune_runs import Outcome, settings
 from study_runs import KERNEL, NETWORK, SETTINGS, setup, small_study
@@ -52,7 +51,6 @@ RSPRUNE, RANDOM = Arm("rsprune", 0.2), Arm("random", 0.2)
 @pytest.fixture(scope="module")
 def corpus(pruned: Outcome) -> PrunedCorpus:
     """The synthetic corpus of 300 tiles, pruned."""
-    torch.set_num_threads(1)
     return read_pruned(pruned.layout, settings([], None).selection)
 
 
