@@ -24,8 +24,8 @@ from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.diffusion.distributed import SINGLE_PROCESS
 from rsprune_dagster.diffusion.objective import OBJECTIVES, NoisyBatch
 from rsprune_dagster.diffusion.state import TrainingState
-from rsprune_dagster.diffusion.tile_set import TileSet, batches, tile_set
-from rsprune_dagster.diffusion.training import TrainingOptions, new_state, pixel_space, share_of, step, train
+from rsprune_dagster.diffusion.tile_set import TileSet, tile_set
+from rsprune_dagster.diffusion.training import TrainingOptions, new_denoiser, pixel_space, share_of, step, train
 
 AIM = 0.9
 
@@ -78,8 +78,8 @@ def main() -> None:
 def bare_rate(tiles: TileSet, options: TrainingOptions, device: str) -> float:
     """Images/s of the step alone, on one batch that lies in memory."""
     space = pixel_space(tiles, options)
-    state = new_state(tiles, options, space).on(device)
-    first = next(batches(tiles, start=0, end=options.batch_size, batch_size=options.batch_size, seed=0))
+    state = TrainingState.new(new_denoiser(tiles, options, space)).on(device)
+    first = next(tiles.batches(start=0, end=options.batch_size, batch_size=options.batch_size, seed=0))
     tiles.memory.clear()
     objective = OBJECTIVES[options.objective]
     share = share_of(first, objective, objective.schedule(space), space, state, options, SINGLE_PROCESS)

@@ -1,9 +1,11 @@
 """The checkpoint as a folder: what is in it, what its card says, what a resumed asset gives."""
 
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,7 @@ from rsprune_dagster.diffusion.checkpoint import (
     write_checkpoint,
 )
 from rsprune_dagster.diffusion.training import Trained, train
-from rsprune_dagster.stages.diffusion_checkpoint import train_checkpoint
+from rsprune_dagster.stages.diffusion_checkpoint import HARMLESS, train_checkpoint, training_key
 from rsprune_dagster.tracking.content import tree_of
 from rsprune_dagster.utils.errors import RunError, UsageError
 
@@ -109,6 +111,16 @@ def test_the_step_trains_on_a_pruned_corpus(pruned: Outcome, tmp_path: Path) -> 
     assert tree_of(run("again")).digest == tree_of(first).digest  # from its last state
     (tmp_path / "cache").rename(tmp_path / "aside")
     assert tree_of(run("anew")).digest == tree_of(first).digest  # from nothing
+
+
+def test_a_training_without_a_condition_has_the_key_that_it_had_before_there_were_any(tmp_path: Path) -> None:
+    tiles, options = small_tiles(tmp_path), small_options()
+    of_a_condition = ("condition", "condition_dropout", "parent")
+    fixed = {name: value for name, value in asdict(options).items() if name not in (*HARMLESS, *of_a_condition)}
+    before = hashlib.sha256(json.dumps([fixed, tiles.fingerprint()]).encode()).hexdigest()[:20]
+    assert training_key(options, tiles) == before
+    changed = [replace(options, **{name: value}) for name, value in zip(of_a_condition, ("x4", 0.1, "p"), strict=True)]
+    assert len({training_key(each, tiles) for each in (options, *changed)}) == 4
 
 
 def test_sample_draws_a_grid_of_the_scene_asked_for(checkpoint: Path, tmp_path: Path) -> None:

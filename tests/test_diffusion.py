@@ -24,7 +24,7 @@ from rsprune_dagster.diffusion.objective import OBJECTIVES, NoisyBatch, noised, 
 from rsprune_dagster.diffusion.sampling import sample
 from rsprune_dagster.diffusion.schedule import N_TIMESTEPS, SAMPLERS, noise_schedule
 from rsprune_dagster.diffusion.state import latest_state, states
-from rsprune_dagster.diffusion.tile_set import Batch, batches, epoch_order, squared, tile_set, turned
+from rsprune_dagster.diffusion.tile_set import Batch, epoch_order, squared, tile_set, turned
 from rsprune_dagster.diffusion.training import Trained, train
 from rsprune_dagster.utils.errors import RunError, UsageError
 
@@ -91,9 +91,9 @@ def test_tiles_of_other_sizes_are_squared() -> None:
 
 def test_a_batch_is_the_tiles_that_its_numbers_name(tmp_path: Path) -> None:
     tiles = small_tiles(tmp_path)
-    one = list(batches(tiles, start=0, end=40, batch_size=8, seed=0))
+    one = list(tiles.batches(start=0, end=40, batch_size=8, seed=0))
     assert [batch.first for batch in one] == [0, 8, 16, 24, 32]
-    late = next(batches(tiles, start=16, end=40, batch_size=8, seed=0))
+    late = next(tiles.batches(start=16, end=40, batch_size=8, seed=0))
     assert np.array_equal(late.images, one[2].images) and np.array_equal(late.scenes, one[2].scenes)
     assert {tiles.scene_names[scene] for scene in one[0].scenes} <= set(SCENES)
 
@@ -115,7 +115,7 @@ def test_the_noise_at_the_last_timestep_is_all_noise() -> None:
     # of the noisy image and v the clean one can be had back
     alpha = schedule.alphas_cumprod[seen.timesteps].sqrt()[:, None, None, None]
     sigma = (1 - alpha**2).sqrt()
-    assert torch.allclose(alpha * seen.noisy - sigma * seen.target, torch.ones(()), atol=1e-5)
+    assert torch.allclose(alpha * seen.inputs - sigma * seen.target, torch.ones(()), atol=1e-5)
 
 
 def test_draws_depend_on_seed_and_number_only() -> None:
@@ -161,11 +161,11 @@ def test_the_loss_falls(tmp_path: Path) -> None:
 
 
 def test_shares_of_a_batch_are_the_whole(tmp_path: Path) -> None:
-    batch = next(batches(small_tiles(tmp_path), start=0, end=8, batch_size=8, seed=0))
+    batch = next(small_tiles(tmp_path).batches(start=0, end=8, batch_size=8, seed=0))
     whole = draw(batch)
     shares = [draw(batch, rows=ProcessGroup(number, 3).rows(8)) for number in range(3)]
     assert sorted(torch.cat([share.timesteps for share in shares])) == sorted(whole.timesteps)
-    assert sum(len(share.noisy) for share in shares) == 8
+    assert sum(len(share.inputs) for share in shares) == 8
 
 
 @given(st.integers(1, 9), st.integers(1, 5), st.integers(1, 10))
@@ -248,7 +248,7 @@ def test_every_image_has_the_scene_that_it_shows_though_tiles_are_gone(tmp_path:
     tiles = small_tiles(tmp_path, on_changed="skip")
     for uri in tiles.table.column("uri").to_pylist()[1::2]:
         Path(uri).unlink()  # all of the sea
-    for batch in batches(tiles, start=0, end=48, batch_size=8, seed=0):
+    for batch in tiles.batches(start=0, end=48, batch_size=8, seed=0):
         green, blue = (batch.images[..., band].mean(axis=(1, 2)) for band in (1, 2))
         assert [tiles.scene_names[scene] for scene in batch.scenes] == ["field"] * 8
         assert (green > blue).all()

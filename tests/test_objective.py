@@ -1,18 +1,21 @@
 """The formulas of the two objectives: draws, noisy inputs, targets and the loss, against their closed forms."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from diffusers.configuration_utils import FrozenDict
+from diffusion_runs import tiny_autoencoder
 
 from rsprune_dagster.diffusion.distributed import ProcessGroup
-from rsprune_dagster.diffusion.latents import Space, identity_space, pixels
+from rsprune_dagster.diffusion.latents import Space, identity_space, latents, pixels, read_autoencoder
 from rsprune_dagster.diffusion.objective import (
     OBJECTIVES,
     NoisyBatch,
+    encoded_condition,
     logit_normal_timesteps,
     loss_of,
     noised,
@@ -20,7 +23,7 @@ from rsprune_dagster.diffusion.objective import (
     uniform_timesteps,
 )
 from rsprune_dagster.diffusion.schedule import noise_schedule
-from rsprune_dagster.diffusion.tile_set import Batch
+from rsprune_dagster.diffusion.tile_set import Batch, Condition
 
 NULL_CLASS = 7
 MANY = 20_000
@@ -45,7 +48,12 @@ def grey(n: int, level: int = 255, *, first: int = 0, edge: int = 1) -> Batch:
 
 
 def draw(
-    batch: Batch, objective: str = "v_prediction", *, scene_dropout: float = 0.0, rows: slice = slice(None)
+    batch: Batch,
+    objective: str = "v_prediction",
+    *,
+    scene_dropout: float = 0.0,
+    condition_dropout: float = 0.0,
+    rows: slice = slice(None),
 ) -> NoisyBatch:
     space, chosen = pixels(batch.images.shape[1]), OBJECTIVES[objective]
     return noised(
@@ -55,6 +63,7 @@ def draw(
         space,
         null_class=NULL_CLASS,
         scene_dropout=scene_dropout,
+        condition_dropout=condition_dropout,
         seed=0,
         rows=rows,
     )
@@ -76,8 +85,8 @@ def test_v_prediction_is_its_formula() -> None:
     seen = draw(grey(500, edge=4))
     alpha = torch.from_numpy(cosine_alphas_cumprod()).sqrt()[seen.timesteps][:, None, None, None]
     sigma = (1 - alpha**2).sqrt()
-    noise = sigma * seen.noisy + alpha * seen.target  # of x = 1
-    assert torch.allclose(seen.noisy.double(), alpha + sigma * noise, atol=1e-4)
+    noise = sigma * seen.inputs + alpha * seen.target  # of x = 1
+    assert torch.allclose(seen.inputs.double(), alpha + sigma * noise, atol=1e-4)
     assert torch.allclose(seen.target.double(), alpha * noise - sigma, atol=1e-4)
     assert abs(float(noise.mean())) < 0.03 and abs(float(noise.std()) - 1) < 0.03  # 24,000 draws
 
@@ -86,7 +95,7 @@ def test_flow_matching_is_its_formula() -> None:
     seen = draw(grey(500, edge=4), "flow_matching")
     noise = seen.target + 1  # u = noise - x, x = 1
     sigma = (seen.timesteps / 1000)[:, None, None, None]
-    assert torch.allclose(seen.noisy, (1 - sigma) + sigma * noise, atol=1e-5)
+    assert torch.allclose(seen.inputs, (1 - sigma) + sigma * noise, atol=1e-5)
     assert abs(float(noise.mean())) < 0.03 and abs(float(noise.std()) - 1) < 0.03
 
 
@@ -119,8 +128,35 @@ def test_each_process_has_its_rows_of_the_same_draw(objective: str) -> None:
     for number in range(3):
         rows = ProcessGroup(number, 3).rows(8)
         share = draw(batch, objective, scene_dropout=0.5, rows=rows)
-        for name in ("noisy", "timesteps", "scenes", "target"):
+        for name in ("inputs", "timesteps", "scenes", "target"):
             assert torch.equal(getattr(share, name), getattr(whole, name)[rows])
+
+
+def test_a_condition_is_concatenated_and_changes_no_other_draw() -> None:
+    planes = np.random.default_rng(0).normal(size=(6, 2, 4, 4)).astype(np.float32)
+    plain, given = grey(6, edge=4), replace(grey(6, edge=4), condition=Condition(planes, is_image=False))
+    before, after = (draw(batch, scene_dropout=0.5) for batch in (plain, given))
+    assert torch.equal(after.inputs[:, :3], before.inputs) and np.array_equal(after.inputs[:, 3:].numpy(), planes)
+    assert all(torch.equal(getattr(after, name), getattr(before, name)) for name in ("timesteps", "scenes", "target"))
+    share = draw(given, rows=slice(2, 4))
+    assert torch.equal(share.inputs, draw(given).inputs[2:4])
+
+
+def test_so_many_images_lose_their_condition() -> None:
+    planes = np.ones((MANY, 1, 1, 1), np.float32)
+    drawn = draw(replace(grey(MANY), condition=Condition(planes, is_image=False)), condition_dropout=0.1)
+    lost = drawn.inputs[:, 3] == 0
+    assert float(lost.float().mean()) == pytest.approx(0.1, abs=0.01)
+    assert (drawn.inputs[:, 3][~lost] == 1).all()
+
+
+def test_in_latents_a_condition_is_encoded_or_averaged(tmp_path: Path) -> None:
+    space = latents(*read_autoencoder(tiny_autoencoder(tmp_path / "vae")), 16)
+    image = np.random.default_rng(0).uniform(-1, 1, (2, 3, 16, 16)).astype(np.float32)
+    encoded = encoded_condition(space, Condition(image, is_image=True))
+    assert torch.equal(encoded, space.encode(torch.from_numpy(image), at_once=2))
+    averaged = encoded_condition(space, Condition(image, is_image=False)).numpy()
+    assert averaged == pytest.approx(image.reshape(2, 3, 8, 2, 8, 2).mean(axis=(3, 5)), abs=1e-6)
 
 
 def test_pixels_are_clipped_and_latents_are_not() -> None:

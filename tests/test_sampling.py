@@ -12,6 +12,7 @@ from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.objective import to_images
 from rsprune_dagster.diffusion.sampling import NULL_CLASS, grid, sample
 from rsprune_dagster.diffusion.schedule import SAMPLERS, flow_schedule, noise_schedule, trailing_timesteps
+from rsprune_dagster.diffusion.tile_set import Condition
 from rsprune_dagster.utils.errors import UsageError
 
 EDGE, SEED = 4, 5
@@ -99,6 +100,33 @@ def test_without_classes_there_is_no_guidance() -> None:
     denoiser = ByClass(0.25, conditional=False)
     assert near(drawn(denoiser, [NULL_CLASS, 0], guidance=3), expected(0.25, 0.25))
     assert denoiser.n_rows == [2] * 3
+
+
+class ByCondition(ByClass):
+    """A denoiser without classes that predicts the mean of its condition."""
+
+    def forward(self, inputs: torch.Tensor, timesteps: torch.Tensor, class_labels: None = None) -> SimpleNamespace:
+        self.n_rows.append(len(inputs))
+        given = inputs[:, 3:].mean(dim=(1, 2, 3))
+        return SimpleNamespace(sample=given[:, None, None, None].expand(-1, 3, EDGE, EDGE))
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_guidance_leads_from_no_condition_through_the_given_one(guidance: float) -> None:
+    denoiser = ByCondition(0.0, conditional=False)
+    model = Model(denoiser, flow_schedule(), pixels(EDGE))
+    planes = np.array([0.5, -0.25, 0.125], np.float32)[:, None, None, None] + np.zeros((3, 2, EDGE, EDGE), np.float32)
+    images = sample(
+        model,
+        [NULL_CLASS] * 3,
+        n_steps=3,
+        guidance=guidance,
+        seed=SEED,
+        batch_size=2,
+        condition=Condition(planes, is_image=False),
+    )
+    assert near(images, expected(*(guidance * said for said in (0.5, -0.25, 0.125))))
+    assert denoiser.n_rows == ([2] * 3 + [1] * 3 if guidance == 1 else [4] * 3 + [2] * 3)
 
 
 def test_an_unknown_sampler_is_a_usage_error() -> None:

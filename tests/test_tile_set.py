@@ -8,7 +8,7 @@ import pytest
 from diffusion_runs import OPTIONS, small_tiles, write_tiles
 from PIL import Image
 
-from rsprune_dagster.diffusion.tile_set import batches, epoch_order, squared, tile_set, turned
+from rsprune_dagster.diffusion.tile_set import epoch_order, squared, tile_set, turned
 
 
 def test_seeds_and_epochs_have_orders_of_their_own() -> None:
@@ -27,7 +27,7 @@ def test_each_image_is_turned_by_seed_and_number(tmp_path: Path) -> None:
     turns = {turned(image[None], np.array([turn])).tobytes(): turn for turn in range(8)}
 
     def drawn(seed: int) -> list[list[int]]:
-        stream = batches(tile, start=0, end=64, batch_size=32, seed=seed)
+        stream = tile.batches(start=0, end=64, batch_size=32, seed=seed)
         return [[turns[each.tobytes()] for each in batch.images] for batch in stream]
 
     first, other = drawn(0), drawn(1)

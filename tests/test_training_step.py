@@ -18,7 +18,7 @@ from rsprune_dagster.diffusion.distributed import SINGLE_PROCESS, ProcessGroup
 from rsprune_dagster.diffusion.latents import pixels
 from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.objective import OBJECTIVES, NoisyBatch, noised
-from rsprune_dagster.diffusion.state import TrainingState, fingerprint, states
+from rsprune_dagster.diffusion.state import TrainingState, states
 from rsprune_dagster.diffusion.tile_set import Batch
 from rsprune_dagster.diffusion.training import (
     TrainingOptions,
@@ -106,7 +106,7 @@ def test_the_share_of_a_batch_has_the_seed_the_dropout_and_the_null_class_of_the
     drawn = objective, objective.schedule(space), space
     found = share_of(batch, *drawn, TrainingState.new(Scaled(n_classes=5)), options, ranks)
     wanted = noised(batch, *drawn, null_class=4, scene_dropout=0.5, seed=3, rows=ranks.rows(8))
-    for name in ("noisy", "timesteps", "scenes", "target"):
+    for name in ("inputs", "timesteps", "scenes", "target"):
         assert torch.equal(getattr(found, name), getattr(wanted, name))
     whole = share_of(batch, *drawn, TrainingState.new(Scaled(n_classes=5)), options, SINGLE_PROCESS)
     assert 4 in whole.scenes
@@ -164,7 +164,10 @@ def test_options_are_those_of_the_parameters() -> None:
     params = load(Path(__file__).parents[1] / "params.yaml").training
     options = training_options(params, 5)
     assert (options.seed, options.autoencoder_digest, options.scene_dropout) == (5, "", 0.1)
+    unconditional = {"condition": "", "condition_dropout": 0.0, "parent": ""}
+    assert {name: getattr(options, name) for name in unconditional} == unconditional
     own = {each.name for each in fields(TrainingOptions)} - {"seed", "autoencoder_digest", "scene_dropout"}
+    own -= unconditional.keys()
     assert {name: getattr(options, name) for name in own} == params.model_dump(include=own)
 
 
@@ -194,5 +197,5 @@ def test_tiles_are_told_apart_by_content_scene_and_size(tmp_path: Path) -> None:
         replace(tiles, table=tiles.table.slice(0, 3), scene_ids=tiles.scene_ids[:3]),
         replace(tiles, table=tiles.table.take([1, 0, 2, 3])),
     )
-    assert len({fingerprint(each) for each in (tiles, *others)}) == 6
-    assert fingerprint(replace(tiles)) == fingerprint(tiles)
+    assert len({each.fingerprint() for each in (tiles, *others)}) == 6
+    assert replace(tiles).fingerprint() == tiles.fingerprint()

@@ -11,7 +11,7 @@ import numpy as np
 
 from rsprune_dagster.config.layout import LOSS, SCENE_NAMES
 from rsprune_dagster.diffusion.denoiser import read_denoiser
-from rsprune_dagster.diffusion.latents import Space, pixels, read_autoencoder
+from rsprune_dagster.diffusion.latents import PASS_THROUGH_SCALE, Space, pixels, read_autoencoder
 from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.model_card import Origin, in_dit_pipeline, model_card
 from rsprune_dagster.diffusion.sampling import sample
@@ -49,14 +49,24 @@ def write_checkpoint(
     Raises:
         RunError: the disk is full or not writable.
     """
+    card = model_card(trained, scene_names, options, origin)
+    write_pipeline(folder, pipeline_of(trained, scene_names), trained, scene_names, card)
+    (folder / ORIGIN).write_text(json.dumps(asdict(origin), indent=1) + "\n")
+
+
+def write_pipeline(folder: Path, pipeline: Any, trained: Trained, scene_names: Sequence[str], card: str) -> None:
+    """Write a diffusers pipeline, the loss curve, the names of the scenes and the model card.
+
+    Raises:
+        RunError: the disk is full or not writable.
+    """
     from safetensors import SafetensorError
 
     try:
-        pipeline_of(trained, scene_names).save_pretrained(folder)
+        pipeline.save_pretrained(folder)
         (folder / SCENE_NAMES).write_text(json.dumps(list(scene_names), indent=1) + "\n")
-        (folder / ORIGIN).write_text(json.dumps(asdict(origin), indent=1) + "\n")
         _write_losses(folder / LOSS, trained.losses, trained.n_images)
-        (folder / CARD).write_text(model_card(trained, scene_names, options, origin))
+        (folder / CARD).write_text(card)
     except (OSError, SafetensorError) as error:
         raise RunError(
             f"cannot write the checkpoint into {folder} ({' '.join(str(error).split())}): free some space, then run "
@@ -99,7 +109,7 @@ def load_checkpoint(folder: Path) -> tuple[Model, tuple[str, ...]]:
     except Exception as error:  # safetensors and diffusers raise many exception types
         raise RunError(
             f"{folder} is no checkpoint that can be loaded ({' '.join(str(error).split())[:300]}): materialize "
-            "diffusion_checkpoint, or restore an older version with `rsprune restore`"
+            "the asset anew, or restore an older version with `rsprune restore`"
         ) from error
     return Model(denoiser, schedule, space), names
 
@@ -107,7 +117,8 @@ def load_checkpoint(folder: Path) -> tuple[Model, tuple[str, ...]]:
 def _space(folder: Path, edge: int) -> Space:
     """The latent space of the autoencoder in a checkpoint, for latents of the given edge."""
     autoencoder, digest = read_autoencoder(folder)
-    return Space(autoencoder.config.latent_channels, edge, autoencoder, digest)
+    is_identity = autoencoder.config.scaling_factor == PASS_THROUGH_SCALE
+    return Space(autoencoder.config.latent_channels, edge, autoencoder, "" if is_identity else digest)
 
 
 def trained_on(folder: Path) -> str:

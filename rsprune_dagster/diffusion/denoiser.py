@@ -100,6 +100,38 @@ def null_class(denoiser: Denoiser) -> int | None:
     return None if config.num_class_embeds is None else int(config.num_class_embeds) - 1
 
 
+def with_condition(denoiser: Denoiser, n_channels: int) -> Denoiser:
+    """A denoiser that takes `n_channels` more input channels, and predicts what the given one does whatever they hold.
+
+    The weights of the new channels are zero. A UNet loses its classes: the null class becomes part of the embedding of
+    the timestep, so that it is unconditional.
+    """
+    import torch
+
+    config = _architecture(denoiser)
+    weights = {name: value.clone() for name, value in denoiser.state_dict().items()}
+    first = "pos_embed.proj.weight" if "pos_embed.proj.weight" in weights else "conv_in.weight"
+    old = weights[first]
+    weights[first] = torch.cat([old, old.new_zeros(old.shape[0], n_channels, *old.shape[2:])], dim=1)
+    if (classes := weights.pop("class_embedding.weight", None)) is not None:
+        weights["time_embedding.linear_2.bias"] += classes[null_class(denoiser)]
+        config["num_class_embeds"] = None
+    widened = type(denoiser)(**{**config, "in_channels": old.shape[1] + n_channels})
+    widened.load_state_dict(weights)
+    return _without_class_dropout(widened)
+
+
+def with_new_weights(denoiser: Denoiser, seed: int) -> Denoiser:
+    """A denoiser of the same architecture with random weights from `seed`."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = type(denoiser)(**_architecture(denoiser))
+        is_dit = "num_embeds_ada_norm" in denoiser.config
+        return _without_class_dropout(_adaln_zero(made)) if is_dit else made
+
+
 def read_denoiser(folder: Path) -> Denoiser:
     """Load a denoiser written by `save_pretrained`. (`from_pretrained` would add the folder's path to its config.)
 
@@ -122,6 +154,10 @@ def read_denoiser(folder: Path) -> Denoiser:
         weights |= load_file(folder / name)
     denoiser.load_state_dict(weights)
     return denoiser
+
+
+def _architecture(denoiser: Denoiser) -> dict[str, Any]:
+    return {name: value for name, value in denoiser.config.items() if not name.startswith("_")}
 
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -17,6 +17,7 @@ Module = Any
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 PASS_THROUGH_SCALE = 1024
+N_KNOTS = 64
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,37 @@ def identity_autoencoder() -> Module:
         opened.weight[:, :, 1, 1] = split
         closed.weight[:, :, 1, 1] = split.T * (PASS_THROUGH_SCALE / 2)
         closed.bias.fill_(0.5)
+    return module.eval().requires_grad_(False)
+
+
+def unscaled_identity_autoencoder() -> Module:
+    """An AutoencoderTiny that decodes a code in [-1, 1] to itself, for pipelines that decode without scaling.
+
+    AutoencoderTiny first maps the code x to y = 3 tanh(x / 3). The inverse is interpolated linearly between N_KNOTS
+    values; each is a channel of the hidden layer. The error is below a hundredth of a grey level of 255.
+    """
+    from diffusers import AutoencoderTiny
+
+    module = AutoencoderTiny(
+        encoder_block_out_channels=(6,),
+        decoder_block_out_channels=(3 * N_KNOTS,),
+        num_encoder_blocks=(0,),
+        num_decoder_blocks=(0,),
+        latent_channels=3,
+    )
+    wanted = torch.linspace(-1, 1, N_KNOTS + 1, dtype=torch.float64)
+    squashed = 3 * torch.tanh(wanted / 3)
+    slopes = wanted.diff() / squashed.diff()
+    turns = torch.cat([slopes[:1], slopes.diff()]).float()  # of the slope, at each knot
+    opened, closed = module.decoder.layers[0], module.decoder.layers[-1]
+    with torch.no_grad():
+        for weights in module.parameters():
+            weights.zero_()
+        for colour in range(3):
+            hidden = slice(colour * N_KNOTS, (colour + 1) * N_KNOTS)
+            opened.weight[hidden, colour, 1, 1] = 1
+            opened.bias[hidden] = -squashed[:-1].float()
+            closed.weight[colour, hidden, 1, 1] = turns / 2  # the decoder ends with 2 y - 1
     return module.eval().requires_grad_(False)
 
 

@@ -9,7 +9,7 @@ import torch
 from rsprune_dagster.diffusion.denoiser import Denoiser, null_class
 from rsprune_dagster.diffusion.latents import Space
 from rsprune_dagster.diffusion.schedule import FIRST_FLOW_TIMESTEP, N_TIMESTEPS, Schedule, flow_schedule, noise_schedule
-from rsprune_dagster.diffusion.tile_set import Batch
+from rsprune_dagster.diffusion.tile_set import Batch, Condition
 
 SCENE_DROPOUT = 0.1
 """Share of images trained without a scene label, which classifier-free guidance needs."""
@@ -19,8 +19,8 @@ SCENE_DROPOUT = 0.1
 class NoisyBatch:
     """The noisy input of the denoiser, and its target."""
 
-    noisy: torch.Tensor
-    """(n, c, s, s) float32: alpha x + sigma noise."""
+    inputs: torch.Tensor
+    """(n, c, s, s) float32: alpha x + sigma noise, then the channels of the condition, if there is one."""
     timesteps: torch.Tensor
     """(n,) int64."""
     scenes: torch.Tensor
@@ -58,6 +58,7 @@ def noised(
     *,
     null_class: int,
     scene_dropout: float,
+    condition_dropout: float = 0.0,
     seed: int,
     rows: slice = slice(None),
     at_once: int = 64,
@@ -77,7 +78,21 @@ def noised(
     scenes = torch.where(left_out, null_class, torch.from_numpy(batch.scenes))[rows]
     clean = space.encode(to_tensor(batch.images[rows]), at_once=at_once)
     noisy, target = objective.noised(schedule, clean, noise, timesteps)
+    if batch.condition is not None:
+        given = encoded_condition(space, batch.condition[rows], at_once=at_once)
+        without = (torch.rand(n, generator=generator) < condition_dropout)[rows]
+        noisy = torch.cat([noisy, given.masked_fill(without[:, None, None, None], 0.0)], dim=1)
     return NoisyBatch(noisy, timesteps, scenes, target)
+
+
+def encoded_condition(space: Space, condition: Condition, *, at_once: int = 64) -> torch.Tensor:
+    """The channels that a condition has in the space: (n, c, edge, edge) float32."""
+    planes = torch.from_numpy(condition.planes)
+    if not space.digest:
+        return planes
+    if condition.is_image:
+        return space.encode(planes, at_once=at_once)
+    return torch.nn.functional.adaptive_avg_pool2d(planes, space.edge)
 
 
 def uniform_timesteps(n: int, generator: torch.Generator) -> torch.Tensor:
@@ -115,7 +130,7 @@ OBJECTIVES: dict[str, Objective] = {
 def loss_of(denoiser: Denoiser, part: NoisyBatch) -> torch.Tensor:
     """The mean squared error of the denoiser's prediction, a scalar."""
     labels = part.scenes if takes_scenes(denoiser) else None
-    said = denoiser(part.noisy, part.timesteps, class_labels=labels).sample
+    said = denoiser(part.inputs, part.timesteps, class_labels=labels).sample
     return torch.nn.functional.mse_loss(said.float(), part.target)
 
 

@@ -9,8 +9,9 @@ from PIL import Image
 from rsprune_dagster.config.params import suggest
 from rsprune_dagster.diffusion.denoiser import Denoiser
 from rsprune_dagster.diffusion.model import Model, pixel_model
-from rsprune_dagster.diffusion.objective import to_images
+from rsprune_dagster.diffusion.objective import encoded_condition, to_images
 from rsprune_dagster.diffusion.schedule import SAMPLERS
+from rsprune_dagster.diffusion.tile_set import Condition
 from rsprune_dagster.utils.errors import UsageError
 from rsprune_dagster.utils.progress import Progress, silent
 
@@ -26,6 +27,7 @@ def sample(
     seed: int,
     batch_size: int,
     sampler: str = "ddim",
+    condition: Condition | None = None,
     progress: Progress = silent,
 ) -> np.ndarray:
     """One image per entry of `scenes`.
@@ -34,6 +36,7 @@ def sample(
         model: from a training or a checkpoint; a bare denoiser is a UNet in pixel space (`model.pixel_model`).
         scenes: (n,) scene numbers; ANY_SCENE: unconditional.
         guidance: scale of classifier-free guidance (Ho & Salimans 2022); 1: none.
+        condition: a row for each image, for a model that takes one (`denoiser.with_condition`).
         seed: image i starts from noise of (seed, i), independent of the batch size.
 
     Returns:
@@ -53,7 +56,9 @@ def sample(
     with progress("samples", len(wanted)) as advance, torch.inference_mode():
         for start in range(0, len(wanted), batch_size):
             numbers = np.arange(start, min(start + batch_size, len(wanted)))
-            images.append(_sample_batch(model, wanted[numbers], numbers, n_steps, guidance, seed, sampler))
+            given = None if condition is None else condition[numbers]
+            noise = noise_of(model, numbers, seed)
+            images.append(to_images(denoised(model, noise, wanted[numbers], n_steps, guidance, sampler, given)))
             advance(len(numbers))
     return np.concatenate(images)
 
@@ -69,47 +74,61 @@ def grid(images: np.ndarray, *, columns: int) -> Image.Image:
     )
 
 
-def _sample_batch(
+def denoised(
     model: Model,
+    noise: torch.Tensor,
     scenes: np.ndarray,
-    numbers: np.ndarray,
     n_steps: int,
     guidance: float,
-    seed: int,
     sampler: str,
-) -> np.ndarray:
+    condition: Condition | None = None,
+) -> torch.Tensor:
+    """Images (n, 3, s, s) float32, about [-1, 1], from noise (n, c, edge, edge), for scenes (n,)."""
     device = model.denoiser.device
     stepper = SAMPLERS[sampler](model.schedule, n_steps, device)
-    state = _noise(model, numbers, seed)
     labels = torch.from_numpy(scenes).to(device)
+    given = None if condition is None else encoded_condition(model.space, condition).to(device)
+    state = noise.to(device)
     for timestep in stepper.timesteps:
-        said = _guided(model, state, timestep, labels, guidance)
+        said = _guided(model, state, timestep, labels, given, guidance)
         state = stepper.step(said, timestep, state).prev_sample
-    return to_images(model.space.decode(state))
+    return model.space.decode(state)
 
 
-def _noise(model: Model, numbers: np.ndarray, seed: int) -> torch.Tensor:
-    shape = (model.space.channels, model.space.edge, model.space.edge)
+def noise_of(model: Model, numbers: np.ndarray, seed: int, *, n_each: int = 1) -> torch.Tensor:
+    """The noise (n, n_each c, edge, edge) that images of these numbers start from."""
+    shape = (n_each * model.space.channels, model.space.edge, model.space.edge)
     seeds = [int(np.random.SeedSequence((seed, int(number))).generate_state(1)[0]) for number in numbers]
     noise = [torch.randn(shape, generator=torch.Generator().manual_seed(each)) for each in seeds]
     return torch.stack(noise).to(model.denoiser.device)
 
 
 def _guided(
-    model: Model, state: torch.Tensor, timestep: torch.Tensor, labels: torch.Tensor, guidance: float
+    model: Model,
+    state: torch.Tensor,
+    timestep: torch.Tensor,
+    labels: torch.Tensor,
+    given: torch.Tensor | None,
+    guidance: float,
 ) -> torch.Tensor:
-    """The prediction with classifier-free guidance."""
-    if model.null_class is None:
-        return _predicted(model.denoiser, state, timestep, None)
-    if guidance == 1:
-        return _predicted(model.denoiser, state, timestep, labels)
-    both = torch.cat([labels, torch.full_like(labels, model.null_class)])
-    led, free = _predicted(model.denoiser, torch.cat([state, state]), timestep, both).chunk(2)
+    """The prediction with classifier-free guidance, away from the one without scene and without condition."""
+    labels_taken = labels if model.null_class is not None else None
+    if guidance == 1 or (labels_taken is None and given is None):
+        return _predicted(model.denoiser, state, timestep, labels_taken, given)
+    without = None if labels_taken is None else torch.full_like(labels, model.null_class or 0)
+    both = None if without is None else torch.cat([labels, without])
+    twice = None if given is None else torch.cat([given, torch.zeros_like(given)])
+    led, free = _predicted(model.denoiser, torch.cat([state, state]), timestep, both, twice).chunk(2)
     return free + guidance * (led - free)
 
 
 def _predicted(
-    denoiser: Denoiser, state: torch.Tensor, timestep: torch.Tensor, labels: torch.Tensor | None
+    denoiser: Denoiser,
+    state: torch.Tensor,
+    timestep: torch.Tensor,
+    labels: torch.Tensor | None,
+    given: torch.Tensor | None,
 ) -> torch.Tensor:
-    said: torch.Tensor = denoiser(state, timestep.expand(len(state)), class_labels=labels).sample
+    inputs = state if given is None else torch.cat([state, given], dim=1)
+    said: torch.Tensor = denoiser(inputs, timestep.expand(len(state)), class_labels=labels).sample
     return said

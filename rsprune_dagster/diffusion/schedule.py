@@ -112,6 +112,11 @@ def is_flow(schedule: Schedule) -> bool:
     return bool(schedule.config.prediction_type == "flow_prediction")
 
 
+def objective_name(schedule: Schedule) -> str:
+    """The training objective that a schedule belongs to, as in `training.objective`."""
+    return "flow_matching" if is_flow(schedule) else "v_prediction"
+
+
 def _dpm_solver(schedule: Schedule, n_steps: int, device: str | torch.device, *, order: int) -> Stepper:
     from diffusers import DPMSolverMultistepScheduler
 

@@ -4,12 +4,11 @@ It needs no random generator state: every draw depends on the seed and the image
 """
 
 import copy
-import hashlib
 import json
 import os
 import shutil
 import uuid
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from rsprune_dagster.diffusion.denoiser import Denoiser, read_denoiser
 from rsprune_dagster.utils.errors import RunError, UsageError
 
 if TYPE_CHECKING:
-    from rsprune_dagster.diffusion.tile_set import TileSet
+    from rsprune_dagster.diffusion.tile_set import TrainingData
     from rsprune_dagster.diffusion.training import TrainingOptions
 
 N_KEPT = 2
@@ -73,7 +72,7 @@ def layout(device: str) -> torch.memory_format:
     return torch.channels_last if device.startswith("cuda") else torch.contiguous_format
 
 
-def save_state(state: TrainingState, folder: Path, options: "TrainingOptions", tiles: "TileSet") -> Path:
+def save_state(state: TrainingState, folder: Path, options: "TrainingOptions", tiles: "TrainingData") -> Path:
     """Write `folder/state-IMAGES` and remove all states but the last two.
 
     Raises:
@@ -83,7 +82,7 @@ def save_state(state: TrainingState, folder: Path, options: "TrainingOptions", t
     draft = folder / f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
     try:
         draft.mkdir(parents=True)
-        _write(state, draft, {"options": asdict(options), "tiles": fingerprint(tiles)})
+        _write(state, draft, {"options": asdict(options), "tiles": tiles.fingerprint()})
         if target.exists():
             shutil.rmtree(target)
         os.rename(draft, target)
@@ -100,7 +99,7 @@ def save_state(state: TrainingState, folder: Path, options: "TrainingOptions", t
     return target
 
 
-def latest_state(folder: Path, options: "TrainingOptions", tiles: "TileSet") -> TrainingState | None:
+def latest_state(folder: Path, options: "TrainingOptions", tiles: "TrainingData") -> TrainingState | None:
     """The last complete state in `folder`; None if there is none.
 
     Raises:
@@ -131,14 +130,6 @@ def states(folder: Path) -> list[Path]:
     return sorted(folder.glob("state-*"))
 
 
-def fingerprint(tiles: "TileSet") -> str:
-    """A hash of the tiles, their scenes and their size."""
-    digest = hashlib.sha256(f"{tiles.image_size_px} {tiles.scene_names}".encode())
-    for content, scene in zip(tiles.table.column("content_md5").to_pylist(), tiles.scene_ids, strict=True):
-        digest.update(f"{content}{scene}".encode())
-    return digest.hexdigest()
-
-
 def _write(state: TrainingState, folder: Path, about: dict[str, Any]) -> None:
     state.denoiser.save_pretrained(folder / "denoiser")
     state.averaged.save_pretrained(folder / "averaged")
@@ -167,14 +158,14 @@ def _read(folder: Path, about: dict[str, Any]) -> TrainingState:
     return state
 
 
-def _check_same(folder: Path, about: dict[str, Any], options: "TrainingOptions", tiles: "TileSet") -> None:
+def _check_same(folder: Path, about: dict[str, Any], options: "TrainingOptions", tiles: "TrainingData") -> None:
+    defaults = {one.name: one.default for one in fields(options)}  # an older state lacks a newer option
     asked = {name: value for name, value in asdict(options).items() if name not in MAY_CHANGE}
+    before = {name: about["options"].get(name, defaults[name]) for name in asked}
     differences = [
-        f"{name} was {about['options'].get(name)!r} and is {value!r}"
-        for name, value in asked.items()
-        if about["options"].get(name) != value
+        f"{name} was {before[name]!r} and is {value!r}" for name, value in asked.items() if before[name] != value
     ]
-    if about["tiles"] != fingerprint(tiles):
+    if about["tiles"] != tiles.fingerprint():
         differences.append("the tiles are others")
     if differences:
         raise UsageError(

@@ -1,11 +1,12 @@
 """Kept tiles as training images: read in place, resized, randomly rotated, in a seeded order that can be resumed."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import local
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,53 @@ OnChanged = Literal["fail", "skip"]
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Consecutive training images."""
+
+    first: int
+    images: np.ndarray
+    """(n, size, size, 3) uint8."""
+    scenes: np.ndarray
+    """(n,) int64."""
+    condition: "Condition | None" = None
+    """What the denoiser is given beside the noisy image; None: nothing."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Additional input of a denoiser, image by image."""
+
+    planes: np.ndarray
+    """(n, c, size, size) float32."""
+    is_image: bool
+    """Whether the planes are RGB in [-1, 1], which a latent diffusion encodes; else it averages them by area."""
+
+    def __getitem__(self, rows: np.ndarray | slice) -> "Condition":
+        """The condition of some of the images."""
+        return Condition(self.planes[rows], self.is_image)
+
+
+class TrainingData(Protocol):
+    """What a denoiser is trained on."""
+
+    @property
+    def image_size_px(self) -> int: ...
+
+    @property
+    def scene_names(self) -> tuple[str, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def fingerprint(self) -> str:
+        """A hash of everything that the images of a training depend on besides its seed."""
+        ...
+
+    def batches(self, *, start: int, end: int, batch_size: int, seed: int) -> Iterator[Batch]:
+        """Training images `start` to `end`. An image depends on its number and the seed alone."""
+        ...
+
+
+@dataclass(frozen=True)
 class TileSet:
     """Tiles by index, as square RGB images of one size; decoded images are cached in memory up to a limit.
 
@@ -41,6 +89,8 @@ class TileSet:
     on_changed: OnChanged
     memory: dict[int, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
     memory_limit_bytes: int = 4 << 30
+    _held: list[int] = field(default_factory=lambda: [0], init=False, compare=False, repr=False)
+    """Bytes of the decoded images in `memory`."""
     _readers: local = field(default_factory=local, compare=False, repr=False)
 
     def __len__(self) -> int:
@@ -61,6 +111,25 @@ class TileSet:
         read = [self._read_from(int(index)) for index in indices]
         return np.stack([image for _, image in read]), self.scene_ids[[at for at, _ in read]]
 
+    def fingerprint(self) -> str:
+        """A hash of the tiles, their scenes and their size."""
+        digest = hashlib.sha256(f"{self.image_size_px} {self.scene_names}".encode())
+        for content, scene in zip(self.table.column("content_md5").to_pylist(), self.scene_ids, strict=True):
+            digest.update(f"{content}{scene}".encode())
+        return digest.hexdigest()
+
+    def batches(self, *, start: int, end: int, batch_size: int, seed: int, workers: int = 2) -> Iterator[Batch]:
+        """Training images `start` to `end` in batches, each randomly rotated and flipped by its number."""
+        with ThreadPoolExecutor(workers) as pool:
+            for first in range(start, end, batch_size):
+                positions = np.arange(first, min(first + batch_size, end))
+                chosen = epoch_order(positions, n_tiles=len(self), seed=seed)
+                parts = np.array_split(chosen, workers)
+                read = list(pool.map(self.labelled, [part for part in parts if len(part)]))
+                images, scenes = (np.concatenate(each) for each in zip(*read, strict=True))
+                turns = np.random.default_rng((seed, first, N_TURNS)).integers(N_TURNS, size=len(positions))
+                yield Batch(first, turned(images, turns), scenes)
+
     def _read_from(self, index: int) -> tuple[int, np.ndarray]:
         """Index and image of the tile at `index`, or of the next readable one."""
         for step in range(len(self)):
@@ -72,8 +141,9 @@ class TileSet:
             except TileError as error:
                 self._refuse(at, error)
                 continue
-            if (len(self.memory) + 1) * image.nbytes <= self.memory_limit_bytes:
+            if self._held[0] + image.nbytes <= self.memory_limit_bytes:
                 self.memory[at] = image
+                self._held[0] += image.nbytes
             return at, image
         raise RunError(
             f"none of the {len(self):,} tiles can be read as it was when the corpus was pruned: prune it anew"
@@ -155,30 +225,6 @@ def turned(images: np.ndarray, turns: np.ndarray) -> np.ndarray:
             for image, turn in zip(images, turns, strict=True)
         ]
     )
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Consecutive training images."""
-
-    first: int
-    images: np.ndarray
-    """(n, size, size, 3) uint8."""
-    scenes: np.ndarray
-    """(n,) int64."""
-
-
-def batches(tiles: TileSet, *, start: int, end: int, batch_size: int, seed: int, workers: int = 2) -> Iterator[Batch]:
-    """Training images `start` to `end` in batches, each randomly rotated and flipped by its number."""
-    with ThreadPoolExecutor(workers) as pool:
-        for first in range(start, end, batch_size):
-            positions = np.arange(first, min(first + batch_size, end))
-            chosen = epoch_order(positions, n_tiles=len(tiles), seed=seed)
-            parts = np.array_split(chosen, workers)
-            read = list(pool.map(tiles.labelled, [part for part in parts if len(part)]))
-            images, scenes = (np.concatenate(each) for each in zip(*read, strict=True))
-            turns = np.random.default_rng((seed, first, N_TURNS)).integers(N_TURNS, size=len(positions))
-            yield Batch(first, turned(images, turns), scenes)
 
 
 def kept_tiles(corpus: Path, subset: Path, params: TrainingParams) -> TileSet:

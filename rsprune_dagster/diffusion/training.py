@@ -17,7 +17,7 @@ from rsprune_dagster.diffusion.objective import OBJECTIVES, SCENE_DROPOUT, Noisy
 from rsprune_dagster.diffusion.signals import deferred_signals
 from rsprune_dagster.diffusion.state import TrainingState, latest_state, layout, save_state
 from rsprune_dagster.diffusion.threads import resume_threads, torch_threads
-from rsprune_dagster.diffusion.tile_set import Batch, TileSet, batches
+from rsprune_dagster.diffusion.tile_set import Batch, TrainingData
 from rsprune_dagster.pruning.encoders.embedding import ahead
 from rsprune_dagster.utils.errors import RunError, UsageError
 from rsprune_dagster.utils.progress import Progress, silent
@@ -53,6 +53,12 @@ class TrainingOptions:
     """Recompute activations: less memory, slower, same result."""
     autoencoder_digest: str = ""
     """sha256 of the autoencoder of a latent diffusion; empty: pixels."""
+    condition: str = ""
+    """What the denoiser is given beside the noisy image, in words; empty: nothing."""
+    condition_dropout: float = 0.0
+    """Share of images trained with zeros for the condition, which classifier-free guidance needs."""
+    parent: str = ""
+    """Digest of the checkpoint that the training starts from; empty: from random weights."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +87,13 @@ OnState = Callable[[Model, int], object]
 
 
 def train(
-    tiles: TileSet,
+    tiles: TrainingData,
     options: TrainingOptions,
     folder: Path,
     *,
     device: str,
     space: Space | None = None,
+    start: Callable[[], Denoiser] | None = None,
     ranks: ProcessGroup = SINGLE_PROCESS,
     progress: Progress = silent,
     on_state: OnState = lambda model, n_images: None,
@@ -101,6 +108,7 @@ def train(
     Args:
         folder: receives the states, `state-IMAGES`; the last two are kept.
         space: the latent space (`latents.latents`) of `options.autoencoder_digest`; None: pixels.
+        start: the denoiser before the first image; None: one with random weights (`new_denoiser`).
 
     Raises:
         UsageError: fewer tiles than a batch, unknown preset, or `folder` holds the states of another training.
@@ -111,7 +119,8 @@ def train(
     assert space.digest == options.autoencoder_digest, "the options name the space's autoencoder"
     objective = OBJECTIVES[options.objective]
     schedule = objective.schedule(space)
-    state = latest_state(folder, options, tiles) or new_state(tiles, options, space)
+    first = start or (lambda: new_denoiser(tiles, options, space))
+    state = latest_state(folder, options, tiles) or TrainingState.new(first())
     state = state.on(device)
     state.n_threads = resume_threads(state.n_threads, ranks.n)
     averaged = Model(state.averaged, schedule, space)
@@ -151,7 +160,7 @@ def is_due(n_images: int, n: int, options: TrainingOptions) -> bool:
     return n_images >= options.n_images or n_images // every > (n_images - n) // every
 
 
-def pixel_space(tiles: TileSet, options: TrainingOptions) -> Space:
+def pixel_space(tiles: TrainingData, options: TrainingOptions) -> Space:
     """The pixel space; for a DiT with an identity autoencoder, which its pipeline requires."""
     return identity_space(tiles.image_size_px) if options.denoiser == "dit" else pixels(tiles.image_size_px)
 
@@ -173,13 +182,14 @@ def share_of(
         space,
         null_class=null_class(state.denoiser) or 0,
         scene_dropout=options.scene_dropout,
+        condition_dropout=options.condition_dropout,
         seed=options.seed,
         rows=ranks.rows(len(batch.images)),
         at_once=options.micro_batch_size,
     )
 
 
-def check(tiles: TileSet, options: TrainingOptions) -> None:
+def check(tiles: TrainingData, options: TrainingOptions) -> None:
     """Validate before training.
 
     Raises:
@@ -221,9 +231,9 @@ def bfloat16_is_faster(kind: str) -> bool:
     return kind == "cuda"
 
 
-def new_state(tiles: TileSet, options: TrainingOptions, space: Space) -> TrainingState:
-    """The initial state; it depends on the seed only, not on the machine."""
-    denoiser = build_denoiser(
+def new_denoiser(tiles: TrainingData, options: TrainingOptions, space: Space) -> Denoiser:
+    """A denoiser with random weights, which depend on the seed only, not on the machine."""
+    return build_denoiser(
         options.preset,
         image_size_px=space.edge,
         n_scenes=len(tiles.scene_names),
@@ -232,12 +242,11 @@ def new_state(tiles: TileSet, options: TrainingOptions, space: Space) -> Trainin
         channels=space.channels,
         for_latents=bool(space.digest),
     )
-    return TrainingState.new(denoiser)
 
 
-def _loaded(tiles: TileSet, options: TrainingOptions, start: int) -> AbstractContextManager[Iterator[Batch]]:
+def _loaded(tiles: TrainingData, options: TrainingOptions, start: int) -> AbstractContextManager[Iterator[Batch]]:
     """The remaining batches, prefetched in a thread."""
-    stream = batches(tiles, start=start, end=options.n_images, batch_size=options.batch_size, seed=options.seed)
+    stream = tiles.batches(start=start, end=options.n_images, batch_size=options.batch_size, seed=options.seed)
     return ahead(stream, 4)
 
 
@@ -256,12 +265,12 @@ def step(
         RunError: the loss is not finite.
     """
     total = torch.zeros((), device=device)
-    n_own, at_once = len(share.noisy), options.micro_batch_size
+    n_own, at_once = len(share.inputs), options.micro_batch_size
     for start in range(0, n_own, at_once):
         part = _slice(share, slice(start, start + at_once), device)
         with ranks.averaging(model, last=start + at_once >= n_own):
             with autocast(device, options.precision):
-                loss = loss_of(model, part) * ranks.weight(len(part.noisy), n_rows)
+                loss = loss_of(model, part) * ranks.weight(len(part.inputs), n_rows)
             loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
     value = ranks.mean(total)
@@ -280,21 +289,23 @@ def step(
 
 def _slice(share: NoisyBatch, rows: slice, device: str) -> NoisyBatch:
     return NoisyBatch(
-        share.noisy[rows].to(device, memory_format=layout(device)),
+        share.inputs[rows].to(device, memory_format=layout(device)),
         share.timesteps[rows].to(device),
         share.scenes[rows].to(device),
         share.target[rows].to(device, memory_format=layout(device)),
     )
 
 
-def _save(state: TrainingState, folder: Path, options: TrainingOptions, tiles: TileSet, ranks: ProcessGroup) -> None:
+def _save(
+    state: TrainingState, folder: Path, options: TrainingOptions, tiles: TrainingData, ranks: ProcessGroup
+) -> None:
     if ranks.is_first:
         save_state(state, folder, options, tiles)
 
 
 def training_options(params: TrainingParams, seed: int, space: Space | None = None) -> TrainingOptions:
     """The training options from params.yaml."""
-    names = TrainingOptions.__dataclass_fields__.keys() - {"seed", "autoencoder_digest", "scene_dropout"}
+    names = TrainingOptions.__dataclass_fields__.keys() & type(params).model_fields.keys()
     digest = space.digest if space else ""
     values = params.model_dump(include=set(names))
     return TrainingOptions(seed=seed, autoencoder_digest=digest, scene_dropout=SCENE_DROPOUT, **values)

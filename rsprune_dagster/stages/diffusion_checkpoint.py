@@ -13,8 +13,8 @@ from rsprune_dagster.diffusion.checkpoint import Origin, SamplingOptions, sample
 from rsprune_dagster.diffusion.latents import space_of
 from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.sampling import grid
-from rsprune_dagster.diffusion.state import MAY_CHANGE, fingerprint
-from rsprune_dagster.diffusion.tile_set import TileSet, kept_tiles
+from rsprune_dagster.diffusion.state import MAY_CHANGE
+from rsprune_dagster.diffusion.tile_set import TileSet, TrainingData, kept_tiles
 from rsprune_dagster.diffusion.training import TrainingOptions, train, training_options
 from rsprune_dagster.utils.atomic_write import atomic_write
 from rsprune_dagster.utils.device import resolve_device
@@ -24,6 +24,9 @@ MOST_SCENES_SHOWN = 16
 """Limit of scenes in these pictures: a foreign pool has one scene per cluster, possibly over a hundred."""
 HARMLESS = tuple(name for name in MAY_CHANGE if name != "n_images")
 """Options that do not change the training's result."""
+
+OF_A_CONDITION = ("condition", "condition_dropout", "parent")
+"""Options that a training without a condition does not have."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def train_checkpoint(
     tiles = kept_tiles(layout.folder("raw_corpus"), layout.folder("pruned_subset"), params)
     space = space_of(params)
     options, sampling = training_options(params, seed, space), sampling_options(params, seed)
-    states = layout.cache / "training" / _key(options, tiles)
+    states = layout.cache / "training" / training_key(options, tiles)
     shown = commonest_scenes(tiles)
 
     def show(averaged: Model, n_images: int) -> None:
@@ -114,7 +117,8 @@ def sampling_options(params: TrainingParams, seed: int) -> SamplingOptions:
     )
 
 
-def _key(options: TrainingOptions, tiles: TileSet) -> str:
-    """A folder name: the hash of tiles and options, except options that do not change the result."""
-    fixed = {name: value for name, value in asdict(options).items() if name not in HARMLESS}
-    return hashlib.sha256(json.dumps([fixed, fingerprint(tiles)]).encode()).hexdigest()[:20]
+def training_key(options: TrainingOptions, tiles: TrainingData) -> str:
+    """A folder name: the hash of tiles and options, except options that do not change the result or are not in use."""
+    unused = {name for name in OF_A_CONDITION if not getattr(options, name)}
+    fixed = {name: value for name, value in asdict(options).items() if name not in {*HARMLESS, *unused}}
+    return hashlib.sha256(json.dumps([fixed, tiles.fingerprint()]).encode()).hexdigest()[:20]

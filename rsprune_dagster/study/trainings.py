@@ -24,7 +24,6 @@ import numpy as np
 from rsprune_dagster.corpus.options import read_options
 from rsprune_dagster.diffusion.latents import Space
 from rsprune_dagster.diffusion.sampling import grid, sample
-from rsprune_dagster.diffusion.state import fingerprint
 from rsprune_dagster.diffusion.tile_set import TileSet, tile_set
 from rsprune_dagster.diffusion.training import Trained, TrainingOptions, autocast, train
 from rsprune_dagster.evaluation.evaluate import Settings, evaluate
@@ -222,7 +221,7 @@ def held_out_leaks(held_out: ImageSet, corpus_tiles: ImageSet, *, correlation: f
 def _begun(own: Path, key: str, arm: Arm, seed: int, tiles: TileSet) -> ArmResult:
     """The stored partial result; a new one if there is none or the arm's tiles changed."""
     kept = read_result(result_path(own, arm.name, seed))
-    print_of_tiles = fingerprint(tiles)
+    print_of_tiles = tiles.fingerprint()
     if kept is not None and (kept.tiles, kept.study) == (print_of_tiles, key):
         return kept
     return ArmResult(arm.name, arm.strategy, arm.keep_fraction, seed, len(tiles), print_of_tiles, key)
