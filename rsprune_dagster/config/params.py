@@ -132,6 +132,20 @@ class EvaluationParams(Section):
     champion_max_copies: Fraction
 
 
+class SuperResolutionParams(Section):
+    sources: tuple[str, ...]
+    test_sources: tuple[str, ...]
+    scale: Literal[2, 3, 4, 8]
+    degradation: Literal["bicubic", "realistic"]
+    start: Literal["foundation", "random"]
+    n_images: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    warmup_images: Count
+    ema_half_life_images: int = Field(ge=1)
+    save_every_images: int = Field(ge=1)
+    n_test_images: int = Field(ge=2)
+
+
 class StudyParams(Section):
     arms: tuple[Annotated[str, Field(pattern=r"^[a-z_]+(-[0-9.]+)?$")], ...] = Field(min_length=1)
     seeds: tuple[Count, ...] = Field(min_length=1)
@@ -207,6 +221,7 @@ class Params(Section):
     selection: SelectionParams
     training: TrainingParams
     evaluation: EvaluationParams
+    super_resolution: SuperResolutionParams
     study: StudyParams
     report: ReportParams
     repruning: RepruningParams

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rsprune_dagster.config.params import CorpusParams
+
 
 @dataclass(frozen=True)
 class ReadOptions:
@@ -32,6 +34,11 @@ class ReadOptions:
     def values(self) -> dict[str, Any]:
         """The parameters by name."""
         return {name: value for name, value in asdict(self).items() if name != "base"}
+
+
+def options_of(params: CorpusParams) -> ReadOptions:
+    """The read options in params.yaml."""
+    return ReadOptions(**params.model_dump(include=set(ReadOptions.__dataclass_fields__)))
 
 
 PROJECT_FILE = "dvc.yaml"

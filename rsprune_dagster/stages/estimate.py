@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from rsprune_dagster.config.params import Params
 from rsprune_dagster.corpus.decode import TileReader
-from rsprune_dagster.corpus.options import ReadOptions
+from rsprune_dagster.corpus.options import ReadOptions, options_of
 from rsprune_dagster.corpus.sources import list_corpus, members
 from rsprune_dagster.pruning.encoders.encoder import TileEncoder
 from rsprune_dagster.pruning.encoders.tile_encoder import load_tile_encoder
@@ -72,7 +72,7 @@ def estimate_cost(params: Params, *, progress: Progress) -> CostEstimate:
     Raises:
         UsageError: no corpus, unknown backbone, or no usable tile in the sample.
     """
-    options = ReadOptions(**params.corpus.model_dump(include=set(ReadOptions.__dataclass_fields__)))
+    options = options_of(params.corpus)
     n_tiles, n_bytes, sample = _spread_sample(params.corpus.sources, options, progress)
     scan_tiles(sample.slice(0, 8), options)  # warm-up: loads the compiled kernels
     started = time.monotonic()

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from rsprune_dagster.config.layout import MANIFEST_FILE, QUARANTINE_FILE
 from rsprune_dagster.config.params import CorpusParams
-from rsprune_dagster.corpus.options import ReadOptions, write_options
+from rsprune_dagster.corpus.options import ReadOptions, options_of, write_options
 from rsprune_dagster.corpus.shards import Shard, ShardCache, ShardListing
 from rsprune_dagster.corpus.sources import LISTING_VERSION, Container, Listing, list_corpus, members
 from rsprune_dagster.corpus.tables import CONTENT_ORDER, scalar, write_query
@@ -64,8 +64,7 @@ class Scanner:
         cls, params: CorpusParams, cache_root: Path, workers: int, progress: Progress, home: Path | None = None
     ) -> "Scanner":
         """The scanner of params.yaml, with its finished work below `cache_root`."""
-        options = ReadOptions(**params.model_dump(include=set(ReadOptions.__dataclass_fields__)))
-        return cls(options, params.shard_size, ShardCache(cache_root), workers, progress, home)
+        return cls(options_of(params), params.shard_size, ShardCache(cache_root), workers, progress, home)
 
     def shards(self, listing: Listing, *, labelled: bool) -> tuple[list[Shard], Counter[str]]:
         """The shards of a corpus, reusing known ones, and the number of other files by suffix."""

@@ -1,0 +1,1 @@
+"""Downstream tasks of the foundation model: super-resolution."""

@@ -1,0 +1,444 @@
+"""Super-resolution of a whole GeoTIFF: window by window with overlap, resumable, in its own bit depth.
+
+The denoiser works on windows of its own size. Neighbouring windows overlap, start from the same noise where they do,
+and are blended linearly, so that no border shows. Values are shown to the model as the corpus is (`corpus.rasters`).
+What the model adds to the bicubic enlargement is the detail. The result is the enlargement of the stored values plus
+that detail, so values outside of the range that the model is shown are kept.
+"""
+
+import hashlib
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import rasterio
+import torch
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.control import GroundControlPoint
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.windows import Window
+from scipy.ndimage import distance_transform_edt
+
+from rsprune_dagster.corpus import gdal, rasters
+from rsprune_dagster.corpus.options import ReadOptions
+from rsprune_dagster.downstream.degradation import enlarged
+from rsprune_dagster.utils.atomic_write import atomic_write
+from rsprune_dagster.utils.errors import TileError, UsageError
+from rsprune_dagster.utils.progress import Progress, silent
+
+OVERLAP: Final = 0.25
+"""Least share of a window's edge that it has in common with the next one."""
+NOISE_BLOCK_PX: Final = 64
+BLOCK_PX: Final = 256
+"""Edge of the blocks of the written file."""
+KINDS: Final = ("uint8", "uint16", "int16", "float32")
+"""Sample types whose values float32 holds exactly."""
+KERNEL_PX: Final = 4
+"""Lines beyond a part of the scene that its bicubic enlargement may depend on; the kernel reaches two."""
+
+Enhance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(windows (n, 3, w, w) float32 in [-1, 1], noise (n, channels, edge, edge)) to high-resolution (n, 3, s, s)."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How a scene is enlarged."""
+
+    scale: int
+    edge_px: int
+    """Edge of a window of the result: that of the model's images."""
+    noise_shape: tuple[int, int]
+    """Channels and edge of the noise that a window starts from."""
+    seed: int
+    other_bands: str = "refuse"
+    """What becomes of bands beside red, green and blue: refuse or bicubic."""
+    at_once: int = 8
+    """Windows of a batch."""
+
+    @property
+    def window_px(self) -> int:
+        """Edge of a window of the input."""
+        return self.edge_px // self.scale
+
+    @property
+    def overlap_px(self) -> int:
+        """Least overlap of neighbouring windows of the input."""
+        return math.ceil(self.window_px * OVERLAP)
+
+
+def upscale(
+    source: Path,
+    target: Path,
+    scaling: Scaling,
+    enhance: Enhance,
+    *,
+    options: ReadOptions,
+    key: str,
+    progress: Progress = silent,
+) -> list[str]:
+    """Write `source`, enlarged by `scaling.scale`, to `target`; returns remarks.
+
+    Finished rows of windows are kept beside the target in `.TARGET.rows` until it is written, so a killed run goes on.
+    They take 8 bytes for a pixel of the result. Memory: some 40 bytes for a pixel of 256 lines of the result.
+
+    Args:
+        options: how the corpus of the model was read: bands and range of values.
+        key: a digest of the model and how it is sampled; rows of another key are not used.
+
+    Raises:
+        UsageError: the source is no GeoTIFF, is smaller than a window, has too few or other bands, or is the target.
+        RunError: the target cannot be written.
+    """
+    _check_target(source, target)
+    rows = target.with_name(f".{target.name}.rows") / _key(source, scaling, options, key)
+    with _opened(source, scaling, options) as scene:
+        tops, lefts = (corners(length, scaling) for length in scene.shape)
+        with progress("windows", len(tops) * len(lefts)) as advance:
+            for number, top in enumerate(tops):
+                if not (file := rows / f"{number:06d}.npy").exists():
+                    detail = _row_of_windows(scene, top, lefts, enhance)
+                    with atomic_write(file) as draft, draft.open("wb") as opened:
+                        np.save(opened, detail.astype(np.float16))
+                advance(len(lefts))
+        with atomic_write(target) as draft:
+            _write(scene, draft, rows, tops)
+        remarks = scene.remarks()
+    shutil.rmtree(rows)
+    if not any(rows.parent.iterdir()):
+        rows.parent.rmdir()
+    return remarks
+
+
+def corners(length: int, scaling: Scaling) -> list[int]:
+    """The first pixels of windows that cover `length`, neighbours overlapping by `overlap_px` or more."""
+    window = scaling.window_px
+    return [*range(0, length - window, window - scaling.overlap_px), length - window]
+
+
+def ramp(edge: int, overlap: int) -> np.ndarray:
+    """(edge,) float32 weights of a window's pixels: they rise over the overlap, and fall at the other end."""
+    rising = (np.arange(edge) + 0.5) / max(1, overlap)
+    return np.minimum(np.minimum(rising, rising[::-1]), 1.0).astype(np.float32)
+
+
+def noise_at(top: int, left: int, edge: int, channels: int, seed: int) -> np.ndarray:
+    """Noise (channels, edge, edge) float32 of the result's window at (top, left); overlapping windows share theirs."""
+    block = NOISE_BLOCK_PX
+    first = top // block, left // block
+    last = (top + edge - 1) // block, (left + edge - 1) // block
+    rows = [
+        np.concatenate([_noise_block(seed, row, column, channels) for column in range(first[1], last[1] + 1)], axis=2)
+        for row in range(first[0], last[0] + 1)
+    ]
+    field = np.concatenate(rows, axis=1)
+    down, right = top - first[0] * block, left - first[1] * block
+    return field[:, down : down + edge, right : right + edge]
+
+
+@lru_cache(maxsize=256)
+def _noise_block(seed: int, row: int, column: int, channels: int) -> np.ndarray:
+    shape = (channels, NOISE_BLOCK_PX, NOISE_BLOCK_PX)
+    return np.random.default_rng((seed, row, column)).standard_normal(shape, np.float32)
+
+
+@dataclass(frozen=True)
+class _OpenScene:
+    """An open scene that can be enlarged."""
+
+    raster: rasters.Raster
+    scaling: Scaling
+    path: Path
+
+    @property
+    def dataset(self) -> Any:
+        return self.raster.dataset
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.dataset.height, self.dataset.width
+
+    @property
+    def bands(self) -> list[int]:
+        """Red, green and blue, from 1."""
+        return self.raster.bands
+
+    @property
+    def alpha(self) -> list[int]:
+        tags = zip(self.dataset.indexes, self.dataset.colorinterp, strict=True)
+        return [band for band, tag in tags if tag == ColorInterp.alpha and band not in self.bands]
+
+    @property
+    def others(self) -> list[int]:
+        return [band for band in self.dataset.indexes if band not in (*self.bands, *self.alpha)]
+
+    @property
+    def kind(self) -> np.dtype[Any]:
+        return np.dtype(self.raster.dtype)
+
+    @property
+    def nodata(self) -> float | None:
+        """The value of invalid pixels; None also for one that the type of the values does not have."""
+        nodata: float | None = self.dataset.nodata
+        if nodata is None or self.kind.kind == "f":
+            return nodata
+        limits = np.iinfo(self.kind)
+        return nodata if limits.min <= nodata <= limits.max else None
+
+    @cached_property
+    def range(self) -> tuple[float, float]:
+        """The stored values that the model is shown as black and white."""
+        if self.kind == np.uint8:
+            return 0.0, 255.0
+        if self.raster.is_scene:
+            return self.raster.range(np.zeros(0))  # it is measured at places all over the scene
+        values, valid = self.colours(0, self.shape[0])
+        return self.raster.range(values[:, valid]) if valid.any() else (0.0, 1.0)
+
+    def colours(self, top: int, end: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Values (3, n, width) of some lines, invalid ones replaced by the nearest valid pixel, and which are valid."""
+        with self._told():
+            values, valid = self.raster.values((0, top, self.shape[1], end - top))
+        return _filled(values.astype(np.float32), np.ones(values.shape[1:], bool) if valid is None else valid)
+
+    def other(self, band: int, top: int, end: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """The same of another band: (1, n, width)."""
+        with self._told():
+            read = self.dataset.read([band], window=self.window(top, end), masked=True)
+        values = np.asarray(read.data, np.float32)
+        return _filled(values, (~np.ma.getmaskarray(read) & np.isfinite(values))[0])
+
+    def stored(self, band: int, top: int, end: int) -> NDArray[Any]:
+        """(n, width) values as they are."""
+        with self._told():
+            return np.asarray(self.dataset.read(band, window=self.window(top, end)))
+
+    def window(self, top: int, end: int) -> Window:
+        return Window(0, top, self.shape[1], end - top)
+
+    def writes_mask(self) -> bool:
+        """Whether validity is in a mask of the whole scene."""
+        per_scene = any(MaskFlags.per_dataset in flags for flags in self.dataset.mask_flag_enums)
+        return self.nodata is None and not self.alpha and (per_scene or self.raster.scene.mask is not None)
+
+    def remarks(self) -> list[str]:
+        """What a person should know of the result."""
+        found, scene = [], self.raster.scene
+        if scene.crs is None and scene.transform.is_identity and not self.dataset.gcps[0]:
+            found.append("the input has no georeference, so the result has none")
+        if self.dataset.rpcs is not None:
+            found.append("the rational polynomial coefficients (RPC) of the input are left out")
+        if self.others:
+            plural = "s" * (len(self.others) != 1)
+            found.append(f"band{plural} {', '.join(map(str, self.others))} enlarged by bicubic interpolation alone")
+        return found
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except rasterio.RasterioIOError as error:
+            raise UsageError(f"{self.path} is damaged: {gdal.gdal_message(error)}") from None
+
+
+@contextmanager
+def _opened(source: Path, scaling: Scaling, options: ReadOptions) -> Iterator[_OpenScene]:
+    try:
+        with rasters.opened(str(source)) as scene:
+            opened = _OpenScene(rasters.Raster(scene, options), scaling, source)
+            _check(opened)
+            yield opened
+    except TileError as error:
+        raise UsageError(f"{source} cannot be used: {error}") from None
+    except rasterio.RasterioIOError as error:
+        raise UsageError(f"{source} cannot be read as a GeoTIFF: {gdal.gdal_message(error)}") from None
+
+
+def _check_target(source: Path, target: Path) -> None:
+    if not source.is_file():
+        raise UsageError(f"{source} is no file: name a GeoTIFF")
+    if target.resolve() == source.resolve():
+        raise UsageError(f"{target} is the input itself: name another file")
+    if target.suffix.lower() not in (".tif", ".tiff") or target.is_dir():
+        raise UsageError(f"{target} is no name of a GeoTIFF: expected a file that ends in .tif")
+    if not target.parent.is_dir():
+        raise UsageError(f"there is no folder {target.parent} to write {target.name} into")
+
+
+def _check(scene: _OpenScene) -> None:
+    (height, width), scaling, path = scene.shape, scene.scaling, scene.path
+    if min(height, width) < scaling.window_px:
+        raise UsageError(
+            f"{path} has {width} x {height} px, less than a window of {scaling.window_px} px: it is too small for this "
+            "model"
+        )
+    if len(scene.bands) != 3:
+        n = scene.dataset.count - len(scene.alpha)
+        raise UsageError(f"{path} has {n} band{'s' * (n != 1)}, expected red, green and blue")
+    if scene.others and scaling.other_bands == "refuse":
+        n = len(scene.others)
+        raise UsageError(
+            f"{path} has {n} band{'s' * (n != 1)} beside red, green and blue, which the model does not know: leave "
+            "them out, or pass them on by bicubic enlargement (--other-bands bicubic)"
+        )
+    if scene.raster.dtype not in KINDS:
+        raise UsageError(f"{path} has values of type {scene.raster.dtype}, expected {', '.join(KINDS)}: convert it")
+
+
+def _filled(values: NDArray[np.float32], valid: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Values (c, h, w) with invalid pixels replaced by the nearest valid one, 0 if there is none."""
+    valid = np.asarray(valid, bool)
+    if valid.all() or not valid.any():
+        return np.where(valid, values, np.float32(0)), valid
+    nearest = distance_transform_edt(~valid, return_distances=False, return_indices=True)
+    return values[:, nearest[0], nearest[1]], valid
+
+
+def _row_of_windows(scene: _OpenScene, top: int, lefts: Sequence[int], enhance: Enhance) -> np.ndarray:
+    """The detail of a row of windows, blended from left to right: (3, edge, width scale) float32, 1 for the range."""
+    scaling, (low, high) = scene.scaling, scene.range
+    scale, edge, size = scaling.scale, scaling.edge_px, scaling.window_px
+    values, _ = scene.colours(top, top + size)
+    seen = (np.clip((values.astype(np.float64) - low) / (high - low), 0, 1) * 2 - 1).astype(np.float32)
+    total = np.zeros((3, edge, seen.shape[2] * scale), np.float32)
+    weights = np.zeros(total.shape[2], np.float32)
+    profile = ramp(edge, scaling.overlap_px * scale)
+    for start in range(0, len(lefts), scaling.at_once):
+        some = lefts[start : start + scaling.at_once]
+        windows = torch.from_numpy(np.stack([seen[:, :, left : left + size] for left in some]))
+        noise = torch.from_numpy(np.stack([_noise_of_window(top, left, scaling) for left in some]))
+        detail = (enhance(windows, noise) - enlarged(windows, scale).clamp(-1, 1)).numpy() / 2
+        for left, one in zip(some, detail, strict=True):
+            area = np.s_[left * scale : left * scale + edge]
+            total[:, :, area] += one * profile
+            weights[area] += profile
+    return total / weights
+
+
+def _noise_of_window(top: int, left: int, scaling: Scaling) -> np.ndarray:
+    channels, edge = scaling.noise_shape
+    down, right = (place * scaling.scale * edge // scaling.edge_px for place in (top, left))
+    return noise_at(down, right, edge, channels, scaling.seed)
+
+
+def _write(scene: _OpenScene, target: Path, rows: Path, tops: Sequence[int]) -> None:
+    """Blend the rows of windows, add the bicubic enlargement, and write whole rows of the file's blocks at a time."""
+    scaling, given, (height, width) = scene.scaling, scene.dataset, scene.shape
+    scale, starts = scaling.scale, [top * scaling.scale for top in tops]
+    profile = ramp(scaling.edge_px, scaling.overlap_px * scale)
+    layout = {
+        "driver": "GTiff",
+        "count": given.count,
+        "dtype": scene.kind,
+        "height": height * scale,
+        "width": width * scale,
+        "nodata": scene.nodata,
+        "crs": scene.raster.scene.crs,
+        "transform": _finer(scene.raster.scene.transform, scale),
+        "compress": "deflate",
+        "BIGTIFF": "IF_SAFER",
+        **({"tiled": True, "blockxsize": BLOCK_PX, "blockysize": BLOCK_PX} if width * scale >= BLOCK_PX else {}),
+    }
+    # else the mask would be a file beside the draft
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(target, "w", **layout) as out:
+        _copy_metadata(given, out, scale)
+        step = math.lcm(BLOCK_PX, scale) // scale
+        for top in range(0, height, step):
+            end = min(top + step, height)
+            detail = _blended(rows, starts, slice(top * scale, end * scale), profile)
+            _write_lines(scene, out, top, end, detail * np.float32(scene.range[1] - scene.range[0]))
+
+
+def _copy_metadata(given: Any, out: Any, scale: int) -> None:
+    out.colorinterp, out.descriptions, out.units = given.colorinterp, given.descriptions, given.units
+    out.scales, out.offsets = given.scales, given.offsets
+    out.update_tags(**given.tags())
+    for band in given.indexes:
+        out.update_tags(band, **given.tags(band))
+    points, crs = given.gcps
+    if points:
+        finer = [GroundControlPoint(p.row * scale, p.col * scale, p.x, p.y, p.z, p.id, p.info) for p in points]
+        out.gcps = finer, crs
+
+
+def _blended(rows: Path, tops: Sequence[int], lines: slice, profile: np.ndarray) -> np.ndarray:
+    """Lines of the result's detail, (3, n, width) float32, from all rows of windows that have a part of them."""
+    edge, total, weights = len(profile), np.zeros(1, np.float32), np.zeros(lines.stop - lines.start, np.float32)
+    for number, first in enumerate(tops):
+        begin, stop = max(first, lines.start), min(first + edge, lines.stop)
+        if begin >= stop:
+            continue
+        detail = np.load(rows / f"{number:06d}.npy", mmap_mode="r")
+        if total.ndim == 1:
+            total = np.zeros((3, len(weights), detail.shape[2]), np.float32)
+        own, part = profile[begin - first : stop - first], np.s_[begin - lines.start : stop - lines.start]
+        total[:, part] += detail[:, begin - first : stop - first] * own[:, None]
+        weights[part] += own
+    total /= weights[:, None]
+    return total
+
+
+def _finer(transform: Affine, scale: int) -> Affine:
+    a, b, c, d, e, f = transform[:6]
+    return Affine(a / scale, b / scale, c, d / scale, e / scale, f)
+
+
+def _write_lines(scene: _OpenScene, out: Any, top: int, end: int, detail: np.ndarray) -> None:
+    """The lines of the result that belong to lines `top` to `end` of the scene."""
+    scale = scene.scaling.scale
+    above, below = max(0, top - KERNEL_PX), min(scene.shape[0], end + KERNEL_PX)
+    area = np.s_[(top - above) * scale : (end - above) * scale]
+    to = Window(0, top * scale, scene.shape[1] * scale, (end - top) * scale)
+    values, valid = scene.colours(above, below)
+    colours = enlarged(torch.from_numpy(values[None]), scale).numpy()[0, :, area] + detail
+    shown = _repeated(valid, scale)[area]
+    bands = {band: _stored(colour, shown, scene) for band, colour in zip(scene.bands, colours, strict=True)}
+    for band in scene.others:
+        plane, has_value = scene.other(band, above, below)
+        big = enlarged(torch.from_numpy(plane[None]), scale).numpy()[0, 0, area]
+        bands[band] = _stored(big, _repeated(has_value, scale)[area], scene)
+    for band in scene.alpha:
+        bands[band] = _repeated(scene.stored(band, above, below), scale)[area]
+    out.write(np.stack([bands[band] for band in scene.dataset.indexes]), window=to)
+    if scene.writes_mask():
+        out.write_mask(shown, window=to)
+
+
+def _repeated(plane: NDArray[Any], scale: int) -> NDArray[Any]:
+    return plane.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def _stored(values: np.ndarray, valid: NDArray[Any], scene: _OpenScene) -> NDArray[Any]:
+    """Values in the kind of the file; invalid pixels get nodata or, if there is none, NaN in a float file."""
+    kind, nodata = scene.kind, scene.nodata
+    if kind.kind == "f":
+        stored = values.astype(kind)
+    else:
+        limits = np.iinfo(kind)
+        stored = np.clip(np.rint(values), limits.min, limits.max).astype(kind)
+    if nodata is not None:
+        stored[valid & (stored == nodata)] = _beside(nodata, kind)
+        stored[~valid] = nodata
+    elif kind.kind == "f":
+        stored[~valid] = np.nan
+    return stored
+
+
+def _beside(nodata: float, kind: np.dtype[Any]) -> float:
+    """The value next to nodata: a valid pixel must not become invalid by rounding."""
+    if kind.kind == "f":
+        return float(np.nextafter(np.array(nodata, kind), np.array(np.inf, kind)))
+    return nodata + 1 if nodata < np.iinfo(kind).max else nodata - 1
+
+
+def _key(source: Path, scaling: Scaling, options: ReadOptions, key: str) -> str:
+    with source.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    how = scaling.scale, scaling.edge_px, scaling.noise_shape, scaling.seed, options.bands, options.value_range
+    return hashlib.sha256(f"{content} {how} {key}".encode()).hexdigest()[:20]
