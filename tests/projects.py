@@ -33,6 +33,8 @@ SHORT_TRAINING = {"n_images": 32, "batch_size": 8, "image_size_px": 16, "save_ev
 """Parameters of a training that takes a moment."""
 SHORT_EVALUATION = {"n_samples": 48, "sample_steps": 2}
 """Parameters of an evaluation that takes a moment."""
+SHORT_SUPER_RESOLUTION = {"n_images": 32, "save_every_images": 32, "n_test_images": 8}
+"""Parameters of a super-resolution that takes a moment."""
 
 
 def chain_of(asset: str) -> set[str]:
@@ -118,6 +120,7 @@ def new_project(folder: Path) -> Project:
     project.change("compute", workers=1, device="cpu")
     project.change("training", **SHORT_TRAINING)
     project.change("evaluation", sources=[str(folder / "made" / "held_out")], **SHORT_EVALUATION)
+    project.change("super_resolution", **SHORT_SUPER_RESOLUTION)
     project.run("git", "init", "--quiet", "--initial-branch=main")
     project.commit("start")
     return project

@@ -44,15 +44,15 @@ class World:
     def run_log(self) -> RunLog:
         return RunLog(self.root / ".state" / "lineage")
 
-    def train(self, content: str) -> str:
+    def train(self, content: str, asset: str = "diffusion_checkpoint", **recorded: Any) -> str:
         """A checkpoint of this content is recorded and lies in DVC's cache; its version."""
-        folder = self.root / "assets" / "diffusion_checkpoint"
+        folder = self.root / "assets" / asset
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         (folder / "weights").write_text(content)
         tree = tree_of(folder)
         DvcCache.of(self.root).keep(folder, tree)
-        self._record("diffusion_checkpoint", data_version=tree.digest)
+        self._record(asset, data_version=tree.digest, **recorded)
         return tree.digest
 
     def evaluate(
@@ -162,6 +162,23 @@ def test_the_registry_has_each_checkpoint_once_and_the_alias_follows(world: Worl
     assert "stays" in of_third.tags[VERDICT]
     assert _deliver(world, uri) == 0  # again: nothing is registered twice
     assert len(client.search_model_versions(f"name = '{MODEL_NAME}'")) == 3
+
+
+def test_a_fine_tuned_checkpoint_is_a_model_of_its_own_that_names_its_parent(world: World, uri: str) -> None:
+    from mlflow import MlflowClient
+
+    parent, asset = world.train("a"), "super_resolution_checkpoint"
+    child = world.train("b", asset, inputs={"diffusion_checkpoint": parent}, metrics={"psnr_mean": 25.0})
+    assert _deliver(world, uri) == 0
+    client = MlflowClient(uri)
+    [version] = client.search_model_versions(f"name = '{model_name('rsprune', asset)}'")
+    assert (version.tags["rsprune.data_version"], version.tags["rsprune.parent"]) == (child, parent)
+    models = client.search_logged_models([client.get_experiment_by_name("rsprune").experiment_id])
+    [model] = [each for each in models if each.name == asset]
+    assert (model.tags["rsprune.data_version"], model.tags["rsprune.parent"]) == (child, parent)
+    assert [(each.key, each.value) for each in model.metrics] == [("psnr_mean", 25.0)]
+    [foundation] = client.search_model_versions(f"name = '{MODEL_NAME}'")
+    assert foundation.tags["rsprune.data_version"] == parent and "rsprune.parent" not in foundation.tags
 
 
 def test_what_is_registered_is_the_checkpoint_s_own_bytes(world: World, uri: str, tmp_path: Path) -> None:

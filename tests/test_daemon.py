@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from browser import ask, browser_page, dagster_ui, metadata, screenshot
-from projects import SHORT_EVALUATION, SHORT_TRAINING
+from projects import SHORT_EVALUATION, SHORT_SUPER_RESOLUTION, SHORT_TRAINING
 from prune_runs import PLAN
 from test_refresh import chat
 
@@ -41,6 +41,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["reference"]["sources"] = [str(folder / "made" / "reference")]
     params["compute"].update(workers=1, device="cpu")
     params["training"].update(SHORT_TRAINING)
+    params["super_resolution"].update(SHORT_SUPER_RESOLUTION)
     params["evaluation"].update(SHORT_EVALUATION, sources=[str(folder / "made" / "held_out")])
     params["automation"].update(enabled=True, look_every_s=LOOK_EVERY_S)
     (folder / "params.yaml").write_text(yaml.safe_dump(params))

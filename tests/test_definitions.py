@@ -32,9 +32,10 @@ DEPENDENCIES = {
 TRAINING = {
     "diffusion_checkpoint": {"raw_corpus", "pruned_subset"},
     "evaluation_metrics": {"raw_corpus", "pruned_subset", "diffusion_checkpoint"},
+    "super_resolution_checkpoint": {"raw_corpus", "pruned_subset", "diffusion_checkpoint"},
 }
 STUDY = {"pruning_study": {"raw_corpus", "entropy_scores", "embeddings", "scene_clusters", "pruned_subset"}}
-REPORT = {"pruning_report": {*DEPENDENCIES, "diffusion_checkpoint", "evaluation_metrics"}}
+REPORT = {"pruning_report": {*DEPENDENCIES, *TRAINING}}
 """The pruning half of the graph, as docs/architecture.md draws it."""
 
 HEAVY = ("torch", "torchvision", "faiss", "sklearn", "matplotlib", "rasterio", "numba", "scipy")
@@ -74,7 +75,7 @@ def test_every_asset_says_what_it_is_and_whose() -> None:
     for key in graph.get_all_asset_keys():
         node = graph.get(key)
         assert node.description and len(node.description.split()) > 10, key
-        assert node.group_name in ("corpus", "pruning", "training", "evaluation"), key
+        assert node.group_name in ("corpus", "pruning", "training", "evaluation", "downstream"), key
         assert node.owners and node.kinds and node.code_version, key
 
 

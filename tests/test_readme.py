@@ -27,6 +27,7 @@ NOT_RUN = {
 SMALL = {
     "study": {"arms": ["full", "rsprune-0.15"], "seeds": [0], "checkpoints": [16]},
     "training": {"n_images": 16, "save_every_images": 16, "ema_half_life_images": 8},
+    "super_resolution": {"scale": 2, "n_images": 16, "save_every_images": 16},
     "report": {"n_other_seeds": 0},
 }
 """Parameters beside those of `new_project` that spare minutes."""

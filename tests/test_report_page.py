@@ -182,6 +182,8 @@ def test_what_came_later_is_shown_where_it_is_there(pruned: Outcome, tmp_path: P
     assert not any(f"({asset})" in text for asset in LATER)
     assert "after 1,234 of 5,000 images" in text and "0.123" in text and "too few images" in text
     assert "Sample of city after 64 images" in report.html and "Sample 7: city" in report.html
+    assert "x4, realistic degradation" in text and "23.2 (22.2 to 24.2)" in text and "fid needs more images" in text
+    assert "Example 1: truth" in report.html
 
 
 def test_a_later_asset_that_tells_less_is_no_error(pruned: Outcome, tmp_path: Path) -> None:
@@ -290,8 +292,8 @@ def _note_foreign(url: str, troubles: list[str]) -> None:
 
 def _write_later(assets: Path) -> None:
     """What a training, an evaluation and a study leave, in the little that the page reads of it."""
-    checkpoint, metrics, study = (assets / asset for asset in LATER)
-    for folder in (checkpoint / "samples", metrics, study):
+    checkpoint, metrics, restored, study = (assets / asset for asset in LATER)
+    for folder in (checkpoint / "samples", metrics, restored / "examples", study):
         folder.mkdir(parents=True)
     names = ["n_tiles", "n_scenes", "n_images", "n_epochs", "n_weights", "first_loss", "final_loss"]
     (checkpoint / "training.json").write_text(
@@ -314,6 +316,14 @@ def _write_later(assets: Path) -> None:
     row = {"sample": 7, "scene": "city", "nearest_tile_id": None, "turn": None, "distance": None, "relative": None}
     pq.write_table(pa.Table.from_pylist([{**row, "image": png}], SAMPLES_SCHEMA), metrics / "samples.parquet")
     (study / "summary.json").write_text(json.dumps(_study()))
+    told = {"scale": 4, "degradation": "realistic", "n_images": 640, "n_tiles": 45, "n_test_images": 12}
+    told |= {"first_loss": 1.0, "final_loss": 0.2, "not_measured": "fid needs more images."}
+    (restored / "training.json").write_text(json.dumps(told))
+    (restored / "restoration.csv").write_text(
+        "output,measure,value,low,high,gain,gain_low,gain_high\nbicubic,psnr,24.5,23.5,25.5,0,0,0\n"
+        "sample,psnr,23.25,22.25,24.25,-1.25,-2,-0.5\n"
+    )
+    Image.fromarray(np.full((16, 80, 3), 90, np.uint8)).save(restored / "examples" / "00.png")
 
 
 def _study() -> dict[str, Any]:

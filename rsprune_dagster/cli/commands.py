@@ -16,6 +16,7 @@ from rsprune_dagster.cli.reprune import app as reprune_app
 from rsprune_dagster.cli.sample import app as training_app
 from rsprune_dagster.cli.study import STUDY, materialize_study
 from rsprune_dagster.cli.study import app as study_app
+from rsprune_dagster.cli.super_resolve import app as super_resolution_app
 from rsprune_dagster.cli.versions import app as lineage_app
 from rsprune_dagster.config.effects import without_effect
 from rsprune_dagster.config.layout import LEDGER, REPORT_HTML, TILES, Layout
@@ -175,6 +176,7 @@ def demo(changes: SetOption = None) -> None:
     """Run the whole pipeline on the corpus of params.yaml: a synthetic one, unless you changed it."""
     from rsprune_dagster.cli.prune_summary import outcome
     from rsprune_dagster.pruning.ledger import count_decisions, scene_table
+    from rsprune_dagster.viz import super_resolution
     from rsprune_dagster.viz.evaluation import headline
     from rsprune_dagster.viz.pictures import save_pictures
 
@@ -187,7 +189,9 @@ def demo(changes: SetOption = None) -> None:
     pictures = save_pictures(layout, layout.state / "pictures")
     say(
         f"\nThe trained model, {layout.folder('diffusion_checkpoint')}, against held-out tiles (interval):\n"
-        f"{headline(layout.folder('evaluation_metrics'))}\n\nThe report, to be opened in a browser: "
+        f"{headline(layout.folder('evaluation_metrics'))}\n\nSuper-resolution of held-out tiles (interval):\n"
+        f"{super_resolution.headline(layout.folder('super_resolution_checkpoint'))}\n\n"
+        "The report, to be opened in a browser: "
         f"{layout.folder('pruning_report') / REPORT_HTML}\nPictures of each asset: {pictures}"
         "\nThe web UI: make ui, then open http://127.0.0.1:3000"
     )
@@ -356,4 +360,5 @@ app.add_typer(lineage_app)
 app.add_typer(report_app)
 app.add_typer(study_app)
 app.add_typer(training_app)
+app.add_typer(super_resolution_app)
 app.add_typer(reprune_app)

@@ -17,6 +17,7 @@ from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import Params
 from rsprune_dagster.dagster.resources import Compute, Store
 from rsprune_dagster.dagster.user_errors import surface_user_errors
+from rsprune_dagster.downstream import checks as restored
 from rsprune_dagster.evaluation import checks as gates
 from rsprune_dagster.pruning.checks import embeddings as vectors
 from rsprune_dagster.pruning.checks import pruned_subset as subset
@@ -285,6 +286,24 @@ def not_worse_than_champion(context: CheckContext) -> Verdict:
     files = context.history.champion()
     champion = gates.read_evaluation(files) if files else None
     return gates.not_worse_than_champion(context.evaluation, champion, max_fid_loss=context.params.checks.max_fid_loss)
+
+
+@asset_check("super_resolution_checkpoint")
+def fine_tuning_went_well(context: CheckContext) -> Verdict:
+    """The loss is finite and fell."""
+    return gates.training_went_well(context["super_resolution_checkpoint"], section="super_resolution")
+
+
+@asset_check("super_resolution_checkpoint")
+def better_than_bicubic(context: CheckContext) -> Verdict:
+    """The mean is nearer to the truth than bicubic enlargement, and the sample looks more like it."""
+    return restored.better_than_bicubic(context["super_resolution_checkpoint"])
+
+
+@asset_check("super_resolution_checkpoint")
+def generalizes(context: CheckContext) -> Verdict:
+    """The gain over bicubic enlargement is not much larger on training images than on test images."""
+    return restored.generalizes(context["super_resolution_checkpoint"])
 
 
 @asset_check("pruning_report")

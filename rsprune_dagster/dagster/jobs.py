@@ -24,6 +24,12 @@ evaluate = dg.define_asset_job(
     description="Evaluate the current checkpoint on held-out tiles, and decide on the champion.",
 )
 
+downstream = dg.define_asset_job(
+    "downstream",
+    selection=dg.AssetSelection.groups("downstream"),
+    description="Fine-tune the current checkpoint for super-resolution, and measure it against bicubic enlargement.",
+)
+
 report = dg.define_asset_job(
     "report",
     selection=dg.AssetSelection.assets("pruning_report"),
@@ -37,4 +43,4 @@ everything = dg.define_asset_job(
     description="From the scan of the corpus to the report on the trained model.",
 )
 
-JOBS = [prune, train, evaluate, report, everything]
+JOBS = [prune, train, evaluate, downstream, report, everything]

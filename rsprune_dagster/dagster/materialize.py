@@ -59,6 +59,10 @@ def materialize(
         from rsprune_dagster.diffusion.latents import space_of
 
         space_of(params.training)
+    if {"diffusion_checkpoint", "super_resolution_checkpoint"} <= set(wanted):
+        from rsprune_dagster.downstream.crops import check_scale
+
+        check_scale(params.super_resolution.scale, params.training.image_size_px)
     resources = {
         "store": Store.of(layout),
         "compute": Compute(progress_on=progress_on, **params.compute.model_dump()),

@@ -43,7 +43,7 @@ def read_evaluation(files: Mapping[str, Path]) -> StoredEvaluation:
     return StoredEvaluation(json.loads(files[METRICS].read_text()), scores, tuple(told["leaks"]))
 
 
-def training_went_well(checkpoint: Path) -> Verdict:
+def training_went_well(checkpoint: Path, section: str = "training") -> Verdict:
     """All losses are finite, and their mean is lower in the last tenth of the training than in the first.
 
     The loss of single batches is noisy: a training with too few batches per tenth need not show a decrease.
@@ -53,7 +53,7 @@ def training_went_well(checkpoint: Path) -> Verdict:
     figures: dict[str, int | float | str] = {"n_losses": len(losses), "n_not_finite": n_odd}
     if n_odd or not losses:
         what = f"{n_odd:,} of {len(losses):,} losses are not finite" if losses else "there is no loss"
-        todo = "lower training.learning_rate, or set training.precision to float32; then train again"
+        todo = f"lower {section}.learning_rate, or set training.precision to float32; then train again"
         return Verdict(False, f"{what}: {todo}.", figures)
     tenth = len(losses) // LOSS_TAIL
     if not tenth:
@@ -66,8 +66,8 @@ def training_went_well(checkpoint: Path) -> Verdict:
         return Verdict(True, f"the loss fell from {first:.3f} to {last:.3f}.", figures)
     return Verdict(
         False,
-        f"the loss did not fall: {first:.3f} at first, {last:.3f} at last. Train longer (training.n_images), or lower "
-        "training.learning_rate.",
+        f"the loss did not fall: {first:.3f} at first, {last:.3f} at last. Train longer ({section}.n_images), or lower "
+        f"{section}.learning_rate.",
         figures,
     )
 

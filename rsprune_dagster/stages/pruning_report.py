@@ -32,6 +32,7 @@ from rsprune_dagster.viz import (
     raw_corpus,
     sensitivity,
     study,
+    super_resolution,
     template,
 )
 from rsprune_dagster.viz.blocks import Block, Chapter, Facts, Text
@@ -180,6 +181,8 @@ def _model(layout: Layout) -> Chapter:
         blocks += [model.facts(folder), model.loss(folder), model.samples(folder)]
     if layout.has("evaluation_metrics"):
         blocks += evaluation.blocks(layout.folder("raw_corpus"), layout.folder("evaluation_metrics"))
+    if layout.has("super_resolution_checkpoint"):
+        blocks += super_resolution.blocks(layout.folder("super_resolution_checkpoint"))
     blocks += [Text(words, absent=True) for asset, words in ABSENT.items() if not layout.has(asset)]
     lead = "A subset is as good as what is learned from it."
     return Chapter("model", "What a model learns from it", lead, blocks)
@@ -189,6 +192,7 @@ ABSENT = {
     "pruning_study": "It has not been compared with other subsets at equal training compute yet (pruning_study).",
     "diffusion_checkpoint": "No model has been trained on this subset yet (diffusion_checkpoint).",
     "evaluation_metrics": "Samples of a model have not been evaluated yet (evaluation_metrics).",
+    "super_resolution_checkpoint": "No model has been fine-tuned for super-resolution (super_resolution_checkpoint).",
 }
 
 

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsprune_dagster.evaluation.protocol import Score
-from rsprune_dagster.tracking.champion import ALIAS, CHECKPOINT, ChampionRecord, verdict, write_mlflow_alias
+from rsprune_dagster.tracking.champion import (
+    ALIAS,
+    CHECKPOINT,
+    CHECKPOINTS,
+    ChampionRecord,
+    verdict,
+    write_mlflow_alias,
+)
 from rsprune_dagster.tracking.dvc_cache import DvcCache
 from rsprune_dagster.tracking.mlflow_runs import DAGSTER_RUN, DATA_VERSION, Experiment, tag_filter
 from rsprune_dagster.tracking.run_log import Record, RunLog
@@ -21,20 +28,21 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
 
+PARENT_CHECKPOINT = "rsprune.parent"
 SCORE, VERDICT, DECIDED_BY = "rsprune.score", "rsprune.verdict", "rsprune.decided_by"
 
 
-def model_name(experiment: str) -> str:
+def model_name(experiment: str, asset: str = CHECKPOINT) -> str:
     """The registered model of an experiment: registries are shared, and two projects have two champions."""
-    return f"{experiment}-{CHECKPOINT}"
+    return f"{experiment}-{asset}"
 
 
 def put_model(experiment: Experiment, project: Path | None, record: Record, run_id: str) -> str:
-    """The id of the LoggedModel of the checkpoint that a record made or read; made where it is missing.
+    """The id of the LoggedModel of the checkpoint that a record made, else read; made where it is missing.
 
     Empty where the record has no checkpoint, or DVC's cache does not hold the version (any more).
     """
-    is_made_here = record.asset == CHECKPOINT and record.status == "FINISHED"
+    is_made_here = record.asset in CHECKPOINTS and record.status == "FINISHED"
     version = record.data_version if is_made_here else record.inputs.get(CHECKPOINT, "")
     if not version:
         return ""
@@ -42,14 +50,14 @@ def put_model(experiment: Experiment, project: Path | None, record: Record, run_
         return model.model_id
     if not is_made_here or project is None or DvcCache.of(project).tree(version) is None:
         return ""
-    tags = {DATA_VERSION: version, DAGSTER_RUN: record.run_id}
-    return experiment.client.create_logged_model(experiment.id, CHECKPOINT, source_run_id=run_id, tags=tags).model_id
+    tags = {DATA_VERSION: version, DAGSTER_RUN: record.run_id, **_parent(record)}
+    return experiment.client.create_logged_model(experiment.id, record.asset, source_run_id=run_id, tags=tags).model_id
 
 
 def register(experiment: Experiment, run_log: RunLog, project: Path | None, record: Record, run_id: str) -> None:
     """Copy the files of the checkpoint that a record made, and register it, unless that was done already."""
-    client, name = experiment.client, model_name(experiment.name)
-    made = record.asset == CHECKPOINT and record.status == "FINISHED" and project is not None
+    client, name = experiment.client, model_name(experiment.name, record.asset)
+    made = record.asset in CHECKPOINTS and record.status == "FINISHED" and project is not None
     model = _logged_model(experiment, record.data_version) if made else None
     if project is None or model is None:
         return
@@ -64,6 +72,7 @@ def register(experiment: Experiment, run_log: RunLog, project: Path | None, reco
     if _version(client, name, record.data_version) is None:
         _ensure_registered_model(client, name)
         tags = {DATA_VERSION: record.data_version, DAGSTER_RUN: record.run_id, "rsprune.git_commit": record.git_commit}
+        tags |= _parent(record)
         client.create_model_version(
             name, model.artifact_location, run_id, tags=tags, await_creation_for=0, model_id=model.model_id
         )
@@ -93,6 +102,11 @@ def put_verdict(experiment: Experiment, run_log: RunLog, record: Record, run_id:
         client.set_model_version_tag(name, version.version, DECIDED_BY, record.name)  # the last: all else has arrived
     if champion := _champion(client, name):
         write_mlflow_alias(run_log, champion.tags.get(DATA_VERSION, ""), _score(champion), record.ended_at or 0.0)
+
+
+def _parent(record: Record) -> dict[str, str]:
+    """The version of the checkpoint that a fine-tuned one started from, as a tag."""
+    return {PARENT_CHECKPOINT: record.inputs[CHECKPOINT]} if CHECKPOINT in record.inputs else {}
 
 
 def _decision(said: Mapping[str, Any], champion: "ModelVersion | None") -> tuple[bool, str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
-from rsprune_dagster.tracking.champion import CHECKPOINT, SUBSET
+from rsprune_dagster.tracking.champion import CHECKPOINTS, SUBSET
 from rsprune_dagster.tracking.run_log import PICTURES, RECORD, Record, Status
 from rsprune_dagster.utils.errors import UsageError
 from rsprune_dagster.utils.file_lock import held
@@ -168,7 +168,7 @@ def put_values(experiment: Experiment, run: "Run", record: Record, model_id: str
         # an empty tag is noise, unless it takes back what an earlier attempt said
         tags=[RunTag(key, _cut(each, _LONGEST_TAG)) for key, each in tags.items() if each or run.data.tags.get(key)],
     )
-    models = [LoggedModelInput(model_id)] if model_id and record.asset != CHECKPOINT else []
+    models = [LoggedModelInput(model_id)] if model_id and record.asset not in CHECKPOINTS else []
     if (datasets := _datasets(record)) or models:
         experiment.client.log_inputs(run.info.run_id, datasets=datasets, models=models)
     put_status(experiment, run.info.run_id, record.status, record.ended_at)

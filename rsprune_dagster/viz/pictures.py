@@ -7,7 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rsprune_dagster.config.layout import Layout
-from rsprune_dagster.viz import dropped, embedding, entropy, evaluation, kept, model, raw_corpus, study
+from rsprune_dagster.viz import (
+    dropped,
+    embedding,
+    entropy,
+    evaluation,
+    kept,
+    model,
+    raw_corpus,
+    study,
+    super_resolution,
+)
 from rsprune_dagster.viz.blocks import Block, Facts, Table, Text
 from rsprune_dagster.viz.counts import count_tiles, n_rows, read_json
 from rsprune_dagster.viz.markdown import markdown_table, plain, table
@@ -100,6 +110,19 @@ def evaluation_pictures(layout: Layout) -> Pictures:
     return shown | {title: picture(one) for title, one in tables.items()}
 
 
+def super_resolution_pictures(folder: Path) -> Pictures:
+    """Loss curve, scores and examples."""
+    missing = super_resolution.not_measured(folder)
+    return _shown(
+        {
+            "examples": super_resolution.examples(folder),
+            "scores": super_resolution.table(folder),
+            "not measured": missing,
+            "loss": model.loss(folder),
+        }
+    )
+
+
 def study_pictures(folder: Path) -> Pictures:
     """Curves, table, sentences and samples of a study."""
     summary = study.read_summary(folder)
@@ -131,6 +154,7 @@ def save_pictures(layout: Layout, target: Path) -> Path:
         "pruned_subset": subset_pictures(layout),
         "diffusion_checkpoint": checkpoint_pictures(layout.folder("diffusion_checkpoint")),
         "evaluation_metrics": evaluation_pictures(layout),
+        "super_resolution_checkpoint": super_resolution_pictures(layout.folder("super_resolution_checkpoint")),
     }
     target.mkdir(parents=True, exist_ok=True)
     for asset, pictures in made.items():

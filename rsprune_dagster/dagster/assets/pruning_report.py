@@ -33,6 +33,7 @@ def pruning_report_asset(defaults: Params) -> dg.AssetsDefinition:
             "pruned_subset",
             "diffusion_checkpoint",
             "evaluation_metrics",
+            "super_resolution_checkpoint",
         ],
         config_schema=schema(defaults.report),
     )
