@@ -1,6 +1,6 @@
 """All benchmarks in turn, with settings that take some minutes in all: benchmarks/results/NAME.md gets each table.
 
-selection_quality and study take longer and are run only by name, or by themselves.
+selection_quality, study and super_resolution take longer and are run only by name, or by themselves.
 
 python -m benchmarks [NAME ...]
 """
@@ -26,9 +26,10 @@ SETTINGS: dict[str, list[str]] = {
     "report": [],
     "selection_quality": [],
     "study": [],
+    "super_resolution": [],
 }
 """What each is run with here; by itself it takes its own, longer defaults."""
-BY_NAME = ("selection_quality", "study")
+BY_NAME = ("selection_quality", "study", "super_resolution")
 WRITES_ITSELF = ("prune", *BY_NAME)
 
 
