@@ -26,7 +26,7 @@ NOT_RUN = {
 """Commands that this test leaves out, and why."""
 SMALL = {
     "study": {"arms": ["full", "rsprune-0.15"], "seeds": [0], "checkpoints": [16]},
-    "training": {"n_images": 16, "save_every_images": 16, "ema_half_life_images": 8},
+    "training": {"image_size_px": 32, "n_images": 16, "save_every_images": 16, "ema_half_life_images": 8},
     "super_resolution": {"scale": 2, "n_images": 16, "save_every_images": 16},
     "report": {"n_other_seeds": 0},
 }
