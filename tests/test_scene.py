@@ -63,6 +63,19 @@ def upscale(
     return scene.upscale(source, target, scaling, enhance, options=options, key=key)
 
 
+class Stopping:
+    """An enhancer that is interrupted at one of its calls."""
+
+    def __init__(self, enhance: Enhance, at_call: int) -> None:
+        self.enhance, self.at_call, self.n_calls = enhance, at_call, 0
+
+    def __call__(self, low: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        self.n_calls += 1
+        if self.n_calls == self.at_call:
+            raise KeyboardInterrupt
+        return self.enhance(low, noise)
+
+
 def read(path: Path) -> np.ndarray:
     with rasterio.open(path) as raster:
         return np.asarray(raster.read())
@@ -182,23 +195,15 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(tmp_path: Path) -> Non
         return nothing(low, noise) + 0.1 * noise
 
     upscale(source, tmp_path / "whole.tif", SCALING, detailed)
-    n_calls = 0
-
-    def stopped(low: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        nonlocal n_calls
-        n_calls += 1
-        if n_calls == 4:
-            raise KeyboardInterrupt
-        return detailed(low, noise)
-
+    stopped = Stopping(detailed, at_call=4)
     with pytest.raises(KeyboardInterrupt):
         upscale(source, tmp_path / "out.tif", SCALING, stopped)
     assert not (tmp_path / "out.tif").exists()
-    n_before, n_calls = n_calls - 1, 10
+    n_before = stopped.n_calls - 1
     upscale(source, tmp_path / "out.tif", SCALING, stopped)
     assert (tmp_path / "out.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
     n_rows = len(corners(90, SCALING))
-    assert n_before > 0 and n_calls - 10 < n_rows
+    assert n_before > 0 and stopped.n_calls - 4 < n_rows
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.tif", "out.tif", "whole.tif"]
 
 
@@ -348,15 +353,7 @@ def test_windows_are_given_the_noise_of_their_place(tmp_path: Path) -> None:
 
 def test_rows_of_another_scene_seed_or_model_are_not_used(tmp_path: Path) -> None:
     source = write_scene(tmp_path / "in.tif", smooth(3, 90, 40, "uint8"))
-    n_calls = 0
-
-    def stopped(low: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        nonlocal n_calls
-        n_calls += 1
-        if n_calls == 3:
-            raise KeyboardInterrupt
-        return brighter(low, noise)
-
+    stopped = Stopping(brighter, at_call=3)
     with pytest.raises(KeyboardInterrupt):
         upscale(source, tmp_path / "out.tif", SCALING, stopped)
     for number, (seed, key, options) in enumerate(

@@ -15,14 +15,14 @@ app = typer.Typer(rich_markup_mode=None)
 
 
 class Output(StrEnum):
-    """What is written of all images that the input may come from."""
+    """Which output of the model is written."""
 
     SAMPLE = "sample"
     MEAN = "mean"
 
 
 class OtherBands(StrEnum):
-    """What becomes of bands beside red, green and blue."""
+    """How bands other than red, green and blue are treated."""
 
     REFUSE = "refuse"
     BICUBIC = "bicubic"

@@ -92,10 +92,15 @@ def build_denoiser(
         return _unet(preset, image_size_px, channels, n_classes)
 
 
+def kind_of(denoiser: Denoiser) -> str:
+    """unet or dit, as in `KINDS`."""
+    return "dit" if "num_embeds_ada_norm" in denoiser.config else "unet"
+
+
 def null_class(denoiser: Denoiser) -> int | None:
     """The null class of classifier-free guidance; None for a denoiser without classes."""
     config = denoiser.config
-    if "num_embeds_ada_norm" in config:
+    if kind_of(denoiser) == "dit":
         return int(config.num_embeds_ada_norm)
     return None if config.num_class_embeds is None else int(config.num_class_embeds) - 1
 
@@ -128,8 +133,7 @@ def with_new_weights(denoiser: Denoiser, seed: int) -> Denoiser:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = type(denoiser)(**_architecture(denoiser))
-        is_dit = "num_embeds_ada_norm" in denoiser.config
-        return _without_class_dropout(_adaln_zero(made)) if is_dit else made
+        return _without_class_dropout(_adaln_zero(made)) if kind_of(made) == "dit" else made
 
 
 def read_denoiser(folder: Path) -> Denoiser:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from rsprune_dagster.diffusion.denoiser import Denoiser, null_class
+from rsprune_dagster.diffusion.denoiser import Denoiser, kind_of, null_class
 from rsprune_dagster.diffusion.latents import Space, pixels
 from rsprune_dagster.diffusion.schedule import Schedule, noise_schedule
 
@@ -34,5 +34,5 @@ class Model:
 
 def pixel_model(denoiser: Denoiser) -> Model:
     """The Model of a bare UNet trained by v-prediction in pixel space."""
-    assert "num_embeds_ada_norm" not in denoiser.config, "a DiT is sampled as the Model that the training returns"
+    assert kind_of(denoiser) == "unet", "a DiT is sampled as the Model that the training returns"
     return Model(denoiser, noise_schedule(), pixels(denoiser.config.sample_size))

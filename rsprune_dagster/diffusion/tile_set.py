@@ -35,7 +35,7 @@ class Batch:
     scenes: np.ndarray
     """(n,) int64."""
     condition: "Condition | None" = None
-    """What the denoiser is given beside the noisy image; None: nothing."""
+    """Additional input of the denoiser; None: there is none."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Condition:
 
 
 class TrainingData(Protocol):
-    """What a denoiser is trained on."""
+    """The images that a denoiser is trained on."""
 
     @property
     def image_size_px(self) -> int: ...

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from rsprune_dagster.config.params import TrainingParams, suggest
@@ -54,7 +55,7 @@ class TrainingOptions:
     autoencoder_digest: str = ""
     """sha256 of the autoencoder of a latent diffusion; empty: pixels."""
     condition: str = ""
-    """What the denoiser is given beside the noisy image, in words; empty: nothing."""
+    """Description of the denoiser's additional input; empty: there is none."""
     condition_dropout: float = 0.0
     """Share of images trained with zeros for the condition, which classifier-free guidance needs."""
     parent: str = ""
@@ -76,6 +77,11 @@ class Trained:
     @property
     def denoiser(self) -> Denoiser:
         return self.model.denoiser
+
+    @property
+    def final_loss(self) -> float:
+        """The mean over the last twentieth of the steps."""
+        return float(np.mean(self.losses[-max(1, len(self.losses) // 20) :]))
 
     def moved(self, device: str) -> "Trained":
         """Move the weights to a device, in contiguous memory format."""

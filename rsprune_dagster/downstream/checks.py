@@ -1,4 +1,4 @@
-"""What must hold of a super-resolution checkpoint."""
+"""The checks of a super-resolution checkpoint."""
 
 import json
 from pathlib import Path

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.diffusion.objective import to_tensor
@@ -37,7 +38,7 @@ class CropSet(TileSet):
                 chosen = epoch_order(positions, n_tiles=len(self), seed=seed)
                 pairs = list(pool.map(lambda index, position: self.pair(index, (seed, position)), chosen, positions))
                 high, low = (np.stack(each) for each in zip(*pairs, strict=True))
-                yield Batch(first, high, np.zeros(len(high), np.int64), condition_of(low, self.scale))
+                yield Batch(first, high, np.zeros(len(high), np.int64), condition_of(to_tensor(low), self.scale))
 
     def pairs(self, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """One crop of each of n tiles, spread over all: (n, s, s, 3) and (n, s / scale, s / scale, 3), both uint8."""
@@ -88,6 +89,6 @@ def check_scale(scale: int, edge_px: int) -> None:
         )
 
 
-def condition_of(low: np.ndarray, scale: int) -> Condition:
-    """Low-resolution images (n, h, w, 3) uint8, enlarged, as the condition of a denoiser."""
-    return Condition(enlarged(to_tensor(low), scale).clamp(-1, 1).numpy(), is_image=True)
+def condition_of(low: torch.Tensor, scale: int) -> Condition:
+    """Low-resolution images (n, 3, h, w) in [-1, 1], enlarged, as the condition of a denoiser."""
+    return Condition(enlarged(low, scale).clamp(-1, 1).numpy(), is_image=True)

@@ -58,7 +58,7 @@ class Scaling:
     """Channels and edge of the noise that a window starts from."""
     seed: int
     other_bands: str = "refuse"
-    """What becomes of bands beside red, green and blue: refuse or bicubic."""
+    """How bands other than red, green and blue are treated: refuse or bicubic."""
     at_once: int = 8
     """Windows of a batch."""
 

@@ -19,9 +19,9 @@ from rsprune_dagster.diffusion.latents import unscaled_identity_autoencoder
 from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.objective import to_images, to_tensor
 from rsprune_dagster.diffusion.sampling import denoised, noise_of
-from rsprune_dagster.diffusion.tile_set import Condition
 from rsprune_dagster.diffusion.training import Trained, TrainingOptions
-from rsprune_dagster.downstream.degradation import N_BACK_PROJECTIONS, consistent, enlarged
+from rsprune_dagster.downstream.crops import condition_of
+from rsprune_dagster.downstream.degradation import N_BACK_PROJECTIONS, consistent
 from rsprune_dagster.utils.errors import RunError
 
 SETTINGS: Final = "super_resolution.json"
@@ -69,7 +69,7 @@ class SuperResolution:
 
     def predicted(self, low: torch.Tensor, noise: torch.Tensor, *, n_steps: int, sampler: str) -> torch.Tensor:
         """What the denoiser makes of the noise; arguments and result as of `sample`, but not made consistent."""
-        condition = Condition(enlarged(low, self.task.scale).clamp(-1, 1).numpy(), is_image=True)
+        condition = condition_of(low, self.task.scale)
         scenes = np.full(len(low), self.model.null_class or 0)
         with torch.inference_mode():
             return denoised(self.model, noise, scenes, n_steps, 1.0, sampler, condition).float().cpu()

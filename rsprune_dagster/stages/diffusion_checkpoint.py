@@ -90,7 +90,7 @@ def train_checkpoint(
         n_epochs=trained.n_images / len(tiles),
         n_weights=trained.model.n_weights,
         first_loss=trained.losses[0],
-        final_loss=float(np.mean(trained.losses[-max(1, len(trained.losses) // 20) :])),
+        final_loss=trained.final_loss,
         n_threads=trained.n_threads,
         autoencoder_digest=options.autoencoder_digest,
     )

@@ -15,6 +15,7 @@ from rsprune_dagster.config.layout import EXAMPLES, MANIFEST_FILE, METRICS, REST
 from rsprune_dagster.config.params import SuperResolutionParams, TrainingParams
 from rsprune_dagster.corpus.options import read_options
 from rsprune_dagster.diffusion.checkpoint import SamplingOptions, load_checkpoint, model_digest
+from rsprune_dagster.diffusion.denoiser import kind_of
 from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.objective import to_images, to_tensor
 from rsprune_dagster.diffusion.schedule import objective_name
@@ -143,7 +144,7 @@ def train_super_resolution(
         n_test_images=len(results.truth) if results else 0,
         n_weights=trained.model.n_weights,
         first_loss=trained.losses[0],
-        final_loss=float(np.mean(trained.losses[-max(1, len(trained.losses) // 20) :])),
+        final_loss=trained.final_loss,
         n_threads=trained.n_threads,
         not_measured=results.not_measured if results else NOT_MEASURED,
         metrics=results.metrics if results else {},
@@ -215,7 +216,7 @@ def _options(
     return replace(
         training_options(training, seed, foundation.space),
         **params.model_dump(include=length),
-        denoiser="dit" if "num_embeds_ada_norm" in foundation.denoiser.config else "unet",
+        denoiser=kind_of(foundation.denoiser),
         objective=objective_name(foundation.schedule),
         scene_dropout=1.0,  # no scenes
         condition=f"image of 1/{params.scale} the size, {params.degradation}",
