@@ -18,7 +18,8 @@ from scipy.ndimage import gaussian_filter
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.downstream import scene
 from rsprune_dagster.downstream.degradation import enlarged
-from rsprune_dagster.downstream.scene import NOISE_BLOCK_PX, Enhance, Scaling, corners, noise_at, ramp
+from rsprune_dagster.downstream.open_scene import Scaling
+from rsprune_dagster.downstream.scene import NOISE_BLOCK_PX, Enhance, corners, noise_at, ramp
 from rsprune_dagster.utils.errors import UsageError
 
 ORIGIN = Affine(30.0, 0.0, 500_000.0, 0.0, -30.0, 4_200_000.0)

@@ -52,7 +52,8 @@ def super_resolve(
 
     from rsprune_dagster.corpus.options import options_of
     from rsprune_dagster.diffusion.checkpoint import model_digest
-    from rsprune_dagster.downstream.scene import Scaling, upscale
+    from rsprune_dagster.downstream.open_scene import Scaling
+    from rsprune_dagster.downstream.scene import upscale
     from rsprune_dagster.downstream.super_resolution import N_PAIRS, load_super_resolution
     from rsprune_dagster.utils.device import resolve_device
     from rsprune_dagster.utils.progress import terminal

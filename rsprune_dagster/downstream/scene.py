@@ -9,10 +9,8 @@ that detail, so values outside of the range that the model is shown are kept.
 import hashlib
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,55 +20,23 @@ import torch
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.control import GroundControlPoint
-from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.windows import Window
-from scipy.ndimage import distance_transform_edt
 
-from rsprune_dagster.corpus import gdal, rasters
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.downstream.degradation import enlarged
+from rsprune_dagster.downstream.open_scene import OpenScene, Scaling, open_scene
 from rsprune_dagster.utils.atomic_write import atomic_write
-from rsprune_dagster.utils.errors import TileError, UsageError
+from rsprune_dagster.utils.errors import UsageError
 from rsprune_dagster.utils.progress import Progress, silent
 
-OVERLAP: Final = 0.25
-"""Least share of a window's edge that it has in common with the next one."""
 NOISE_BLOCK_PX: Final = 64
 BLOCK_PX: Final = 256
 """Edge of the blocks of the written file."""
-KINDS: Final = ("uint8", "uint16", "int16", "float32")
-"""Sample types whose values float32 holds exactly."""
 KERNEL_PX: Final = 4
 """Lines beyond a part of the scene that its bicubic enlargement may depend on; the kernel reaches two."""
 
 Enhance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(windows (n, 3, w, w) float32 in [-1, 1], noise (n, channels, edge, edge)) to high-resolution (n, 3, s, s)."""
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """How a scene is enlarged."""
-
-    scale: int
-    edge_px: int
-    """Edge of a window of the result: that of the model's images."""
-    noise_shape: tuple[int, int]
-    """Channels and edge of the noise that a window starts from."""
-    seed: int
-    other_bands: str = "refuse"
-    """How bands other than red, green and blue are treated: refuse or bicubic."""
-    at_once: int = 8
-    """Windows of a batch."""
-
-    @property
-    def window_px(self) -> int:
-        """Edge of a window of the input."""
-        return self.edge_px // self.scale
-
-    @property
-    def overlap_px(self) -> int:
-        """Least overlap of neighbouring windows of the input."""
-        return math.ceil(self.window_px * OVERLAP)
 
 
 def upscale(
@@ -98,7 +64,7 @@ def upscale(
     """
     _check_target(source, target)
     rows = target.with_name(f".{target.name}.rows") / _key(source, scaling, options, key)
-    with _opened(source, scaling, options) as scene:
+    with open_scene(source, scaling, options) as scene:
         tops, lefts = (corners(length, scaling) for length in scene.shape)
         with progress("windows", len(tops) * len(lefts)) as advance:
             for number, top in enumerate(tops):
@@ -148,118 +114,6 @@ def _noise_block(seed: int, row: int, column: int, channels: int) -> np.ndarray:
     return np.random.default_rng((seed, row, column)).standard_normal(shape, np.float32)
 
 
-@dataclass(frozen=True)
-class _OpenScene:
-    """An open scene that can be enlarged."""
-
-    raster: rasters.Raster
-    scaling: Scaling
-    path: Path
-
-    @property
-    def dataset(self) -> Any:
-        return self.raster.dataset
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.dataset.height, self.dataset.width
-
-    @property
-    def bands(self) -> list[int]:
-        """Red, green and blue, from 1."""
-        return self.raster.bands
-
-    @property
-    def alpha(self) -> list[int]:
-        tags = zip(self.dataset.indexes, self.dataset.colorinterp, strict=True)
-        return [band for band, tag in tags if tag == ColorInterp.alpha and band not in self.bands]
-
-    @property
-    def others(self) -> list[int]:
-        return [band for band in self.dataset.indexes if band not in (*self.bands, *self.alpha)]
-
-    @property
-    def kind(self) -> np.dtype[Any]:
-        return np.dtype(self.raster.dtype)
-
-    @property
-    def nodata(self) -> float | None:
-        """The value of invalid pixels; None also for one that the type of the values does not have."""
-        nodata: float | None = self.dataset.nodata
-        if nodata is None or self.kind.kind == "f":
-            return nodata
-        limits = np.iinfo(self.kind)
-        return nodata if limits.min <= nodata <= limits.max else None
-
-    @cached_property
-    def range(self) -> tuple[float, float]:
-        """The stored values that the model is shown as black and white."""
-        if self.kind == np.uint8:
-            return 0.0, 255.0
-        if self.raster.is_scene:
-            return self.raster.range(np.zeros(0))  # it is measured at places all over the scene
-        values, valid = self.colours(0, self.shape[0])
-        return self.raster.range(values[:, valid]) if valid.any() else (0.0, 1.0)
-
-    def colours(self, top: int, end: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Values (3, n, width) of some lines, invalid ones replaced by the nearest valid pixel, and which are valid."""
-        with self._told():
-            values, valid = self.raster.values((0, top, self.shape[1], end - top))
-        return _filled(values.astype(np.float32), np.ones(values.shape[1:], bool) if valid is None else valid)
-
-    def other(self, band: int, top: int, end: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """The same of another band: (1, n, width)."""
-        with self._told():
-            read = self.dataset.read([band], window=self.window(top, end), masked=True)
-        values = np.asarray(read.data, np.float32)
-        return _filled(values, (~np.ma.getmaskarray(read) & np.isfinite(values))[0])
-
-    def stored(self, band: int, top: int, end: int) -> NDArray[Any]:
-        """(n, width) values as they are."""
-        with self._told():
-            return np.asarray(self.dataset.read(band, window=self.window(top, end)))
-
-    def window(self, top: int, end: int) -> Window:
-        return Window(0, top, self.shape[1], end - top)
-
-    def writes_mask(self) -> bool:
-        """Whether validity is in a mask of the whole scene."""
-        per_scene = any(MaskFlags.per_dataset in flags for flags in self.dataset.mask_flag_enums)
-        return self.nodata is None and not self.alpha and (per_scene or self.raster.scene.mask is not None)
-
-    def remarks(self) -> list[str]:
-        """What a person should know of the result."""
-        found, scene = [], self.raster.scene
-        if scene.crs is None and scene.transform.is_identity and not self.dataset.gcps[0]:
-            found.append("the input has no georeference, so the result has none")
-        if self.dataset.rpcs is not None:
-            found.append("the rational polynomial coefficients (RPC) of the input are left out")
-        if self.others:
-            plural = "s" * (len(self.others) != 1)
-            found.append(f"band{plural} {', '.join(map(str, self.others))} enlarged by bicubic interpolation alone")
-        return found
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except rasterio.RasterioIOError as error:
-            raise UsageError(f"{self.path} is damaged: {gdal.gdal_message(error)}") from None
-
-
-@contextmanager
-def _opened(source: Path, scaling: Scaling, options: ReadOptions) -> Iterator[_OpenScene]:
-    try:
-        with rasters.opened(str(source)) as scene:
-            opened = _OpenScene(rasters.Raster(scene, options), scaling, source)
-            _check(opened)
-            yield opened
-    except TileError as error:
-        raise UsageError(f"{source} cannot be used: {error}") from None
-    except rasterio.RasterioIOError as error:
-        raise UsageError(f"{source} cannot be read as a GeoTIFF: {gdal.gdal_message(error)}") from None
-
-
 def _check_target(source: Path, target: Path) -> None:
     if not source.is_file():
         raise UsageError(f"{source} is no file: name a GeoTIFF")
@@ -271,36 +125,7 @@ def _check_target(source: Path, target: Path) -> None:
         raise UsageError(f"there is no folder {target.parent} to write {target.name} into")
 
 
-def _check(scene: _OpenScene) -> None:
-    (height, width), scaling, path = scene.shape, scene.scaling, scene.path
-    if min(height, width) < scaling.window_px:
-        raise UsageError(
-            f"{path} has {width} x {height} px, less than a window of {scaling.window_px} px: it is too small for this "
-            "model"
-        )
-    if len(scene.bands) != 3:
-        n = scene.dataset.count - len(scene.alpha)
-        raise UsageError(f"{path} has {n} band{'s' * (n != 1)}, expected red, green and blue")
-    if scene.others and scaling.other_bands == "refuse":
-        n = len(scene.others)
-        raise UsageError(
-            f"{path} has {n} band{'s' * (n != 1)} beside red, green and blue, which the model does not know: leave "
-            "them out, or pass them on by bicubic enlargement (--other-bands bicubic)"
-        )
-    if scene.raster.dtype not in KINDS:
-        raise UsageError(f"{path} has values of type {scene.raster.dtype}, expected {', '.join(KINDS)}: convert it")
-
-
-def _filled(values: NDArray[np.float32], valid: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Values (c, h, w) with invalid pixels replaced by the nearest valid one, 0 if there is none."""
-    valid = np.asarray(valid, bool)
-    if valid.all() or not valid.any():
-        return np.where(valid, values, np.float32(0)), valid
-    nearest = distance_transform_edt(~valid, return_distances=False, return_indices=True)
-    return values[:, nearest[0], nearest[1]], valid
-
-
-def _row_of_windows(scene: _OpenScene, top: int, lefts: Sequence[int], enhance: Enhance) -> np.ndarray:
+def _row_of_windows(scene: OpenScene, top: int, lefts: Sequence[int], enhance: Enhance) -> np.ndarray:
     """The detail of a row of windows, blended from left to right: (3, edge, width scale) float32, 1 for the range."""
     scaling, (low, high) = scene.scaling, scene.range
     scale, edge, size = scaling.scale, scaling.edge_px, scaling.window_px
@@ -327,7 +152,7 @@ def _noise_of_window(top: int, left: int, scaling: Scaling) -> np.ndarray:
     return noise_at(down, right, edge, channels, scaling.seed)
 
 
-def _write(scene: _OpenScene, target: Path, rows: Path, tops: Sequence[int]) -> None:
+def _write(scene: OpenScene, target: Path, rows: Path, tops: Sequence[int]) -> None:
     """Blend the rows of windows, add the bicubic enlargement, and write whole rows of the file's blocks at a time."""
     scaling, given, (height, width) = scene.scaling, scene.dataset, scene.shape
     scale, starts = scaling.scale, [top * scaling.scale for top in tops]
@@ -389,7 +214,7 @@ def _finer(transform: Affine, scale: int) -> Affine:
     return Affine(a / scale, b / scale, c, d / scale, e / scale, f)
 
 
-def _write_lines(scene: _OpenScene, out: Any, top: int, end: int, detail: np.ndarray) -> None:
+def _write_lines(scene: OpenScene, out: Any, top: int, end: int, detail: np.ndarray) -> None:
     """The lines of the result that belong to lines `top` to `end` of the scene."""
     scale = scene.scaling.scale
     above, below = max(0, top - KERNEL_PX), min(scene.shape[0], end + KERNEL_PX)
@@ -414,7 +239,7 @@ def _repeated(plane: NDArray[Any], scale: int) -> NDArray[Any]:
     return plane.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
-def _stored(values: np.ndarray, valid: NDArray[Any], scene: _OpenScene) -> NDArray[Any]:
+def _stored(values: np.ndarray, valid: NDArray[Any], scene: OpenScene) -> NDArray[Any]:
     """Values in the kind of the file; invalid pixels get nodata or, if there is none, NaN in a float file."""
     kind, nodata = scene.kind, scene.nodata
     if kind.kind == "f":
