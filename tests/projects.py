@@ -11,6 +11,7 @@ from typing import Any
 
 import rsprune_command
 import yaml
+from pair_folders import COLOURS, write_place
 from prune_runs import PLAN
 
 from rsprune_dagster.config.params import load
@@ -35,6 +36,16 @@ SHORT_EVALUATION = {"n_samples": 48, "sample_steps": 2}
 """Parameters of an evaluation that takes a moment."""
 SHORT_SUPER_RESOLUTION = {"n_images": 32, "save_every_images": 32, "n_test_images": 8}
 """Parameters of a super-resolution that takes a moment."""
+SHORT_SYNTHESIS = {
+    "classes": COLOURS,
+    "crop_px": 16,
+    "n_images": 32,
+    "save_every_images": 32,
+    "n_test_images": 8,
+    "n_drawn_images": 8,
+    "n_segmenter_images": 16,
+}
+"""Parameters of a semantic synthesis that takes a moment, on the pairs of `pair_folders`."""
 
 
 def chain_of(asset: str) -> set[str]:
@@ -121,9 +132,17 @@ def new_project(folder: Path) -> Project:
     project.change("training", **SHORT_TRAINING)
     project.change("evaluation", sources=[str(folder / "made" / "held_out")], **SHORT_EVALUATION)
     project.change("super_resolution", **SHORT_SUPER_RESOLUTION)
+    project.change("semantic_synthesis", **SHORT_SYNTHESIS, **small_pairs(folder / "made_pairs"))
     project.run("git", "init", "--quiet", "--initial-branch=main")
     project.commit("start")
     return project
+
+
+def small_pairs(folder: Path) -> dict[str, list[str]]:
+    """Write pairs of two places; the parameters that name them."""
+    write_place(folder / "here", 10, 0)
+    write_place(folder / "there", 4, 100)
+    return {"sources": [str(folder / "here")], "test_sources": [str(folder / "there")]}
 
 
 def clone(project: Project, target: Path) -> Project:

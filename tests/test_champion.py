@@ -164,10 +164,13 @@ def test_the_registry_has_each_checkpoint_once_and_the_alias_follows(world: Worl
     assert len(client.search_model_versions(f"name = '{MODEL_NAME}'")) == 3
 
 
-def test_a_fine_tuned_checkpoint_is_a_model_of_its_own_that_names_its_parent(world: World, uri: str) -> None:
+@pytest.mark.parametrize("asset", ["super_resolution_checkpoint", "semantic_synthesis_checkpoint"])
+def test_a_fine_tuned_checkpoint_is_a_model_of_its_own_that_names_its_parent(
+    asset: str, world: World, uri: str
+) -> None:
     from mlflow import MlflowClient
 
-    parent, asset = world.train("a"), "super_resolution_checkpoint"
+    parent = world.train("a")
     child = world.train("b", asset, inputs={"diffusion_checkpoint": parent}, metrics={"psnr_mean": 25.0})
     assert _deliver(world, uri) == 0
     client = MlflowClient(uri)

@@ -115,12 +115,14 @@ def test_the_step_trains_on_a_pruned_corpus(pruned: Outcome, tmp_path: Path) -> 
 
 def test_a_training_without_a_condition_has_the_key_that_it_had_before_there_were_any(tmp_path: Path) -> None:
     tiles, options = small_tiles(tmp_path), small_options()
-    of_a_condition = ("condition", "condition_dropout", "parent")
+    of_a_condition = ("condition", "condition_dropout", "mean_share", "parent")
     fixed = {name: value for name, value in asdict(options).items() if name not in (*HARMLESS, *of_a_condition)}
     before = hashlib.sha256(json.dumps([fixed, tiles.fingerprint()]).encode()).hexdigest()[:20]
     assert training_key(options, tiles) == before
-    changed = [replace(options, **{name: value}) for name, value in zip(of_a_condition, ("x4", 0.1, "p"), strict=True)]
-    assert len({training_key(each, tiles) for each in (options, *changed)}) == 4
+    changed = [
+        replace(options, **{name: value}) for name, value in zip(of_a_condition, ("x4", 0.1, 0.2, "p"), strict=True)
+    ]
+    assert len({training_key(each, tiles) for each in (options, *changed)}) == 5
 
 
 def test_sample_draws_a_grid_of_the_scene_asked_for(checkpoint: Path, tmp_path: Path) -> None:

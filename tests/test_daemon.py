@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from browser import ask, browser_page, dagster_ui, metadata, screenshot
-from projects import SHORT_EVALUATION, SHORT_SUPER_RESOLUTION, SHORT_TRAINING
+from projects import SHORT_EVALUATION, SHORT_SUPER_RESOLUTION, SHORT_SYNTHESIS, SHORT_TRAINING, small_pairs
 from prune_runs import PLAN
 from test_refresh import chat
 
@@ -42,6 +42,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["compute"].update(workers=1, device="cpu")
     params["training"].update(SHORT_TRAINING)
     params["super_resolution"].update(SHORT_SUPER_RESOLUTION)
+    params["semantic_synthesis"].update(SHORT_SYNTHESIS, **small_pairs(folder / "made_pairs"))
     params["evaluation"].update(SHORT_EVALUATION, sources=[str(folder / "made" / "held_out")])
     params["automation"].update(enabled=True, look_every_s=LOOK_EVERY_S)
     (folder / "params.yaml").write_text(yaml.safe_dump(params))

@@ -33,6 +33,7 @@ TRAINING = {
     "diffusion_checkpoint": {"raw_corpus", "pruned_subset"},
     "evaluation_metrics": {"raw_corpus", "pruned_subset", "diffusion_checkpoint"},
     "super_resolution_checkpoint": {"raw_corpus", "pruned_subset", "diffusion_checkpoint"},
+    "semantic_synthesis_checkpoint": {"diffusion_checkpoint"},
 }
 STUDY = {"pruning_study": {"raw_corpus", "entropy_scores", "embeddings", "scene_clusters", "pruned_subset"}}
 REPORT = {"pruning_report": {*DEPENDENCIES, *TRAINING}}

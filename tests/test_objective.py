@@ -53,6 +53,7 @@ def draw(
     *,
     scene_dropout: float = 0.0,
     condition_dropout: float = 0.0,
+    mean_share: float = 0.0,
     rows: slice = slice(None),
 ) -> NoisyBatch:
     space, chosen = pixels(batch.images.shape[1]), OBJECTIVES[objective]
@@ -64,6 +65,7 @@ def draw(
         null_class=NULL_CLASS,
         scene_dropout=scene_dropout,
         condition_dropout=condition_dropout,
+        mean_share=mean_share,
         seed=0,
         rows=rows,
     )
@@ -148,6 +150,19 @@ def test_so_many_images_lose_their_condition() -> None:
     lost = drawn.inputs[:, 3] == 0
     assert float(lost.float().mean()) == pytest.approx(0.1, abs=0.01)
     assert (drawn.inputs[:, 3][~lost] == 1).all()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_so_many_images_teach_the_mean(objective: str) -> None:
+    planes = np.ones((MANY, 1, 1, 1), np.float32)
+    batch = replace(grey(MANY, 51), condition=Condition(planes, is_image=False))  # 51 is -0.6
+    plain, drawn = draw(batch, objective), draw(batch, objective, mean_share=0.2)
+    of_mean = drawn.inputs[:, :3].abs().amax((1, 2, 3)) == 0
+    assert float(of_mean.float().mean()) == pytest.approx(0.2, abs=0.01)
+    assert (drawn.timesteps[of_mean] == 999).all() and torch.allclose(drawn.target[of_mean], torch.tensor(0.6))
+    for name in ("inputs", "timesteps", "target"):
+        assert torch.equal(getattr(drawn, name)[~of_mean], getattr(plain, name)[~of_mean])
+    assert (drawn.inputs[:, 3] == 1).all()
 
 
 def test_in_latents_a_condition_is_encoded_or_averaged(tmp_path: Path) -> None:

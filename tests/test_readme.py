@@ -12,7 +12,7 @@ from projects import CHECKOUT, Project, new_project
 from prune_runs import PLAN
 
 from rsprune_dagster.cli import commands as cli
-from rsprune_dagster.corpus.synthetic import write_corpus
+from rsprune_dagster.corpus.synthetic import COLOURS, write_corpus
 
 PAGES = "".join((CHECKOUT / name).read_text() for name in ("README.md", "docs/usage.md"))
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGES, re.DOTALL | re.MULTILINE)
@@ -28,6 +28,7 @@ SMALL = {
     "study": {"arms": ["full", "rsprune-0.15"], "seeds": [0], "checkpoints": [16]},
     "training": {"image_size_px": 32, "n_images": 16, "save_every_images": 16, "ema_half_life_images": 8},
     "super_resolution": {"scale": 2, "n_images": 16, "save_every_images": 16},
+    "semantic_synthesis": {"sources": ["synthetic"], "test_sources": ["synthetic"], "classes": COLOURS, "crop_px": 32},
     "report": {"n_other_seeds": 0},
 }
 """Parameters beside those of `new_project` that spare minutes."""

@@ -249,9 +249,14 @@ def test_a_gpu_is_for_one_step_at_a_time(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "driver").touch()
     monkeypatch.setattr(gpu_pool, "NVIDIA_DRIVER", tmp_path / "driver")
     pools = {asset.key.to_user_string(): asset.op.pool for asset in build_assets(settings(tmp_path, None))}
-    trainings = {"diffusion_checkpoint", "evaluation_metrics", "super_resolution_checkpoint", "pruning_study"}
+    trainings = {
+        "diffusion_checkpoint",
+        "super_resolution_checkpoint",
+        "semantic_synthesis_checkpoint",
+        "pruning_study",
+    }
     on_gpu = {name for name, pool in pools.items() if pool == "gpu"}
-    assert on_gpu == {"embeddings", "scene_clusters", *trainings}
+    assert on_gpu == {"embeddings", "scene_clusters", "evaluation_metrics", *trainings}
 
 
 def test_a_run_whose_command_was_killed_is_ended_by_the_next_one() -> None:

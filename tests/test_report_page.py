@@ -183,7 +183,8 @@ def test_what_came_later_is_shown_where_it_is_there(pruned: Outcome, tmp_path: P
     assert "after 1,234 of 5,000 images" in text and "0.123" in text and "too few images" in text
     assert "Sample of city after 64 images" in report.html and "Sample 7: city" in report.html
     assert "x4, realistic degradation" in text and "23.2 (22.2 to 24.2)" in text and "fid needs more images" in text
-    assert "Example 1: truth" in report.html
+    assert "Example 1: truth" in report.html and "Example 1: mask" in report.html
+    assert "classes water, city" in text and "0.0375 (0.0125 to 0.0625)" in text and "17.5" in text
 
 
 def test_a_later_asset_that_tells_less_is_no_error(pruned: Outcome, tmp_path: Path) -> None:
@@ -292,8 +293,8 @@ def _note_foreign(url: str, troubles: list[str]) -> None:
 
 def _write_later(assets: Path) -> None:
     """What a training, an evaluation and a study leave, in the little that the page reads of it."""
-    checkpoint, metrics, restored, study = (assets / asset for asset in LATER)
-    for folder in (checkpoint / "samples", metrics, restored / "examples", study):
+    checkpoint, metrics, restored, drawn, study = (assets / asset for asset in LATER)
+    for folder in (checkpoint / "samples", metrics, restored / "examples", drawn / "examples", study):
         folder.mkdir(parents=True)
     names = ["n_tiles", "n_scenes", "n_images", "n_epochs", "n_weights", "first_loss", "final_loss"]
     (checkpoint / "training.json").write_text(
@@ -323,7 +324,20 @@ def _write_later(assets: Path) -> None:
         "output,measure,value,low,high,gain,gain_low,gain_high\nbicubic,psnr,24.5,23.5,25.5,0,0,0\n"
         "sample,psnr,23.25,22.25,24.25,-1.25,-2,-0.5\n"
     )
-    Image.fromarray(np.full((16, 80, 3), 90, np.uint8)).save(restored / "examples" / "00.png")
+    told = {"classes": ["water", "city"], "n_images": 640, "n_pairs": 24, "n_test_images": 12}
+    told |= {"first_loss": 1.0, "final_loss": 0.2, "not_measured": ""}
+    (drawn / "training.json").write_text(json.dumps(told))
+    (drawn / "metrics.json").write_text(json.dumps({"frechet_descriptor_drawn": 17.5}))
+    (drawn / "segmentation.csv").write_text(
+        "learned_from,measured_on,measure,value,low,high,gain,gain_low,gain_high\n"
+        + "".join(
+            f"real,{on},{name},0.625,0.5,0.75,,,\nreal and drawn,{on},{name},0.65,0.5,0.75,0.0375,0.0125,0.0625\n"
+            for on in ('"real, other places"',)
+            for name in ("miou", "accuracy", "mean_accuracy")
+        )
+    )
+    for folder in (restored, drawn):
+        Image.fromarray(np.full((16, 80, 3), 90, np.uint8)).save(folder / "examples" / "00.png")
 
 
 def _study() -> dict[str, Any]:

@@ -19,7 +19,8 @@ from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.downstream import scene
 from rsprune_dagster.downstream.degradation import enlarged
 from rsprune_dagster.downstream.open_scene import Scaling
-from rsprune_dagster.downstream.scene import NOISE_BLOCK_PX, Enhance, corners, noise_at, ramp
+from rsprune_dagster.downstream.scene import NOISE_BLOCK_PX, Enhance, noise_at
+from rsprune_dagster.downstream.windows import corners, ramp
 from rsprune_dagster.utils.errors import UsageError
 
 ORIGIN = Affine(30.0, 0.0, 500_000.0, 0.0, -30.0, 4_200_000.0)
@@ -159,7 +160,8 @@ def test_other_bands_are_refused_or_enlarged_and_alpha_follows(tmp_path: Path) -
 def test_windows_cover_the_scene_and_overlap() -> None:
     for length, edge in ((50, 32), (16, 32), (17, 32), (1000, 16), (30, 10), (30, 4)):
         window = edge // 2
-        found = corners(length, replace(SCALING, edge_px=edge))
+        scaling = replace(SCALING, edge_px=edge)
+        found = corners(length, scaling.window_px, scaling.overlap_px)
         assert found[0] == 0 and found[-1] == length - window
         assert all(0 < b - a <= window - window / 4 for a, b in itertools.pairwise(found))
 
@@ -203,7 +205,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(tmp_path: Path) -> Non
     n_before = stopped.n_calls - 1
     upscale(source, tmp_path / "out.tif", SCALING, stopped)
     assert (tmp_path / "out.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
-    n_rows = len(corners(90, SCALING))
+    n_rows = len(corners(90, SCALING.window_px, SCALING.overlap_px))
     assert n_before > 0 and stopped.n_calls - 4 < n_rows
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.tif", "out.tif", "whole.tif"]
 
@@ -346,7 +348,8 @@ def test_windows_are_given_the_noise_of_their_place(tmp_path: Path) -> None:
         return nothing(low, noise)
 
     upscale(source, tmp_path / "out.tif", scaling, listening)
-    places = [(top, left) for top in corners(40, scaling) for left in corners(40, scaling)]
+    found = corners(40, scaling.window_px, scaling.overlap_px)
+    places = [(top, left) for top in found for left in found]
     assert len(seen) == len(places) == 9
     for noise, (top, left) in zip(seen, places, strict=True):
         assert np.array_equal(noise.numpy(), noise_at(top, left, 16, 4, seed=7))

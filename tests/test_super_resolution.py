@@ -25,13 +25,12 @@ from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.objective import OBJECTIVES, to_tensor
 from rsprune_dagster.diffusion.training import Trained, train
 from rsprune_dagster.downstream.degradation import N_BACK_PROJECTIONS, consistent, enlarged, reduced
+from rsprune_dagster.downstream.fine_tuning import start_of
 from rsprune_dagster.downstream.super_resolution import (
-    N_PAIRS,
     SuperResolution,
     Task,
     card,
     load_super_resolution,
-    start_of,
     write_super_resolution,
 )
 from rsprune_dagster.utils.errors import RunError, UsageError
@@ -51,9 +50,11 @@ def foundation(kind: str = "unet", objective: str = "flow_matching", *, edge: in
     return Model(denoiser, OBJECTIVES[objective].schedule(pixels(edge)), pixels(edge))
 
 
-def said(denoiser: Denoiser, inputs: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+def said(
+    denoiser: Denoiser, inputs: torch.Tensor, labels: torch.Tensor | None, timesteps: tuple[int, int] = (700, 20)
+) -> torch.Tensor:
     with torch.inference_mode():
-        found: torch.Tensor = denoiser.eval()(inputs, torch.tensor([700, 20]), class_labels=labels).sample
+        found: torch.Tensor = denoiser.eval()(inputs, torch.tensor(timesteps), class_labels=labels).sample
     return found
 
 
@@ -63,7 +64,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     tiles = crops(folder / "tiles", edge_px=16)
     options = small_options(n_images=32, objective="flow_matching", scene_dropout=1.0, parent="foundation digest")
     made = train(
-        tiles, options, folder / "states", device="cpu", start=lambda: start_of(foundation(), 0, from_random=False)
+        tiles, options, folder / "states", device="cpu", start=lambda: start_of(foundation(), 3, 0, from_random=False)
     )
     return made.moved("cpu")
 
@@ -108,22 +109,16 @@ def test_the_identity_of_the_pipeline_is_exact_to_a_hundredth_of_a_grey_level() 
     assert (decoded - values).abs().max() * 127.5 < 0.01
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_the_mean_is_that_of_first_predictions_from_noise_and_its_negative(objective: str) -> None:
-    """From pure noise z the prediction is v: the image is z - v with straight paths, -v with v-prediction."""
-    model = foundation(objective=objective)
+@pytest.mark.parametrize("kind", ["unet", "dit"])
+def test_the_mean_is_the_prediction_at_the_last_timestep_without_noise(kind: str) -> None:
+    model = foundation(kind)
     widened = replace(model, denoiser=with_condition(model.denoiser, 3))
-    rng = torch.Generator().manual_seed(0)
-    low, noise = torch.rand((2, 3, 4, 4), generator=rng) * 2 - 1, torch.randn((2, 3 * N_PAIRS, 16, 16), generator=rng)
-    found = SuperResolution(widened, TASK).mean(low, noise)
-    given, predicted = enlarged(low, 4).clamp(-1, 1), []
-    for z in (sign * part for part in noise.chunk(N_PAIRS, dim=1) for sign in (1, -1)):
-        with torch.inference_mode():
-            v = widened.denoiser(torch.cat([z, given], dim=1), torch.tensor([999, 999])).sample
-        predicted.append(z - v if objective == "flow_matching" else (-v).clamp(-1, 1))
-    assert len(predicted) == 8
-    wanted = consistent(torch.as_tensor(sum(predicted)) / 8, low, 4, N_BACK_PROJECTIONS["bicubic"])
-    assert (found - wanted).abs().max() < 0.01  # sigma of the first step is 0.999 or 1
+    low = torch.rand((2, 3, 4, 4), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    found = SuperResolution(widened, TASK).mean(low)
+    given = torch.cat([torch.zeros(2, 3, 16, 16), enlarged(low, 4).clamp(-1, 1)], dim=1)
+    null = torch.full((2,), model.null_class or 0) if kind == "dit" else None
+    wanted = consistent(-said(widened.denoiser, given, null, (999, 999)), low, 4, N_BACK_PROJECTIONS["bicubic"])
+    assert (found - wanted).abs().max() < 1e-4
 
 
 def test_the_result_s_reduction_is_the_input_and_of_noisy_inputs_nearer_to_it(trained: Trained) -> None:
@@ -139,11 +134,12 @@ def test_the_result_s_reduction_is_the_input_and_of_noisy_inputs_nearer_to_it(tr
 def test_images_do_not_depend_on_the_batch(trained: Trained) -> None:
     model = SuperResolution(trained.model, TASK)
     low = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
-    for mean in (False, True):
-        whole, parts = (model.images(low, replace(SAMPLING, batch_size=n), mean=mean) for n in (5, 2))
+    means = [model.means(low, batch_size) for batch_size in (5, 2)]
+    samples = [model.samples(low, replace(SAMPLING, batch_size=n)) for n in (5, 2)]
+    for whole, parts in (means, samples):
         assert whole.shape == (5, 16, 16, 3)
         assert np.abs(whole.astype(int) - parts).max() <= 1
-    assert not np.array_equal(model.images(low, SAMPLING), model.images(low, replace(SAMPLING, seed=1)))
+    assert not np.array_equal(model.samples(low, SAMPLING), model.samples(low, replace(SAMPLING, seed=1)))
 
 
 def test_an_interrupted_fine_tuning_ends_in_the_same_losses(trained: Trained, tmp_path: Path) -> None:
@@ -151,7 +147,7 @@ def test_an_interrupted_fine_tuning_ends_in_the_same_losses(trained: Trained, tm
     options = small_options(n_images=32, objective="flow_matching", scene_dropout=1.0, parent="foundation digest")
 
     def start() -> Denoiser:
-        return start_of(foundation(), 0, from_random=False)
+        return start_of(foundation(), 3, 0, from_random=False)
 
     train(tiles, replace(options, n_images=16), tmp_path / "states", device="cpu", start=start)
     again = train(tiles, options, tmp_path / "states", device="cpu", start=lambda: pytest.fail("it starts anew"))
@@ -162,7 +158,7 @@ def test_what_is_loaded_is_what_was_written(trained: Trained, checkpoint: Path) 
     loaded = load_super_resolution(checkpoint)
     assert loaded.task == TASK
     low = np.full((1, 4, 4, 3), 90, np.uint8)
-    assert np.array_equal(loaded.images(low, SAMPLING), SuperResolution(trained.model, TASK).images(low, SAMPLING))
+    assert np.array_equal(loaded.samples(low, SAMPLING), SuperResolution(trained.model, TASK).samples(low, SAMPLING))
 
 
 def test_diffusers_alone_draws_the_same(trained: Trained, checkpoint: Path) -> None:
@@ -202,14 +198,14 @@ def test_a_transformer_s_checkpoint_is_loaded_and_its_card_says_what_diffusers_c
         options,
         tmp_path / "states",
         device="cpu",
-        start=lambda: start_of(foundation("dit", "v_prediction"), 0, from_random=False),
+        start=lambda: start_of(foundation("dit", "v_prediction"), 3, 0, from_random=False),
     ).moved("cpu")
     text = card(trained, TASK, options, "")
     assert "diffusers has no pipeline" in text and "LDMSuperResolutionPipeline" not in text
     write_super_resolution(tmp_path / "checkpoint", trained, TASK, text)
     low = np.full((1, 4, 4, 3), 90, np.uint8)
     loaded = load_super_resolution(tmp_path / "checkpoint")
-    assert np.array_equal(loaded.images(low, SAMPLING), SuperResolution(trained.model, TASK).images(low, SAMPLING))
+    assert np.array_equal(loaded.samples(low, SAMPLING), SuperResolution(trained.model, TASK).samples(low, SAMPLING))
 
 
 def test_the_card_tells_task_origin_and_licence(checkpoint: Path) -> None:

@@ -164,7 +164,7 @@ def test_options_are_those_of_the_parameters() -> None:
     params = load(Path(__file__).parents[1] / "params.yaml").training
     options = training_options(params, 5)
     assert (options.seed, options.autoencoder_digest, options.scene_dropout) == (5, "", 0.1)
-    unconditional = {"condition": "", "condition_dropout": 0.0, "parent": ""}
+    unconditional = {"condition": "", "condition_dropout": 0.0, "mean_share": 0.0, "parent": ""}
     assert {name: getattr(options, name) for name in unconditional} == unconditional
     own = {each.name for each in fields(TrainingOptions)} - {"seed", "autoencoder_digest", "scene_dropout"}
     own -= unconditional.keys()

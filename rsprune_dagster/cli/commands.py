@@ -17,6 +17,7 @@ from rsprune_dagster.cli.sample import app as training_app
 from rsprune_dagster.cli.study import STUDY, materialize_study
 from rsprune_dagster.cli.study import app as study_app
 from rsprune_dagster.cli.super_resolve import app as super_resolution_app
+from rsprune_dagster.cli.synthesize import app as synthesis_app
 from rsprune_dagster.cli.versions import app as lineage_app
 from rsprune_dagster.config.effects import without_effect
 from rsprune_dagster.config.layout import LEDGER, REPORT_HTML, TILES, Layout
@@ -176,7 +177,7 @@ def demo(changes: SetOption = None) -> None:
     """Run the whole pipeline on the corpus of params.yaml: a synthetic one, unless you changed it."""
     from rsprune_dagster.cli.prune_summary import outcome
     from rsprune_dagster.pruning.ledger import count_decisions, scene_table
-    from rsprune_dagster.viz import super_resolution
+    from rsprune_dagster.viz import super_resolution, synthesis
     from rsprune_dagster.viz.evaluation import headline
     from rsprune_dagster.viz.pictures import save_pictures
 
@@ -191,6 +192,8 @@ def demo(changes: SetOption = None) -> None:
         f"\nThe trained model, {layout.folder('diffusion_checkpoint')}, against held-out tiles (interval):\n"
         f"{headline(layout.folder('evaluation_metrics'))}\n\nSuper-resolution of held-out tiles (interval):\n"
         f"{super_resolution.headline(layout.folder('super_resolution_checkpoint'))}\n\n"
+        "Masks that a segmenter finds, which learned from real or from real and drawn images (interval):\n"
+        f"{synthesis.headline(layout.folder('semantic_synthesis_checkpoint'))}\n\n"
         "The report, to be opened in a browser: "
         f"{layout.folder('pruning_report') / REPORT_HTML}\nPictures of each asset: {pictures}"
         "\nThe web UI: make ui, then open http://127.0.0.1:3000"
@@ -361,4 +364,5 @@ app.add_typer(report_app)
 app.add_typer(study_app)
 app.add_typer(training_app)
 app.add_typer(super_resolution_app)
+app.add_typer(synthesis_app)
 app.add_typer(reprune_app)

@@ -54,7 +54,7 @@ def super_resolve(
     from rsprune_dagster.diffusion.checkpoint import model_digest
     from rsprune_dagster.downstream.open_scene import Scaling
     from rsprune_dagster.downstream.scene import upscale
-    from rsprune_dagster.downstream.super_resolution import N_PAIRS, load_super_resolution
+    from rsprune_dagster.downstream.super_resolution import load_super_resolution
     from rsprune_dagster.utils.device import resolve_device
     from rsprune_dagster.utils.progress import terminal
 
@@ -69,18 +69,19 @@ def super_resolve(
     if output is Output.MEAN and steps:
         raise UsageError("--steps has no effect with --output mean, which takes one step")
     is_mean, n_steps = output is Output.MEAN, steps or params.sample_steps
+    drawn = partial(model.sample, n_steps=n_steps, sampler=params.sampler)
     remarks = upscale(
         source,
         target,
         Scaling(
             scale=scale,
             edge_px=space.image_size_px,
-            noise_shape=(space.channels * (N_PAIRS if is_mean else 1), space.edge),
+            noise_shape=(space.channels, space.edge),
             seed=seed,
             other_bands=other_bands.value,
             at_once=params.micro_batch_size,
         ),
-        model.mean if is_mean else partial(model.sample, n_steps=n_steps, sampler=params.sampler),
+        (lambda low, noise: model.mean(low)) if is_mean else drawn,
         options=options_of(whole.corpus),
         key=f"{model_digest(folder)} {output.value} {n_steps} {params.sampler} {on.type} {params.micro_batch_size}",
         progress=terminal,

@@ -17,7 +17,13 @@ from rsprune_dagster.utils.errors import RunError
 
 PRUNING = ("raw_corpus", "reference_scenes", "entropy_scores", "embeddings", "scene_clusters", "pruned_subset")
 """The assets of a prune, in the order of the flow."""
-LATER = ("diffusion_checkpoint", "evaluation_metrics", "super_resolution_checkpoint", "pruning_study")
+LATER = (
+    "diffusion_checkpoint",
+    "evaluation_metrics",
+    "super_resolution_checkpoint",
+    "semantic_synthesis_checkpoint",
+    "pruning_study",
+)
 """The assets that are made from a subset; `pruning_report` shows those that are there."""
 
 ASSETS = "assets"
@@ -59,7 +65,9 @@ METRICS, PROTOCOLS, SAMPLES = "metrics.json", "protocols.json", "samples.parquet
 SCENE_SCORES, RECOGNISED, COPIES, HELD_OUT = "scenes.csv", "recognised.csv", "copies.csv", "held_out"
 """In an evaluation, which may lie in DVC's cache."""
 RESTORATION, EXAMPLES = "restoration.csv", "examples"
-"""In super_resolution_checkpoint."""
+"""In super_resolution_checkpoint; the second also in semantic_synthesis_checkpoint."""
+SEGMENTATION = "segmentation.csv"
+"""In semantic_synthesis_checkpoint."""
 STUDY_SUMMARY = "summary.json"
 """In pruning_study."""
 REPORT_HTML, REPORT_JSON = "report.html", "report.json"

@@ -146,6 +146,23 @@ class SuperResolutionParams(Section):
     n_test_images: int = Field(ge=2)
 
 
+class SemanticSynthesisParams(Section):
+    sources: tuple[str, ...]
+    test_sources: tuple[str, ...]
+    classes: dict[str, str]
+    crop_px: int = Field(ge=8)
+    start: Literal["foundation", "random"]
+    n_images: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    warmup_images: Count
+    ema_half_life_images: int = Field(ge=1)
+    save_every_images: int = Field(ge=1)
+    guidance: float = Field(ge=1)
+    n_test_images: int = Field(ge=2)
+    n_drawn_images: int = Field(ge=2)
+    n_segmenter_images: int = Field(ge=1)
+
+
 class StudyParams(Section):
     arms: tuple[Annotated[str, Field(pattern=r"^[a-z_]+(-[0-9.]+)?$")], ...] = Field(min_length=1)
     seeds: tuple[Count, ...] = Field(min_length=1)
@@ -222,6 +239,7 @@ class Params(Section):
     training: TrainingParams
     evaluation: EvaluationParams
     super_resolution: SuperResolutionParams
+    semantic_synthesis: SemanticSynthesisParams
     study: StudyParams
     report: ReportParams
     repruning: RepruningParams

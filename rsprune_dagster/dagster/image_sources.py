@@ -36,7 +36,8 @@ def named_sources(
 ) -> tuple[str, ...]:
     """The sources, with relative paths resolved against `home`, the project's folder.
 
-    `synthetic` stands for a part of the synthetic corpus: corpus, reference or held_out.
+    `synthetic` stands for a part of the synthetic corpus (corpus, reference or held_out), or of the synthetic pairs of
+    image and mask (pairs or held_out_pairs).
     """
     return tuple(_synthetic(layout, part, progress) if each == SYNTHETIC else _from(home, each) for each in sources)
 
@@ -53,8 +54,12 @@ def _from(home: Path | None, source: str) -> str:
 
 
 def _synthetic(layout: Layout, part: str, progress: Progress) -> str:
-    from rsprune_dagster.corpus.synthetic import SyntheticPlan, write_corpus
+    from rsprune_dagster.corpus.synthetic import SyntheticPlan, write_corpus, write_pairs
 
-    folder = layout.state / "synthetic"
-    write_corpus(folder, SyntheticPlan(), progress=progress)
+    if part.endswith("pairs"):
+        folder = layout.state / "synthetic_pairs"
+        write_pairs(folder, progress=progress)
+    else:
+        folder = layout.state / "synthetic"
+        write_corpus(folder, SyntheticPlan(), progress=progress)
     return str(folder / part)

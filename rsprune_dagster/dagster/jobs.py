@@ -27,7 +27,7 @@ evaluate = dg.define_asset_job(
 downstream = dg.define_asset_job(
     "downstream",
     selection=dg.AssetSelection.groups("downstream"),
-    description="Fine-tune the current checkpoint for super-resolution, and measure it against bicubic enlargement.",
+    description="Fine-tune the current checkpoint for super-resolution and semantic image synthesis, and measure both.",
 )
 
 report = dg.define_asset_job(

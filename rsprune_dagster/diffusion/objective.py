@@ -59,6 +59,7 @@ def noised(
     null_class: int,
     scene_dropout: float,
     condition_dropout: float = 0.0,
+    mean_share: float = 0.0,
     seed: int,
     rows: slice = slice(None),
     at_once: int = 64,
@@ -68,6 +69,8 @@ def noised(
     Random numbers are drawn for the whole batch and depend only on the seed and the index of its first image.
 
     Args:
+        condition_dropout: share of images with zeros for the condition.
+        mean_share: share of images with zeros for the noisy image, from which the mean is learnt (`sampling.mean`).
         at_once: images per call of the autoencoder.
     """
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence((seed, batch.first)).generate_state(1)[0]))
@@ -81,6 +84,10 @@ def noised(
     if batch.condition is not None:
         given = encoded_condition(space, batch.condition[rows], at_once=at_once)
         without = (torch.rand(n, generator=generator) < condition_dropout)[rows]
+        alone = (torch.rand(n, generator=generator) < mean_share)[rows]
+        timesteps = torch.where(alone, N_TIMESTEPS - 1, timesteps)
+        target = torch.where(alone[:, None, None, None], -clean, target)
+        noisy = noisy.masked_fill(alone[:, None, None, None], 0.0)
         noisy = torch.cat([noisy, given.masked_fill(without[:, None, None, None], 0.0)], dim=1)
     return NoisyBatch(noisy, timesteps, scenes, target)
 

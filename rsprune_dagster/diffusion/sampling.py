@@ -10,7 +10,7 @@ from rsprune_dagster.config.params import suggest
 from rsprune_dagster.diffusion.denoiser import Denoiser
 from rsprune_dagster.diffusion.model import Model, pixel_model
 from rsprune_dagster.diffusion.objective import encoded_condition, to_images
-from rsprune_dagster.diffusion.schedule import SAMPLERS
+from rsprune_dagster.diffusion.schedule import N_TIMESTEPS, SAMPLERS
 from rsprune_dagster.diffusion.tile_set import Condition
 from rsprune_dagster.utils.errors import UsageError
 from rsprune_dagster.utils.progress import Progress, silent
@@ -90,20 +90,33 @@ def denoised(
     given = None if condition is None else encoded_condition(model.space, condition).to(device)
     state = noise.to(device)
     for timestep in stepper.timesteps:
-        said = _guided(model, state, timestep, labels, given, guidance)
+        said = guided(model, state, timestep, labels, given, guidance)
         state = stepper.step(said, timestep, state).prev_sample
     return model.space.decode(state)
 
 
-def noise_of(model: Model, numbers: np.ndarray, seed: int, *, n_each: int = 1) -> torch.Tensor:
-    """The noise (n, n_each c, edge, edge) that images of these numbers start from."""
-    shape = (n_each * model.space.channels, model.space.edge, model.space.edge)
+def mean(model: Model, condition: Condition) -> torch.Tensor:
+    """The mean of all images (n, 3, s, s) that a condition leaves possible: the image of the smallest squared error.
+
+    It is the prediction at the last timestep from zeros, for which the target of a training with
+    `TrainingOptions.mean_share` is the negative of the image.
+    """
+    given = encoded_condition(model.space, condition).to(model.denoiser.device)
+    nothing = given.new_zeros(len(given), model.space.channels, model.space.edge, model.space.edge)
+    labels = None if model.null_class is None else torch.full((len(given),), model.null_class, device=given.device)
+    last = torch.tensor(N_TIMESTEPS - 1, device=given.device)
+    return model.space.decode(-_predicted(model.denoiser, nothing, last, labels, given))
+
+
+def noise_of(model: Model, numbers: np.ndarray, seed: int) -> torch.Tensor:
+    """The noise (n, c, edge, edge) that images of these numbers start from."""
+    shape = (model.space.channels, model.space.edge, model.space.edge)
     seeds = [int(np.random.SeedSequence((seed, int(number))).generate_state(1)[0]) for number in numbers]
     noise = [torch.randn(shape, generator=torch.Generator().manual_seed(each)) for each in seeds]
     return torch.stack(noise).to(model.denoiser.device)
 
 
-def _guided(
+def guided(
     model: Model,
     state: torch.Tensor,
     timestep: torch.Tensor,

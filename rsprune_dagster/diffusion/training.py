@@ -58,6 +58,8 @@ class TrainingOptions:
     """Description of the denoiser's additional input; empty: there is none."""
     condition_dropout: float = 0.0
     """Share of images trained with zeros for the condition, which classifier-free guidance needs."""
+    mean_share: float = 0.0
+    """Share of images trained with zeros for the noisy image, from which the mean is predicted (`sampling.mean`)."""
     parent: str = ""
     """Digest of the checkpoint that the training starts from; empty: from random weights."""
 
@@ -189,6 +191,7 @@ def share_of(
         null_class=null_class(state.denoiser) or 0,
         scene_dropout=options.scene_dropout,
         condition_dropout=options.condition_dropout,
+        mean_share=options.mean_share,
         seed=options.seed,
         rows=ranks.rows(len(batch.images)),
         at_once=options.micro_batch_size,

@@ -111,20 +111,33 @@ def measure(images: Images, truth: Images, low: Images, scale: int) -> dict[str,
     return {name: np.concatenate([part[name] for part in found]) for name in MEASURES}
 
 
+def perceptual_distance(images: Images, truth: Images) -> NDArray[np.float64]:
+    """ST-LPIPS (n,) between images (n, s, s, 3)."""
+    parts = [slice(start, start + AT_ONCE) for start in range(0, len(images), AT_ONCE)]
+    with torch.inference_mode():
+        found: torch.Tensor = torch.cat([_st_lpips(to_tensor(images[part]), to_tensor(truth[part])) for part in parts])
+    return np.asarray(found.double().numpy())
+
+
 def _measure(
     images: torch.Tensor, truth: torch.Tensor, low: torch.Tensor, scale: int
 ) -> dict[str, NDArray[np.float64]]:
     ours, real = (images + 1) / 2, (truth + 1) / 2
     with torch.inference_mode():
-        found = {
+        found: dict[str, Any] = {
             "psnr": peak_signal_noise_ratio(ours, real, data_range=1.0, reduction="none", dim=(1, 2, 3)).clamp(
                 max=MAX_PSNR_DB
             ),
             "ssim": structural_similarity_index_measure(ours, real, data_range=1.0, reduction="none"),
-            "st_lpips": _network()(_at_least(images), _at_least(truth)).flatten(),
+            "st_lpips": _st_lpips(images, truth),
             "input_error": (reduced(images, scale) - low).square().mean((1, 2, 3)).sqrt() * 127.5,
         }
     return {name: np.atleast_1d(np.asarray(values.double().numpy())) for name, values in found.items()}
+
+
+def _st_lpips(images: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    found: torch.Tensor = _network()(_at_least(images), _at_least(truth))
+    return found.flatten()
 
 
 def _at_least(images: torch.Tensor) -> torch.Tensor:

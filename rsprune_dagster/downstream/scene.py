@@ -25,6 +25,7 @@ from rasterio.windows import Window
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.downstream.degradation import enlarged
 from rsprune_dagster.downstream.open_scene import OpenScene, Scaling, open_scene
+from rsprune_dagster.downstream.windows import corners, ramp
 from rsprune_dagster.utils.atomic_write import atomic_write
 from rsprune_dagster.utils.errors import UsageError
 from rsprune_dagster.utils.progress import Progress, silent
@@ -65,7 +66,7 @@ def upscale(
     _check_target(source, target)
     rows = target.with_name(f".{target.name}.rows") / _key(source, scaling, options, key)
     with open_scene(source, scaling, options) as scene:
-        tops, lefts = (corners(length, scaling) for length in scene.shape)
+        tops, lefts = (corners(length, scaling.window_px, scaling.overlap_px) for length in scene.shape)
         with progress("windows", len(tops) * len(lefts)) as advance:
             for number, top in enumerate(tops):
                 if not (file := rows / f"{number:06d}.npy").exists():
@@ -80,18 +81,6 @@ def upscale(
     if not any(rows.parent.iterdir()):
         rows.parent.rmdir()
     return remarks
-
-
-def corners(length: int, scaling: Scaling) -> list[int]:
-    """The first pixels of windows that cover `length`, neighbours overlapping by `overlap_px` or more."""
-    window = scaling.window_px
-    return [*range(0, length - window, window - scaling.overlap_px), length - window]
-
-
-def ramp(edge: int, overlap: int) -> np.ndarray:
-    """(edge,) float32 weights of a window's pixels: they rise over the overlap, and fall at the other end."""
-    rising = (np.arange(edge) + 0.5) / max(1, overlap)
-    return np.minimum(np.minimum(rising, rising[::-1]), 1.0).astype(np.float32)
 
 
 def noise_at(top: int, left: int, edge: int, channels: int, seed: int) -> np.ndarray:

@@ -1,10 +1,11 @@
 """A super-resolution model: a denoiser that is also given the low-resolution image, enlarged to the full size.
 
-The first step from pure noise predicts the mean of all high-resolution images that the input may come from: the image
-of the smallest squared error. All steps draw one of them, with the texture that the mean lacks.
+A sample is one of the high-resolution images that the input may come from. The mean of all of them has the smallest
+squared error, and lacks their texture; it is predicted in one step, which a share of the training images teaches.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,20 +15,18 @@ import torch
 from numpy.typing import NDArray
 
 from rsprune_dagster.diffusion.checkpoint import SamplingOptions, load_checkpoint, pipeline_of, write_pipeline
-from rsprune_dagster.diffusion.denoiser import Denoiser, with_condition, with_new_weights
 from rsprune_dagster.diffusion.latents import unscaled_identity_autoencoder
 from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.objective import to_images, to_tensor
-from rsprune_dagster.diffusion.sampling import denoised, noise_of
+from rsprune_dagster.diffusion.sampling import denoised, mean, noise_of
 from rsprune_dagster.diffusion.training import Trained, TrainingOptions
 from rsprune_dagster.downstream.crops import condition_of
 from rsprune_dagster.downstream.degradation import N_BACK_PROJECTIONS, consistent
 from rsprune_dagster.utils.errors import RunError
 
 SETTINGS: Final = "super_resolution.json"
-N_PAIRS: Final = 4
-"""Pairs of noise and its negative that predictions of the mean are averaged over. The network does not remove the noise
-whole; the average over 8 gained 1.4 dB on UC Merced (docs/log.md)."""
+MEAN_SHARE: Final = 0.2
+"""Share of training images that teach the mean (docs/log.md)."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +56,10 @@ class SuperResolution:
         """
         return self._corrected(self.predicted(low, noise, n_steps=n_steps, sampler=sampler), low)
 
-    def mean(self, low: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """The mean of all images that low-resolution images may come from; arguments and result as of `sample`.
-
-        Args:
-            noise: (n, N_PAIRS c, edge, edge) float32.
-        """
-        several = [part for each in noise.chunk(N_PAIRS, dim=1) for part in (each, -each)]
-        total = sum(self.predicted(low, each, n_steps=1, sampler="ddim") for each in several)
-        return self._corrected(torch.as_tensor(total) / len(several), low)
+    def mean(self, low: torch.Tensor) -> torch.Tensor:
+        """The mean of all images that low-resolution images may come from; argument and result as of `sample`."""
+        with torch.inference_mode():
+            return self._corrected(mean(self.model, condition_of(low, self.task.scale)).float().cpu(), low)
 
     def predicted(self, low: torch.Tensor, noise: torch.Tensor, *, n_steps: int, sampler: str) -> torch.Tensor:
         """What the denoiser makes of the noise; arguments and result as of `sample`, but not made consistent."""
@@ -77,26 +71,18 @@ class SuperResolution:
     def _corrected(self, high: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
         return consistent(high, low, self.task.scale, N_BACK_PROJECTIONS[self.task.degradation])
 
-    def images(self, low: NDArray[np.uint8], options: SamplingOptions, *, mean: bool = False) -> NDArray[np.uint8]:
-        """Samples or means (n, s, s, 3) of (n, s / scale, s / scale, 3); image i has the noise of (seed, i)."""
-        made = []
-        for start in range(0, len(low), options.batch_size):
-            part = to_tensor(low[start : start + options.batch_size])
-            numbers = np.arange(start, start + len(part))
-            noise = noise_of(self.model, numbers, options.seed, n_each=N_PAIRS if mean else 1)
-            high = (
-                self.mean(part, noise)
-                if mean
-                else self.sample(part, noise, n_steps=options.n_steps, sampler=options.sampler)
-            )
-            made.append(to_images(high))
-        return np.concatenate(made)
+    def samples(self, low: NDArray[np.uint8], options: SamplingOptions) -> NDArray[np.uint8]:
+        """Samples (n, s, s, 3) of (n, s / scale, s / scale, 3); image i starts from the noise of (seed, i)."""
 
+        def drawn(part: torch.Tensor, first: int) -> torch.Tensor:
+            noise = noise_of(self.model, np.arange(first, first + len(part)), options.seed)
+            return self.sample(part, noise, n_steps=options.n_steps, sampler=options.sampler)
 
-def start_of(foundation: Model, seed: int, *, from_random: bool) -> Denoiser:
-    """The denoiser before the fine-tuning: the foundation's, or one of random weights; with the image as more input."""
-    denoiser = with_new_weights(foundation.denoiser, seed) if from_random else foundation.denoiser
-    return with_condition(denoiser, foundation.space.channels)
+        return _in_batches(drawn, low, options.batch_size)
+
+    def means(self, low: NDArray[np.uint8], batch_size: int) -> NDArray[np.uint8]:
+        """Means (n, s, s, 3) of (n, s / scale, s / scale, 3)."""
+        return _in_batches(lambda part, first: self.mean(part), low, batch_size)
 
 
 def write_super_resolution(folder: Path, trained: Trained, task: Task, card: str) -> None:
@@ -171,6 +157,14 @@ pipeline does not.
 def loads_in_diffusers(trained: Trained) -> bool:
     """Whether diffusers has a pipeline that runs the model: it has one for a UNet on pixels."""
     return trained.model.space.autoencoder is None
+
+
+def _in_batches(
+    enlarge: Callable[[torch.Tensor, int], torch.Tensor], low: NDArray[np.uint8], batch_size: int
+) -> NDArray[np.uint8]:
+    """The results of (low-resolution images, number of the first)."""
+    starts = range(0, len(low), batch_size)
+    return np.concatenate([to_images(enlarge(to_tensor(low[start : start + batch_size]), start)) for start in starts])
 
 
 def _pipeline(trained: Trained) -> Any:

@@ -25,7 +25,7 @@ MOST_SCENES_SHOWN = 16
 HARMLESS = tuple(name for name in MAY_CHANGE if name != "n_images")
 """Options that do not change the training's result."""
 
-OF_A_CONDITION = ("condition", "condition_dropout", "parent")
+OF_A_CONDITION = ("condition", "condition_dropout", "mean_share", "parent")
 """Options that a training without a condition does not have."""
 
 

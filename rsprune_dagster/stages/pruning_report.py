@@ -33,6 +33,7 @@ from rsprune_dagster.viz import (
     sensitivity,
     study,
     super_resolution,
+    synthesis,
     template,
 )
 from rsprune_dagster.viz.blocks import Block, Chapter, Facts, Text
@@ -183,6 +184,8 @@ def _model(layout: Layout) -> Chapter:
         blocks += evaluation.blocks(layout.folder("raw_corpus"), layout.folder("evaluation_metrics"))
     if layout.has("super_resolution_checkpoint"):
         blocks += super_resolution.blocks(layout.folder("super_resolution_checkpoint"))
+    if layout.has("semantic_synthesis_checkpoint"):
+        blocks += synthesis.blocks(layout.folder("semantic_synthesis_checkpoint"))
     blocks += [Text(words, absent=True) for asset, words in ABSENT.items() if not layout.has(asset)]
     lead = "A subset is as good as what is learned from it."
     return Chapter("model", "What a model learns from it", lead, blocks)
@@ -193,6 +196,7 @@ ABSENT = {
     "diffusion_checkpoint": "No model has been trained on this subset yet (diffusion_checkpoint).",
     "evaluation_metrics": "Samples of a model have not been evaluated yet (evaluation_metrics).",
     "super_resolution_checkpoint": "No model has been fine-tuned for super-resolution (super_resolution_checkpoint).",
+    "semantic_synthesis_checkpoint": "No model has been fine-tuned to draw masks (semantic_synthesis_checkpoint).",
 }
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,19 +15,17 @@ from rsprune_dagster.config.layout import EXAMPLES, MANIFEST_FILE, METRICS, REST
 from rsprune_dagster.config.params import SuperResolutionParams, TrainingParams
 from rsprune_dagster.corpus.options import read_options
 from rsprune_dagster.diffusion.checkpoint import SamplingOptions, load_checkpoint, model_digest
-from rsprune_dagster.diffusion.denoiser import kind_of
-from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.objective import to_images, to_tensor
-from rsprune_dagster.diffusion.schedule import objective_name
-from rsprune_dagster.diffusion.training import TrainingOptions, train, training_options
+from rsprune_dagster.diffusion.training import train
 from rsprune_dagster.downstream.crops import CropSet, crop_set
 from rsprune_dagster.downstream.degradation import enlarged
+from rsprune_dagster.downstream.fine_tuning import fine_tuning_options, start_of
 from rsprune_dagster.downstream.restoration import Images, Mean, RestorationScore, distances, measure, scores
 from rsprune_dagster.downstream.super_resolution import (
+    MEAN_SHARE,
     SuperResolution,
     Task,
     card,
-    start_of,
     write_super_resolution,
 )
 from rsprune_dagster.evaluation.features import FeatureNetwork
@@ -122,14 +120,23 @@ def train_super_resolution(
     tiles = make(table, read_from, parameter="sources")
     test = _test_images(layout, sources.test, scanner, table)
     test_crops = make(test, folder / "test", parameter="test_sources") if test is not None else None
-    options, on = _options(params, training, foundation, model_digest(parent), seed), str(resolve_device(device))
+    on = str(resolve_device(device))
+    options = fine_tuning_options(
+        params,
+        training,
+        foundation,
+        model_digest(parent),
+        seed,
+        mean_share=MEAN_SHARE,
+        condition=f"image of 1/{params.scale} the size, {params.degradation}",
+    )
     trained = train(
         tiles,
         options,
         layout.cache / "super_resolution" / training_key(options, tiles),
         device=on,
         space=foundation.space,
-        start=lambda: start_of(foundation, seed, from_random=params.start == "random"),
+        start=lambda: start_of(foundation, foundation.space.channels, seed, from_random=params.start == "random"),
         progress=progress,
     )
     model = SuperResolution(trained.model.to(on), Task(params.scale, params.degradation))
@@ -209,21 +216,6 @@ def _crops(
     return crops
 
 
-def _options(
-    params: SuperResolutionParams, training: TrainingParams, foundation: Model, parent: str, seed: int
-) -> TrainingOptions:
-    length = {"n_images", "learning_rate", "warmup_images", "ema_half_life_images", "save_every_images"}
-    return replace(
-        training_options(training, seed, foundation.space),
-        **params.model_dump(include=length),
-        denoiser=kind_of(foundation.denoiser),
-        objective=objective_name(foundation.schedule),
-        scene_dropout=1.0,  # no scenes
-        condition=f"image of 1/{params.scale} the size, {params.degradation}",
-        parent=f"{params.start} {parent}",
-    )
-
-
 def _results(
     model: SuperResolution,
     tiles: CropSet,
@@ -238,14 +230,14 @@ def _results(
     """
     scale = model.task.scale
     truth, low = test.pairs(min(n_images, len(test)), options.seed)
-    mean, sample = model.images(low, options, mean=True), model.images(low, options)
+    mean, sample = model.means(low, options.batch_size), model.samples(low, options)
     outputs = {BICUBIC: _bicubic(low, scale), AVERAGE: mean, SAMPLE: sample}
     on_images = scores(outputs, truth, low, scale)
     of_sets, not_measured = distances(outputs, truth, networks)
     found = [*on_images, *of_sets]
     [gain] = [score.gain for score in on_images if (score.output, score.measure) == (AVERAGE, "psnr") and score.gain]
     known_truth, known_low = tiles.pairs(min(n_images, len(tiles)), options.seed)
-    known = {BICUBIC: _bicubic(known_low, scale), AVERAGE: model.images(known_low, options, mean=True)}
+    known = {BICUBIC: _bicubic(known_low, scale), AVERAGE: model.means(known_low, options.batch_size)}
     before, after = (measure(images, known_truth, known_low, scale)["psnr"] for images in known.values())
     metrics = {f"{score.measure}_{score.output}": score.mean.value for score in found}
     metrics |= _named("psnr_gain", gain) | _named("psnr_gain_training", Mean.of(after - before))

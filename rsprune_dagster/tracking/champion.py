@@ -18,7 +18,7 @@ from rsprune_dagster.utils.errors import RunError
 
 ALIAS = "champion"
 CHECKPOINT, SUBSET = "diffusion_checkpoint", "pruned_subset"
-CHECKPOINTS = (CHECKPOINT, "super_resolution_checkpoint")
+CHECKPOINTS = (CHECKPOINT, "super_resolution_checkpoint", "semantic_synthesis_checkpoint")
 """The assets that are registered as models; all but the first are made from the first."""
 SEEN = "champion.json"
 """In the run log: what MLflow's alias pointed at when it was last looked at."""

@@ -17,6 +17,7 @@ from rsprune_dagster.viz import (
     raw_corpus,
     study,
     super_resolution,
+    synthesis,
 )
 from rsprune_dagster.viz.blocks import Block, Facts, Table, Text
 from rsprune_dagster.viz.counts import count_tiles, n_rows, read_json
@@ -123,6 +124,18 @@ def super_resolution_pictures(folder: Path) -> Pictures:
     )
 
 
+def synthesis_pictures(folder: Path) -> Pictures:
+    """Loss curve, scores and examples."""
+    return _shown(
+        {
+            "examples": synthesis.examples(folder),
+            "scores": synthesis.table(folder),
+            "not measured": synthesis.not_measured(folder),
+            "loss": model.loss(folder),
+        }
+    )
+
+
 def study_pictures(folder: Path) -> Pictures:
     """Curves, table, sentences and samples of a study."""
     summary = study.read_summary(folder)
@@ -155,6 +168,7 @@ def save_pictures(layout: Layout, target: Path) -> Path:
         "diffusion_checkpoint": checkpoint_pictures(layout.folder("diffusion_checkpoint")),
         "evaluation_metrics": evaluation_pictures(layout),
         "super_resolution_checkpoint": super_resolution_pictures(layout.folder("super_resolution_checkpoint")),
+        "semantic_synthesis_checkpoint": synthesis_pictures(layout.folder("semantic_synthesis_checkpoint")),
     }
     target.mkdir(parents=True, exist_ok=True)
     for asset, pictures in made.items():

@@ -13,6 +13,7 @@ from rsprune_dagster.dagster.assets.pruning_study import pruning_study_asset
 from rsprune_dagster.dagster.assets.raw_corpus import raw_corpus_asset
 from rsprune_dagster.dagster.assets.reference_scenes import reference_scenes_asset
 from rsprune_dagster.dagster.assets.scene_clusters import scene_clusters_asset
+from rsprune_dagster.dagster.assets.semantic_synthesis_checkpoint import semantic_synthesis_checkpoint_asset
 from rsprune_dagster.dagster.assets.super_resolution_checkpoint import super_resolution_checkpoint_asset
 
 PRUNING_FACTORIES = (
@@ -28,6 +29,7 @@ FACTORIES = (
     diffusion_checkpoint_asset,
     evaluation_metrics_asset,
     super_resolution_checkpoint_asset,
+    semantic_synthesis_checkpoint_asset,
     pruning_report_asset,
     pruning_study_asset,
 )

@@ -34,6 +34,7 @@ def pruning_report_asset(defaults: Params) -> dg.AssetsDefinition:
             "diffusion_checkpoint",
             "evaluation_metrics",
             "super_resolution_checkpoint",
+            "semantic_synthesis_checkpoint",
         ],
         config_schema=schema(defaults.report),
     )

@@ -1,0 +1,74 @@
+"""The file of an image that was drawn for a mask: a PNG, or a GeoTIFF at the place of the mask."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import rasterio
+from affine import Affine
+from numpy.typing import NDArray
+from PIL import Image
+from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+
+from rsprune_dagster.utils.atomic_write import atomic_write
+from rsprune_dagster.utils.errors import UsageError
+
+GEOTIFF: Final = (".tif", ".tiff")
+SUFFIXES: Final = (".png", *GEOTIFF)
+
+
+def targets(target: Path, seeds: Sequence[int]) -> dict[int, Path]:
+    """The file of each seed: `target` of one seed; of several, with the seed in its name."""
+    if len(seeds) == 1:
+        return {seeds[0]: target}
+    return {seed: target.with_name(f"{target.stem}-{seed}{target.suffix}") for seed in seeds}
+
+
+def check_target(mask: Path, target: Path) -> None:
+    """Raise UsageError if there is no mask, or the image cannot be written to `target`."""
+    if not mask.is_file():
+        raise UsageError(f"{mask} is no file: name a mask")
+    if target.resolve() == mask.resolve():
+        raise UsageError(f"{target} is the mask itself: name another file")
+    if target.suffix.lower() not in SUFFIXES or target.is_dir():
+        raise UsageError(f"{target} is no name of an image: expected a file that ends in {', '.join(SUFFIXES)}")
+    if not target.parent.is_dir():
+        raise UsageError(f"there is no folder {target.parent} to write {target.name} into")
+
+
+def write_drawing(image: NDArray[np.uint8], mask: Path, target: Path) -> str:
+    """Write an image (H, W, 3) of a mask; returns a remark on its georeference, or nothing.
+
+    A GeoTIFF gets the place of the mask, with pixels that are larger or smaller as the image has fewer or more.
+    """
+    if target.suffix.lower() not in GEOTIFF:
+        with atomic_write(target) as draft:
+            Image.fromarray(image).save(draft, "PNG")
+        return ""
+    height, width = image.shape[:2]
+    place = _place(mask, height, width)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        layout = {"driver": "GTiff", "count": 3, "dtype": "uint8", "height": height, "width": width, **place}
+        with (
+            atomic_write(target) as draft,
+            rasterio.open(draft, "w", photometric="RGB", compress="deflate", **layout) as out,
+        ):
+            out.write(image.transpose(2, 0, 1))
+    return "" if place else f"{mask} has no georeference, so {target.name} has none"
+
+
+def _place(mask: Path, height: int, width: int) -> dict[str, object]:
+    """The CRS and transform of an image of the same place; nothing if the mask has none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(mask) as raster:
+                if raster.transform.is_identity:
+                    return {}
+                scale = Affine.scale(raster.width / width, raster.height / height)
+                return {"crs": raster.crs, "transform": raster.transform @ scale}
+    except RasterioIOError:
+        return {}

@@ -1,0 +1,340 @@
+"""Pairs of an image and its mask: read, checked, and cropped for the training of semantic image synthesis.
+
+A source is a folder. In it, or in folders below it, `images/` and `masks/` lie side by side, and a mask has the name of
+its image, apart from the suffix. A mask is a picture in the colours of the palette, or a GeoTIFF of one band whose
+values are the places of the classes in the palette, from 0; nodata is of no class. All pairs are held in memory: 4
+bytes for a pixel.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import rasterio
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from rsprune_dagster.diffusion.tile_set import N_TURNS, Batch, Condition, turned
+from rsprune_dagster.utils.errors import UsageError
+
+IMAGES, MASKS = "images", "masks"
+SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
+NO_CLASS: Final = "unlabeled"
+"""The name in the palette for pixels of no class."""
+UNLABELED: Final = 255
+"""The number of pixels of no class: nothing is learned from them, and they do not count in a measure."""
+N_NAMED: Final = 3
+"""Colours or files that an error names."""
+
+
+@dataclass(frozen=True)
+class Palette:
+    """The classes of masks, and the colours that show them."""
+
+    names: tuple[str, ...]
+    """The classes, in the order of their numbers."""
+    numbers: Mapping[int, int]
+    """The class of each colour, red first; UNLABELED: of no class."""
+
+    @classmethod
+    def of(cls, classes: Mapping[str, str]) -> "Palette":
+        """From the class of each colour, such as `#3c1098`; `unlabeled` is no class.
+
+        Raises:
+            UsageError: no colour, one colour twice, or fewer than two classes.
+        """
+        names = tuple(dict.fromkeys(name for name in classes.values() if name != NO_CLASS))
+        if not 2 <= len(names) < UNLABELED:
+            raise UsageError(f"the palette has {len(names)} classes, expected 2 to {UNLABELED - 1}: a colour for each")
+        numbers: dict[int, int] = {}
+        for colour, name in classes.items():
+            value = _value(colour, name)
+            if value in numbers:
+                raise UsageError(f"the palette has the colour {colour} twice")
+            numbers[value] = UNLABELED if name == NO_CLASS else names.index(name)
+        return cls(names, numbers)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def classes(self, picture: np.ndarray, source: object) -> np.ndarray:
+        """The class (h, w) uint8 of each pixel of (h, w, 3) uint8. UsageError: names colours that are in no class."""
+        packed = _packed(picture)
+        values, places = np.unique(packed, return_inverse=True)
+        if unknown := [place for place, value in enumerate(values) if int(value) not in self.numbers]:
+            counts = np.bincount(places.ravel(), minlength=len(values))
+            unknown.sort(key=lambda place: -counts[place])
+            named = ", ".join(f"#{values[place]:06x} ({counts[place]:,} pixels)" for place in unknown[:N_NAMED])
+            more = f" and {len(unknown) - N_NAMED} more" if len(unknown) > N_NAMED else ""
+            raise UsageError(
+                f"{source} has colours that are not in the palette: {named}{more}; give them a class in "
+                f"semantic_synthesis.classes ({NO_CLASS}: none), or correct the mask"
+            )
+        return np.array([self.numbers[int(value)] for value in values], np.uint8)[places.reshape(packed.shape)]
+
+    def picture(self, classes: np.ndarray) -> np.ndarray:
+        """Classes (h, w) as a picture (h, w, 3) uint8, each in its first colour; without one, black."""
+        colours = np.zeros((UNLABELED + 1, 3), np.uint8)
+        for value, number in reversed(list(self.numbers.items())):
+            colours[number] = value >> 16, value >> 8 & 255, value & 255
+        return np.asarray(colours[classes])
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and the class of each of its pixels."""
+
+    name: str
+    image: np.ndarray
+    """(h, w, 3) uint8."""
+    mask: np.ndarray
+    """(h, w) uint8: class or UNLABELED."""
+
+
+def read_pairs(sources: Sequence[str], palette: Palette) -> tuple[Pair, ...]:
+    """All pairs of the sources, sorted by name.
+
+    Raises:
+        UsageError: no pair, an image without mask or the reverse, two sizes, transparency, a colour or value that is in
+            no class, a file that cannot be read, or two files of one name.
+    """
+    found = [pair for source in sources for pair in _pairs_below(Path(source), palette)]
+    if not found:
+        raise UsageError(
+            f"no pairs in {', '.join(map(str, sources))}: expected folders {IMAGES}/ and {MASKS}/ side by side, with "
+            "files of the same names"
+        )
+    return tuple(sorted(found, key=lambda pair: pair.name))
+
+
+def read_mask(path: Path, palette: Palette) -> np.ndarray:
+    """The class (h, w) uint8 of each pixel of a mask. UsageError: as `read_pairs`."""
+    if path.suffix.lower() in (".tif", ".tiff"):
+        labels = _labels(path)
+        if labels is not None:
+            return _within(labels, palette, path)
+    return palette.classes(_rgb(path), path)
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Crops of pairs, reduced to one size."""
+
+    images: NDArray[np.uint8]
+    """(n, s, s, 3)."""
+    masks: NDArray[np.uint8]
+    """(n, s, s): the commonest class of each pixel, or UNLABELED."""
+    shares: NDArray[np.float32]
+    """(n, k, s, s): the share of each class in each pixel."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def spread(self, n: int) -> "Crops":
+        """At most n of them, spread over all."""
+        chosen = np.linspace(0, len(self) - 1, min(n, len(self))).round().astype(int)
+        return Crops(self.images[chosen], self.masks[chosen], self.shares[chosen])
+
+    def and_also(self, others: "Crops") -> "Crops":
+        """These, then the others."""
+        return Crops(
+            *(
+                np.concatenate([getattr(each, name) for each in (self, others)])
+                for name in ("images", "masks", "shares")
+            )
+        )
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Crops of pairs as training images; the condition is the share of each class in each pixel."""
+
+    pairs: tuple[Pair, ...]
+    n_classes: int
+    image_size_px: int
+    crop_px: int
+    """Edge of a crop in the image, which is reduced to `image_size_px`."""
+    scene_names: tuple[str, ...] = ("",)
+
+    def __post_init__(self) -> None:
+        small = [pair for pair in self.pairs if min(pair.mask.shape) < self.crop_px]
+        if small:
+            height, width = small[0].mask.shape
+            raise UsageError(
+                f"{len(small):,} of {len(self.pairs):,} images are smaller than a crop of {self.crop_px} px, such as "
+                f"{small[0].name} of {width} x {height}: lower semantic_synthesis.crop_px, or take them out"
+            )
+
+    def __len__(self) -> int:
+        """The number of crops that tile the pairs."""
+        return sum((h // self.crop_px) * (w // self.crop_px) for h, w in (pair.mask.shape for pair in self.pairs))
+
+    def fingerprint(self) -> str:
+        """A hash of the pairs and of their crops."""
+        digest = hashlib.sha256(f"{self.n_classes} {self.image_size_px} {self.crop_px}".encode())
+        for pair in self.pairs:
+            digest.update(pair.image.tobytes() + pair.mask.tobytes())
+        return digest.hexdigest()
+
+    def batches(self, *, start: int, end: int, batch_size: int, seed: int) -> Iterator[Batch]:
+        """Crops `start` to `end`, rotated and flipped with their masks; large pairs are drawn more often."""
+        for first in range(start, end, batch_size):
+            positions = range(first, min(first + batch_size, end))
+            crops = self._reduced([self.crop(position, seed) for position in positions])
+            yield Batch(first, crops.images, np.zeros(len(crops), np.int64), Condition(crops.shares, is_image=False))
+
+    def crop(self, position: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """The crop (p, p, 3) and its mask (p, p) of a training image."""
+        rng = np.random.default_rng((seed, position))
+        areas = np.array([pair.mask.size for pair in self.pairs], np.float64)
+        pair = self.pairs[int(rng.choice(len(self.pairs), p=areas / areas.sum()))]
+        top, left = (int(rng.integers(side - self.crop_px + 1)) for side in pair.mask.shape)
+        area = np.s_[top : top + self.crop_px, left : left + self.crop_px]
+        both = np.concatenate([pair.image[area], pair.mask[area][..., None]], axis=2)
+        both = turned(both[None], rng.integers(N_TURNS, size=1))[0]
+        return np.ascontiguousarray(both[..., :3]), np.ascontiguousarray(both[..., 3])
+
+    def random_crops(self, n: int, seed: int) -> Crops:
+        """The first n training images."""
+        return self._reduced([self.crop(position, seed) for position in range(n)])
+
+    def spread_crops(self, n: int) -> Crops:
+        """At most n of the crops that tile the pairs, spread over all."""
+        crops = [crop for pair in self.pairs for crop in grid_of_crops(pair, self.crop_px)]
+        chosen = np.linspace(0, len(crops) - 1, min(n, len(crops))).round().astype(int)
+        return self._reduced([crops[number] for number in chosen])
+
+    def _reduced(self, crops: Sequence[tuple[np.ndarray, np.ndarray]]) -> Crops:
+        edge, k = self.image_size_px, self.n_classes
+        return Crops(
+            np.stack([reduced_image(image, edge) for image, _ in crops]),
+            np.stack([reduced_mask(mask, k, edge) for _, mask in crops]),
+            np.stack([class_shares(mask, k, (edge, edge)) for _, mask in crops]),
+        )
+
+
+def grid_of_crops(pair: Pair, crop_px: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The crops of a pair that tile it from its top left corner, each with its mask."""
+    height, width = pair.mask.shape
+    corners = [
+        (top, left)
+        for top in range(0, height - crop_px + 1, crop_px)
+        for left in range(0, width - crop_px + 1, crop_px)
+    ]
+    return [
+        (pair.image[top : top + crop_px, left : left + crop_px], pair.mask[top : top + crop_px, left : left + crop_px])
+        for top, left in corners
+    ]
+
+
+def reduced_image(image: np.ndarray, edge: int) -> np.ndarray:
+    """A square image (p, p, 3) uint8 resized to (edge, edge, 3) with Pillow's Lanczos filter."""
+    if len(image) == edge:
+        return image
+    return np.asarray(Image.fromarray(image).resize((edge, edge), Image.Resampling.LANCZOS))
+
+
+def class_shares(mask: np.ndarray, n_classes: int, shape: tuple[int, int]) -> np.ndarray:
+    """The share of each class (n_classes, *shape) float32 in a mask (h, w), reduced to `shape`; unlabeled: zeros."""
+    planes = [torch.from_numpy((mask == number).astype(np.float32))[None] for number in range(n_classes)]
+    reduced = [torch.nn.functional.adaptive_avg_pool2d(plane, shape)[0].numpy() for plane in planes]
+    return np.stack(reduced)
+
+
+def reduced_mask(mask: np.ndarray, n_classes: int, edge: int) -> np.ndarray:
+    """The commonest class of each of edge x edge pixels, (edge, edge) uint8, or UNLABELED."""
+    shares = class_shares(mask, n_classes, (edge, edge))
+    unlabeled = 1 - shares.sum(axis=0)
+    commonest = shares.argmax(axis=0)
+    return np.where(unlabeled > shares.max(axis=0), UNLABELED, commonest).astype(np.uint8)
+
+
+def _pairs_below(source: Path, palette: Palette) -> Iterator[Pair]:
+    if not source.is_dir():
+        raise UsageError(f"{source} is no folder: expected one with {IMAGES}/ and {MASKS}/ in it or below it")
+    for images in sorted(path for path in (source, *source.rglob("*")) if (path / IMAGES).is_dir()):
+        found = {name: _files(images / name) for name in (IMAGES, MASKS)}
+        for name, other in ((IMAGES, MASKS), (MASKS, IMAGES)):
+            if alone := sorted(found[name].keys() - found[other].keys()):
+                first = found[name][alone[0]]
+                raise UsageError(
+                    f"{len(alone):,} of {len(found[name]):,} files in {images / name} have no partner in "
+                    f"{other}/, such as {first.name}: add it, or take it out"
+                )
+        for stem, path in sorted(found[IMAGES].items()):
+            yield _pair(f"{images.relative_to(source.parent)}/{stem}", path, found[MASKS][stem], palette)
+
+
+def _pair(name: str, image_path: Path, mask_path: Path, palette: Palette) -> Pair:
+    image, mask = _rgb(image_path), read_mask(mask_path, palette)
+    if image.shape[:2] != mask.shape:
+        sizes = [f"{width} x {height}" for height, width in (image.shape[:2], mask.shape)]
+        raise UsageError(f"{image_path} has {sizes[0]} px and its mask {mask_path} {sizes[1]}: expected the same size")
+    return Pair(name, image, mask)
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        return {}
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in SUFFIXES:
+            if path.stem in found:
+                raise UsageError(f"{found[path.stem].name} and {path.name} in {folder} have one name: take one out")
+            found[path.stem] = path
+    return found
+
+
+def _rgb(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as opened:
+            if opened.mode.startswith(("I", "F")):
+                raise UsageError(f"{path} has more than 8 bits for a value: expected a picture of 8 bits")
+            transparent = "A" in opened.getbands() or "transparency" in opened.info
+            picture = np.asarray(opened.convert("RGBA" if transparent else "RGB"))
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise UsageError(f"{path} cannot be read as a picture: {' '.join(str(error).split())}") from None
+    if transparent and int(picture[..., 3].min()) < 255:
+        n_clear = int((picture[..., 3] < 255).sum())
+        raise UsageError(f"{path} has {n_clear:,} transparent pixels, which belong to no class: fill them")
+    return np.ascontiguousarray(picture[..., :3])
+
+
+def _labels(path: Path) -> np.ndarray | None:
+    """The values of a GeoTIFF of one band, nodata as UNLABELED; None: it is a picture."""
+    try:
+        with rasterio.open(path) as raster:
+            if raster.count != 1 or not np.issubdtype(np.dtype(raster.dtypes[0]), np.integer):
+                return None
+            labels = np.asarray(raster.read(1)).astype(np.int64)
+            return np.where(raster.read_masks(1) == 0, UNLABELED, labels) if raster.nodata is not None else labels
+    except rasterio.RasterioIOError as error:
+        raise UsageError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _within(labels: np.ndarray, palette: Palette, path: Path) -> np.ndarray:
+    values, counts = np.unique(labels, return_counts=True)
+    known = {*range(len(palette)), UNLABELED}
+    bad = [(int(value), int(n)) for value, n in zip(values, counts, strict=True) if int(value) not in known]
+    if bad:
+        named = ", ".join(f"{value} ({n:,} pixels)" for value, n in bad[:N_NAMED])
+        raise UsageError(
+            f"{path} has labels that are not in the palette: {named}; its classes are 0 to {len(palette) - 1}"
+        )
+    return labels.astype(np.uint8)
+
+
+def _packed(colours: np.ndarray) -> np.ndarray:
+    wide = colours.astype(np.int32)
+    return wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
+
+
+def _value(colour: str, name: str) -> int:
+    text = colour.removeprefix("#")
+    if len(text) != 6 or any(letter not in "0123456789abcdefABCDEF" for letter in text):
+        raise UsageError(f"the palette has {colour!r} for {name}: expected a colour such as #3c1098")
+    return int(text, 16)
