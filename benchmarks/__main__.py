@@ -1,6 +1,7 @@
 """All benchmarks in turn, with settings that take some minutes in all: benchmarks/results/NAME.md gets each table.
 
-selection_quality, study and super_resolution take longer and are run only by name, or by themselves.
+selection_quality, study, super_resolution and semantic_synthesis take longer: they are run only by name, or by
+themselves.
 
 python -m benchmarks [NAME ...]
 """
@@ -27,9 +28,10 @@ SETTINGS: dict[str, list[str]] = {
     "selection_quality": [],
     "study": [],
     "super_resolution": [],
+    "semantic_synthesis": [],
 }
 """What each is run with here; by itself it takes its own, longer defaults."""
-BY_NAME = ("selection_quality", "study", "super_resolution")
+BY_NAME = ("selection_quality", "study", "super_resolution", "semantic_synthesis")
 WRITES_ITSELF = ("prune", *BY_NAME)
 
 
