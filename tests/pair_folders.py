@@ -7,8 +7,8 @@ from PIL import Image
 
 from rsprune_dagster.downstream.pairs import Palette
 
-COLOURS = {"#0000ff": "water", "#00ff00": "field", "#ff0000": "city"}
-PALETTE = Palette.of(COLOURS)
+CLASSES = ("#0000ff water", "#00ff00 field", "#ff0000 city")
+PALETTE = Palette.of(CLASSES)
 
 
 def drawn_mask(height: int = 24, width: int = 32, seed: int = 0) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 
 import rsprune_command
 import yaml
-from pair_folders import COLOURS, write_place
+from pair_folders import CLASSES, write_place
 from prune_runs import PLAN
 
 from rsprune_dagster.config.params import load
@@ -37,7 +37,7 @@ SHORT_EVALUATION = {"n_samples": 48, "sample_steps": 2}
 SHORT_SUPER_RESOLUTION = {"n_images": 32, "save_every_images": 32, "n_test_images": 8}
 """Parameters of a super-resolution that takes a moment."""
 SHORT_SYNTHESIS = {
-    "classes": COLOURS,
+    "classes": list(CLASSES),
     "crop_px": 16,
     "n_images": 32,
     "save_every_images": 32,

@@ -141,6 +141,8 @@ def test_a_bad_value_in_the_launchpad_ends_in_a_sentence(tmp_path: Path) -> None
         ("pruned_subset", {"strategy": "k_centre"}, "did you mean k_center"),
         ("embeddings", {"backbone": "mobilnet_v2"}, "mobilenet_v2"),
         ("pruning_report", {"keep_fractions": [2.0]}, "keep_fractions"),
+        ("semantic_synthesis_checkpoint", {"classes": ["#00 a", "#000000 b"]}, "the palette has '#00 a'"),
+        ("semantic_synthesis_checkpoint", {"classes": ["#000000 a"]}, "1 classes, expected 2 to 254"),
     ],
 )
 def test_a_value_that_the_command_line_refuses_is_refused_when_a_run_is_launched(

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from pair_folders import COLOURS, drawn_mask
+from pair_folders import CLASSES, drawn_mask
 from PIL import Image
 
 from rsprune_dagster.downstream.pairs import (
     UNLABELED,
+    Crop,
     Pair,
     PairSet,
     Palette,
@@ -26,7 +27,10 @@ from rsprune_dagster.utils.errors import UsageError
 
 @pytest.fixture
 def palette() -> Palette:
-    return Palette.of(COLOURS)
+    return Palette.of(CLASSES)
+
+
+PALETTE_RGB = ((0, 0, 255), (0, 255, 0), (255, 0, 0))
 
 
 def write_pair(folder: Path, stem: str, mask: np.ndarray, palette: Palette) -> None:
@@ -77,7 +81,7 @@ def test_a_label_of_no_class_is_named(tmp_path: Path, palette: Palette) -> None:
         tmp_path / "labels.tif", "w", driver="GTiff", height=24, width=32, count=1, dtype="int16"
     ) as raster:
         raster.write(labels, 1)
-    with pytest.raises(UsageError, match=r"not in the palette: -1 \(4 pixels\); its classes are 0 to 2"):
+    with pytest.raises(UsageError, match=r"labels that are no class: -1 \(4 pixels\)"):
         read_mask(tmp_path / "labels.tif", palette)
 
 
@@ -116,7 +120,7 @@ def test_other_bad_pairs_are_one_sentence(tmp_path: Path, palette: Palette) -> N
         ("deep", r"one\.png has more than 8 bits"),
         ("broken", "cannot be read as a picture"),
         ("empty", "no pairs in .*empty: expected folders images/ and masks/"),
-        ("absent", "is no folder"),
+        ("absent", "is no local folder"),
     ):
         with pytest.raises(UsageError, match=words) as raised:
             read_pairs([str(tmp_path / name)], palette)
@@ -126,41 +130,71 @@ def test_other_bad_pairs_are_one_sentence(tmp_path: Path, palette: Palette) -> N
 @pytest.mark.parametrize(
     ("classes", "words"),
     [
-        ({"red": "a", "#000000": "b"}, "'red' for a: expected a colour such as #3c1098"),
-        ({"#00ff": "a", "#000000": "b"}, "'#00ff' for a"),
-        ({"#0a0000": "a", "#0A0000": "b"}, "the colour #0A0000 twice"),
-        ({"#000000": "a", "#000001": "unlabeled"}, "has 1 classes, expected 2 to 254"),
+        (("red a", "#000000 b"), "'red a': expected a colour and a class, such as '#3c1098 building'"),
+        (("#00ff a", "#000000 b"), "'#00ff a'"),
+        (("#0000ff", "#000000 b"), "'#0000ff': expected"),
+        (("#0a0000 a", "#0A0000 b"), "the colour #0a0000 twice"),
+        (("#000000 a", "#000001 unlabeled"), "has 1 classes, expected 2 to 254"),
     ],
 )
-def test_bad_palettes_are_one_sentence(classes: dict[str, str], words: str) -> None:
+def test_bad_palettes_are_one_sentence(classes: tuple[str, ...], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         Palette.of(classes)
 
 
 def test_several_colours_may_show_a_class_and_none_is_shown_black() -> None:
-    palette = Palette.of({"#0000ff": "water", "#9b9b9b": "unlabeled", "#00ff00": "field", "#0000fe": "water"})
-    assert palette.names == ("water", "field")
+    palette = Palette.of(("#0000ff open water", "#9b9b9b unlabeled", "#00ff00 field", "#0000fe open water"))
+    assert palette.names == ("open water", "field")
     picture = np.array([[[0, 0, 255], [0, 0, 254], [155, 155, 155], [0, 255, 0]]], np.uint8)
     assert palette.classes(picture, "mask").tolist() == [[0, 0, UNLABELED, 1]]
     assert palette.picture(palette.classes(picture, "mask")).tolist() == [
         [[0, 0, 255], [0, 0, 255], [155, 155, 155], [0, 255, 0]]
     ]
-    assert Palette.of(COLOURS).picture(np.array([[UNLABELED]], np.uint8)).tolist() == [[[0, 0, 0]]]
+    assert Palette.of(CLASSES).picture(np.array([[UNLABELED]], np.uint8)).tolist() == [[[0, 0, 0]]]
 
 
-def test_nodata_of_a_label_raster_is_unlabeled(tmp_path: Path, palette: Palette) -> None:
+def test_what_a_label_raster_leaves_out_is_unlabeled(tmp_path: Path, palette: Palette) -> None:
     labels = drawn_mask().astype(np.int16)
     labels[0, :4] = -9
-    with rasterio.open(
-        tmp_path / "labels.tif", "w", driver="GTiff", height=24, width=32, count=1, dtype="int16", nodata=-9
-    ) as raster:
+    layout = {"driver": "GTiff", "height": 24, "width": 32, "count": 1, "dtype": "int16"}
+    with rasterio.open(tmp_path / "nodata.tif", "w", nodata=-9, **layout) as raster:
         raster.write(labels, 1)
-    read = read_mask(tmp_path / "labels.tif", palette)
-    assert (read[0, :4] == UNLABELED).all() and np.array_equal(read[1:], labels[1:])
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(tmp_path / "masked.tif", "w", **layout) as raster:
+        raster.write(drawn_mask().astype(np.int16), 1)
+        raster.write_mask(labels >= 0)
+    for name in ("nodata.tif", "masked.tif"):
+        read = read_mask(tmp_path / name, palette)
+        assert (read[0, :4] == UNLABELED).all() and np.array_equal(read[1:], labels[1:])
 
 
-def matching(image: np.ndarray, mask: np.ndarray) -> bool:
-    return np.array_equal(image[..., 0], mask * 50)
+def test_a_tiff_with_a_colour_table_is_a_picture_and_255_is_no_class(tmp_path: Path, palette: Palette) -> None:
+    mask = drawn_mask()
+    layout = {"driver": "GTiff", "height": 24, "width": 32, "count": 1, "dtype": "uint8"}
+    with rasterio.open(tmp_path / "table.tif", "w", **layout) as raster:
+        raster.write_colormap(1, {2 - number: (*PALETTE_RGB[number], 255) for number in range(3)})
+        raster.write(2 - mask, 1)
+    assert np.array_equal(read_mask(tmp_path / "table.tif", palette), mask)
+    with rasterio.open(tmp_path / "white.tif", "w", **layout) as raster:
+        raster.write(np.where(mask == 1, 255, mask).astype(np.uint8), 1)
+    with pytest.raises(UsageError, match=r"labels that are no class: 255 .*numbered from 0 \(water\) to 2 \(city\)"):
+        read_mask(tmp_path / "white.tif", palette)
+
+
+def test_a_file_of_another_format_is_not_opened_by_its_content(tmp_path: Path, palette: Palette) -> None:
+    with rasterio.open(
+        tmp_path / "real.tif", "w", driver="GTiff", height=24, width=32, count=1, dtype="uint8"
+    ) as raster:
+        raster.write(drawn_mask(), 1)
+    virtual = f"""<VRTDataset rasterXSize="32" rasterYSize="24"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>
+<SourceFilename>{tmp_path / "real.tif"}</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand>
+</VRTDataset>"""
+    (tmp_path / "mask.tif").write_text(virtual)
+    with pytest.raises(UsageError, match=r"mask\.tif cannot be read"):
+        read_mask(tmp_path / "mask.tif", palette)
+
+
+def matching(crop: Crop) -> bool:
+    return np.array_equal(crop.image[..., 0], crop.mask * 50)
 
 
 @pytest.fixture
@@ -172,13 +206,17 @@ def pair_set() -> PairSet:
 
 def test_a_crop_and_its_mask_are_turned_together_and_depend_on_number_and_seed(pair_set: PairSet) -> None:
     crops = [pair_set.crop(number, 0) for number in range(20)]
-    assert all(matching(*crop) and crop[0].shape == (16, 16, 3) for crop in crops)
-    assert len({mask.tobytes() for _, mask in crops}) > 15
-    assert all(
-        np.array_equal(one[1], other[1])
-        for one, other in zip(crops, map(pair_set.crop, range(20), [0] * 20), strict=True)
-    )
-    assert any(not np.array_equal(pair_set.crop(number, 1)[1], crops[number][1]) for number in range(3))
+    assert all(matching(crop) and crop.image.shape == (16, 16, 3) for crop in crops)
+    assert len({crop.mask.tobytes() for crop in crops}) > 15 and {crop.pair for crop in crops} == {0, 1, 2}
+    again = [pair_set.crop(number, 0) for number in range(20)]
+    assert all(np.array_equal(one.mask, other.mask) for one, other in zip(crops, again, strict=True))
+    assert any(not np.array_equal(pair_set.crop(number, 1).mask, crops[number].mask) for number in range(3))
+
+
+def test_a_larger_pair_is_cropped_more_often(pair_set: PairSet) -> None:
+    large = Pair("large", np.zeros((160, 120, 3), np.uint8), np.zeros((160, 120), np.uint8))
+    crops = [replace(pair_set, pairs=(*pair_set.pairs, large)).crop(number, 0) for number in range(400)]
+    assert np.mean([crop.pair == 3 for crop in crops]) == pytest.approx(12 / 15, abs=0.06)
 
 
 def test_batches_do_not_depend_on_where_they_begin(pair_set: PairSet) -> None:
@@ -204,10 +242,12 @@ def test_shares_are_those_of_the_pixels() -> None:
 def test_grid_crops_tile_the_pair_once() -> None:
     mask = np.arange(20 * 30, dtype=np.uint16).reshape(20, 30) % 251
     pair = Pair("p", np.dstack([mask] * 3).astype(np.uint8), mask.astype(np.uint8))
-    crops = grid_of_crops(pair, 8)
-    assert len(crops) == 2 * 3
-    assert np.array_equal(crops[4][1], pair.mask[8:16, 8:16]) and np.array_equal(crops[4][0], pair.image[8:16, 8:16])
-    assert grid_of_crops(pair, 21) == []
+    crops = grid_of_crops(7, pair, 8)
+    assert [crop.pair for crop in crops] == [7] * 6
+    assert np.array_equal(crops[4].mask, pair.mask[8:16, 8:16]) and np.array_equal(
+        crops[4].image, pair.image[8:16, 8:16]
+    )
+    assert grid_of_crops(7, pair, 21) == []
 
 
 def test_images_smaller_than_a_crop_are_named(pair_set: PairSet) -> None:
@@ -219,14 +259,18 @@ def test_crops_of_a_set_are_its_training_images_or_spread_over_its_pairs(pair_se
     random, batch = pair_set.random_crops(3, seed=4), next(pair_set.batches(start=0, end=3, batch_size=3, seed=4))
     assert np.array_equal(random.images, batch.images) and batch.condition is not None
     assert np.array_equal(random.shares, batch.condition.planes)
-    assert np.array_equal(random.masks[0], reduced_mask(pair_set.crop(0, 4)[1], 3, 8))
+    assert np.array_equal(random.masks[0], reduced_mask(pair_set.crop(0, 4).mask, 3, 8))
     spread, whole = pair_set.spread_crops(3), pair_set.spread_crops(100)
-    assert len(whole) == len(pair_set) == 3 * 4 and len(spread) == 3
+    assert whole.pairs.tolist() == [0] * 4 + [1] * 4 + [2] * 4 and spread.pairs.tolist() == [0, 1, 2]
     assert np.array_equal(whole.images[4], reduced_image(pair_set.pairs[1].image[:16, :16], 8))
-    assert np.array_equal(spread.masks[1], whole.masks[6]) or np.array_equal(spread.masks[1], whole.masks[5])
-    assert np.array_equal(spread.images, whole.spread(3).images)
-    both = spread.and_also(random)
-    assert len(both) == 6 and np.array_equal(both.shares[3:], random.shares)
+    assert np.array_equal(spread.images, whole.spread(3).images) and len(pair_set) == 3 * 25 * 25
+
+
+def test_pairs_with_a_labelled_pixel_are_counted(pair_set: PairSet) -> None:
+    blank, one = (np.full((40, 40), UNLABELED, np.uint8) for _ in range(2))
+    one[3, 3] = 0
+    pairs = tuple(replace(pair_set.pairs[0], mask=mask) for mask in (blank, one, pair_set.pairs[0].mask))
+    assert replace(pair_set, pairs=pairs).n_labelled == 2
 
 
 def test_other_pairs_sizes_or_classes_are_another_training(pair_set: PairSet) -> None:

@@ -24,11 +24,17 @@ NOT_RUN = {
     "docker compose -f docker/compose.yaml up --build --detach --wait": "it needs Docker",
 }
 """Commands that this test leaves out, and why."""
+PAIR_CLASSES = [f"{colour} {name}" for colour, name in COLOURS.items()]
 SMALL = {
     "study": {"arms": ["full", "rsprune-0.15"], "seeds": [0], "checkpoints": [16]},
     "training": {"image_size_px": 32, "n_images": 16, "save_every_images": 16, "ema_half_life_images": 8},
     "super_resolution": {"scale": 2, "n_images": 16, "save_every_images": 16},
-    "semantic_synthesis": {"sources": ["synthetic"], "test_sources": ["synthetic"], "classes": COLOURS, "crop_px": 32},
+    "semantic_synthesis": {
+        "sources": ["synthetic"],
+        "test_sources": ["synthetic"],
+        "classes": PAIR_CLASSES,
+        "crop_px": 32,
+    },
     "report": {"n_other_seeds": 0},
 }
 """Parameters beside those of `new_project` that spare minutes."""

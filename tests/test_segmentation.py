@@ -14,7 +14,6 @@ from rsprune_dagster.downstream.restoration import Mean
 from rsprune_dagster.downstream.segmentation import (
     BATCH_SIZE,
     MEASURES,
-    N_TURNS,
     UNLABELED,
     Segmenter,
     class_weights,
@@ -23,7 +22,6 @@ from rsprune_dagster.downstream.segmentation import (
     intervals,
     measures,
     train_segmenter,
-    turned,
 )
 from rsprune_dagster.utils.errors import UsageError
 from rsprune_dagster.utils.progress import silent
@@ -206,12 +204,6 @@ def test_a_gain_is_measured_on_the_same_images() -> None:
 def test_a_rare_class_counts_more_in_the_loss_by_the_root_of_its_rarity() -> None:
     masks = np.array([[[0] * 9 + [1] + [UNLABELED] * 6]], np.uint8)
     assert class_weights(masks, 3).tolist() == pytest.approx([1 / 3, 1, 0])
-
-
-def test_a_square_has_eight_turns_and_the_first_leaves_it_as_it_is() -> None:
-    square = np.arange(9, dtype=np.uint8).reshape(3, 3)
-    assert len({turned(square, turn).tobytes() for turn in range(N_TURNS)}) == N_TURNS == 8
-    assert (turned(square, 0) == square).all()
 
 
 def test_a_segmenter_learns_what_masks_say_and_nothing_from_masks_of_other_images(segmenter: Segmenter) -> None:

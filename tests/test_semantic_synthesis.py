@@ -3,19 +3,28 @@
 import json
 import shutil
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
-from pair_folders import COLOURS, write_place
+from pair_folders import CLASSES, write_place
 from PIL import Image
 from prune_runs import Outcome, settings
 from test_restoration import foundation
 
 from rsprune_dagster.config.layout import Layout
+from rsprune_dagster.downstream.pairs import Crops
+from rsprune_dagster.downstream.segmentation import Segmenter
 from rsprune_dagster.downstream.synthesis import load_synthesis
 from rsprune_dagster.downstream.synthesis_checks import draws_no_copies, follows_masks
 from rsprune_dagster.evaluation.networks import named_networks
-from rsprune_dagster.stages.semantic_synthesis_checkpoint import PairSources, SynthesisReport, train_synthesis
+from rsprune_dagster.stages.semantic_synthesis_checkpoint import (
+    PairSources,
+    SynthesisReport,
+    of_pairs,
+    scores,
+    train_synthesis,
+)
 from rsprune_dagster.tracking.content import tree_of
 from rsprune_dagster.utils.csv_files import read_sheet
 from rsprune_dagster.utils.errors import RunError, UsageError
@@ -38,7 +47,7 @@ def run(pruned: Outcome, parent: Path, folder: Path, sources: PairSources, **cha
         None,
         training={"batch_size": 16, "micro_batch_size": 16, "sample_steps": 2},
         semantic_synthesis={
-            "classes": COLOURS,
+            "classes": CLASSES,
             "crop_px": 16,
             "n_images": 32,
             "save_every_images": 16,
@@ -64,20 +73,25 @@ def test_the_step_fine_tunes_on_pairs_and_measures_on_other_places(
     assert report.classes == ("water", "field", "city") and "needs 280 images" in report.not_measured
     metrics = json.loads((tmp_path / "first" / "metrics.json").read_text())
     assert metrics == report.metrics
-    assert metrics["miou_ratio"] == pytest.approx(metrics["miou_drawn"] / metrics["miou_real"])
+    for end in ("", "_same_places"):
+        assert metrics[f"miou_ratio{end}"] == pytest.approx(metrics[f"miou_drawn{end}"] / metrics[f"miou_real{end}"])
     lines = read_sheet(tmp_path / "first" / "segmentation.csv")
     sets = {(line["learned_from"], line["measured_on"]) for line in lines}
     assert sets == {
-        ("real", "real, other places"),
-        ("real", "real, same places"),
+        ("real", "other places"),
+        ("real", "same places"),
         ("real", "drawn, other places"),
-        ("real and drawn", "real, other places"),
-        ("real and drawn", "real, same places"),
+        ("real", "drawn, same places"),
+        ("real and drawn", "other places"),
+        ("real and drawn", "same places"),
     }
     cells = {(line["learned_from"], line["measured_on"]): line for line in lines if line["measure"] == "miou"}
-    alone, helped = (float(cells[name, "real, other places"]["value"]) for name in ("real", "real and drawn"))
-    assert float(cells["real and drawn", "real, other places"]["gain"]) == pytest.approx(helped - alone, abs=1e-5)
+    alone, helped = (float(cells[name, "other places"]["value"]) for name in ("real", "real and drawn"))
+    assert float(cells["real and drawn", "other places"]["gain"]) == pytest.approx(helped - alone, abs=1e-5)
     assert metrics["miou_helped"] == pytest.approx(helped, abs=1e-5)
+    assert metrics["miou_drawn_same_places"] == pytest.approx(
+        float(cells["real", "drawn, same places"]["value"]), abs=1e-5
+    )
     examples = sorted((tmp_path / "first" / "examples").iterdir())
     assert len(examples) == 8
     parts = np.split(np.asarray(Image.open(examples[0])), 5, axis=1)
@@ -143,6 +157,52 @@ def test_pairs_smaller_than_a_crop_are_refused(pruned: Outcome, foundation: Path
         run(pruned, foundation, tmp_path / "made", PairSources((str(places / "here"),), ()), crop_px=41)
 
 
+@pytest.mark.parametrize("part", ["here", "there"])
+def test_pairs_without_labels_are_refused_before_the_training(
+    pruned: Outcome, foundation: Path, places: Path, tmp_path: Path, part: str
+) -> None:
+    shutil.copytree(places, tmp_path / "places")
+    for path in (tmp_path / "places" / part / "masks").iterdir():
+        Image.new("RGB", (40, 40), (9, 9, 9)).save(path)
+    sources = PairSources((str(tmp_path / "places" / "here"),), (str(tmp_path / "places" / "there"),))
+    named = {"here": r"0 of 10 pairs of semantic_synthesis\.sources", "there": r"0 of 4 pairs of .*\.test_sources"}
+    with pytest.raises(UsageError, match=f"{named[part]} have labelled pixels"):
+        run(pruned, foundation, tmp_path / "made", sources, classes=[*CLASSES, "#090909 unlabeled"])
+    assert not (tmp_path / "cache").exists()
+
+
+def test_few_pairs_are_learned_from_and_none_is_held_back(
+    pruned: Outcome, foundation: Path, places: Path, tmp_path: Path
+) -> None:
+    for name in ("images", "masks"):
+        (tmp_path / "few" / name).mkdir(parents=True)
+        shutil.copy(places / "here" / name / "0.png", tmp_path / "few" / name)
+    sources = PairSources((str(tmp_path / "few"),), (str(places / "there"),))
+    report = run(pruned, foundation, tmp_path / "made", sources)
+    assert report.n_pairs == 1 and "miou_ratio" in report.metrics and "miou_ratio_same_places" not in report.metrics
+    assert report.metrics["st_lpips_control"] > 0
+    for check in (follows_masks, draws_no_copies):
+        assert check(tmp_path / "made").figures
+
+
+class AllOne:
+    """A segmenter that finds class 1 everywhere."""
+
+    n_classes = 2
+
+    def predicted(self, images: np.ndarray) -> np.ndarray:
+        return np.ones(images.shape[:3], np.uint8)
+
+
+def test_crops_of_one_pair_are_one_observation() -> None:
+    images, shares = np.zeros((6, 4, 4, 3), np.uint8), np.zeros((6, 2, 4, 4), np.float32)
+    crops = Crops(images, images[..., 0], shares, np.array([0, 0, 3, 3, 3, 5]))
+    [score, *_] = scores(cast("Segmenter", AllOne()), None, {"set": crops}, seed=0)
+    assert (score.measure, score.mean.value) == ("miou", 0.0)
+    found = of_pairs(cast("Segmenter", AllOne()), crops)
+    assert found.shape == (3, 2, 2) and found[:, 0, 1].tolist() == [2 * 16, 3 * 16, 16]
+
+
 def folder_with(folder: Path, **metrics: float) -> Path:
     folder.mkdir()
     (folder / "metrics.json").write_text(json.dumps(metrics))
@@ -150,16 +210,21 @@ def folder_with(folder: Path, **metrics: float) -> Path:
 
 
 def test_drawn_images_must_show_their_masks_nearly_as_well_as_real_ones(tmp_path: Path) -> None:
-    good = follows_masks(folder_with(tmp_path / "good", miou_real=0.5, miou_drawn=0.3, miou_ratio=0.6))
-    bad = follows_masks(folder_with(tmp_path / "bad", miou_real=0.5, miou_drawn=0.29, miou_ratio=0.58))
+    def metrics(drawn: float, end: str = "") -> dict[str, float]:
+        return {f"miou_real{end}": 0.5, f"miou_drawn{end}": drawn, f"miou_ratio{end}": drawn / 0.5}
+
+    good = follows_masks(folder_with(tmp_path / "good", **metrics(0.3)))
+    bad = follows_masks(folder_with(tmp_path / "bad", **metrics(0.29)))
     assert good.passed and "0.300 on drawn images, 0.500 on real ones: 60%" in good.sentence
     assert not bad.passed and "58%, expected 60% or more" in bad.sentence
+    both = follows_masks(folder_with(tmp_path / "both", **metrics(0.29), **metrics(0.4, "_same_places")))
+    assert both.passed and both.figures["miou_drawn"] == 0.4
 
 
 def test_a_model_that_copies_is_nearer_to_what_it_learned_from(tmp_path: Path) -> None:
     def metrics(learned: float) -> dict[str, float]:
         found = {"st_lpips_learned": learned, "st_lpips_learned_high": learned + 0.02}
-        return {**found, "st_lpips_test": 0.4, "st_lpips_test_low": 0.38}
+        return {**found, "st_lpips_control": 0.4, "st_lpips_control_low": 0.38}
 
     assert draws_no_copies(folder_with(tmp_path / "good", **metrics(0.27))).passed
     copies = draws_no_copies(folder_with(tmp_path / "bad", **metrics(0.25)))

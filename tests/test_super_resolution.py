@@ -35,7 +35,7 @@ from rsprune_dagster.downstream.super_resolution import (
 )
 from rsprune_dagster.utils.errors import RunError, UsageError
 
-TASK = Task(scale=4, degradation="bicubic")
+TASK = Task(scale=4, degradation="bicubic", mean_share=0.2)
 SAMPLING = SamplingOptions(n_steps=3, guidance=1.0, sampler="dpm_solver", batch_size=4, seed=0)
 runner = CliRunner()
 
@@ -119,6 +119,11 @@ def test_the_mean_is_the_prediction_at_the_last_timestep_without_noise(kind: str
     null = torch.full((2,), model.null_class or 0) if kind == "dit" else None
     wanted = consistent(-said(widened.denoiser, given, null, (999, 999)), low, 4, N_BACK_PROJECTIONS["bicubic"])
     assert (found - wanted).abs().max() < 1e-4
+
+
+def test_a_model_that_was_not_taught_the_mean_does_not_guess_it(trained: Trained) -> None:
+    with pytest.raises(UsageError, match="was not taught the mean"):
+        SuperResolution(trained.model, Task(4, "bicubic")).mean(torch.zeros(1, 3, 4, 4))
 
 
 def test_the_result_s_reduction_is_the_input_and_of_noisy_inputs_nearer_to_it(trained: Trained) -> None:

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from rsprune_dagster.config.params import load
 from rsprune_dagster.corpus.synthetic import COLOURS, SCENES, paint, pairs, write_pairs
 from rsprune_dagster.corpus.synthetic.pairs import N_PAIRS_PER_PLACE, PLACES, SIZE_PX
 from rsprune_dagster.utils.errors import RunError, UsageError
@@ -281,3 +282,8 @@ def test_progress_ends_at_its_total(tmp_path: Path, few: None) -> None:
 
     write_pairs(tmp_path / "demo", progress=counting)
     assert said[0] < 0 and sum(said) == 0
+
+
+def test_params_yaml_has_a_class_for_each_colour_of_the_masks() -> None:
+    params = load(Path(__file__).resolve().parents[1] / "params.yaml")
+    assert params.semantic_synthesis.classes == tuple(f"{colour} {name}" for colour, name in COLOURS.items())

@@ -149,7 +149,7 @@ class SuperResolutionParams(Section):
 class SemanticSynthesisParams(Section):
     sources: tuple[str, ...]
     test_sources: tuple[str, ...]
-    classes: dict[str, str]
+    classes: tuple[str, ...]
     crop_px: int = Field(ge=8)
     start: Literal["foundation", "random"]
     n_images: int = Field(ge=1)

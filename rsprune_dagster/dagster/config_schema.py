@@ -99,8 +99,6 @@ def _descriptions(section: type[Section]) -> dict[str, str]:
 def _dagster_type(annotation: Any) -> Any:
     if get_origin(annotation) is tuple:
         return dg.Array(_dagster_type(get_args(annotation)[0]))
-    if get_origin(annotation) is dict:
-        return dg.Map(*get_args(annotation))  # type: ignore[no-untyped-call]
     if annotation in (int, float, str, bool):
         return annotation
     inner = [argument for argument in get_args(annotation) if argument is not Ellipsis]

@@ -59,6 +59,10 @@ def materialize(
         from rsprune_dagster.diffusion.latents import space_of
 
         space_of(params.training)
+    if "semantic_synthesis_checkpoint" in wanted:
+        from rsprune_dagster.downstream.pairs import Palette
+
+        Palette.of(params.semantic_synthesis.classes)
     if {"diffusion_checkpoint", "super_resolution_checkpoint"} <= set(wanted):
         from rsprune_dagster.downstream.crops import check_scale
 

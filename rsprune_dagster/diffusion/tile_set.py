@@ -218,7 +218,7 @@ def epoch_order(positions: np.ndarray, *, n_tiles: int, seed: int) -> np.ndarray
 
 
 def turned(images: np.ndarray, turns: np.ndarray) -> np.ndarray:
-    """Rotate images (n, s, s, 3) by `turns` (n,) quarter turns each; mirrored first if that is 4 or more."""
+    """Rotate images (n, s, s, 3), or masks, by `turns` (n,) quarter turns each; mirrored first if that is 4 or more."""
     return np.stack(
         [
             np.rot90(image[:, ::-1] if turn >= N_TURNS // 2 else image, turn % 4)

@@ -1,23 +1,26 @@
 """Pairs of an image and its mask: read, checked, and cropped for the training of semantic image synthesis.
 
-A source is a folder. In it, or in folders below it, `images/` and `masks/` lie side by side, and a mask has the name of
-its image, apart from the suffix. A mask is a picture in the colours of the palette, or a GeoTIFF of one band whose
-values are the places of the classes in the palette, from 0; nodata is of no class. All pairs are held in memory: 4
-bytes for a pixel.
+A source is a local folder. In it, or in folders below it, `images/` and `masks/` lie side by side, and a mask has the
+name of its image, apart from the suffix. A mask is a picture in the colours of the palette, or a TIFF of one band of
+integers without a colour table, whose values are the numbers of the classes; what its nodata or mask leaves out is of
+no class. All pairs are held in memory: 4 bytes for a pixel.
 """
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import rasterio
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from rasterio.enums import ColorInterp
+from rasterio.errors import RasterioIOError
 
+from rsprune_dagster.corpus import gdal
 from rsprune_dagster.diffusion.tile_set import N_TURNS, Batch, Condition, turned
 from rsprune_dagster.utils.errors import UsageError
 
@@ -27,6 +30,9 @@ NO_CLASS: Final = "unlabeled"
 """The name in the palette for pixels of no class."""
 UNLABELED: Final = 255
 """The number of pixels of no class: nothing is learned from them, and they do not count in a measure."""
+NOT_VALID: Final = -(2**62)
+"""Stands for pixels of a label raster that are not valid."""
+FORMATS: Final = ("PNG", "JPEG", "TIFF")
 N_NAMED: Final = 3
 """Colours or files that an error names."""
 
@@ -41,20 +47,20 @@ class Palette:
     """The class of each colour, red first; UNLABELED: of no class."""
 
     @classmethod
-    def of(cls, classes: Mapping[str, str]) -> "Palette":
-        """From the class of each colour, such as `#3c1098`; `unlabeled` is no class.
+    def of(cls, classes: Sequence[str]) -> "Palette":
+        """From lines of a colour and its class, such as `#3c1098 building`; `unlabeled` is no class.
 
         Raises:
-            UsageError: no colour, one colour twice, or fewer than two classes.
+            UsageError: no such line, one colour twice, or fewer than two classes.
         """
-        names = tuple(dict.fromkeys(name for name in classes.values() if name != NO_CLASS))
+        lines = [_line(text) for text in classes]
+        names = tuple(dict.fromkeys(name for _, name in lines if name != NO_CLASS))
         if not 2 <= len(names) < UNLABELED:
             raise UsageError(f"the palette has {len(names)} classes, expected 2 to {UNLABELED - 1}: a colour for each")
         numbers: dict[int, int] = {}
-        for colour, name in classes.items():
-            value = _value(colour, name)
+        for value, name in lines:
             if value in numbers:
-                raise UsageError(f"the palette has the colour {colour} twice")
+                raise UsageError(f"the palette has the colour #{value:06x} twice")
             numbers[value] = UNLABELED if name == NO_CLASS else names.index(name)
         return cls(names, numbers)
 
@@ -94,6 +100,11 @@ class Pair:
     mask: np.ndarray
     """(h, w) uint8: class or UNLABELED."""
 
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the image and its shape."""
+        return hashlib.sha256(repr(self.image.shape).encode() + self.image.tobytes()).hexdigest()
+
 
 def read_pairs(sources: Sequence[str], palette: Palette) -> tuple[Pair, ...]:
     """All pairs of the sources, sorted by name.
@@ -102,7 +113,7 @@ def read_pairs(sources: Sequence[str], palette: Palette) -> tuple[Pair, ...]:
         UsageError: no pair, an image without mask or the reverse, two sizes, transparency, a colour or value that is in
             no class, a file that cannot be read, or two files of one name.
     """
-    found = [pair for source in sources for pair in _pairs_below(Path(source), palette)]
+    found = [pair for source in sources for pair in _pairs_below(Path(source).expanduser(), palette)]
     if not found:
         raise UsageError(
             f"no pairs in {', '.join(map(str, sources))}: expected folders {IMAGES}/ and {MASKS}/ side by side, with "
@@ -130,23 +141,16 @@ class Crops:
     """(n, s, s): the commonest class of each pixel, or UNLABELED."""
     shares: NDArray[np.float32]
     """(n, k, s, s): the share of each class in each pixel."""
+    pairs: NDArray[np.int64]
+    """(n,): the place of the pair in its set. Crops of one pair are not independent."""
 
     def __len__(self) -> int:
         return len(self.images)
 
     def spread(self, n: int) -> "Crops":
         """At most n of them, spread over all."""
-        chosen = np.linspace(0, len(self) - 1, min(n, len(self))).round().astype(int)
-        return Crops(self.images[chosen], self.masks[chosen], self.shares[chosen])
-
-    def and_also(self, others: "Crops") -> "Crops":
-        """These, then the others."""
-        return Crops(
-            *(
-                np.concatenate([getattr(each, name) for each in (self, others)])
-                for name in ("images", "masks", "shares")
-            )
-        )
+        chosen = _spread(len(self), n)
+        return Crops(self.images[chosen], self.masks[chosen], self.shares[chosen], self.pairs[chosen])
 
 
 @dataclass(frozen=True)
@@ -170,8 +174,14 @@ class PairSet:
             )
 
     def __len__(self) -> int:
-        """The number of crops that tile the pairs."""
-        return sum((h // self.crop_px) * (w // self.crop_px) for h, w in (pair.mask.shape for pair in self.pairs))
+        """The number of different crops."""
+        shapes = [pair.mask.shape for pair in self.pairs]
+        return sum((height - self.crop_px + 1) * (width - self.crop_px + 1) for height, width in shapes)
+
+    @property
+    def n_labelled(self) -> int:
+        """The number of pairs with a labelled pixel."""
+        return sum(bool((pair.mask != UNLABELED).any()) for pair in self.pairs)
 
     def fingerprint(self) -> str:
         """A hash of the pairs and of their crops."""
@@ -187,48 +197,68 @@ class PairSet:
             crops = self._reduced([self.crop(position, seed) for position in positions])
             yield Batch(first, crops.images, np.zeros(len(crops), np.int64), Condition(crops.shares, is_image=False))
 
-    def crop(self, position: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """The crop (p, p, 3) and its mask (p, p) of a training image."""
+    def crop(self, position: int, seed: int) -> "Crop":
+        """A training image, in a random orientation."""
         rng = np.random.default_rng((seed, position))
-        areas = np.array([pair.mask.size for pair in self.pairs], np.float64)
-        pair = self.pairs[int(rng.choice(len(self.pairs), p=areas / areas.sum()))]
+        number = int(rng.choice(len(self.pairs), p=self._areas))
+        pair = self.pairs[number]
         top, left = (int(rng.integers(side - self.crop_px + 1)) for side in pair.mask.shape)
         area = np.s_[top : top + self.crop_px, left : left + self.crop_px]
         both = np.concatenate([pair.image[area], pair.mask[area][..., None]], axis=2)
         both = turned(both[None], rng.integers(N_TURNS, size=1))[0]
-        return np.ascontiguousarray(both[..., :3]), np.ascontiguousarray(both[..., 3])
+        return Crop(number, np.ascontiguousarray(both[..., :3]), np.ascontiguousarray(both[..., 3]))
+
+    @cached_property
+    def _areas(self) -> np.ndarray:
+        """The share of each pair in the area of all."""
+        areas = np.array([pair.mask.size for pair in self.pairs], np.float64)
+        return np.asarray(areas / areas.sum())
 
     def random_crops(self, n: int, seed: int) -> Crops:
-        """The first n training images."""
+        """The first n training images of a seed."""
         return self._reduced([self.crop(position, seed) for position in range(n)])
 
     def spread_crops(self, n: int) -> Crops:
         """At most n of the crops that tile the pairs, spread over all."""
-        crops = [crop for pair in self.pairs for crop in grid_of_crops(pair, self.crop_px)]
-        chosen = np.linspace(0, len(crops) - 1, min(n, len(crops))).round().astype(int)
-        return self._reduced([crops[number] for number in chosen])
+        crops = [crop for number, pair in enumerate(self.pairs) for crop in grid_of_crops(number, pair, self.crop_px)]
+        return self._reduced([crops[number] for number in _spread(len(crops), n)])
 
-    def _reduced(self, crops: Sequence[tuple[np.ndarray, np.ndarray]]) -> Crops:
+    def _reduced(self, crops: Sequence["Crop"]) -> Crops:
         edge, k = self.image_size_px, self.n_classes
         return Crops(
-            np.stack([reduced_image(image, edge) for image, _ in crops]),
-            np.stack([reduced_mask(mask, k, edge) for _, mask in crops]),
-            np.stack([class_shares(mask, k, (edge, edge)) for _, mask in crops]),
+            np.stack([reduced_image(crop.image, edge) for crop in crops]),
+            np.stack([reduced_mask(crop.mask, k, edge) for crop in crops]),
+            np.stack([class_shares(crop.mask, k, (edge, edge)) for crop in crops]),
+            np.array([crop.pair for crop in crops]),
         )
 
 
-def grid_of_crops(pair: Pair, crop_px: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The crops of a pair that tile it from its top left corner, each with its mask."""
+@dataclass(frozen=True)
+class Crop:
+    """A part of a pair, in its own resolution."""
+
+    pair: int
+    """The place of the pair in its set."""
+    image: np.ndarray
+    """(p, p, 3) uint8."""
+    mask: np.ndarray
+    """(p, p) uint8."""
+
+
+def grid_of_crops(number: int, pair: Pair, crop_px: int) -> list[Crop]:
+    """The crops of a pair that tile it from its top left corner."""
     height, width = pair.mask.shape
-    corners = [
-        (top, left)
+    areas = [
+        np.s_[top : top + crop_px, left : left + crop_px]
         for top in range(0, height - crop_px + 1, crop_px)
         for left in range(0, width - crop_px + 1, crop_px)
     ]
-    return [
-        (pair.image[top : top + crop_px, left : left + crop_px], pair.mask[top : top + crop_px, left : left + crop_px])
-        for top, left in corners
-    ]
+    return [Crop(number, pair.image[area], pair.mask[area]) for area in areas]
+
+
+def _spread(n_all: int, n: int) -> np.ndarray:
+    """The places of at most n of n_all, spread over all."""
+    return np.linspace(0, n_all - 1, min(n, n_all)).round().astype(int)
 
 
 def reduced_image(image: np.ndarray, edge: int) -> np.ndarray:
@@ -240,9 +270,12 @@ def reduced_image(image: np.ndarray, edge: int) -> np.ndarray:
 
 def class_shares(mask: np.ndarray, n_classes: int, shape: tuple[int, int]) -> np.ndarray:
     """The share of each class (n_classes, *shape) float32 in a mask (h, w), reduced to `shape`; unlabeled: zeros."""
-    planes = [torch.from_numpy((mask == number).astype(np.float32))[None] for number in range(n_classes)]
-    reduced = [torch.nn.functional.adaptive_avg_pool2d(plane, shape)[0].numpy() for plane in planes]
-    return np.stack(reduced)
+    return np.stack([_share(mask == number, shape) for number in range(n_classes)])
+
+
+def _share(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    plane = torch.from_numpy(pixels.astype(np.float32))[None]
+    return np.asarray(torch.nn.functional.adaptive_avg_pool2d(plane, shape)[0].numpy())
 
 
 def reduced_mask(mask: np.ndarray, n_classes: int, edge: int) -> np.ndarray:
@@ -255,7 +288,7 @@ def reduced_mask(mask: np.ndarray, n_classes: int, edge: int) -> np.ndarray:
 
 def _pairs_below(source: Path, palette: Palette) -> Iterator[Pair]:
     if not source.is_dir():
-        raise UsageError(f"{source} is no folder: expected one with {IMAGES}/ and {MASKS}/ in it or below it")
+        raise UsageError(f"{source} is no local folder: expected one with {IMAGES}/ and {MASKS}/ in it or below it")
     for images in sorted(path for path in (source, *source.rglob("*")) if (path / IMAGES).is_dir()):
         found = {name: _files(images / name) for name in (IMAGES, MASKS)}
         for name, other in ((IMAGES, MASKS), (MASKS, IMAGES)):
@@ -291,12 +324,12 @@ def _files(folder: Path) -> dict[str, Path]:
 
 def _rgb(path: Path) -> np.ndarray:
     try:
-        with Image.open(path) as opened:
-            if opened.mode.startswith(("I", "F")):
+        with Image.open(path, formats=FORMATS) as opened:
+            if opened.mode.startswith(("I", "F")) or any("16" in str(tile[3]) for tile in opened.tile):
                 raise UsageError(f"{path} has more than 8 bits for a value: expected a picture of 8 bits")
             transparent = "A" in opened.getbands() or "transparency" in opened.info
             picture = np.asarray(opened.convert("RGBA" if transparent else "RGB"))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UsageError(f"{path} cannot be read as a picture: {' '.join(str(error).split())}") from None
     if transparent and int(picture[..., 3].min()) < 255:
         n_clear = int((picture[..., 3] < 255).sum())
@@ -305,27 +338,30 @@ def _rgb(path: Path) -> np.ndarray:
 
 
 def _labels(path: Path) -> np.ndarray | None:
-    """The values of a GeoTIFF of one band, nodata as UNLABELED; None: it is a picture."""
+    """The values of a TIFF of one band, UNLABELED where they are not valid; None: it is a picture."""
     try:
-        with rasterio.open(path) as raster:
-            if raster.count != 1 or not np.issubdtype(np.dtype(raster.dtypes[0]), np.integer):
+        with gdal.opened(str(path)) as raster:
+            is_integer = np.issubdtype(np.dtype(raster.dtypes[0]), np.integer)
+            if raster.count != 1 or not is_integer or raster.colorinterp[0] is ColorInterp.palette:
                 return None
-            labels = np.asarray(raster.read(1)).astype(np.int64)
-            return np.where(raster.read_masks(1) == 0, UNLABELED, labels) if raster.nodata is not None else labels
-    except rasterio.RasterioIOError as error:
-        raise UsageError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+            labels, is_valid = raster.read(1).astype(np.int64), raster.read_masks(1) > 0
+    except RasterioIOError as error:
+        raise UsageError(f"{path} cannot be read: {gdal.gdal_message(error)}") from None
+    labels[~is_valid] = NOT_VALID
+    return np.asarray(labels)
 
 
 def _within(labels: np.ndarray, palette: Palette, path: Path) -> np.ndarray:
     values, counts = np.unique(labels, return_counts=True)
-    known = {*range(len(palette)), UNLABELED}
+    known = {*range(len(palette)), NOT_VALID}
     bad = [(int(value), int(n)) for value, n in zip(values, counts, strict=True) if int(value) not in known]
     if bad:
         named = ", ".join(f"{value} ({n:,} pixels)" for value, n in bad[:N_NAMED])
         raise UsageError(
-            f"{path} has labels that are not in the palette: {named}; its classes are 0 to {len(palette) - 1}"
+            f"{path} has labels that are no class: {named}; classes are numbered from 0 ({palette.names[0]}) to "
+            f"{len(palette) - 1} ({palette.names[-1]}), and what is of no class is nodata"
         )
-    return labels.astype(np.uint8)
+    return np.where(labels == NOT_VALID, UNLABELED, labels).astype(np.uint8)
 
 
 def _packed(colours: np.ndarray) -> np.ndarray:
@@ -333,8 +369,10 @@ def _packed(colours: np.ndarray) -> np.ndarray:
     return wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
 
 
-def _value(colour: str, name: str) -> int:
-    text = colour.removeprefix("#")
-    if len(text) != 6 or any(letter not in "0123456789abcdefABCDEF" for letter in text):
-        raise UsageError(f"the palette has {colour!r} for {name}: expected a colour such as #3c1098")
-    return int(text, 16)
+def _line(text: str) -> tuple[int, str]:
+    """The colour, red first, and the class of a line of the palette."""
+    colour, _, name = text.strip().partition(" ")
+    digits = colour.removeprefix("#")
+    if len(digits) != 6 or any(letter not in "0123456789abcdefABCDEF" for letter in digits) or not name.strip():
+        raise UsageError(f"the palette has {text!r}: expected a colour and a class, such as '#3c1098 building'")
+    return int(digits, 16), name.strip()

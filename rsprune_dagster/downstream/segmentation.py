@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy, interpolate
 
 from rsprune_dagster.diffusion.objective import to_tensor
+from rsprune_dagster.diffusion.tile_set import N_TURNS, turned
+from rsprune_dagster.downstream.pairs import UNLABELED
 from rsprune_dagster.downstream.restoration import LEVEL, Mean
 from rsprune_dagster.utils.errors import UsageError
 from rsprune_dagster.utils.progress import Progress, silent
@@ -22,8 +24,6 @@ Images = NDArray[np.uint8]
 Masks = NDArray[np.uint8]
 Confusions = NDArray[np.int64]
 
-UNLABELED: Final = 255
-"""The mask value of pixels of no class: they count neither in the loss nor in a measure."""
 MEASURES: Final = ("miou", "accuracy", "mean_accuracy")
 """Shares, 0 to 1, larger is better. `miou`: intersection over union, the mean of the classes that occur in the masks;
 `accuracy`: the share of pixels that are right; `mean_accuracy`: the same by class, the mean of these classes."""
@@ -37,7 +37,6 @@ LEARNING_RATE: Final = 3e-3
 WEIGHT_DECAY: Final = 0.01
 AT_ONCE: Final = 64
 """Images per forward pass of `Segmenter.predicted`."""
-N_TURNS: Final = 8
 N_RESAMPLES: Final = 1000
 
 
@@ -109,12 +108,6 @@ def class_weights(masks: Masks, n_classes: int) -> torch.Tensor:
     n_pixels = np.bincount(masks[masks != UNLABELED], minlength=n_classes)
     weights = np.where(n_pixels > 0, 1 / np.sqrt(np.maximum(n_pixels, 1)), 0)
     return torch.from_numpy(weights / weights.max()).float()
-
-
-def turned(image: NDArray[np.uint8], turn: int) -> NDArray[np.uint8]:
-    """One of the eight turns of a square, 0 to 7."""
-    turned = np.rot90(image, turn % 4)
-    return turned[::-1] if turn >= 4 else turned
 
 
 def confusions(predicted: Masks, masks: Masks, n_classes: int) -> Confusions:
@@ -213,9 +206,8 @@ def _batches(
     order = np.concatenate([rng.permutation(len(images)) for _ in range(-(-n // len(images)))])[:n]
     turns = rng.integers(N_TURNS, size=n)
     for start in range(0, n, BATCH_SIZE):
-        drawn = [(order[i], turns[i]) for i in range(start, start + BATCH_SIZE)]
-        inputs = np.stack([turned(images[i], turn) for i, turn in drawn])
-        target = np.stack([turned(masks[i], turn) for i, turn in drawn])
+        rows = slice(start, start + BATCH_SIZE)
+        inputs, target = (turned(each[order[rows]], turns[rows]) for each in (images, masks))
         yield to_tensor(inputs), torch.from_numpy(target).long()
 
 

@@ -22,11 +22,11 @@ from rsprune_dagster.diffusion.sampling import denoised, mean, noise_of
 from rsprune_dagster.diffusion.training import Trained, TrainingOptions
 from rsprune_dagster.downstream.crops import condition_of
 from rsprune_dagster.downstream.degradation import N_BACK_PROJECTIONS, consistent
-from rsprune_dagster.utils.errors import RunError
+from rsprune_dagster.utils.errors import RunError, UsageError
 
 SETTINGS: Final = "super_resolution.json"
 MEAN_SHARE: Final = 0.2
-"""Share of training images that teach the mean (docs/log.md)."""
+"""Share of training images that teach the mean: with less the mean is worse, with more samples are (docs/log.md)."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Task:
 
     scale: int
     degradation: str
+    mean_share: float = 0.0
+    """Share of training images that taught the mean; 0: it was not taught, as in older checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,13 @@ class SuperResolution:
         return self._corrected(self.predicted(low, noise, n_steps=n_steps, sampler=sampler), low)
 
     def mean(self, low: torch.Tensor) -> torch.Tensor:
-        """The mean of all images that low-resolution images may come from; argument and result as of `sample`."""
+        """The mean of all images that low-resolution images may come from; argument and result as of `sample`.
+
+        Raises:
+            UsageError: the model was not taught the mean.
+        """
+        if not self.task.mean_share:
+            raise UsageError("this checkpoint was not taught the mean: materialize super_resolution_checkpoint anew")
         with torch.inference_mode():
             return self._corrected(mean(self.model, condition_of(low, self.task.scale)).float().cpu(), low)
 

@@ -1,7 +1,7 @@
 """A model of semantic image synthesis: a denoiser that is also given the share of each class in each pixel."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -33,8 +33,8 @@ OVERLAP: Final = 4
 class Task:
     """What a model of semantic synthesis was trained for."""
 
-    classes: Mapping[str, str]
-    """The class of each colour, as in params.yaml."""
+    classes: tuple[str, ...]
+    """Lines of a colour and its class, as in params.yaml."""
     crop_px: int
     """Edge of the part of a mask that an image of the model shows."""
 
@@ -137,8 +137,9 @@ def write_synthesis(folder: Path, trained: Trained, task: Task, card: str) -> No
 def load_synthesis(folder: Path) -> Synthesis:
     """Load a checkpoint. RunError: there is none, or it cannot be read."""
     try:
-        task = Task(**json.loads((folder / SETTINGS).read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        settings = json.loads((folder / SETTINGS).read_text())
+        task = Task(tuple(settings["classes"]), settings["crop_px"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(
             f"{folder} is no checkpoint of semantic synthesis ({error}): materialize semantic_synthesis_checkpoint"
         ) from None

@@ -196,7 +196,7 @@ ABSENT = {
     "diffusion_checkpoint": "No model has been trained on this subset yet (diffusion_checkpoint).",
     "evaluation_metrics": "Samples of a model have not been evaluated yet (evaluation_metrics).",
     "super_resolution_checkpoint": "No model has been fine-tuned for super-resolution (super_resolution_checkpoint).",
-    "semantic_synthesis_checkpoint": "No model has been fine-tuned to draw masks (semantic_synthesis_checkpoint).",
+    "semantic_synthesis_checkpoint": "No model has been fine-tuned to draw from masks (semantic_synthesis_checkpoint).",
 }
 
 

@@ -20,7 +20,7 @@ from rsprune_dagster.config.params import SemanticSynthesisParams, TrainingParam
 from rsprune_dagster.diffusion.checkpoint import SamplingOptions, load_checkpoint, model_digest
 from rsprune_dagster.diffusion.training import train
 from rsprune_dagster.downstream.fine_tuning import fine_tuning_options, start_of
-from rsprune_dagster.downstream.pairs import Crops, Pair, PairSet, Palette, read_pairs
+from rsprune_dagster.downstream.pairs import Crops, PairSet, Palette, read_pairs
 from rsprune_dagster.downstream.restoration import Mean, distances, perceptual_distance
 from rsprune_dagster.downstream.segmentation import Segmenter, confusions, gains, intervals, train_segmenter
 from rsprune_dagster.downstream.synthesis import CONDITION_DROPOUT, Synthesis, Task, card, write_synthesis
@@ -29,7 +29,7 @@ from rsprune_dagster.evaluation.leakage import N_EXAMPLES
 from rsprune_dagster.stages.diffusion_checkpoint import sampling_options, training_key
 from rsprune_dagster.utils.csv_files import write_sheet
 from rsprune_dagster.utils.device import resolve_device
-from rsprune_dagster.utils.errors import RunError
+from rsprune_dagster.utils.errors import RunError, UsageError
 from rsprune_dagster.utils.progress import Progress, silent
 
 HELD_BACK_EVERY: Final = 5
@@ -41,16 +41,21 @@ N_DRAWS_SHOWN: Final = 3
 NOT_MEASURED: Final = "There are no test pairs: name some in semantic_synthesis.test_sources."
 REAL, BOTH = "real", "real and drawn"
 """What a segmenter learned from."""
-OTHER_PLACES, SAME_PLACES, DRAWN = "real, other places", "real, same places", "drawn, other places"
-"""What a segmenter is measured on."""
+OTHER, SAME, DRAWN_OTHER, DRAWN_SAME = "other places", "same places", "drawn, other places", "drawn, same places"
+"""What a segmenter is measured on: test pairs, training pairs that were held back, and images drawn for their masks."""
 KEYS: Final = {
-    (REAL, OTHER_PLACES): "real",
-    (REAL, SAME_PLACES): "real_same_places",
-    (REAL, DRAWN): "drawn",
-    (BOTH, OTHER_PLACES): "helped",
-    (BOTH, SAME_PLACES): "helped_same_places",
+    (REAL, OTHER): "real",
+    (REAL, SAME): "real_same_places",
+    (REAL, DRAWN_OTHER): "drawn",
+    (REAL, DRAWN_SAME): "drawn_same_places",
+    (BOTH, OTHER): "helped",
+    (BOTH, SAME): "helped_same_places",
 }
 """How a score is named in metrics.json."""
+LEAST_MIOU: Final = 1e-6
+"""A segmenter that finds nothing has no ratio."""
+LEAST_PAIRS: Final = 2
+"""Of one pair there is no interval."""
 
 
 @dataclass(frozen=True)
@@ -142,21 +147,20 @@ def train_synthesis(
         networks: for the Fréchet distances.
 
     Raises:
-        UsageError: no pairs, bad pairs (`pairs.read_pairs`), or pairs smaller than a crop.
+        UsageError: no pairs, bad pairs (`pairs.read_pairs`), pairs smaller than a crop, or too few with labels.
         RunError: the foundation cannot be loaded, or a test image is also a training image; as `training.train`.
     """
     folder, parent = layout.folder("semantic_synthesis_checkpoint"), layout.folder("diffusion_checkpoint")
     foundation, _ = load_checkpoint(parent)
     palette, on = Palette.of(params.classes), str(resolve_device(device))
-    all_pairs = read_pairs(sources.training, palette)
-    test_pairs = read_pairs(sources.test, palette) if sources.test else ()
-    _check_apart(all_pairs, test_pairs)
-    held_back = all_pairs[HELD_BACK_EVERY - 1 :: HELD_BACK_EVERY]
-    learned = tuple(pair for number, pair in enumerate(all_pairs) if (number + 1) % HELD_BACK_EVERY)
     make = partial(
         PairSet, n_classes=len(palette), image_size_px=foundation.space.image_size_px, crop_px=params.crop_px
     )
-    tiles = make(learned)
+    pairs = make(read_pairs(sources.training, palette))
+    test = make(read_pairs(sources.test, palette)) if sources.test else None
+    tiles = make(tuple(pair for number, pair in enumerate(pairs.pairs) if (number + 1) % HELD_BACK_EVERY))
+    held_back = make(pairs.pairs[HELD_BACK_EVERY - 1 :: HELD_BACK_EVERY])
+    _check(pairs, test)
     options = fine_tuning_options(
         params,
         training,
@@ -185,7 +189,7 @@ def train_synthesis(
         on,
         progress,
     )
-    results = measured(model, tiles, make(held_back), make(test_pairs), protocol) if test_pairs else None
+    results = measured(model, tiles, held_back, test, protocol) if test else None
     report = SynthesisReport(
         classes=palette.names,
         n_images=trained.n_images,
@@ -209,63 +213,103 @@ def measured(model: Synthesis, learned: PairSet, held_back: PairSet, test: PairS
 
     Args:
         learned: the pairs of the fine-tuning.
-        held_back: other pairs of the same places; may be empty.
+        held_back: other pairs of the same places; measured on if enough of them have labels.
     """
     options, progress = protocol.sampling, protocol.progress
-    seed, n_classes = options.seed, learned.n_classes
-    real = learned.random_crops(min(protocol.n_segmenter_images, MOST_REAL_CROPS), seed)
-    known = learned.random_crops(protocol.n_drawn_images, seed + 1)
-    other = test.spread_crops(protocol.n_test_images)
-    drawn_known = replace(known, images=model.images(known.shares, options, progress))
-    drawn = replace(other, images=model.images(other.shares, replace(options, seed=seed + 1), progress))
+    crop_seed, mask_seed, draw_seed, test_seed = _seeds(options.seed)
+
+    def drawn_for(crops: Crops, seed: int) -> Crops:
+        return replace(crops, images=model.images(crops.shares, replace(options, seed=seed), progress))
+
+    real = learned.random_crops(min(protocol.n_segmenter_images, MOST_REAL_CROPS), crop_seed)
+    masks = learned.random_crops(protocol.n_drawn_images, mask_seed)
+    drawn = drawn_for(masks, draw_seed)
+    sets = {OTHER: test.spread_crops(protocol.n_test_images)}
+    if held_back.n_labelled >= LEAST_PAIRS:
+        sets[SAME] = held_back.spread_crops(protocol.n_test_images)
+    drawn_sets = {f"drawn, {name}": drawn_for(crops, test_seed) for name, crops in sets.items()}
     learn = partial(
         train_segmenter,
-        n_classes=n_classes,
+        n_classes=learned.n_classes,
         n_images=protocol.n_segmenter_images,
-        seed=seed,
+        seed=options.seed,
         device=protocol.device,
         progress=progress,
     )
-    both = real.and_also(drawn_known)
     alone = learn(real.images, real.masks, label="segmenter, real images")
-    helped = learn(both.images, both.masks, label="segmenter, real and drawn images")
-    sets = {OTHER_PLACES: other}
-    if len(held_back):
-        sets[SAME_PLACES] = held_back.spread_crops(protocol.n_test_images)
-    found = [*scores(alone, helped, sets, seed=seed), *scores(alone, None, {DRAWN: drawn}, seed=seed)]
-    of_sets, not_measured = distances({"drawn": drawn.images}, other.images, protocol.networks)
+    helped = learn(
+        np.concatenate([real.images, drawn.images]),
+        np.concatenate([real.masks, drawn.masks]),
+        label="segmenter, real and drawn images",
+    )
+    found = [*scores(alone, helped, sets, seed=options.seed), *scores(alone, None, drawn_sets, seed=options.seed)]
+    of_sets, not_measured = distances({"drawn": drawn_sets[DRAWN_OTHER].images}, sets[OTHER].images, protocol.networks)
     metrics = {f"{score.measure}_{KEYS[score.learned_from, score.measured_on]}": score.mean.value for score in found}
     metrics |= {f"{score.measure}_drawn": score.mean.value for score in of_sets}
-    metrics["miou_ratio"] = metrics["miou_drawn"] / metrics["miou_real"]
-    for name, one, truth in (("learned", drawn_known, known), ("test", drawn, other)):
-        nearness = Mean.of(perceptual_distance(one.images, truth.images))
-        metrics |= {f"st_lpips_{name}": nearness.value, f"st_lpips_{name}_low": nearness.low}
-        metrics[f"st_lpips_{name}_high"] = nearness.high
-    shown = other.spread(N_SHOWN)
-    draws = [model.images(shown.shares, replace(options, seed=seed + number)) for number in range(N_DRAWS_SHOWN)]
-    return Results(shown, draws, found, metrics, len(other.images), not_measured)
+    for end in ("", *(["_same_places"] if SAME in sets else [])):
+        metrics[f"miou_ratio{end}"] = metrics[f"miou_drawn{end}"] / max(metrics[f"miou_real{end}"], LEAST_MIOU)
+    control = SAME if SAME in sets else OTHER
+    metrics |= _nearness("learned", drawn, masks) | _nearness("control", drawn_sets[f"drawn, {control}"], sets[control])
+    shown = sets[OTHER].spread(N_SHOWN)
+    draws = [drawn_for(shown, test_seed + number).images for number in range(N_DRAWS_SHOWN)]
+    return Results(shown, draws, found, metrics, len(sets[OTHER]), not_measured)
+
+
+def _seeds(seed: int) -> tuple[int, int, int, int]:
+    """Seeds of real crops, of masks to draw for, and of the noise of both kinds of drawn images; none is another's."""
+    one, two, three, four = (int(number) for number in np.random.SeedSequence(seed).generate_state(4))
+    return one, two, three, four
+
+
+def _nearness(name: str, drawn: Crops, real: Crops) -> dict[str, float]:
+    """The ST-LPIPS from drawn to real images of the same masks, with its interval over pairs."""
+    found = perceptual_distance(drawn.images, real.images)
+    mean = Mean.of(np.array([found[real.pairs == pair].mean() for pair in np.unique(real.pairs)]))
+    return {f"st_lpips_{name}": mean.value, f"st_lpips_{name}_low": mean.low, f"st_lpips_{name}_high": mean.high}
 
 
 def scores(
     alone: Segmenter, helped: Segmenter | None, sets: Mapping[str, Crops], *, seed: int
 ) -> Iterator[SegmentationScore]:
-    """The measures of both segmenters on sets of crops, and what the second gains over the first."""
+    """The measures of both segmenters on sets of crops, and what the second gains over the first.
+
+    Intervals are over pairs, since crops of one pair are alike.
+    """
     for name, crops in sets.items():
-        before = confusions(alone.predicted(crops.images), crops.masks, alone.n_classes)
+        before = of_pairs(alone, crops)
         for measure, mean in intervals(before, seed=seed).items():
             yield SegmentationScore(REAL, name, measure, mean)
         if helped is None:
             continue
-        after = confusions(helped.predicted(crops.images), crops.masks, helped.n_classes)
+        after = of_pairs(helped, crops)
         gained = gains(after, before, seed=seed)
         for measure, mean in intervals(after, seed=seed).items():
             yield SegmentationScore(BOTH, name, measure, mean, gained[measure])
 
 
-def _check_apart(learned: Sequence[Pair], test: Sequence[Pair]) -> None:
-    """Raise RunError if a test image is also a training image."""
-    known = {pair.image.tobytes() for pair in learned}
-    if shared := sorted(pair.name for pair in test if pair.image.tobytes() in known):
+def of_pairs(segmenter: Segmenter, crops: Crops) -> NDArray[np.int64]:
+    """The numbers of pixels (n, k, k) of each pair, by true class, then by predicted class."""
+    found = confusions(segmenter.predicted(crops.images), crops.masks, segmenter.n_classes)
+    return np.stack([found[crops.pairs == pair].sum(axis=0) for pair in np.unique(crops.pairs)])
+
+
+def _check(pairs: PairSet, test: PairSet | None) -> None:
+    """Before the training.
+
+    Raises:
+        UsageError: too few pairs have labelled pixels.
+        RunError: a test image is also a training image.
+    """
+    sets = (("sources", pairs, 1), ("test_sources", test, LEAST_PAIRS))
+    for name, one, least in sets:
+        if one and one.n_labelled < least:
+            raise UsageError(
+                f"{one.n_labelled} of {len(one.pairs):,} pairs of semantic_synthesis.{name} have labelled pixels, "
+                f"expected {least} or more: give more, or correct semantic_synthesis.classes"
+            )
+    known = {pair.digest for pair in pairs.pairs}
+    shared = sorted(pair.name for pair in (test.pairs if test else ()) if pair.digest in known)
+    if shared:
         raise RunError(
             f"{len(shared):,} test images are also training images, such as {', '.join(shared[:N_EXAMPLES])}: take "
             "them out of semantic_synthesis.test_sources; best, test on other places than those trained on"

@@ -139,7 +139,7 @@ def train_super_resolution(
         start=lambda: start_of(foundation, foundation.space.channels, seed, from_random=params.start == "random"),
         progress=progress,
     )
-    model = SuperResolution(trained.model.to(on), Task(params.scale, params.degradation))
+    model = SuperResolution(trained.model.to(on), Task(params.scale, params.degradation, MEAN_SHARE))
     sampling = sampling_options(training, seed)
     results = _results(model, tiles, test_crops, params.n_test_images, sampling, networks) if test_crops else None
     report = SuperResolutionReport(
