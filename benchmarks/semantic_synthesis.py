@@ -48,8 +48,8 @@ SETTINGS = {
     "n_images": 6400,
     "ema_half_life_images": 640,
     "save_every_images": 3200,
-    "n_test_images": 400,
-    "n_drawn_images": 640,
+    "n_test_images": 200,
+    "n_drawn_images": 400,
     "n_segmenter_images": 6400,
 }
 MEASURES = {
