@@ -44,7 +44,7 @@ PLACES: Final[Mapping[str, Mapping[str, tuple[float, float, float]]]] = {
 }
 """The places of training and of held-out pairs, each with its light: a factor for red, green and blue."""
 
-N_PAIRS_PER_PLACE: Final[Mapping[str, int]] = {"pairs": 10, "held_out_pairs": 8}
+N_PAIRS_PER_PLACE: Final[Mapping[str, int]] = {"pairs": 10, "held_out_pairs": 10}
 SIZE_PX: Final = 128
 N_CLASSES: Final = (2, 3, 4)
 """Classes per image, used in turn."""

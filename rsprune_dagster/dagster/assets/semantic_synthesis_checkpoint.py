@@ -32,8 +32,8 @@ def semantic_synthesis_checkpoint_asset(defaults: Params) -> dg.AssetsDefinition
     ) -> dg.MaterializeResult[None]:
         """Semantic image synthesis: the checkpoint, fine-tuned to draw images of land-cover masks.
 
-        A segmenter that knows real images is asked for the masks of drawn ones. Another one learns from drawn images
-        besides real ones. The folder is a diffusers pipeline; `rsprune synthesize` draws images of whole masks.
+        A segmenter that knows real images is asked for the masks of drawn ones. Another one learns from real and
+        drawn images. The folder is a diffusers pipeline; `rsprune synthesize` draws images of whole masks.
         """
         from rsprune_dagster.evaluation.networks import named_networks
         from rsprune_dagster.stages.semantic_synthesis_checkpoint import PairSources, train_synthesis
