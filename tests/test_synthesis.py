@@ -14,6 +14,7 @@ import torch
 from diffusion_runs import small_options, tiny_autoencoder
 from pair_folders import CLASSES, PALETTE, drawn_mask
 from PIL import Image
+from rasterio.control import GroundControlPoint
 from test_super_resolution import SAMPLING, foundation
 from typer.testing import CliRunner
 
@@ -270,6 +271,16 @@ def test_an_image_with_other_pixels_covers_the_same_ground(tmp_path: Path) -> No
     write_drawing(np.zeros((10, 20, 3), np.uint8), mask, tmp_path / "out.tif")
     with rasterio.open(tmp_path / "out.tif") as made, rasterio.open(mask) as given:
         assert made.bounds == pytest.approx(given.bounds) and made.crs == given.crs
+
+
+def test_ground_control_points_stay_where_they_are(tmp_path: Path) -> None:
+    points = [GroundControlPoint(row, col, 10 + col, 50 - row) for row, col in ((0, 0), (0, 32), (24, 0))]
+    mask = write_mask(tmp_path / "mask.tif", drawn_mask(24, 32), gcps=points, crs="EPSG:4326")
+    assert write_drawing(np.zeros((12, 64, 3), np.uint8), mask, tmp_path / "out.tif") == ""
+    with rasterio.open(tmp_path / "out.tif") as made:
+        found, crs = made.gcps
+    assert crs.to_epsg() == 4326
+    assert [(p.row, p.col, p.x, p.y) for p in found] == [(0, 0, 10, 50), (0, 64, 42, 50), (12, 0, 10, 26)]
 
 
 def test_the_start_ignores_the_mask(trained: Trained) -> None:

@@ -10,8 +10,10 @@ import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from PIL import Image
+from rasterio.control import GroundControlPoint
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
+from rsprune_dagster.corpus import gdal
 from rsprune_dagster.utils.atomic_write import atomic_write
 from rsprune_dagster.utils.errors import UsageError
 
@@ -49,9 +51,9 @@ def write_drawing(image: NDArray[np.uint8], mask: Path, target: Path) -> str:
         return ""
     height, width = image.shape[:2]
     place = _place(mask, height, width)
+    layout = {"driver": "GTiff", "count": 3, "dtype": "uint8", "height": height, "width": width, **place}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        layout = {"driver": "GTiff", "count": 3, "dtype": "uint8", "height": height, "width": width, **place}
         with (
             atomic_write(target) as draft,
             rasterio.open(draft, "w", photometric="RGB", compress="deflate", **layout) as out,
@@ -61,14 +63,16 @@ def write_drawing(image: NDArray[np.uint8], mask: Path, target: Path) -> str:
 
 
 def _place(mask: Path, height: int, width: int) -> dict[str, object]:
-    """The CRS and transform of an image of the same place; nothing if the mask has none."""
+    """The CRS and transform, or ground control points, of an image of the same place; nothing if the mask has none."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(mask) as raster:
-                if raster.transform.is_identity:
-                    return {}
-                scale = Affine.scale(raster.width / width, raster.height / height)
-                return {"crs": raster.crs, "transform": raster.transform @ scale}
-    except RasterioIOError:
+        with gdal.opened(str(mask)) as raster:
+            down, right = height / raster.height, width / raster.width
+            points, crs = raster.gcps
+            if points:
+                scaled = [GroundControlPoint(p.row * down, p.col * right, p.x, p.y, p.z, p.id, p.info) for p in points]
+                return {"crs": crs, "gcps": scaled}
+            if raster.transform.is_identity:
+                return {}
+            return {"crs": raster.crs, "transform": raster.transform @ Affine.scale(1 / right, 1 / down)}
+    except RasterioIOError:  # a picture
         return {}
