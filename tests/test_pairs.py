@@ -266,11 +266,12 @@ def test_crops_of_a_set_are_its_training_images_or_spread_over_its_pairs(pair_se
     assert np.array_equal(spread.images, whole.spread(3).images) and len(pair_set) == 3 * 25 * 25
 
 
-def test_pairs_with_a_labelled_pixel_are_counted(pair_set: PairSet) -> None:
-    blank, one = (np.full((40, 40), UNLABELED, np.uint8) for _ in range(2))
-    one[3, 3] = 0
-    pairs = tuple(replace(pair_set.pairs[0], mask=mask) for mask in (blank, one, pair_set.pairs[0].mask))
-    assert replace(pair_set, pairs=pairs).n_labelled == 2
+def test_crops_that_are_half_labelled_are_measured_on(pair_set: PairSet) -> None:
+    blank, less, half = (np.full((40, 40), UNLABELED, np.uint8) for _ in range(3))
+    less[:7, :16], half[:8, :16] = 0, 0
+    pairs = tuple(replace(pair_set.pairs[0], mask=mask) for mask in (blank, less, half, pair_set.pairs[0].mask))
+    chosen = replace(pair_set, pairs=pairs)
+    assert chosen.n_labelled == 2 and chosen.spread_crops(100).pairs.tolist() == [2, 3, 3, 3, 3]
 
 
 def test_other_pairs_sizes_or_classes_are_another_training(pair_set: PairSet) -> None:

@@ -32,6 +32,8 @@ UNLABELED: Final = 255
 """The number of pixels of no class: nothing is learned from them, and they do not count in a measure."""
 NOT_VALID: Final = -(2**62)
 """Stands for pixels of a label raster that are not valid."""
+LEAST_LABELLED: Final = 0.5
+"""Least share of labelled pixels of a crop that is measured on."""
 FORMATS: Final = ("PNG", "JPEG", "TIFF")
 N_NAMED: Final = 3
 """Colours or files that an error names."""
@@ -180,8 +182,8 @@ class PairSet:
 
     @property
     def n_labelled(self) -> int:
-        """The number of pairs with a labelled pixel."""
-        return sum(bool((pair.mask != UNLABELED).any()) for pair in self.pairs)
+        """The number of pairs with a crop that can be measured on (`grid_of_crops`)."""
+        return sum(bool(grid_of_crops(number, pair, self.crop_px)) for number, pair in enumerate(self.pairs))
 
     def fingerprint(self) -> str:
         """A hash of the pairs and of their crops."""
@@ -246,14 +248,15 @@ class Crop:
 
 
 def grid_of_crops(number: int, pair: Pair, crop_px: int) -> list[Crop]:
-    """The crops of a pair that tile it from its top left corner."""
+    """The crops that tile a pair from its top left corner, if LEAST_LABELLED of them or more has a class."""
     height, width = pair.mask.shape
     areas = [
         np.s_[top : top + crop_px, left : left + crop_px]
         for top in range(0, height - crop_px + 1, crop_px)
         for left in range(0, width - crop_px + 1, crop_px)
     ]
-    return [Crop(number, pair.image[area], pair.mask[area]) for area in areas]
+    labelled = [area for area in areas if (pair.mask[area] != UNLABELED).mean() >= LEAST_LABELLED]
+    return [Crop(number, pair.image[area], pair.mask[area]) for area in labelled]
 
 
 def _spread(n_all: int, n: int) -> np.ndarray:

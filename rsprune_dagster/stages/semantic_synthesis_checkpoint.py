@@ -262,9 +262,10 @@ def _seeds(seed: int) -> tuple[int, int, int, int]:
 
 
 def _nearness(name: str, drawn: Crops, real: Crops) -> dict[str, float]:
-    """The ST-LPIPS from drawn to real images of the same masks, with its interval over pairs."""
+    """The ST-LPIPS from drawn to real images of the same masks, and its interval over pairs (or crops of one)."""
     found = perceptual_distance(drawn.images, real.images)
-    mean = Mean.of(np.array([found[real.pairs == pair].mean() for pair in np.unique(real.pairs)]))
+    of_pairs = np.array([found[real.pairs == pair].mean() for pair in np.unique(real.pairs)])
+    mean = Mean.of(of_pairs if len(of_pairs) > 1 else found)
     return {f"st_lpips_{name}": mean.value, f"st_lpips_{name}_low": mean.low, f"st_lpips_{name}_high": mean.high}
 
 
@@ -276,18 +277,18 @@ def scores(
     Intervals are over pairs, since crops of one pair are alike.
     """
     for name, crops in sets.items():
-        before = of_pairs(alone, crops)
+        before = confusions_of_pairs(alone, crops)
         for measure, mean in intervals(before, seed=seed).items():
             yield SegmentationScore(REAL, name, measure, mean)
         if helped is None:
             continue
-        after = of_pairs(helped, crops)
+        after = confusions_of_pairs(helped, crops)
         gained = gains(after, before, seed=seed)
         for measure, mean in intervals(after, seed=seed).items():
             yield SegmentationScore(BOTH, name, measure, mean, gained[measure])
 
 
-def of_pairs(segmenter: Segmenter, crops: Crops) -> NDArray[np.int64]:
+def confusions_of_pairs(segmenter: Segmenter, crops: Crops) -> NDArray[np.int64]:
     """The numbers of pixels (n, k, k) of each pair, by true class, then by predicted class."""
     found = confusions(segmenter.predicted(crops.images), crops.masks, segmenter.n_classes)
     return np.stack([found[crops.pairs == pair].sum(axis=0) for pair in np.unique(crops.pairs)])
@@ -304,8 +305,8 @@ def _check(pairs: PairSet, test: PairSet | None) -> None:
     for name, one, least in sets:
         if one and one.n_labelled < least:
             raise UsageError(
-                f"{one.n_labelled} of {len(one.pairs):,} pairs of semantic_synthesis.{name} have labelled pixels, "
-                f"expected {least} or more: give more, or correct semantic_synthesis.classes"
+                f"{one.n_labelled} of {len(one.pairs):,} pairs of semantic_synthesis.{name} have crops that are half "
+                f"labelled, expected {least} or more: give more, or correct semantic_synthesis.classes"
             )
     known = {pair.digest for pair in pairs.pairs}
     shared = sorted(pair.name for pair in (test.pairs if test else ()) if pair.digest in known)
