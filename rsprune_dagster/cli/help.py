@@ -13,7 +13,7 @@ from rsprune_dagster.utils.terminal import say
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "A corpus": ("plan", "prune", "explain", "export", "report"),
-    "The project": ("materialize", "study", "sample", "super-resolve", "reprune"),
+    "The project": ("materialize", "study", "sample", "super-resolve", "synthesize", "reprune"),
     "Versions": ("lineage", "diff", "restore"),
     "To try it": ("demo", "synth"),
 }
