@@ -89,6 +89,7 @@ def test_the_step_fine_tunes_on_pairs_and_measures_on_other_places(
     alone, helped = (float(cells[name, "other places"]["value"]) for name in ("real", "real and drawn"))
     assert float(cells["real and drawn", "other places"]["gain"]) == pytest.approx(helped - alone, abs=1e-5)
     assert metrics["miou_helped"] == pytest.approx(helped, abs=1e-5)
+    assert metrics["accuracy_helped"] != metrics["accuracy_real"]  # it learned from other images
     assert metrics["miou_drawn_same_places"] == pytest.approx(
         float(cells["real", "drawn, same places"]["value"]), abs=1e-5
     )
