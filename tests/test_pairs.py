@@ -12,6 +12,7 @@ from PIL import Image
 from rsprune_dagster.downstream.pairs import (
     UNLABELED,
     Crop,
+    Crops,
     Pair,
     PairSet,
     Palette,
@@ -263,7 +264,17 @@ def test_crops_of_a_set_are_its_training_images_or_spread_over_its_pairs(pair_se
     spread, whole = pair_set.spread_crops(3), pair_set.spread_crops(100)
     assert whole.pairs.tolist() == [0] * 4 + [1] * 4 + [2] * 4 and spread.pairs.tolist() == [0, 1, 2]
     assert np.array_equal(whole.images[4], reduced_image(pair_set.pairs[1].image[:16, :16], 8))
-    assert np.array_equal(spread.images, whole.spread(3).images) and len(pair_set) == 3 * 25 * 25
+    assert np.array_equal(spread.images[1], whole.images[round(11 / 2)]) and len(pair_set) == 3 * 25 * 25
+
+
+def test_crops_with_the_most_classes_are_shown() -> None:
+    masks = np.zeros((5, 10, 10), np.uint8)
+    masks[1, :5], masks[3, :5], masks[3, 5:, :5] = 1, 1, 2
+    masks[4, 0, :4] = 1  # 4 % of it
+    shares = np.stack([class_shares(mask, 3, (10, 10)) for mask in masks])
+    crops = Crops(np.zeros((5, 10, 10, 3), np.uint8), masks, shares, np.arange(5))
+    assert crops.varied(2).pairs.tolist() == [1, 3] and crops.varied(3).pairs.tolist() == [0, 1, 3]
+    assert np.array_equal(crops.varied(2).masks, masks[[1, 3]]) and len(crops.varied(9)) == 5
 
 
 def test_crops_that_are_half_labelled_are_measured_on(pair_set: PairSet) -> None:

@@ -32,6 +32,7 @@ UNLABELED: Final = 255
 """The number of pixels of no class: nothing is learned from them, and they do not count in a measure."""
 NOT_VALID: Final = -(2**62)
 """Stands for pixels of a label raster that are not valid."""
+LEAST_COVERED: Final = 0.05
 LEAST_LABELLED: Final = 0.5
 """Least share of labelled pixels of a crop that is measured on."""
 FORMATS: Final = ("PNG", "JPEG", "TIFF")
@@ -149,9 +150,10 @@ class Crops:
     def __len__(self) -> int:
         return len(self.images)
 
-    def spread(self, n: int) -> "Crops":
-        """At most n of them, spread over all."""
-        chosen = _spread(len(self), n)
+    def varied(self, n: int) -> "Crops":
+        """At most n of them: those with the most classes that cover LEAST_COVERED or more of a crop."""
+        n_classes = (self.shares.mean(axis=(2, 3)) >= LEAST_COVERED).sum(axis=1)
+        chosen = np.sort(np.argsort(-n_classes, kind="stable")[:n])
         return Crops(self.images[chosen], self.masks[chosen], self.shares[chosen], self.pairs[chosen])
 
 

@@ -105,7 +105,7 @@ class Results:
     """What was drawn for masks of test pairs, and how good it is."""
 
     shown: Crops
-    """Some of the test crops."""
+    """The test crops with the most classes."""
     draws: Sequence[NDArray[np.uint8]]
     """Images for the masks of `shown`, several times (n, s, s, 3)."""
     scores: Sequence[SegmentationScore]
@@ -250,7 +250,7 @@ def measured(model: Synthesis, learned: PairSet, held_back: PairSet, test: PairS
         metrics[f"miou_ratio{end}"] = metrics[f"miou_drawn{end}"] / max(metrics[f"miou_real{end}"], LEAST_MIOU)
     control = SAME if SAME in sets else OTHER
     metrics |= _nearness("learned", drawn, masks) | _nearness("control", drawn_sets[f"drawn, {control}"], sets[control])
-    shown = sets[OTHER].spread(N_SHOWN)
+    shown = sets[OTHER].varied(N_SHOWN)
     draws = [drawn_for(shown, test_seed + number).images for number in range(N_DRAWS_SHOWN)]
     return Results(shown, draws, found, metrics, len(sets[OTHER]), not_measured)
 

@@ -91,7 +91,7 @@ def examples(folder: Path) -> Gallery | None:
         return None
     n_tiles = len(SHOWN) * PER_ROW
     rows = [TileRow("", tiles[start : start + n_tiles]) for start in range(0, len(tiles), n_tiles)]
-    caption = "Crops of test pairs: the mask, three images drawn for it, and the real image."
+    caption = "Crops of test pairs, those with the most classes: the mask, three images drawn for it, the real image."
     return Gallery("Examples of semantic image synthesis", caption, rows)
 
 
