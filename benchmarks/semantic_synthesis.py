@@ -116,8 +116,8 @@ def write_summary(work: Path) -> None:
             f"UNet `tiny` at 64 px, {SETTINGS['n_images']:,} images of fine-tuning; the foundation saw "
             f"{TRAINING['n_images']:,} images of EuroSAT. Segmenters saw {SETTINGS['n_segmenter_images']:,} images. "
             "mIoU of the segmenter that learned from real images, on real images and on images drawn for their masks; "
-            "gains of the one that learned from real and drawn images, one of them for each seed. Places are the same if "
-            "not named. 200 crops are too few for the Fréchet distance of the descriptor. Mean over "
+            "gains of the one that learned from real and drawn images, one of them a seed. Places are the same if not "
+            "named. 200 crops are too few for the Fréchet distance of the descriptor. Mean over "
             f"seeds, and Student's interval of {LEVEL:.0%} over them. The last row has differences, taken seed by "
             "seed: foundation less random weights.",
             table(("start", "seeds", *MEASURES.values()), list(rows_of(runs))),
