@@ -13,9 +13,9 @@ from prune_runs import Outcome, settings
 from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.diffusion.checkpoint import Origin, write_checkpoint
 from rsprune_dagster.diffusion.training import train
+from rsprune_dagster.downstream.checks import better_than_bicubic, generalizes
 from rsprune_dagster.downstream.degradation import DEGRADATIONS
 from rsprune_dagster.downstream.restoration import MAX_PSNR_DB, MEASURES, Mean, distances, measure, scores
-from rsprune_dagster.downstream.restoration_checks import better_than_bicubic, generalizes
 from rsprune_dagster.downstream.super_resolution import load_super_resolution
 from rsprune_dagster.evaluation.features import FeatureNetwork
 from rsprune_dagster.evaluation.networks import named_networks

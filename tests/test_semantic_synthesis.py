@@ -13,10 +13,10 @@ from prune_runs import Outcome, settings
 from test_restoration import foundation
 
 from rsprune_dagster.config.layout import Layout
+from rsprune_dagster.downstream.checks import draws_no_copies, follows_masks
 from rsprune_dagster.downstream.pairs import Crops
 from rsprune_dagster.downstream.segmentation import Segmenter
 from rsprune_dagster.downstream.synthesis import load_synthesis
-from rsprune_dagster.downstream.synthesis_checks import draws_no_copies, follows_masks
 from rsprune_dagster.evaluation.networks import named_networks
 from rsprune_dagster.stages.semantic_synthesis_checkpoint import (
     PairSources,

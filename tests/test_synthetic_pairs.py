@@ -12,6 +12,7 @@ from PIL import Image
 
 from rsprune_dagster.config.params import load
 from rsprune_dagster.corpus.synthetic import COLOURS, SCENES, paint, pairs, write_pairs
+from rsprune_dagster.corpus.synthetic.generated import is_complete
 from rsprune_dagster.corpus.synthetic.pairs import N_PAIRS_PER_PLACE, PLACES, SIZE_PX
 from rsprune_dagster.utils.errors import RunError, UsageError
 
@@ -206,9 +207,9 @@ def test_other_constants_are_another_version(folder: Path, constant: str, monkey
         "N_CLASSES": (2,),
         "PAINTING_VERSION": 0,
     }
-    assert pairs._holds(folder)
+    assert is_complete(folder, pairs.generated())
     monkeypatch.setattr(pairs, constant, other[constant])
-    assert not pairs._holds(folder)
+    assert not is_complete(folder, pairs.generated())
 
 
 def test_an_empty_folder_is_filled(tmp_path: Path, few: None) -> None:
@@ -232,7 +233,7 @@ def test_an_interrupted_run_leaves_nothing_and_the_next_run_completes(
     assert names(tmp_path / "below") == []
     write_pairs(tmp_path / "below" / "demo")
     assert names(tmp_path / "below") == ["demo"]
-    assert pairs._holds(tmp_path / "below" / "demo")
+    assert is_complete(tmp_path / "below" / "demo", pairs.generated())
 
 
 def test_a_failed_write_leaves_the_last_pairs(tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch) -> None:

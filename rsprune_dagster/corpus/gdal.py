@@ -7,11 +7,12 @@ to neighbouring files or the network. `sidecars.py` reads the supported sidecars
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import rasterio
+from rasterio.control import GroundControlPoint
 from rasterio.errors import NotGeoreferencedWarning
 
 from rsprune_dagster.corpus import storage
@@ -46,6 +47,11 @@ def opened(source: str, driver: str = "GTiff") -> Iterator[Any]:
         )  # rasterio accepts no other names
         file = source if as_text else stack.enter_context(storage.open_binary(source))
         yield stack.enter_context(rasterio.open(file, driver=driver))
+
+
+def scaled_points(points: Sequence[GroundControlPoint], down: float, right: float) -> list[GroundControlPoint]:
+    """Ground control points of a raster that has `down` times the lines and `right` times the columns."""
+    return [GroundControlPoint(p.row * down, p.col * right, p.x, p.y, p.z, p.id, p.info) for p in points]
 
 
 def gdal_message(error: BaseException) -> str:

@@ -17,8 +17,7 @@ from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import Params
 from rsprune_dagster.dagster.resources import Compute, Store
 from rsprune_dagster.dagster.user_errors import surface_user_errors
-from rsprune_dagster.downstream import restoration_checks as restored
-from rsprune_dagster.downstream import synthesis_checks as drawn
+from rsprune_dagster.downstream import checks as fine_tuned
 from rsprune_dagster.evaluation import checks as gates
 from rsprune_dagster.pruning.checks import embeddings as vectors
 from rsprune_dagster.pruning.checks import pruned_subset as subset
@@ -298,25 +297,25 @@ def fine_tuning_went_well(context: CheckContext) -> Verdict:
 @asset_check("super_resolution_checkpoint")
 def better_than_bicubic(context: CheckContext) -> Verdict:
     """The mean is nearer to the truth than bicubic enlargement, and the sample looks more like it."""
-    return restored.better_than_bicubic(context["super_resolution_checkpoint"])
+    return fine_tuned.better_than_bicubic(context["super_resolution_checkpoint"])
 
 
 @asset_check("super_resolution_checkpoint")
 def generalizes(context: CheckContext) -> Verdict:
     """The gain over bicubic enlargement is not much larger on training images than on test images."""
-    return restored.generalizes(context["super_resolution_checkpoint"])
+    return fine_tuned.generalizes(context["super_resolution_checkpoint"])
 
 
 @asset_check("semantic_synthesis_checkpoint")
 def follows_masks(context: CheckContext) -> Verdict:
     """A segmenter finds the masks in drawn images nearly as well as in real ones."""
-    return drawn.follows_masks(context["semantic_synthesis_checkpoint"])
+    return fine_tuned.follows_masks(context["semantic_synthesis_checkpoint"])
 
 
 @asset_check("semantic_synthesis_checkpoint")
 def draws_no_copies(context: CheckContext) -> Verdict:
     """Drawn images are not much nearer to the images that were learned from than to test images."""
-    return drawn.draws_no_copies(context["semantic_synthesis_checkpoint"])
+    return fine_tuned.draws_no_copies(context["semantic_synthesis_checkpoint"])
 
 
 @asset_check("pruning_report")

@@ -42,7 +42,7 @@ class CropSet(TileSet):
 
     def pairs(self, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """One crop of each of n tiles, spread over all: (n, s, s, 3) and (n, s / scale, s / scale, 3), both uint8."""
-        chosen = np.linspace(0, len(self) - 1, n).round().astype(int)
+        chosen = spread(len(self), n)
         high, low = zip(*(self.pair(index, (seed, index)) for index in chosen), strict=True)
         return np.stack(high), np.stack(low)
 
@@ -77,6 +77,11 @@ def crop_set(
     large = table.filter(pc.greater_equal(shorter, edge_px))
     scenes = np.zeros(large.num_rows, np.int64)
     return CropSet(large, scenes, ("",), options, edge_px, on_changed, scale=scale, degradation=degradation)
+
+
+def spread(n_all: int, n: int) -> np.ndarray:
+    """The places of at most n of n_all, spread over all."""
+    return np.linspace(0, n_all - 1, min(n, n_all)).round().astype(int)
 
 
 def check_scale(scale: int, edge_px: int) -> None:

@@ -10,7 +10,6 @@ import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from PIL import Image
-from rasterio.control import GroundControlPoint
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
 from rsprune_dagster.corpus import gdal
@@ -69,8 +68,7 @@ def _place(mask: Path, height: int, width: int) -> dict[str, object]:
             down, right = height / raster.height, width / raster.width
             points, crs = raster.gcps
             if points:
-                scaled = [GroundControlPoint(p.row * down, p.col * right, p.x, p.y, p.z, p.id, p.info) for p in points]
-                return {"crs": crs, "gcps": scaled}
+                return {"crs": crs, "gcps": gdal.scaled_points(points, down, right)}
             if raster.transform.is_identity:
                 return {}
             return {"crs": raster.crs, "transform": raster.transform @ Affine.scale(1 / right, 1 / down)}

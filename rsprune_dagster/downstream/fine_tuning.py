@@ -1,4 +1,4 @@
-"""What the fine-tunings have in common: the denoiser that they start from, and their options."""
+"""Fine-tuning of the foundation for a task: the denoiser that it starts from, and the options of its training."""
 
 from dataclasses import replace
 from typing import Any, Final
@@ -10,7 +10,7 @@ from rsprune_dagster.diffusion.schedule import objective_name
 from rsprune_dagster.diffusion.training import TrainingOptions, training_options
 
 LENGTH: Final = ("n_images", "learning_rate", "warmup_images", "ema_half_life_images", "save_every_images")
-"""What a fine-tuning has parameters of its own for; the others are those of the foundation's training."""
+"""Parameters of a fine-tuning; all other options are those of the foundation's training."""
 
 
 def start_of(foundation: Model, n_channels: int, seed: int, *, from_random: bool) -> Denoiser:

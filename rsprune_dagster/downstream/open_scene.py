@@ -134,7 +134,7 @@ class OpenScene:
         return self.nodata is None and not self.alpha and (per_scene or self.raster.scene.mask is not None)
 
     def remarks(self) -> list[str]:
-        """What a person should know of the result."""
+        """Remarks for the user: what of the input the result lacks, or has without the model."""
         found, scene = [], self.raster.scene
         if scene.crs is None and scene.transform.is_identity and not self.dataset.gcps[0]:
             found.append("the input has no georeference, so the result has none")

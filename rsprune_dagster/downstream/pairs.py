@@ -22,6 +22,7 @@ from rasterio.errors import RasterioIOError
 
 from rsprune_dagster.corpus import gdal
 from rsprune_dagster.diffusion.tile_set import N_TURNS, Batch, Condition, turned
+from rsprune_dagster.downstream.crops import spread
 from rsprune_dagster.utils.errors import UsageError
 
 IMAGES, MASKS = "images", "masks"
@@ -225,7 +226,7 @@ class PairSet:
     def spread_crops(self, n: int) -> Crops:
         """At most n of the crops that tile the pairs, spread over all."""
         crops = [crop for number, pair in enumerate(self.pairs) for crop in grid_of_crops(number, pair, self.crop_px)]
-        return self._reduced([crops[number] for number in _spread(len(crops), n)])
+        return self._reduced([crops[number] for number in spread(len(crops), n)])
 
     def _reduced(self, crops: Sequence["Crop"]) -> Crops:
         edge, k = self.image_size_px, self.n_classes
@@ -259,11 +260,6 @@ def grid_of_crops(number: int, pair: Pair, crop_px: int) -> list[Crop]:
     ]
     labelled = [area for area in areas if (pair.mask[area] != UNLABELED).mean() >= LEAST_LABELLED]
     return [Crop(number, pair.image[area], pair.mask[area]) for area in labelled]
-
-
-def _spread(n_all: int, n: int) -> np.ndarray:
-    """The places of at most n of n_all, spread over all."""
-    return np.linspace(0, n_all - 1, min(n, n_all)).round().astype(int)
 
 
 def reduced_image(image: np.ndarray, edge: int) -> np.ndarray:

@@ -31,8 +31,8 @@ MEASURES: Final = ("psnr", "ssim", "st_lpips", "input_error")
 """The measures of single images; the first two are better if larger. `input_error`: the root mean squared difference
 between the reduced result and the input, in grey levels of 255."""
 MAX_PSNR_DB: Final = 58.92
-"""Of an error as large as that of rounding to 8 bits, 10 log10(12 · 255²). An image without error has it too: of plain
-water both images may be the same, and the mean of an infinite PSNR says nothing."""
+"""The PSNR of the error of rounding to 8 bits, 10 log10(12 · 255²). An image without any error gets this value too:
+its PSNR is infinite, as of plain water, and would make the mean infinite."""
 LEVEL: Final = 0.95
 LPIPS_PX: Final = 64
 """Images with a shorter edge are enlarged to this one for ST-LPIPS, whose network halves them four times."""
@@ -53,6 +53,12 @@ class Mean:
         value = float(values.mean())
         spread = float(values.std(ddof=1)) / len(values) ** 0.5 * float(student.ppf((1 + LEVEL) / 2, len(values) - 1))
         return cls(value, value - spread, value + spread)
+
+
+def sheet_cells(mean: Mean, gain: Mean | None) -> list[str]:
+    """A score as the last six cells of a sheet's row: value, low and high, then those of the gain, or empty cells."""
+    cells = [f"{number:.6g}" for one in (mean, gain) if one for number in (one.value, one.low, one.high)]
+    return cells + [""] * (6 - len(cells))
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 The denoiser works on windows of its own size. Neighbouring windows overlap, start from the same noise where they do,
 and are blended linearly, so that no border shows. Values are shown to the model as the corpus is (`corpus.rasters`).
-What the model adds to the bicubic enlargement is the detail. The result is the enlargement of the stored values plus
-that detail, so values outside of the range that the model is shown are kept.
+The detail is the output of the model less the bicubic enlargement. The result is the enlargement of the stored values
+plus the detail, so values outside of the range that the model is shown are kept.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ import rasterio
 import torch
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio.control import GroundControlPoint
 from rasterio.windows import Window
 
+from rsprune_dagster.corpus.gdal import scaled_points
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.downstream.degradation import enlarged
 from rsprune_dagster.downstream.open_scene import OpenScene, Scaling, open_scene
@@ -177,8 +177,7 @@ def _copy_metadata(given: Any, out: Any, scale: int) -> None:
         out.update_tags(band, **given.tags(band))
     points, crs = given.gcps
     if points:
-        finer = [GroundControlPoint(p.row * scale, p.col * scale, p.x, p.y, p.z, p.id, p.info) for p in points]
-        out.gcps = finer, crs
+        out.gcps = scaled_points(points, scale, scale), crs
 
 
 def _blended(rows: Path, tops: Sequence[int], lines: slice, profile: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ MEAN_SHARE: Final = 0.2
 
 @dataclass(frozen=True)
 class Task:
-    """What a model of super-resolution was trained for."""
+    """The scale and the degradation that a model was trained for."""
 
     scale: int
     degradation: str

@@ -31,7 +31,7 @@ OVERLAP: Final = 4
 
 @dataclass(frozen=True)
 class Task:
-    """What a model of semantic synthesis was trained for."""
+    """The classes and the size of crops that a model was trained for."""
 
     classes: tuple[str, ...]
     """Lines of a colour and its class, as in params.yaml."""

@@ -21,7 +21,7 @@ from rsprune_dagster.diffusion.checkpoint import SamplingOptions, load_checkpoin
 from rsprune_dagster.diffusion.training import train
 from rsprune_dagster.downstream.fine_tuning import fine_tuning_options, start_of
 from rsprune_dagster.downstream.pairs import Crops, PairSet, Palette, read_pairs
-from rsprune_dagster.downstream.restoration import Mean, distances, perceptual_distance
+from rsprune_dagster.downstream.restoration import Mean, distances, perceptual_distance, sheet_cells
 from rsprune_dagster.downstream.segmentation import Segmenter, confusions, gains, intervals, train_segmenter
 from rsprune_dagster.downstream.synthesis import CONDITION_DROPOUT, Synthesis, Task, card, write_synthesis
 from rsprune_dagster.evaluation.features import FeatureNetwork
@@ -336,7 +336,4 @@ SHEET = ("learned_from", "measured_on", "measure", "value", "low", "high", "gain
 
 def _rows(found: Iterable[SegmentationScore]) -> Iterable[Sequence[object]]:
     for score in found:
-        numbers = [score.mean.value, score.mean.low, score.mean.high]
-        numbers += [score.gain.value, score.gain.low, score.gain.high] if score.gain else []
-        texts = [f"{number:.6g}" for number in numbers]
-        yield score.learned_from, score.measured_on, score.measure, *texts, *[""] * (len(SHEET) - 3 - len(texts))
+        yield score.learned_from, score.measured_on, score.measure, *sheet_cells(score.mean, score.gain)

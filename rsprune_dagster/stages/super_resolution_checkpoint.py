@@ -17,10 +17,18 @@ from rsprune_dagster.corpus.options import read_options
 from rsprune_dagster.diffusion.checkpoint import SamplingOptions, load_checkpoint, model_digest
 from rsprune_dagster.diffusion.objective import to_images, to_tensor
 from rsprune_dagster.diffusion.training import train
-from rsprune_dagster.downstream.crops import CropSet, crop_set
+from rsprune_dagster.downstream.crops import CropSet, crop_set, spread
 from rsprune_dagster.downstream.degradation import enlarged
 from rsprune_dagster.downstream.fine_tuning import fine_tuning_options, start_of
-from rsprune_dagster.downstream.restoration import Images, Mean, RestorationScore, distances, measure, scores
+from rsprune_dagster.downstream.restoration import (
+    Images,
+    Mean,
+    RestorationScore,
+    distances,
+    measure,
+    scores,
+    sheet_cells,
+)
 from rsprune_dagster.downstream.super_resolution import (
     MEAN_SHARE,
     SuperResolution,
@@ -261,8 +269,7 @@ def _write(folder: Path, report: SuperResolutionReport, results: Results | None)
     examples.mkdir()
     if results is None:
         return
-    shown = np.linspace(0, len(results.truth) - 1, min(N_SHOWN, len(results.truth))).round().astype(int)
-    for number, index in enumerate(shown):
+    for number, index in enumerate(spread(len(results.truth), N_SHOWN)):
         low = results.low[index].repeat(report.scale, axis=0).repeat(report.scale, axis=1)
         row = np.concatenate([low, *(each[index] for each in results.outputs.values()), results.truth[index]], axis=1)
         Image.fromarray(row).save(examples / f"{number:02d}.png")
@@ -273,8 +280,4 @@ SHEET = ("output", "measure", "value", "low", "high", "gain", "gain_low", "gain_
 
 def _rows(found: Iterable[RestorationScore]) -> Iterable[Sequence[object]]:
     for score in found:
-        gain = score.gain
-        numbers = [score.mean.value, score.mean.low, score.mean.high]
-        numbers += [gain.value, gain.low, gain.high] if gain else []
-        texts = [f"{number:.6g}" for number in numbers]
-        yield score.output, score.measure, *texts, *[""] * (len(SHEET) - 2 - len(texts))
+        yield score.output, score.measure, *sheet_cells(score.mean, score.gain)

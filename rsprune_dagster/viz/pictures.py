@@ -12,6 +12,7 @@ from rsprune_dagster.viz import (
     embedding,
     entropy,
     evaluation,
+    fine_tuning,
     kept,
     model,
     raw_corpus,
@@ -112,28 +113,18 @@ def evaluation_pictures(layout: Layout) -> Pictures:
 
 
 def super_resolution_pictures(folder: Path) -> Pictures:
-    """Loss curve, scores and examples."""
-    missing = super_resolution.not_measured(folder)
-    return _shown(
-        {
-            "examples": super_resolution.examples(folder),
-            "scores": super_resolution.table(folder),
-            "not measured": missing,
-            "loss": model.loss(folder),
-        }
-    )
+    """Examples, scores and loss curve."""
+    return _fine_tuned(folder, super_resolution.examples(folder), super_resolution.table(folder))
 
 
 def synthesis_pictures(folder: Path) -> Pictures:
-    """Loss curve, scores and examples."""
-    return _shown(
-        {
-            "examples": synthesis.examples(folder),
-            "scores": synthesis.table(folder),
-            "not measured": synthesis.not_measured(folder),
-            "loss": model.loss(folder),
-        }
-    )
+    """Examples, scores and loss curve."""
+    return _fine_tuned(folder, synthesis.examples(folder), synthesis.table(folder))
+
+
+def _fine_tuned(folder: Path, examples: Block | None, scores: Table | None) -> Pictures:
+    missing, loss = fine_tuning.not_measured(folder), model.loss(folder)
+    return _shown({"examples": examples, "scores": scores, "not measured": missing, "loss": loss})
 
 
 def study_pictures(folder: Path) -> Pictures:

@@ -2,32 +2,29 @@
 
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from rsprune_dagster.config.layout import EXAMPLES, METRICS, SEGMENTATION, TRAINING
+from rsprune_dagster.config.layout import METRICS, SEGMENTATION, TRAINING
 from rsprune_dagster.utils.csv_files import read_sheet
-from rsprune_dagster.viz.blocks import Block, Column, Facts, Gallery, Table, Text, Tile, TileRow
+from rsprune_dagster.viz import fine_tuning
+from rsprune_dagster.viz.blocks import Block, Column, Facts, Gallery, Table
 from rsprune_dagster.viz.counts import read_json
+from rsprune_dagster.viz.fine_tuning import interval
 from rsprune_dagster.viz.formatting import count, quantity
 
 SHOWN = ("mask", "draw", "draw", "draw", "real")
 """The parts of an example, from left to right."""
-PER_ROW = 2
-"""Examples beside each other."""
 MEASURES = {"miou": "mIoU ↑", "accuracy": "Overall accuracy ↑", "mean_accuracy": "Mean accuracy ↑"}
 
 
 def blocks(folder: Path) -> list[Block]:
     """All that the folder of semantic_synthesis_checkpoint tells."""
-    found: list[Block | None] = [facts(folder), table(folder), not_measured(folder), examples(folder)]
+    found: list[Block | None] = [facts(folder), table(folder), fine_tuning.not_measured(folder), examples(folder)]
     return [block for block in found if block]
 
 
 def headline(folder: Path) -> str:
     """The mIoU of each segmenter on each set of images, a line each."""
     lines = [
-        f"{line['learned_from']:>14}  mIoU {_cell(line)} on images: {line['measured_on']}"
+        f"{line['learned_from']:>14}  mIoU {interval(line)} on images: {line['measured_on']}"
         for line in read_sheet(folder / SEGMENTATION)
         if line["measure"] == "miou"
     ]
@@ -71,33 +68,18 @@ def table(folder: Path) -> Table | None:
             *(Column(title, numeric=True) for title in MEASURES.values()),
             Column("Gain", numeric=True),
         ],
-        [[*row, *(_cell(cells[*row, name]) for name in MEASURES), _cell(cells[*row, "miou"], "gain")] for row in rows],
+        [
+            [
+                *row,
+                *(interval(cells[*row, name]) for name in MEASURES),
+                interval(cells[*row, "miou"], "gain", ("gain_low", "gain_high")),
+            ]
+            for row in rows
+        ],
     )
-
-
-def not_measured(folder: Path) -> Text | None:
-    """Why something was not measured."""
-    said = read_json(folder / TRAINING)["not_measured"]
-    return Text(f"Not measured: {said}", absent=True) if said else None
 
 
 def examples(folder: Path) -> Gallery | None:
     """The examples; None if nothing was measured."""
-    tiles: list[Tile] = []
-    for number, path in enumerate(sorted((folder / EXAMPLES).glob("*.png"))):
-        parts = np.split(np.asarray(Image.open(path).convert("RGB")), len(SHOWN), axis=1)
-        tiles += [Tile(part, f"Example {number + 1}: {name}", name) for name, part in zip(SHOWN, parts, strict=True)]
-    if not tiles:
-        return None
-    n_tiles = len(SHOWN) * PER_ROW
-    rows = [TileRow("", tiles[start : start + n_tiles]) for start in range(0, len(tiles), n_tiles)]
     caption = "Crops of test pairs, those with the most classes: the mask, three images drawn for it, the real image."
-    return Gallery("Examples of semantic image synthesis", caption, rows)
-
-
-def _cell(line: dict[str, str], value: str = "value") -> str:
-    low, high = ("low", "high") if value == "value" else ("gain_low", "gain_high")
-    if not line[value]:
-        return ""
-    shown = [quantity(float(line[name])) for name in (value, low, high)]
-    return f"{shown[0]} ({shown[1]} to {shown[2]})"
+    return fine_tuning.examples(folder, SHOWN, "Examples of semantic image synthesis", caption)

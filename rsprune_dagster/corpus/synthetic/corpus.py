@@ -3,7 +3,6 @@
 import io
 import json
 import tarfile
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby, islice
 from pathlib import Path
@@ -13,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rsprune_dagster.corpus.synthetic import faults
+from rsprune_dagster.corpus.synthetic.generated import Generated, write_once
 from rsprune_dagster.corpus.synthetic.plan import Planted, SyntheticPlan, lay_out
 from rsprune_dagster.corpus.synthetic.scene_files import scene_file
 from rsprune_dagster.corpus.synthetic.scenes import SCENES, paint
-from rsprune_dagster.utils.errors import RunError, UsageError
 from rsprune_dagster.utils.progress import Progress, silent
 
 TRUTH: Final = pa.schema(
@@ -50,37 +49,8 @@ def write_corpus(folder: Path, plan: SyntheticPlan, *, progress: Progress = sile
     The same plan gives the same bytes. An existing corpus of the same plan is kept; one of another plan is replaced
     once the new one is complete. Raises UsageError if the folder holds anything else, RunError if writing fails.
     """
-    folder = folder.absolute()
-    try:
-        if not _holds(folder, plan):
-            _replace(folder, plan, progress)
-    except OSError as error:
-        reason = error.strerror or error
-        raise RunError(
-            f"cannot write the synthetic corpus to {folder}: {reason}; free space or name another folder"
-        ) from error
-
-
-def _replace(folder: Path, plan: SyntheticPlan, progress: Progress) -> None:
-    """Write the corpus to a temporary folder, then rename it into place."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
-        new = Path(beside) / "new"
-        _write(new, plan, progress)
-        if folder.exists():
-            folder.rename(Path(beside) / "old")
-        new.rename(folder)
-
-
-def _holds(folder: Path, plan: SyntheticPlan) -> bool:
-    """Whether the folder holds this plan's corpus. Raises UsageError if it holds something else."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return False
-    foreign = sorted({path.name for path in folder.iterdir()} - OURS) if folder.is_dir() else [folder.name]
-    if foreign or not (folder / "plan.json").is_file():
-        found = foreign[0] if foreign else "no plan.json"
-        raise UsageError(f"{folder} is no synthetic corpus ({found}): name a new or empty folder for it")
-    return (folder / "plan.json").read_text() == _plan_text(plan)
+    generated = Generated("synthetic corpus", "plan.json", _plan_text(plan), OURS)
+    write_once(folder, generated, lambda new: _write(new, plan, progress))
 
 
 def _plan_text(plan: SyntheticPlan) -> str:

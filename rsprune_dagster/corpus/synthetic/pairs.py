@@ -5,7 +5,6 @@ it has in the synthetic corpus.
 """
 
 import json
-import tempfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsprune_dagster.corpus.synthetic.faults import encode
+from rsprune_dagster.corpus.synthetic.generated import Generated, write_once
 from rsprune_dagster.corpus.synthetic.plan import PAINTING_VERSION
 from rsprune_dagster.corpus.synthetic.scenes import ground
 from rsprune_dagster.corpus.synthetic.terrain import Field, fractal
-from rsprune_dagster.utils.errors import RunError, UsageError
 from rsprune_dagster.utils.progress import Progress, silent
 
 COLOURS: Final[Mapping[str, str]] = {
@@ -63,26 +62,12 @@ def write_pairs(folder: Path, *, progress: Progress = silent) -> None:
     this version are kept; those of another are replaced once the new ones are complete. Raises UsageError if the
     folder holds anything else, RunError if writing fails.
     """
-    folder = folder.absolute()
-    try:
-        if not _holds(folder):
-            _replace(folder, progress)
-    except OSError as error:
-        reason = error.strerror or error
-        raise RunError(
-            f"cannot write the synthetic pairs to {folder}: {reason}; free space or name another folder"
-        ) from error
+    write_once(folder, generated(), lambda new: _write(new, progress))
 
 
-def _holds(folder: Path) -> bool:
-    """Whether the folder holds the pairs of this version. Raises UsageError if it holds something else."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return False
-    foreign = sorted({path.name for path in folder.iterdir()} - OURS) if folder.is_dir() else [folder.name]
-    if foreign or not (folder / "pairs.json").is_file():
-        found = foreign[0] if foreign else "no pairs.json"
-        raise UsageError(f"{folder} is no folder of synthetic pairs ({found}): name a new or empty folder for them")
-    return (folder / "pairs.json").read_text() == _description()
+def generated() -> Generated:
+    """What identifies a folder of these pairs."""
+    return Generated("folder of synthetic pairs", "pairs.json", _description(), OURS)
 
 
 def _description() -> str:
@@ -97,17 +82,6 @@ def _description() -> str:
         "colours": COLOURS,
     }
     return json.dumps(made_with, indent=2) + "\n"
-
-
-def _replace(folder: Path, progress: Progress) -> None:
-    """Write the pairs to a temporary folder, then rename it into place."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
-        new = Path(beside) / "new"
-        _write(new, progress)
-        if folder.exists():
-            folder.rename(Path(beside) / "old")
-        new.rename(folder)
 
 
 def _write(folder: Path, progress: Progress) -> None:
