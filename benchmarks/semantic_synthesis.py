@@ -56,11 +56,11 @@ MEASURES = {
     "miou_real_same_places": "mIoU, real",
     "miou_drawn_same_places": "mIoU, drawn",
     "miou_ratio_same_places": "ratio",
-    "gain_same_places": "gain in mIoU",
+    "miou_gain_same_places": "gain in mIoU",
     "miou_real": "mIoU, real, other places",
     "miou_drawn": "mIoU, drawn, other places",
     "miou_ratio": "ratio, other places",
-    "gain": "gain in mIoU, other places",
+    "miou_gain": "gain in mIoU, other places",
     "st_lpips_learned": "ST-LPIPS, learned",
     "st_lpips_control": "ST-LPIPS, held back",
 }
@@ -130,7 +130,7 @@ def write_summary(work: Path) -> None:
 def rows_of(runs: dict[str, dict[str, float]]) -> Iterator[tuple[object, ...]]:
     """A row for each start, and for the differences of the starts."""
     by_start = {
-        start: {int(name.rpartition("-")[2]): measured(one) for name, one in runs.items() if name.startswith(start)}
+        start: {int(name.rpartition("-")[2]): one for name, one in runs.items() if name.startswith(start)}
         for start in STARTS
     }
     for start, found in by_start.items():
@@ -140,14 +140,6 @@ def rows_of(runs: dict[str, dict[str, float]]) -> Iterator[tuple[object, ...]]:
     if seeds := sorted(one.keys() & other.keys()):
         gaps = [[one[seed][name] - other[seed][name] for seed in seeds] for name in MEASURES]
         yield "difference", len(seeds), *(spread(each) for each in gaps)
-
-
-def measured(metrics: dict[str, float]) -> dict[str, float]:
-    """The metrics with the gains."""
-    gains = {
-        f"gain{place}": metrics[f"miou_helped{place}"] - metrics[f"miou_real{place}"] for place in ("", "_same_places")
-    }
-    return {**metrics, **gains}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from rsprune_dagster.dagster.jobs import JOBS
 from rsprune_dagster.dagster.query_jobs import QUERY_JOBS
 from rsprune_dagster.dagster.resources import Compute, Store
 from rsprune_dagster.dagster.sensors import follow_up, new_tiles, weekly_refresh
-from rsprune_dagster.dagster.study_job import study_job, with_external_study
+from rsprune_dagster.dagster.study_job import study_jobs, with_external_studies
 from rsprune_dagster.dagster.webhook import tell_failure
 from rsprune_dagster.tracking.run_recorder import RunRecorder, project_recorder
 
@@ -20,9 +20,9 @@ def build_defs(params: Params, layout: Layout, *, recorder: RunRecorder, progres
     """Build the definitions over an asset folder; tests pass their own."""
     assets = with_conditions(build_assets(params), params.automation)
     return dg.Definitions(
-        assets=with_external_study(assets),
+        assets=with_external_studies(assets),
         asset_checks=build_checks(params, assets),
-        jobs=[*JOBS, *QUERY_JOBS, study_job(params, assets)],
+        jobs=[*JOBS, *QUERY_JOBS, *study_jobs(params, assets)],
         schedules=[weekly_refresh(params.automation)],
         sensors=[new_tiles(params), follow_up(params.automation), tell_failure(params.automation)],
         # A step uses all cores by itself: two at a time would be no faster and take twice the memory.

@@ -13,7 +13,7 @@ from dagster._core.execution.api import create_execution_plan
 from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
 from prune_runs import PROJECT, settings
 
-from rsprune_dagster.config.layout import Layout
+from rsprune_dagster.config.layout import STUDIES, Layout
 from rsprune_dagster.config.params import load
 from rsprune_dagster.dagster.assets import build_assets
 from rsprune_dagster.dagster.jobs import JOBS
@@ -35,7 +35,7 @@ TRAINING = {
     "super_resolution_checkpoint": {"raw_corpus", "pruned_subset", "diffusion_checkpoint"},
     "semantic_synthesis_checkpoint": {"diffusion_checkpoint"},
 }
-STUDY = {"pruning_study": {"raw_corpus", "entropy_scores", "embeddings", "scene_clusters", "pruned_subset"}}
+STUDY = dict.fromkeys(STUDIES, {"raw_corpus", "entropy_scores", "embeddings", "scene_clusters", "pruned_subset"})
 REPORT = {"pruning_report": {*DEPENDENCIES, *TRAINING}}
 """The pruning half of the graph, as docs/architecture.md draws it."""
 
@@ -114,12 +114,17 @@ def test_the_job_is_the_whole_pruning_half() -> None:
     assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == set(DEPENDENCIES)
 
 
-def test_the_study_has_a_partition_for_each_arm_and_seed_and_is_no_part_of_everything() -> None:
-    job = defs.resolve_job_def("study")
+@pytest.mark.parametrize(
+    ("name", "more"), [("study", ()), ("study_super_resolution", ("none",)), ("study_semantic_synthesis", ("none",))]
+)
+def test_a_study_has_a_partition_for_each_arm_and_seed_and_is_no_part_of_everything(
+    name: str, more: tuple[str, ...]
+) -> None:
+    job = defs.resolve_job_def(name)
     params = load(PROJECT / "params.yaml").study
     assert job.partitions_def is not None
     keys = job.partitions_def.get_partition_keys()
-    assert set(keys) == {f"{arm}|{seed}" for arm in params.arms for seed in params.seeds}
+    assert set(keys) == {f"{arm}|{seed}" for arm in (*params.arms, *more) for seed in params.seeds}
     everything = defs.resolve_job_def("everything").asset_layer.executable_asset_keys
     assert {key.to_user_string() for key in everything} == {*DEPENDENCIES, *TRAINING, *REPORT}
 

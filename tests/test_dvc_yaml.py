@@ -11,6 +11,7 @@ import grimp
 import pytest
 import yaml
 
+from rsprune_dagster.config.layout import STUDIES
 from rsprune_dagster.config.params import Params, load
 from rsprune_dagster.dagster.assets import FACTORIES, build_assets
 
@@ -36,7 +37,7 @@ that was never made."""
 
 def test_a_stage_for_each_asset_in_the_order_of_the_flow() -> None:
     assert list(stages()) == NAMES
-    assert {*definitions()} - {*NAMES} == {"pruning_study"}
+    assert {*definitions()} - {*NAMES} == {*STUDIES}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from prune_runs import settings
 
-from rsprune_dagster.config.layout import Layout
+from rsprune_dagster.config.layout import STUDIES, Layout
 from rsprune_dagster.config.params import Params
 from rsprune_dagster.dagster.asset_checks import CHECKS, build_checks
 from rsprune_dagster.dagster.assets import build_assets, build_pruning_assets
@@ -116,7 +116,7 @@ def test_a_corpus_that_lost_most_tiles_stops_until_someone_says_it_was_meant(
 def test_every_asset_of_the_pipeline_is_checked_and_every_check_says_what_it_means() -> None:
     graph = defs.resolve_asset_graph()
     keys = {key.to_user_string() for key in graph.get_all_asset_keys()}
-    assert keys <= {check.spec.asset_key.to_user_string() for check in CHECKS} | {"pruning_study"}
+    assert keys <= {check.spec.asset_key.to_user_string() for check in CHECKS} | {*STUDIES}
     assert all((check.spec.description or "").endswith(".") for check in CHECKS)
     assert len({check.spec.key for check in CHECKS}) == len(CHECKS)
 

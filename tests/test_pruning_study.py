@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 from prune_runs import Outcome, settings
 
-from rsprune_dagster.config.layout import Layout
+from rsprune_dagster.config.layout import STUDIES, Layout
 from rsprune_dagster.config.params import Params
 from rsprune_dagster.dagster.assets import build_assets
 from rsprune_dagster.dagster.materialize import materialize
@@ -99,7 +99,7 @@ def test_the_job_of_the_web_ui_adds_a_partition_to_the_asset_that_has_no_button_
     defs = build_defs(params, layout, recorder=recorder)
     graph = defs.resolve_asset_graph()
     told = {key.to_user_string() for key in graph.get_all_asset_keys() if not graph.get(key).is_executable}
-    assert told == {"pruning_study"}
+    assert told == {*STUDIES}
     with dg.DagsterInstance.ephemeral() as instance:
         job = defs.resolve_job_def("study")
         assert job.execute_in_process(partition_key="full|1", instance=instance).success

@@ -16,7 +16,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from prune_runs import settings
 
-from rsprune_dagster.config.layout import Layout
+from rsprune_dagster.config.layout import STUDIES, Layout
 from rsprune_dagster.corpus.fingerprint import Fingerprint, fingerprint_of
 from rsprune_dagster.dagster import gpu_pool
 from rsprune_dagster.dagster.assets import build_assets
@@ -253,7 +253,7 @@ def test_a_gpu_is_for_one_step_at_a_time(tmp_path: Path, monkeypatch: pytest.Mon
         "diffusion_checkpoint",
         "super_resolution_checkpoint",
         "semantic_synthesis_checkpoint",
-        "pruning_study",
+        *STUDIES,
     }
     on_gpu = {name for name, pool in pools.items() if pool == "gpu"}
     assert on_gpu == {"embeddings", "scene_clusters", "evaluation_metrics", *trainings}

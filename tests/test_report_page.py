@@ -179,11 +179,13 @@ def test_what_came_later_is_shown_where_it_is_there(pruned: Outcome, tmp_path: P
     _write_later(assets)
     report = page_on(assets, n_other_seeds=0)
     text = Page(report.html).text()
-    assert not any(f"({asset})" in text for asset in LATER)
+    assert not any(f"({asset})" in text for asset in LATER[:-1])
     assert "after 1,234 of 5,000 images" in text and "0.123" in text and "too few images" in text
     assert "Sample of city after 64 images" in report.html and "Sample 7: city" in report.html
     assert "x4, realistic degradation" in text and "23.2 (22.2 to 24.2)" in text and "fid needs more images" in text
     assert "Example 1: truth" in report.html and "Example 1: mask" in report.html
+    assert "PSNR of the mean ↑" in text and "in the same way on 6,400 images" in text
+    assert "no summary yet (semantic_synthesis_study)" in text
     assert "classes water, city" in text and "0.0375 (0.0125 to 0.0625)" in text and "17.5" in text
 
 
@@ -293,8 +295,16 @@ def _note_foreign(url: str, troubles: list[str]) -> None:
 
 def _write_later(assets: Path) -> None:
     """What a training, an evaluation and a study leave, in the little that the page reads of it."""
-    checkpoint, metrics, restored, drawn, study = (assets / asset for asset in LATER)
-    for folder in (checkpoint / "samples", metrics, restored / "examples", drawn / "examples", study):
+    checkpoint, metrics, restored, drawn, study, enlarging, drawing = (assets / asset for asset in LATER)
+    for folder in (
+        checkpoint / "samples",
+        metrics,
+        restored / "examples",
+        drawn / "examples",
+        study,
+        enlarging,
+        drawing,
+    ):
         folder.mkdir(parents=True)
     names = ["n_tiles", "n_scenes", "n_images", "n_epochs", "n_weights", "first_loss", "final_loss"]
     (checkpoint / "training.json").write_text(
@@ -317,6 +327,7 @@ def _write_later(assets: Path) -> None:
     row = {"sample": 7, "scene": "city", "nearest_tile_id": None, "turn": None, "distance": None, "relative": None}
     pq.write_table(pa.Table.from_pylist([{**row, "image": png}], SAMPLES_SCHEMA), metrics / "samples.parquet")
     (study / "summary.json").write_text(json.dumps(_study()))
+    (enlarging / "summary.json").write_text(json.dumps([{**_study(), "score": "psnr_mean", "n_images": 6400}]))
     told = {"scale": 4, "degradation": "realistic", "n_images": 640, "n_tiles": 45, "n_test_images": 12}
     told |= {"first_loss": 1.0, "final_loss": 0.2, "not_measured": "fid needs more images."}
     (restored / "training.json").write_text(json.dumps(told))
@@ -348,7 +359,8 @@ def _study() -> dict[str, Any]:
     def arm(name: str, spread: float | None) -> dict[str, Any]:
         curve = [[n, estimate(5000 / n, spread)] for n in (1000, 2500, 5000)]
         gap = None if name == "full" else estimate(-0.4, 0.1)
-        return {"arm": name, "n_tiles": 300, "seeds": [0, 1, 2], "curve": curve, "to_full": gap, "to_random": gap}
+        gaps = {"to_full": gap, "to_random": gap, "to_none": None}
+        return {"arm": name, "n_tiles": 300, "seeds": [0, 1, 2], "curve": curve, **gaps}
 
     verdict = "rsprune-0.15 (45 tiles): it reaches the full corpus' final score after 1,234 of 5,000 images."
     arms = [arm("full", 0.2), arm("rsprune-0.15", None)]

@@ -22,6 +22,7 @@ from rsprune_dagster.pruning.ledger import n_to_keep
 from rsprune_dagster.study import trainings as study_module
 from rsprune_dagster.study.arms import (
     FULL,
+    SHARES,
     STRATEGIES,
     Arm,
     PrunedCorpus,
@@ -62,7 +63,7 @@ def written(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != FULL])
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name not in SHARES])
 def test_an_arm_keeps_its_fraction_of_the_readable_tiles_and_only_candidates(
     corpus: PrunedCorpus, strategy: str
 ) -> None:
@@ -104,12 +105,13 @@ def test_stratified_random_gives_each_scene_as_many_tiles_as_rsprune_does(corpus
 
 
 def test_names_of_arms_are_read_back_and_wrong_ones_told() -> None:
-    arms = [Arm(FULL, 1), RSPRUNE, Arm("hierarchical_kmeans", 0.05)]
+    arms = [Arm(FULL, 1), Arm("none", 0), RSPRUNE, Arm("hierarchical_kmeans", 0.05)]
     assert [parse_arm(arm.name) for arm in arms] == arms
     for wrong, words in {
         "rsprunes-0.1": "did you mean rsprune",
         "random": "keeps less than 1",
         "full-0.5": "full",
+        "none-0.1": "expected none, without a share",
         "random-lots": "lots is no number",
         "random-1.5": "expected a share",
         "label_balanced-0.1": "no arm is called",
@@ -119,6 +121,8 @@ def test_names_of_arms_are_read_back_and_wrong_ones_told() -> None:
 
 
 def test_an_arm_that_no_tiles_are_left_for_is_told(corpus: PrunedCorpus) -> None:
+    with pytest.raises(UsageError, match="the arm none has no tiles"):
+        chosen_tiles(corpus, Arm("none", 0), seed=0, workers=1)
     with pytest.raises(UsageError, match="survive"):
         chosen_tiles(corpus, Arm("random", 0.99), seed=0, workers=1)
 

@@ -14,13 +14,13 @@ from rsprune_dagster.cli.out_folder import check_writable, publish
 from rsprune_dagster.cli.report import app as report_app
 from rsprune_dagster.cli.reprune import app as reprune_app
 from rsprune_dagster.cli.sample import app as training_app
-from rsprune_dagster.cli.study import STUDY, materialize_study
 from rsprune_dagster.cli.study import app as study_app
+from rsprune_dagster.cli.study import materialize_study
 from rsprune_dagster.cli.super_resolve import app as super_resolution_app
 from rsprune_dagster.cli.synthesize import app as synthesis_app
 from rsprune_dagster.cli.versions import app as lineage_app
 from rsprune_dagster.config.effects import without_effect
-from rsprune_dagster.config.layout import LEDGER, REPORT_HTML, TILES, Layout
+from rsprune_dagster.config.layout import LEDGER, REPORT_HTML, STUDIES, TILES, Layout
 from rsprune_dagster.config.params import Params, flat, load, parse_yaml, project_root
 from rsprune_dagster.utils.errors import RunError, UsageError, UserError
 from rsprune_dagster.utils.terminal import note, say, warn
@@ -152,24 +152,22 @@ def prune(
 
 @app.command()
 def materialize(
-    assets: Annotated[list[str] | None, typer.Argument(help="Assets by name; none: all but the study")] = None,
+    assets: Annotated[list[str] | None, typer.Argument(help="Assets by name; none: all but the studies")] = None,
     changes: SetOption = None,
 ) -> None:
     """Materialize the project's assets, as its web UI does: recorded in Dagster, dvc.lock and MLflow.
 
-    The study is materialized only if it is named: it takes hours.
+    A study is materialized only if it is named: it takes hours.
 
     With --set the run differs from params.yaml: its results are kept, but dvc.lock does not record them.
     """
-    named = list(assets or ())
     params, _ = _params(changes, tuple(Params.model_fields))
-    if STUDY in named:
-        named.remove(STUDY)
-        if named:
-            _materialize_project(params, named)
-        materialize_study(params, params.study.arms, params.study.seeds)
-        return
-    _materialize_project(params, named)
+    studies = [name for name in assets or () if name in STUDIES]
+    others = [name for name in assets or () if name not in STUDIES]
+    if others or not studies:
+        _materialize_project(params, others)
+    for study in studies:
+        materialize_study(study, params, params.study.arms_of(study), params.study.seeds)
 
 
 @app.command()

@@ -14,7 +14,12 @@ from rsprune_dagster.utils.terminal import say, warn
 
 app = typer.Typer(rich_markup_mode=None)
 
-STUDY = "pruning_study"
+TASKS = {
+    "": "pruning_study",
+    "super_resolution": "super_resolution_study",
+    "semantic_synthesis": "semantic_synthesis_study",
+}
+"""The asset of the study, by --task."""
 
 
 @app.command()
@@ -23,10 +28,17 @@ def study(
     seed: Annotated[
         list[int] | None, typer.Option("--seed", help="Seed of params.yaml, repeatable; default: all")
     ] = None,
+    task: Annotated[
+        str, typer.Option("--task", help="Downstream task to compare by: super_resolution or semantic_synthesis")
+    ] = "",
 ) -> None:
     """Train each arm of params.yaml with each seed and compare. Finished runs are not repeated."""
     params = load(project_root() / "params.yaml")
-    for name, asked, known in (("arm", arm, params.study.arms), ("seed", seed, params.study.seeds)):
+    if task not in TASKS:
+        known_tasks = tuple(name for name in TASKS if name)
+        raise UsageError(f"--task {task}{suggest(task, known_tasks)}: there are {', '.join(known_tasks)}")
+    arms = params.study.arms_of(TASKS[task])
+    for name, asked, known in (("arm", arm, arms), ("seed", seed, params.study.seeds)):
         texts = tuple(str(each) for each in known)
         for each in asked or ():
             if str(each) not in texts:
@@ -34,10 +46,10 @@ def study(
                 raise UsageError(
                     f"--{name} {each}{hint}: params.yaml has study.{name}s {', '.join(texts)}; add it there"
                 )
-    materialize_study(params, arm or params.study.arms, seed or params.study.seeds)
+    materialize_study(TASKS[task], params, arm or arms, seed or params.study.seeds)
 
 
-def materialize_study(params: Params, arms: Sequence[str], seeds: Sequence[int]) -> None:
+def materialize_study(study: str, params: Params, arms: Sequence[str], seeds: Sequence[int]) -> None:
     """Materialize the partitions of these arms and seeds, seed by seed, and print the result."""
     from rsprune_dagster.dagster.assets import build_assets
     from rsprune_dagster.dagster.materialize import materialize, project_home
@@ -55,12 +67,12 @@ def materialize_study(params: Params, arms: Sequence[str], seeds: Sequence[int])
             params,
             layout,
             recorder=recorder,
-            assets=[STUDY],
+            assets=[study],
             partition={"arm": arm, "seed": str(seed)},
             home=project_home(project),
             progress_on="terminal",
         )
-    _tell(layout.folder(STUDY))
+    _tell(layout.folder(study))
 
 
 def _left(n_done: int, n_runs: int, started: float) -> str:
@@ -72,8 +84,8 @@ def _left(n_done: int, n_runs: int, started: float) -> str:
 
 
 def _tell(folder: Path) -> None:
-    from rsprune_dagster.viz.pictures import study_pictures
+    from rsprune_dagster.viz.pictures import downstream_study_pictures, study_pictures
 
-    pictures = study_pictures(folder)
-    say("\n\n".join(str(pictures[title]) for title in ("arms", "verdicts") if title in pictures))
+    pictures = study_pictures(folder) if folder.name == TASKS[""] else downstream_study_pictures(folder)
+    say("\n\n".join(str(pictures[title]) for title in ("arms", "differences", "verdicts") if title in pictures))
     say(f"\n{folder}")

@@ -17,12 +17,14 @@ from rsprune_dagster.utils.errors import RunError
 
 PRUNING = ("raw_corpus", "reference_scenes", "entropy_scores", "embeddings", "scene_clusters", "pruned_subset")
 """The assets of a prune, in the order of the flow."""
+STUDIES = ("pruning_study", "super_resolution_study", "semantic_synthesis_study")
+"""Comparisons of subsets by what is learned from them; no other asset depends on them."""
 LATER = (
     "diffusion_checkpoint",
     "evaluation_metrics",
     "super_resolution_checkpoint",
     "semantic_synthesis_checkpoint",
-    "pruning_study",
+    *STUDIES,
 )
 """The assets that are made from a subset; `pruning_report` shows those that are there."""
 
@@ -69,7 +71,7 @@ RESTORATION, EXAMPLES = "restoration.csv", "examples"
 SEGMENTATION = "segmentation.csv"
 """In semantic_synthesis_checkpoint."""
 STUDY_SUMMARY = "summary.json"
-"""In pruning_study."""
+"""In pruning_study and in the studies of downstream tasks."""
 REPORT_HTML, REPORT_JSON = "report.html", "report.json"
 """In pruning_report."""
 

@@ -163,6 +163,10 @@ class SemanticSynthesisParams(Section):
     n_segmenter_images: int = Field(ge=1)
 
 
+NO_FOUNDATION = "none"
+"""Random weights instead of a foundation, an arm of the studies of downstream tasks."""
+
+
 class StudyParams(Section):
     arms: tuple[Annotated[str, Field(pattern=r"^[a-z_]+(-[0-9.]+)?$")], ...] = Field(min_length=1)
     seeds: tuple[Count, ...] = Field(min_length=1)
@@ -170,11 +174,19 @@ class StudyParams(Section):
     score: str
 
     @model_validator(mode="after")
-    def _distinct(self) -> Self:
+    def _known_apart(self) -> Self:
         for name in ("arms", "seeds"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise ValueError(f"{name} must differ, not {list(getattr(self, name))}")
+        if NO_FOUNDATION in self.arms:
+            raise ValueError(
+                f"arms name {NO_FOUNDATION}, which the studies of downstream tasks have without being told"
+            )
         return self
+
+    def arms_of(self, study: str) -> tuple[str, ...]:
+        """The arms of a study; those of downstream tasks also start from random weights."""
+        return self.arms if study == "pruning_study" else (*self.arms, NO_FOUNDATION)
 
 
 class ReportParams(Section):

@@ -9,11 +9,12 @@ from typing import Any, Final
 
 import dagster as dg
 
+from rsprune_dagster.config.layout import STUDIES
 from rsprune_dagster.config.params import AutomationParams
 
 AC = dg.AutomationCondition
 
-ON_REQUEST: Final = frozenset({"raw_corpus", "reference_scenes", "pruning_study"})
+ON_REQUEST: Final = frozenset({"raw_corpus", "reference_scenes", *STUDIES})
 """Roots are started by the schedule and the sensor; a study takes days of a GPU, so a person asks for it."""
 ON_SCHEDULE: Final = frozenset({"diffusion_checkpoint", "super_resolution_checkpoint", "semantic_synthesis_checkpoint"})
 """Trainings run at most once in a period of the schedule, however often tiles arrive."""

@@ -1,13 +1,14 @@
-"""The study in the web UI: a job with a partition for each arm and seed, and pruning_study as an asset that it fills.
+"""The studies in the web UI: for each a job with a partition for each arm and seed, and an asset that the job fills.
 
 "Materialize all" is to bring a checkout from the corpus to the report, not to train for hours on every arm: so the web
-UI shows pruning_study without a button of its own. On the command line it is an asset like others.
+UI shows the studies without a button of their own. On the command line they are assets like others.
 """
 
 from collections.abc import Sequence
 
 import dagster as dg
 
+from rsprune_dagster.config.layout import STUDIES
 from rsprune_dagster.config.params import Params
 from rsprune_dagster.dagster.assets.pruning_study import study_partitions
 from rsprune_dagster.dagster.gpu_pool import gpu_pool
@@ -17,24 +18,32 @@ from rsprune_dagster.dagster.user_errors import surface_user_errors
 from rsprune_dagster.tracking.run_log import this_process
 from rsprune_dagster.tracking.run_recorder import RunRecorder
 
-STUDY = "pruning_study"
+DESCRIPTION = (
+    "Does pruning pay: train on each arm under each seed, a partition each, and compare. Arms, seeds and lengths are "
+    "those of `study:` in params.yaml."
+)
 
 
-def with_external_study(assets: Sequence[dg.AssetsDefinition]) -> list[dg.AssetsDefinition | dg.AssetSpec]:
-    """The assets for the web UI; pruning_study is an external asset, as only the job `study` materializes it."""
-    return [made.get_asset_spec() if _is_study(made) else made for made in assets]
+def with_external_studies(assets: Sequence[dg.AssetsDefinition]) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+    """The assets for the web UI; the studies are external assets, as only their jobs materialize them."""
+    return [made.get_asset_spec() if _name(made) in STUDIES else made for made in assets]
 
 
-def study_job(params: Params, assets: Sequence[dg.AssetsDefinition]) -> dg.JobDefinition:
-    """The job `study`. A run trains one arm under one seed; a backfill of all partitions is the whole study."""
-    study = next(made for made in assets if _is_study(made))
+def study_jobs(params: Params, assets: Sequence[dg.AssetsDefinition]) -> list[dg.JobDefinition]:
+    """A job for each study: `study` for pruning_study, and those of downstream tasks."""
+    return [_study_job(params, made) for made in assets if _name(made) in STUDIES]
 
-    @dg.op(pool=gpu_pool(), out=dg.Out(dg.Nothing))
+
+def _study_job(params: Params, study: dg.AssetsDefinition) -> dg.JobDefinition:
+    """A run trains one arm under one seed; a backfill of all partitions is the whole study."""
+    name = _name(study)
+
+    @dg.op(name=f"{name}_arm", pool=gpu_pool(), out=dg.Out(dg.Nothing))
     @surface_user_errors()
     def train_and_measure_an_arm(
         context: dg.OpExecutionContext, store: Store, compute: Compute, recorder: RunRecorder
     ) -> None:
-        """Train on the tiles of one arm under one seed, measure, and add the result to pruning_study.
+        """Train on the tiles of one arm under one seed, measure, and add the result to the study.
 
         The asset is materialized in a run of its own, which is tagged with this one's id.
         """
@@ -48,10 +57,9 @@ def study_job(params: Params, assets: Sequence[dg.AssetsDefinition]) -> dg.JobDe
         context.log.info(f"{context.partition_key}: done in run {run.run_id}")
 
     @dg.job(
-        name="study",
-        partitions_def=study_partitions(params.study),
-        description="Does pruning pay: train on each arm under each seed, a partition each, and compare. "
-        "Arms, seeds and lengths are those of `study:` in params.yaml.",
+        name="study" if name == "pruning_study" else f"study_{name.removesuffix('_study')}",
+        partitions_def=study_partitions(params.study, name),
+        description=DESCRIPTION,
     )
     def study_of_arms() -> None:
         train_and_measure_an_arm()
@@ -59,5 +67,5 @@ def study_job(params: Params, assets: Sequence[dg.AssetsDefinition]) -> dg.JobDe
     return study_of_arms
 
 
-def _is_study(made: dg.AssetsDefinition) -> bool:
-    return made.key.to_user_string() == STUDY
+def _name(made: dg.AssetsDefinition) -> str:
+    return made.key.to_user_string()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rsprune_dagster.config.layout import REPORT_HTML, REPORT_JSON, Layout
+from rsprune_dagster.config.layout import REPORT_HTML, REPORT_JSON, STUDIES, Layout
 from rsprune_dagster.config.params import ClusteringParams, ReportParams
 from rsprune_dagster.pruning.sensitivity import (
     KeptAtFractions,
@@ -20,6 +20,7 @@ from rsprune_dagster.pruning.sensitivity import (
     seed_sensitivity,
 )
 from rsprune_dagster.viz import (
+    downstream_study,
     dropped,
     embedding,
     entropy,
@@ -186,6 +187,9 @@ def _model(layout: Layout) -> Chapter:
         blocks += super_resolution.blocks(layout.folder("super_resolution_checkpoint"))
     if layout.has("semantic_synthesis_checkpoint"):
         blocks += synthesis.blocks(layout.folder("semantic_synthesis_checkpoint"))
+    for asset in STUDIES[1:]:
+        if layout.has(asset):
+            blocks += downstream_study.blocks(layout.folder(asset))
     blocks += [Text(words, absent=True) for asset, words in ABSENT.items() if not layout.has(asset)]
     lead = "A subset is as good as what is learned from it."
     return Chapter("model", "What a model learns from it", lead, blocks)

@@ -163,15 +163,20 @@ def _check_apart(
 
 
 def _write(folder: Path, own: Path, results: Sequence[ArmResult], summary: Summary) -> None:
-    """Write every result and picture, all scores in one table, and the summary of the deciding score."""
+    """Write every run and the summary of the deciding score."""
+    write_runs(folder, own, results)
+    shutil.copyfile(own / LEAK_FREE, folder / LEAK_FREE)
+    (folder / STUDY_SUMMARY).write_text(json.dumps(summary.as_json(), indent=1, allow_nan=False) + "\n")
+
+
+def write_runs(folder: Path, own: Path, results: Sequence[ArmResult]) -> None:
+    """Copy every result and picture from `own`, and write all scores in one table."""
     for result in results:
         (folder / result.arm).mkdir(exist_ok=True)
         for suffix in ("json", "png"):
             shutil.copyfile(
                 own / result.arm / f"{result.seed}.{suffix}", folder / result.arm / f"{result.seed}.{suffix}"
             )
-    shutil.copyfile(own / LEAK_FREE, folder / LEAK_FREE)
-    (folder / STUDY_SUMMARY).write_text(json.dumps(summary.as_json(), indent=1, allow_nan=False) + "\n")
     points = (
         (result.arm, result.seed, result.n_tiles, point.n_images, score, f"{value:.6g}")
         for result in results

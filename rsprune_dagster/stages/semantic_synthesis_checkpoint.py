@@ -4,6 +4,7 @@ What is measured: a segmenter that learned from real pairs is asked for the mask
 learned from real and drawn images is compared with one that learned from real images alone.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +19,7 @@ from PIL import Image
 from rsprune_dagster.config.layout import EXAMPLES, METRICS, SEGMENTATION, TRAINING, Layout
 from rsprune_dagster.config.params import SemanticSynthesisParams, TrainingParams
 from rsprune_dagster.diffusion.checkpoint import SamplingOptions, load_checkpoint, model_digest
+from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.training import train
 from rsprune_dagster.downstream.fine_tuning import fine_tuning_options, start_of
 from rsprune_dagster.downstream.pairs import Crops, PairSet, Palette, read_pairs
@@ -89,6 +91,22 @@ class PairSources:
 
 
 @dataclass(frozen=True)
+class TaskPairs:
+    """The pairs of a fine-tuning."""
+
+    training: PairSet
+    held_back: PairSet
+    """Pairs of the same places, which are measured on."""
+    test: PairSet | None
+    """Pairs of other places; None: nothing is measured."""
+
+    def fingerprint(self) -> str:
+        """A hash of all of them."""
+        sets = [one.fingerprint() for one in (self.training, self.held_back, self.test) if one]
+        return hashlib.sha256(" ".join(sets).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
 class SegmentationScore:
     """A measure of a segmenter on a set of images."""
 
@@ -138,34 +156,67 @@ def train_synthesis(
     device: str,
     progress: Progress = silent,
 ) -> SynthesisReport:
-    """Fine-tune on crops of the training pairs, measure on crops of the test pairs, and write the checkpoint.
+    """Read the pairs (`read_task_pairs`), fine-tune and measure (`fine_tune`).
 
-    The training states lie in the cache: an interrupted training resumes.
+    Raises:
+        UsageError, RunError: as these two, or the foundation cannot be loaded.
+    """
+    foundation, _ = load_checkpoint(layout.folder("diffusion_checkpoint"))
+    pairs = read_task_pairs(params, sources, image_size_px=foundation.space.image_size_px)
+    return fine_tune(layout, foundation, params, training, pairs, networks, seed=seed, device=device, progress=progress)
+
+
+def read_task_pairs(params: SemanticSynthesisParams, sources: PairSources, *, image_size_px: int) -> TaskPairs:
+    """Read the pairs and hold some back.
 
     Args:
-        training: batches, precision and sampler.
-        networks: for the Fréchet distances.
+        image_size_px: the edge of the foundation's images.
 
     Raises:
         UsageError: no pairs, bad pairs (`pairs.read_pairs`), pairs smaller than a crop, or too few with labels.
-        RunError: the foundation cannot be loaded, or a test image is also a training image; as `training.train`.
+        RunError: a test image is also a training image.
     """
-    folder, parent = layout.folder("semantic_synthesis_checkpoint"), layout.folder("diffusion_checkpoint")
-    foundation, _ = load_checkpoint(parent)
-    palette, on = Palette.of(params.classes), str(resolve_device(device))
-    make = partial(
-        PairSet, n_classes=len(palette), image_size_px=foundation.space.image_size_px, crop_px=params.crop_px
-    )
+    palette = Palette.of(params.classes)
+    make = partial(PairSet, n_classes=len(palette), image_size_px=image_size_px, crop_px=params.crop_px)
     pairs = make(read_pairs(sources.training, palette))
     test = make(read_pairs(sources.test, palette)) if sources.test else None
     tiles = make(tuple(pair for number, pair in enumerate(pairs.pairs) if (number + 1) % HELD_BACK_EVERY))
     held_back = make(pairs.pairs[HELD_BACK_EVERY - 1 :: HELD_BACK_EVERY])
     _check(pairs, test)
+    return TaskPairs(tiles, held_back, test)
+
+
+def fine_tune(
+    layout: Layout,
+    foundation: Model,
+    params: SemanticSynthesisParams,
+    training: TrainingParams,
+    pairs: TaskPairs,
+    networks: Sequence[FeatureNetwork],
+    *,
+    seed: int,
+    device: str,
+    progress: Progress = silent,
+) -> SynthesisReport:
+    """Fine-tune on crops of the training pairs, measure on crops of the test pairs, and write the checkpoint.
+
+    The training states lie in the cache: an interrupted training resumes.
+
+    Args:
+        foundation: the model of diffusion_checkpoint.
+        training: batches, precision and sampler.
+        networks: for the Fréchet distances.
+
+    Raises:
+        UsageError, RunError: as `training.train`.
+    """
+    folder, tiles = layout.folder("semantic_synthesis_checkpoint"), pairs.training
+    palette, on = Palette.of(params.classes), str(resolve_device(device))
     options = fine_tuning_options(
         params,
         training,
         foundation,
-        model_digest(parent),
+        model_digest(layout.folder("diffusion_checkpoint")),
         seed,
         condition=f"mask of {', '.join(palette.names)}",
         condition_dropout=CONDITION_DROPOUT,
@@ -189,7 +240,7 @@ def train_synthesis(
         on,
         progress,
     )
-    results = measured(model, tiles, held_back, test, protocol) if test else None
+    results = measured(model, tiles, pairs.held_back, pairs.test, protocol) if pairs.test else None
     report = SynthesisReport(
         classes=palette.names,
         n_images=trained.n_images,
@@ -247,6 +298,7 @@ def measured(model: Synthesis, learned: PairSet, held_back: PairSet, test: PairS
     metrics = {f"{score.measure}_{KEYS[score.learned_from, score.measured_on]}": score.mean.value for score in found}
     metrics |= {f"{score.measure}_drawn": score.mean.value for score in of_sets}
     for end in ("", *(["_same_places"] if SAME in sets else [])):
+        metrics[f"miou_gain{end}"] = metrics[f"miou_helped{end}"] - metrics[f"miou_real{end}"]
         metrics[f"miou_ratio{end}"] = metrics[f"miou_drawn{end}"] / max(metrics[f"miou_real{end}"], LEAST_MIOU)
     control = SAME if SAME in sets else OTHER
     metrics |= _nearness("learned", drawn, masks) | _nearness("control", drawn_sets[f"drawn, {control}"], sets[control])

@@ -1,5 +1,6 @@
 """super_resolution_checkpoint: fine-tune the foundation model and measure it on other images. Without Dagster."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from rsprune_dagster.config.layout import EXAMPLES, MANIFEST_FILE, METRICS, REST
 from rsprune_dagster.config.params import SuperResolutionParams, TrainingParams
 from rsprune_dagster.corpus.options import read_options
 from rsprune_dagster.diffusion.checkpoint import SamplingOptions, load_checkpoint, model_digest
+from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.objective import to_images, to_tensor
 from rsprune_dagster.diffusion.training import train
 from rsprune_dagster.downstream.crops import CropSet, crop_set, spread
@@ -86,6 +88,24 @@ class ImageSources:
 
 
 @dataclass(frozen=True)
+class TaskImages:
+    """The images of a fine-tuning."""
+
+    training: CropSet
+    test: CropSet | None
+    """None: nothing is measured."""
+    n_too_small: int
+    """Training images smaller than a crop, which were left out."""
+    are_kept_tiles: bool
+    """The training images are the kept tiles."""
+
+    def fingerprint(self) -> str:
+        """A hash of all of them."""
+        test = self.test.fingerprint() if self.test else ""
+        return hashlib.sha256(f"{self.training.fingerprint()} {test}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
 class Results:
     """Crops of test images, what became of them, and how good that is."""
 
@@ -109,31 +129,86 @@ def train_super_resolution(
     device: str,
     progress: Progress = silent,
 ) -> SuperResolutionReport:
+    """Read the images (`read_images`), fine-tune and measure (`fine_tune`).
+
+    Raises:
+        UsageError, RunError: as these two, or the foundation cannot be loaded.
+    """
+    foundation, _ = load_checkpoint(layout.folder("diffusion_checkpoint"))
+    folder, edge_px = layout.folder("super_resolution_checkpoint"), foundation.space.image_size_px
+    kept = [pq.read_table(layout.file("subset"))] if layout.has("pruned_subset") else []
+    images = read_images(layout, folder, params, training, sources, scanner, edge_px=edge_px, seen=kept)
+    return fine_tune(
+        layout, foundation, params, training, images, networks, seed=seed, device=device, progress=progress
+    )
+
+
+def read_images(
+    layout: Layout,
+    folder: Path,
+    params: SuperResolutionParams,
+    training: TrainingParams,
+    sources: ImageSources,
+    scanner: Scanner,
+    *,
+    edge_px: int,
+    seen: Sequence[pa.Table],
+) -> TaskImages:
+    """Scan the images into `training` and `test` below `folder`.
+
+    Args:
+        training: its `on_changed_tile`.
+        edge_px: of the foundation's images.
+        seen: rows of the images that the foundation may have seen.
+
+    Raises:
+        UsageError: no images, images too small, or a scale that does not divide `edge_px`.
+        RunError: a test image is also a training image or in `seen`.
+    """
+    make = partial(_crops, params=params, training=training, edge_px=edge_px)
+    table, read_from = _training_images(layout, folder / "training", sources.training, scanner)
+    tiles = make(table, read_from, parameter="sources")
+    test = None
+    if sources.test:
+        test = make(
+            _test_images(folder / "test", sources.test, scanner, [table, *seen]),
+            folder / "test",
+            parameter="test_sources",
+        )
+    return TaskImages(tiles, test, table.num_rows - len(tiles), are_kept_tiles=not sources.training)
+
+
+def fine_tune(
+    layout: Layout,
+    foundation: Model,
+    params: SuperResolutionParams,
+    training: TrainingParams,
+    images: TaskImages,
+    networks: Sequence[FeatureNetwork],
+    *,
+    seed: int,
+    device: str,
+    progress: Progress = silent,
+) -> SuperResolutionReport:
     """Fine-tune on crops of the training images, measure on a crop of each test image, and write the checkpoint.
 
     The training states lie in the cache: an interrupted training resumes.
 
     Args:
+        foundation: the model of diffusion_checkpoint.
         training: batches, precision and sampler.
         networks: for the Fréchet distances.
 
     Raises:
-        UsageError: no images, images too small, or a scale that does not divide their size.
-        RunError: the foundation cannot be loaded, or a test image is also a training image; as `training.train`.
+        UsageError, RunError: as `training.train`.
     """
-    folder, parent = layout.folder("super_resolution_checkpoint"), layout.folder("diffusion_checkpoint")
-    foundation, _ = load_checkpoint(parent)
-    make = partial(_crops, params=params, training=training, edge_px=foundation.space.image_size_px)
-    table, read_from = _training_images(layout, sources.training, scanner)
-    tiles = make(table, read_from, parameter="sources")
-    test = _test_images(layout, sources.test, scanner, table)
-    test_crops = make(test, folder / "test", parameter="test_sources") if test is not None else None
+    folder, tiles, test = layout.folder("super_resolution_checkpoint"), images.training, images.test
     on = str(resolve_device(device))
     options = fine_tuning_options(
         params,
         training,
         foundation,
-        model_digest(parent),
+        model_digest(layout.folder("diffusion_checkpoint")),
         seed,
         mean_share=MEAN_SHARE,
         condition=f"image of 1/{params.scale} the size, {params.degradation}",
@@ -149,13 +224,13 @@ def train_super_resolution(
     )
     model = SuperResolution(trained.model.to(on), Task(params.scale, params.degradation, MEAN_SHARE))
     sampling = sampling_options(training, seed)
-    results = _results(model, tiles, test_crops, params.n_test_images, sampling, networks) if test_crops else None
+    results = _results(model, tiles, test, params.n_test_images, sampling, networks) if test else None
     report = SuperResolutionReport(
         scale=params.scale,
         degradation=params.degradation,
         n_images=trained.n_images,
         n_tiles=len(tiles),
-        n_too_small=table.num_rows - len(tiles),
+        n_too_small=images.n_too_small,
         n_test_images=len(results.truth) if results else 0,
         n_weights=trained.model.n_weights,
         first_loss=trained.losses[0],
@@ -164,26 +239,22 @@ def train_super_resolution(
         not_measured=results.not_measured if results else NOT_MEASURED,
         metrics=results.metrics if results else {},
     )
-    trained, licence = trained.moved("cpu"), "" if sources.training else training.data_licence
+    trained, licence = trained.moved("cpu"), training.data_licence if images.are_kept_tiles else ""
     write_super_resolution(folder, trained, model.task, card(trained, model.task, options, licence))
     _write(folder, report, results)
     return report
 
 
-def _training_images(layout: Layout, sources: Sequence[str], scanner: Scanner) -> tuple[pa.Table, Path]:
+def _training_images(layout: Layout, folder: Path, sources: Sequence[str], scanner: Scanner) -> tuple[pa.Table, Path]:
     """The rows of the training images, and the folder with their read options."""
     if not sources:
         return pq.read_table(layout.file("subset")), layout.folder("raw_corpus")
-    folder = layout.folder("super_resolution_checkpoint") / "training"
     return _scanned(sources, folder, scanner, "images for super-resolution"), folder
 
 
-def _test_images(layout: Layout, sources: Sequence[str], scanner: Scanner, training: pa.Table) -> pa.Table | None:
-    """The rows of the test images. RunError: some were trained on, here or by the foundation."""
-    if not sources:
-        return None
-    table = _scanned(sources, layout.folder("super_resolution_checkpoint") / "test", scanner, "test images")
-    seen = [training, *([pq.read_table(layout.file("subset"))] if layout.has("pruned_subset") else [])]
+def _test_images(folder: Path, sources: Sequence[str], scanner: Scanner, seen: Sequence[pa.Table]) -> pa.Table:
+    """The rows of the test images. RunError: some of them were seen."""
+    table = _scanned(sources, folder, scanner, "test images")
     if shared := sorted({name for each in seen for name in shared_contents(table, each)}):
         raise RunError(
             f"{len(shared):,} test images were trained on, such as {', '.join(shared[:N_EXAMPLES])}: take them out of "

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rsprune_dagster.config.layout import Layout
-from rsprune_dagster.config.params import SelectionParams, suggest
+from rsprune_dagster.config.params import NO_FOUNDATION, SelectionParams, suggest
 from rsprune_dagster.pruning.baselines import BASELINES, drawn_in_turns
 from rsprune_dagster.pruning.baselines import Candidates as Pool
 from rsprune_dagster.pruning.ledger import n_to_keep
@@ -20,11 +20,19 @@ from rsprune_dagster.pruning.strategies import RSPRUNE, order_candidates
 from rsprune_dagster.utils.errors import UsageError
 
 FULL: Final = "full"
+SHARES: Final = {FULL: 1.0, NO_FOUNDATION: 0.0}
+"""Arms whose names have no fraction."""
 STRATIFIED_RANDOM: Final = "stratified_random"
 """The strata and quotas of RS-Prune with random selection inside instead of herding."""
 NEEDS_TRUTH: Final = "label_balanced"
 RANKED: Final = ("content_md5", "scene", "cluster_id", "rank", "near_copy_of")
-STRATEGIES: Final = (FULL, RSPRUNE, STRATIFIED_RANDOM, *(name for name in BASELINES if name != NEEDS_TRUTH))
+STRATEGIES: Final = (
+    FULL,
+    NO_FOUNDATION,
+    RSPRUNE,
+    STRATIFIED_RANDOM,
+    *(name for name in BASELINES if name != NEEDS_TRUTH),
+)
 
 
 @dataclass(frozen=True)
@@ -33,14 +41,17 @@ class Arm:
 
     strategy: str
     keep_fraction: float
-    """Share of the readable tiles; 1 for `full`."""
+    """Share of the readable tiles; 1 for `full`, 0 for `none`."""
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
             hint = suggest(self.strategy, STRATEGIES)
             raise UsageError(f"no arm is called {self.strategy}{hint}; there are {', '.join(STRATEGIES)}")
-        if not 0 < self.keep_fraction <= 1:
-            raise UsageError(f"{self.strategy} keeps {self.keep_fraction:g}, expected a share above 0, up to 1")
+        if self.strategy == NO_FOUNDATION and not self.keep_fraction:
+            return
+        if self.strategy == NO_FOUNDATION or not 0 < self.keep_fraction <= 1:
+            expected = "none, without a share" if self.strategy == NO_FOUNDATION else "a share above 0, up to 1"
+            raise UsageError(f"{self.strategy} keeps {self.keep_fraction:g}, expected {expected}")
         if (self.strategy == FULL) != (self.keep_fraction == 1):
             raise UsageError(
                 f"{self.strategy} keeps {self.keep_fraction:g}: the full corpus is the arm `{FULL}`, and every other "
@@ -50,14 +61,14 @@ class Arm:
     @property
     def name(self) -> str:
         """Name, partition key and folder: `full`, `rsprune-0.15`."""
-        return FULL if self.strategy == FULL else f"{self.strategy}-{self.keep_fraction:g}"
+        return self.strategy if self.strategy in SHARES else f"{self.strategy}-{self.keep_fraction:g}"
 
 
 def parse_arm(name: str) -> Arm:
     """Parse the name of an arm. UsageError: it is invalid."""
     strategy, _, fraction = name.partition("-")
     try:
-        return Arm(strategy, float(fraction) if fraction else 1.0)
+        return Arm(strategy, float(fraction) if fraction else SHARES.get(strategy, 1.0))
     except ValueError:
         raise UsageError(
             f"arm {name}: {fraction} is no number; write {FULL}, or strategy-fraction as rsprune-0.15"
@@ -92,8 +103,12 @@ def chosen_tiles(corpus: PrunedCorpus, arm: Arm, *, seed: int, workers: int) -> 
     alike; `full` is every readable tile. The seed affects the baselines only.
 
     Raises:
-        UsageError: fewer tiles survive than the arm keeps.
+        UsageError: fewer tiles survive than the arm keeps, or the arm has no tiles.
     """
+    if arm.strategy == NO_FOUNDATION:
+        raise UsageError(
+            f"the arm {NO_FOUNDATION} has no tiles to train on: it is an arm of the studies of downstream tasks"
+        )
     if arm.strategy == FULL:
         rows = corpus.manifest
     else:

@@ -12,11 +12,12 @@ from typing import Any, Final
 import numpy as np
 from scipy.special import stdtrit
 
-from rsprune_dagster.study.arms import FULL, parse_arm
+from rsprune_dagster.config.params import NO_FOUNDATION
+from rsprune_dagster.study.arms import FULL, SHARES, parse_arm
 from rsprune_dagster.study.results import ArmResult
 from rsprune_dagster.utils.errors import RunError
 
-LARGER_IS_BETTER: Final = ("precision", "recall", "density", "coverage")
+LARGER_IS_BETTER: Final = ("precision", "recall", "density", "coverage", "psnr", "ssim", "miou")
 RANDOM: Final = "random"
 UNKNOWN: Final = math.nan
 
@@ -49,8 +50,10 @@ class ArmSummary:
     """This arm minus the full corpus at the end, paired by seed; None for the full corpus or without it."""
     to_random: Estimate | None
     """The same against the random arm with the same keep fraction."""
+    to_none: Estimate | None
+    """The same against random weights without a foundation."""
     images_needed: tuple[float, ...]
-    """Training images, by seed, to reach the full corpus' final score; inf: not reached."""
+    """Training images, by seed, to reach the full corpus' final score; inf: not reached. Empty for one checkpoint."""
 
     @property
     def final(self) -> Estimate:
@@ -135,23 +138,24 @@ def images_to_reach(curve: Mapping[int, float], target: float, *, larger_is_bett
 
 def verdict(arm: ArmSummary, summary: Summary) -> str:
     """The result of an arm in a sentence; empty for the full corpus."""
-    against = {"the full corpus": arm.to_full, "as many random tiles": arm.to_random}
+    against = {"the full corpus": arm.to_full, "as many random tiles": arm.to_random, "random weights": arm.to_none}
     said = [_compared(gap, whom, summary) for whom, gap in against.items() if gap is not None]
     if not said:
         return ""
     needed = arm.median_images_needed
-    if arm.to_full is not None:
+    if arm.images_needed:
         said.append(
             "it does not reach the full corpus' final score within the training"
             if math.isinf(needed)
             else f"it reaches the full corpus' final score after {needed:,.0f} of {summary.n_images:,} images "
             f"({needed / summary.n_images:.0%}; median of {len(arm.images_needed)} seeds)"
         )
-    return f"{arm.arm} ({arm.n_tiles:,} tiles): {'; '.join(said)}."
+    tiles = f" ({arm.n_tiles:,} tiles)" if arm.n_tiles else ""
+    return f"{arm.arm}{tiles}: {'; '.join(said)}."
 
 
 def larger_is_better(score: str) -> bool:
-    """Whether larger values are better: true for proportions, false for distances."""
+    """Whether larger values are better: true for proportions and PSNR, false for distances."""
     return score.startswith(LARGER_IS_BETTER)
 
 
@@ -167,7 +171,7 @@ def _compared(gap: Estimate, whom: str, summary: Summary) -> str:
 
 def _summarized(name: str, by_arm: Mapping[str, Mapping[int, ArmResult]], score: str, level: float) -> ArmSummary:
     own = by_arm[name]
-    full, random = by_arm.get(FULL, {}), by_arm.get(_random_peer(name), {})
+    full, random, none = (by_arm.get(other, {}) for other in (FULL, _random_peer(name), NO_FOUNDATION))
     curves = {seed: result.values(score) for seed, result in own.items()}
     shared = sorted(set.intersection(*(set(curve) for curve in curves.values())))
     return ArmSummary(
@@ -177,10 +181,11 @@ def _summarized(name: str, by_arm: Mapping[str, Mapping[int, ArmResult]], score:
         curve=tuple((n, mean_over_seeds([curves[seed][n] for seed in sorted(own)], level=level)) for n in shared),
         to_full=_difference(own, full, score, level) if name != FULL else None,
         to_random=_difference(own, random, score, level) if not name.startswith(RANDOM) else None,
+        to_none=_difference(own, none, score, level) if name != NO_FOUNDATION else None,
         images_needed=tuple(
             images_to_reach(curves[seed], _final(full[seed], score), larger_is_better=larger_is_better(score))
             for seed in sorted(own)
-            if seed in full
+            if seed in full and len(shared) > 1
         ),
     )
 
@@ -200,7 +205,7 @@ def _final(result: ArmResult, score: str) -> float:
 
 def _random_peer(name: str) -> str:
     arm = parse_arm(name)
-    return "" if arm.strategy == FULL else f"{RANDOM}-{arm.keep_fraction:g}"
+    return "" if arm.strategy in SHARES else f"{RANDOM}-{arm.keep_fraction:g}"
 
 
 def _place(name: str) -> tuple[float, bool, bool, str]:

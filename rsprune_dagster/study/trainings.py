@@ -14,10 +14,10 @@ training tiles, which is what pruning changes.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -94,6 +94,16 @@ class EvaluationSetup:
 
 def study_key(study: Study, setup: EvaluationSetup) -> str:
     """A hash of everything that all results depend on; arms and seeds can be added under the same key."""
+    measured = {
+        "networks": [(one.name, one.sha256, one.resize) for one in setup.networks],
+        "held_out": setup.held_out.content,
+        "settings": asdict(setup.settings),
+    }
+    return key_of(study, measured)
+
+
+def key_of(study: Study, measured: Mapping[str, Any]) -> str:
+    """A hash of the trainings and of what they are measured by."""
     own = study.training
     training = {
         one.name: getattr(own, one.name)
@@ -103,9 +113,7 @@ def study_key(study: Study, setup: EvaluationSetup) -> str:
     content = {
         **asdict(study),
         "training": training,
-        "networks": [(one.name, one.sha256, one.resize) for one in setup.networks],
-        "held_out": setup.held_out.content,
-        "settings": asdict(setup.settings),
+        **measured,
         "code": CODE_VERSION,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

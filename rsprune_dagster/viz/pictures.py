@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.viz import (
+    downstream_study,
     dropped,
     embedding,
     entropy,
@@ -139,6 +140,20 @@ def study_pictures(folder: Path) -> Pictures:
             "arms": study.arms_table(summary),
             "verdicts": Text(verdicts) if verdicts else None,
             "samples of the same noise": study.samples(folder, summary),
+        }
+    )
+
+
+def downstream_study_pictures(folder: Path) -> Pictures:
+    """Tables, sentences and results of a study of a downstream task."""
+    summaries = downstream_study.read_summaries(folder)
+    verdicts = "\n".join(f"* {sentence}" for sentence in downstream_study.verdicts(summaries))
+    return _shown(
+        {
+            "arms": downstream_study.arms_table(summaries),
+            "differences": downstream_study.differences_table(summaries),
+            "verdicts": Text(verdicts) if verdicts else None,
+            "results for the same inputs": downstream_study.outputs(folder, summaries),
         }
     )
 

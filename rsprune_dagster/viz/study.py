@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from rsprune_dagster.config.layout import STUDY_SUMMARY
-from rsprune_dagster.study.arms import FULL, parse_arm
+from rsprune_dagster.study.arms import FULL, SHARES, parse_arm
 from rsprune_dagster.study.results import SHOWN_COLUMNS, read_results
 from rsprune_dagster.study.summary import larger_is_better
 from rsprune_dagster.viz.blocks import Block, Column, Figure, Gallery, Table, Text, Tile, TileRow
@@ -125,8 +125,8 @@ def samples(folder: Path, summary: Summary) -> Gallery:
 def arm_label(arm: str) -> str:
     """`rsprune-0.15` as `rsprune 15 %`."""
     chosen = parse_arm(arm)
-    if chosen.strategy == FULL:
-        return "full corpus"
+    if chosen.strategy in SHARES:
+        return "full corpus" if chosen.strategy == FULL else "none, random weights"
     return f"{chosen.strategy.replace('_', ' ')} {100 * chosen.keep_fraction:.0f}{NBSP}%"
 
 

@@ -4,6 +4,10 @@ import dagster as dg
 
 from rsprune_dagster.config.params import Params
 from rsprune_dagster.dagster.assets.diffusion_checkpoint import diffusion_checkpoint_asset
+from rsprune_dagster.dagster.assets.downstream_studies import (
+    semantic_synthesis_study_asset,
+    super_resolution_study_asset,
+)
 from rsprune_dagster.dagster.assets.embeddings import embeddings_asset
 from rsprune_dagster.dagster.assets.entropy_scores import entropy_scores_asset
 from rsprune_dagster.dagster.assets.evaluation_metrics import evaluation_metrics_asset
@@ -32,6 +36,8 @@ FACTORIES = (
     semantic_synthesis_checkpoint_asset,
     pruning_report_asset,
     pruning_study_asset,
+    super_resolution_study_asset,
+    semantic_synthesis_study_asset,
 )
 
 

@@ -15,18 +15,25 @@ CODE_VERSION = "1"
 ARM, SEED = "arm", "seed"
 
 
-def study_partitions(params: StudyParams) -> dg.MultiPartitionsDefinition:
+def study_partitions(params: StudyParams, study: str) -> dg.MultiPartitionsDefinition:
     """One partition per arm and seed: they run, fail and resume independently."""
     return dg.MultiPartitionsDefinition(
         {
-            ARM: dg.StaticPartitionsDefinition(list(params.arms)),
+            ARM: dg.StaticPartitionsDefinition(list(params.arms_of(study))),
             SEED: dg.StaticPartitionsDefinition([str(seed) for seed in params.seeds]),
         }
     )
 
 
+def partition_of(partitions: dg.MultiPartitionsDefinition, key: str) -> tuple[str, int]:
+    """The arm and the seed of a partition's key."""
+    by_dimension = partitions.get_partition_key_from_str(key).keys_by_dimension
+    return by_dimension[ARM], int(by_dimension[SEED])
+
+
 def pruning_study_asset(defaults: Params) -> dg.AssetsDefinition:
     """The asset, with the values of params.yaml as its defaults."""
+    partitions = study_partitions(defaults.study, "pruning_study")
 
     @dg.asset(
         group_name="evaluation",
@@ -35,7 +42,7 @@ def pruning_study_asset(defaults: Params) -> dg.AssetsDefinition:
         code_version=CODE_VERSION,
         pool=gpu_pool(),
         deps=["raw_corpus", "entropy_scores", "embeddings", "scene_clusters", "pruned_subset"],
-        partitions_def=study_partitions(defaults.study),
+        partitions_def=partitions,
         config_schema=schema(defaults.study),
     )
     @surface_user_errors()
@@ -65,7 +72,7 @@ def pruning_study_asset(defaults: Params) -> dg.AssetsDefinition:
             },
         ) as made:
             study, progress = validated_params(context, defaults.study), compute.progress(context)
-            key = study_partitions(defaults.study).get_partition_key_from_str(context.partition_key).keys_by_dimension
+            arm, seed = partition_of(partitions, context.partition_key)
             with made.replace() as draft:
                 report = study_arm(
                     draft,
@@ -74,8 +81,8 @@ def pruning_study_asset(defaults: Params) -> dg.AssetsDefinition:
                     ),
                     defaults.model_copy(update={"study": study}),
                     scanner(context, layout, compute, defaults.corpus, made.project_root),
-                    arm=key[ARM],
-                    seed=int(key[SEED]),
+                    arm=arm,
+                    seed=seed,
                     device=compute.device,
                     progress=progress,
                 )

@@ -1,0 +1,146 @@
+"""The studies of downstream tasks: arms share the fine-tuning, partitions add their runs, what is done stays."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import pytest
+from prune_runs import Outcome, settings
+
+from rsprune_dagster.config.layout import Layout
+from rsprune_dagster.config.params import Params
+from rsprune_dagster.dagster.assets import build_assets
+from rsprune_dagster.dagster.materialize import materialize
+from rsprune_dagster.stages import downstream_study as study_stage
+from rsprune_dagster.study.results import read_results
+from rsprune_dagster.tracking.run_recorder import folder_recorder
+from rsprune_dagster.utils.errors import RunError, UsageError
+from rsprune_dagster.viz import downstream_study
+from rsprune_dagster.viz.blocks import Gallery, Table
+from rsprune_dagster.viz.pictures import downstream_study_pictures
+
+LENGTH = {"n_images": 32, "save_every_images": 16, "n_test_images": 12}
+
+
+@dataclass(frozen=True)
+class World:
+    """A pruned corpus of 300 tiles and the folders of its assets."""
+
+    made: Path
+    work: Path
+
+    def params(self, **task: Any) -> Params:
+        return settings(
+            self.made / "corpus",
+            self.made / "reference",
+            training={"image_size_px": 16, "batch_size": 16, "precision": "float32", "sample_steps": 2},
+            evaluation={"sources": [str(self.made / "held_out")]},
+            super_resolution={**LENGTH, **task},
+            semantic_synthesis={**LENGTH, "n_drawn_images": 8, "n_segmenter_images": 32},
+            study={"arms": ["full", "rsprune-0.2"], "seeds": [0, 1], "checkpoints": [16]},
+        )
+
+    def run(self, study: str, arm: str, seed: int, params: Params | None = None) -> Path:
+        params = params or self.params()
+        materialize(
+            build_assets(params),
+            params,
+            self.layout,
+            recorder=folder_recorder(self.layout, params.tracking),
+            assets=[study],
+            partition={"arm": arm, "seed": str(seed)},
+        )
+        return self.layout.assets / study
+
+    @property
+    def layout(self) -> Layout:
+        return Outcome(self.work / "pruned").layout
+
+
+@pytest.fixture(scope="module")
+def world(synthetic: Path, pruned: Outcome, tmp_path_factory: pytest.TempPathFactory) -> World:
+    world = World(synthetic, tmp_path_factory.mktemp("downstream_study"))
+    copytree(pruned.work, world.work / "pruned")
+    return world
+
+
+def test_each_partition_adds_its_run_and_arms_are_compared_in_each_score(world: World) -> None:
+    seen = []
+    for seed in (0, 1):
+        for arm in ("full", "rsprune-0.2", "none"):
+            folder = world.run("super_resolution_study", arm, seed)
+            seen.append((arm, seed))
+            results = read_results(folder)
+            assert sorted((one.arm, one.seed) for one in results) == sorted(seen)
+    assert {one.arm: one.n_tiles for one in results}["none"] == 0
+    psnr = {(one.arm, one.seed): one.points[-1].scores["psnr_mean"] for one in results}
+    assert len(set(psnr.values())) == 6, "foundations and seeds differ, so do the results"
+    bicubic = {one.points[-1].scores["psnr_bicubic"] for one in results if one.seed == 0}
+    assert len(bicubic) == 1, "all arms are measured on the same images"
+    summaries = json.loads((folder / "summary.json").read_text())
+    assert [one["score"] for one in summaries] == ["psnr_mean", "st_lpips_sample"]
+    [kept] = [arm for arm in summaries[0]["arms"] if arm["arm"] == "rsprune-0.2"]
+    gaps = [psnr["rsprune-0.2", seed] - psnr["none", seed] for seed in (0, 1)]
+    assert kept["to_none"]["value"] == pytest.approx(sum(gaps) / 2) and kept["to_none"]["n_seeds"] == 2
+    assert kept["to_full"]["n_seeds"] == 2 and kept["images_needed"] == []
+    pictures = downstream_study_pictures(folder)
+    assert set(pictures) == {"arms", "differences", "verdicts", "results for the same inputs"}
+    assert "none, random weights" in str(pictures["arms"]) and "rsprune-0.2 (61 tiles)" in str(pictures["verdicts"])
+    *_, arms, differences, gallery = downstream_study.blocks(folder)
+    assert isinstance(arms, Table) and arms.rows[0][0] == "full corpus"
+    assert isinstance(differences, Table) and ("none, random weights", "full corpus") in [
+        tuple(row[:2]) for row in differences.rows
+    ]
+    assert isinstance(gallery, Gallery)
+    assert gallery.rows[0].heading == "input" and gallery.rows[-1].heading == "truth"
+
+
+def test_a_finished_run_is_not_repeated_and_other_settings_start_beside_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = world.run("super_resolution_study", "full", 0)
+    before = (folder / "full" / "0.json").read_bytes()
+    monkeypatch.setattr(study_stage, "train", _never)
+    assert (world.run("super_resolution_study", "full", 0) / "full" / "0.json").read_bytes() == before
+    other = world.params(n_test_images=13)  # the foundation is shared
+    assert [(one.arm, one.seed) for one in read_results(world.run("super_resolution_study", "full", 0, other))] == [
+        ("full", 0)
+    ]
+
+
+def test_synthesis_has_its_study(world: World) -> None:
+    for arm in ("rsprune-0.2", "none"):
+        folder = world.run("semantic_synthesis_study", arm, 0)
+    summaries = json.loads((folder / "summary.json").read_text())
+    assert [one["score"] for one in summaries] == [
+        "miou_drawn_same_places",
+        "miou_drawn",
+        "miou_gain_same_places",
+        "miou_gain",
+    ]
+    [one, other] = read_results(folder)
+    assert one.points[-1].scores["miou_real"] == other.points[-1].scores["miou_real"], "one segmenter judges all arms"
+    scores = one.points[-1].scores
+    assert scores["miou_gain"] == pytest.approx(scores["miou_helped"] - scores["miou_real"])
+
+
+def test_test_images_of_the_corpus_stop_the_study(world: World) -> None:
+    leaky = world.params(test_sources=[str(world.made / "corpus")])
+    with pytest.raises(RunError, match="test images were trained on"):
+        world.run("super_resolution_study", "none", 0, leaky)
+
+
+def test_without_test_images_there_is_no_study(world: World) -> None:
+    params = world.params().with_values({"evaluation": {"sources": []}, "semantic_synthesis": {"test_sources": []}})
+    for study, parameter in (
+        ("super_resolution", r"test_sources or evaluation"),
+        ("semantic_synthesis", "test_sources"),
+    ):
+        with pytest.raises(UsageError, match=rf"the study needs test .*{parameter}"):
+            world.run(f"{study}_study", "none", 0, params)
+
+
+def _never(*_: Any, **__: Any) -> None:
+    raise AssertionError("the foundation was trained already")
