@@ -10,6 +10,7 @@ from rsprune_dagster.evaluation.evaluate import Settings
 from rsprune_dagster.evaluation.features import FeatureNetwork
 from rsprune_dagster.evaluation.image_set import image_set_of, small
 from rsprune_dagster.evaluation.intervals import Resampling
+from rsprune_dagster.study.arms import parse_arm
 from rsprune_dagster.study.results import ArmResult, Point
 from rsprune_dagster.study.trainings import EvaluationSetup, Study
 
@@ -48,5 +49,6 @@ def setup(*, seed: int = 0) -> EvaluationSetup:
 def result(arm: str, seed: int, values: dict[int, float], *, score: str = KERNEL, study: str = "one") -> ArmResult:
     """A result with the given curve."""
     points = tuple(Point(n_images, 0.1, {score: value}) for n_images, value in values.items())
-    strategy, _, fraction = arm.partition("-")
-    return ArmResult(arm, strategy, float(fraction or 1), seed, 100, "tiles", study, points)
+    chosen = parse_arm(arm)
+    n_tiles = 100 if chosen.keep_fraction else 0
+    return ArmResult(arm, chosen.strategy, chosen.keep_fraction, seed, n_tiles, "tiles", study, points)

@@ -35,7 +35,7 @@ TRAINING = {
     "super_resolution_checkpoint": {"raw_corpus", "pruned_subset", "diffusion_checkpoint"},
     "semantic_synthesis_checkpoint": {"diffusion_checkpoint"},
 }
-STUDY = dict.fromkeys(STUDIES, {"raw_corpus", "entropy_scores", "embeddings", "scene_clusters", "pruned_subset"})
+STUDY = {name: {"raw_corpus", "entropy_scores", "embeddings", "scene_clusters", "pruned_subset"} for name in STUDIES}
 REPORT = {"pruning_report": {*DEPENDENCIES, *TRAINING}}
 """The pruning half of the graph, as docs/architecture.md draws it."""
 

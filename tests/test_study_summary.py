@@ -79,11 +79,28 @@ def test_the_sentences_say_what_can_be_told() -> None:
     assert len(sentences) == 2
     assert "no difference to the full corpus that can be told" in sentences[0]
     assert "better than the full corpus" in sentences[1] and "of 800 images (70%" in sentences[1]
-    worse = [result("full", seed, {100: 1.0}) for seed in (0, 1)] + [
-        result("semdedup-0.15", seed, {100: 2.0 + seed / 100}) for seed in (0, 1)
+    worse = [result("full", seed, {50: 1.5, 100: 1.0}) for seed in (0, 1)] + [
+        result("semdedup-0.15", seed, {50: 2.5, 100: 2.0 + seed / 100}) for seed in (0, 1)
     ]
     assert "worse than the full corpus" in summarize(worse, score=KERNEL, level=0.95).verdicts()[0]
     assert "does not reach" in summarize(worse, score=KERNEL, level=0.95).verdicts()[0]
+
+
+def test_arms_are_compared_with_random_weights_and_one_checkpoint_tells_of_no_convergence() -> None:
+    levels = {"full": 27.0, "random-0.15": 26.5, "rsprune-0.15": 27.5, "none": 25.0}
+    results = [
+        result(arm, seed, {100: level + seed / 100}, score="psnr_mean")
+        for arm, level in levels.items()
+        for seed in (0, 1)
+    ]
+    summary = summarize(results, score="psnr_mean", level=0.95)
+    assert [arm.arm for arm in summary.arms] == [*levels]
+    gaps = [arm.to_none.value if arm.to_none else None for arm in summary.arms]
+    assert gaps == pytest.approx([2.0, 1.5, 2.5, None])
+    assert not any(arm.images_needed for arm in summary.arms)
+    assert "better than as many random tiles (+1" in summary.verdicts()[2]
+    assert "better than random weights (+2.5" in summary.verdicts()[2] and "images" not in summary.verdicts()[2]
+    assert summary.verdicts()[3].startswith("none: worse than the full corpus (-2")
 
 
 def test_one_seed_tells_of_no_spread() -> None:

@@ -201,6 +201,8 @@ ABSENT = {
     "evaluation_metrics": "Samples of a model have not been evaluated yet (evaluation_metrics).",
     "super_resolution_checkpoint": "No model has been fine-tuned for super-resolution (super_resolution_checkpoint).",
     "semantic_synthesis_checkpoint": "No model has been fine-tuned to draw from masks (semantic_synthesis_checkpoint).",
+    "super_resolution_study": "It has not been compared with other subsets downstream yet (super_resolution_study).",
+    "semantic_synthesis_study": "Nor by images drawn for masks (semantic_synthesis_study).",
 }
 
 
