@@ -1,6 +1,6 @@
 """Is the foundation from RS-Prune's subset the better one downstream? Equal fine-tuning from the foundations of arms.
 
-    python -m benchmarks.downstream_study [--data ../shared/data] [--work .state/downstream_study] [--seeds 3]
+    python -m benchmarks.downstream_study [--data ../shared/data] [--work .state/downstream_study] [--arms NAME ...] [--seeds 0 1 2]
     python -m benchmarks.downstream_study --summary
 
 Foundations are those of benchmarks.study: a UNet of 32 px, trained on the full EuroSAT pool, on random 15 %, or on the
@@ -10,13 +10,14 @@ Foundations are those of benchmarks.study: a UNet of 32 px, trained on the full 
 * for semantic synthesis of Dubai: Tiles 1 to 4 to learn from, pairs held back and Tiles 5 and 6 to measure on.
 
 The code is that of `rsprune study --task`. The work is kept below --work: run again to go on after an interruption or
-to add seeds. --summary writes benchmarks/results/downstream_study.md from what is there.
+to add arms and seeds. --summary writes benchmarks/results/downstream_study.md from what is there.
 """
 
 import argparse
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +66,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=CHECKOUT / "../shared/data")
     parser.add_argument("--work", type=Path, default=CHECKOUT / ".state" / "downstream_study")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--arms", nargs="*", default=[*ARMS])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--summary", action="store_true")
     asked = parser.parse_args()
     if not asked.summary:
-        run_all(asked.data, asked.work, asked.seeds)
+        run_all(asked.data, asked.work, asked.arms, asked.seeds)
     write_summary(asked.work)
 
 
-def run_all(data: Path, work: Path, n_seeds: int) -> None:
+def run_all(data: Path, work: Path, arms: Sequence[str], seeds: Sequence[int]) -> None:
     """Every arm with every seed, for both tasks."""
     params = load(CHECKOUT / "params.yaml").with_values(
         {
@@ -88,8 +90,8 @@ def run_all(data: Path, work: Path, n_seeds: int) -> None:
         prune(params, layout, progress=terminal)
     networks, _ = named_networks(("descriptor",), image_size_px=64, device="cpu")
     tasks = [made(layout, params, data, networks) for made in (super_resolution, semantic_synthesis)]
-    for seed in range(n_seeds):
-        for arm in ARMS:
+    for seed in seeds:
+        for arm in arms:
             for task in tasks:
                 started = time.monotonic()
                 report = study_downstream_arm(
