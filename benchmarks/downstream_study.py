@@ -1,6 +1,7 @@
 """Is the foundation from RS-Prune's subset the better one downstream? Equal fine-tuning from the foundations of arms.
 
-    python -m benchmarks.downstream_study [--data ../shared/data] [--work .state/downstream_study] [--arms NAME ...] [--seeds 0 1 2]
+    python -m benchmarks.downstream_study [--data ../shared/data] [--work .state/downstream_study]
+        [--arms NAME ...] [--seeds 0 1 2]
     python -m benchmarks.downstream_study --summary
 
 Foundations are those of benchmarks.study: a UNet of 32 px, trained on the full EuroSAT pool, on random 15 %, or on the
