@@ -132,7 +132,6 @@ def write_summary(work: Path) -> None:
             summaries = json.loads(path.read_text())
             tables = (downstream_study.arms_table(summaries), downstream_study.differences_table(summaries))
             parts += [f"## {task.replace('_', ' ')}", *(markdown_table(table) for table in tables)]
-            parts.append("\n".join(f"* {sentence}" for sentence in downstream_study.verdicts(summaries)))
     text = "\n\n".join(parts)
     RESULTS.write_text(text + "\n")
     print(text)

@@ -44,7 +44,7 @@ def study(
             if str(each) not in texts:
                 hint = suggest(str(each), texts)
                 raise UsageError(
-                    f"--{name} {each}{hint}: params.yaml has study.{name}s {', '.join(texts)}; add it there"
+                    f"--{name} {each}{hint}: there are {', '.join(texts)}; add it to study.{name}s of params.yaml"
                 )
     materialize_study(TASKS[task], params, arm or arms, seed or params.study.seeds)
 

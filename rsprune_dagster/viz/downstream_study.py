@@ -39,18 +39,12 @@ def read_summaries(folder: Path) -> Summaries:
 
 
 def blocks(folder: Path) -> list[Block]:
-    """Sentences of the first score, the arms, their differences, and what they made of the same inputs."""
+    """The arms, their differences, and what their models made of the same inputs."""
     summaries = read_summaries(folder)
     if not summaries:
         return [Text(f"The study has no summary yet ({folder.name}).", absent=True)]
-    sentences = [Text(sentence) for sentence in verdicts(summaries[:1])]
     shown = outputs(folder, summaries)
-    return [*sentences, arms_table(summaries), differences_table(summaries), *([shown] if shown else [])]
-
-
-def verdicts(summaries: Summaries) -> list[str]:
-    """What became of each arm in each score."""
-    return [f"{label(one['score'])}: {sentence}" for one in summaries for sentence in one["verdicts"]]
+    return [arms_table(summaries), differences_table(summaries), *([shown] if shown else [])]
 
 
 def arms_table(summaries: Summaries) -> Table:

@@ -145,14 +145,12 @@ def study_pictures(folder: Path) -> Pictures:
 
 
 def downstream_study_pictures(folder: Path) -> Pictures:
-    """Tables, sentences and results of a study of a downstream task."""
+    """Tables and results of a study of a downstream task."""
     summaries = downstream_study.read_summaries(folder)
-    verdicts = "\n".join(f"* {sentence}" for sentence in downstream_study.verdicts(summaries))
     return _shown(
         {
             "arms": downstream_study.arms_table(summaries),
             "differences": downstream_study.differences_table(summaries),
-            "verdicts": Text(verdicts) if verdicts else None,
             "results for the same inputs": downstream_study.outputs(folder, summaries),
         }
     )
