@@ -23,6 +23,7 @@ from rsprune_dagster.dagster.assets import build_assets
 from rsprune_dagster.dagster.automation_conditions import ON_REQUEST, with_conditions
 from rsprune_dagster.dagster.materialize import PROCESS, end_killed_runs
 from rsprune_dagster.dagster.sensors import NewTilesCursor
+from rsprune_dagster.dagster.study_job import study_jobs
 from rsprune_dagster.dagster.user_errors import is_transient, surface_user_errors
 from rsprune_dagster.dagster.webhook import message, post
 from rsprune_dagster.definitions import build_defs, defs
@@ -257,6 +258,11 @@ def test_a_gpu_is_for_one_step_at_a_time(tmp_path: Path, monkeypatch: pytest.Mon
     }
     on_gpu = {name for name, pool in pools.items() if pool == "gpu"}
     assert on_gpu == {"embeddings", "scene_clusters", "evaluation_metrics", *trainings}
+    params = settings(tmp_path, None)
+    jobs = study_jobs(params, build_assets(params))
+    assert len(jobs) == len(STUDIES)
+    for job in jobs:  # its asset, in a run inside, asks for the slot; if both did, one would wait for the other
+        assert [node.definition.pool for node in job.nodes] == [None]
 
 
 def test_a_run_whose_command_was_killed_is_ended_by_the_next_one() -> None:

@@ -11,7 +11,6 @@ import dagster as dg
 from rsprune_dagster.config.layout import STUDIES
 from rsprune_dagster.config.params import Params
 from rsprune_dagster.dagster.assets.pruning_study import study_partitions
-from rsprune_dagster.dagster.gpu_pool import gpu_pool
 from rsprune_dagster.dagster.materialize import COMMAND, PROCESS
 from rsprune_dagster.dagster.resources import Compute, Store
 from rsprune_dagster.dagster.user_errors import surface_user_errors
@@ -38,7 +37,7 @@ def _study_job(params: Params, study: dg.AssetsDefinition) -> dg.JobDefinition:
     """A run trains one arm under one seed; a backfill of all partitions is the whole study."""
     name = _name(study)
 
-    @dg.op(name=f"{name}_arm", pool=gpu_pool(), out=dg.Out(dg.Nothing))
+    @dg.op(name=f"{name}_arm", out=dg.Out(dg.Nothing))  # the pool is the asset's: with both, each waits for the other
     @surface_user_errors()
     def train_and_measure_an_arm(
         context: dg.OpExecutionContext, store: Store, compute: Compute, recorder: RunRecorder
