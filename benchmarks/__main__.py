@@ -29,9 +29,10 @@ SETTINGS: dict[str, list[str]] = {
     "study": [],
     "super_resolution": [],
     "semantic_synthesis": [],
+    "downstream_study": [],
 }
 """What each is run with here; by itself it takes its own, longer defaults."""
-BY_NAME = ("selection_quality", "study", "super_resolution", "semantic_synthesis")
+BY_NAME = ("selection_quality", "study", "super_resolution", "semantic_synthesis", "downstream_study")
 WRITES_ITSELF = ("prune", *BY_NAME)
 
 

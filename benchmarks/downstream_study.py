@@ -2,39 +2,33 @@
 
     python -m benchmarks.downstream_study [--data ../shared/data] [--work .state/downstream_study]
         [--arms NAME ...] [--seeds 0 1 2]
-    python -m benchmarks.downstream_study --summary
 
-Foundations are those of benchmarks.study: a UNet of 32 px, trained on the full EuroSAT pool, on random 15 %, or on the
-15 % that RS-Prune kept, here chosen with MobileNetV2. The arm `none` is random weights. Each is fine-tuned
+Foundations: the UNet of params.yaml at 32 px, trained on the full EuroSAT pool, on random 15 %, or on the 15 % that
+RS-Prune kept with MobileNetV2. The arm `none` is random weights. Each is fine-tuned
 
 * for super-resolution of UC Merced, x4, bicubic: images 0 to 69 of each class to learn from, 80 to 99 to measure on;
 * for semantic synthesis of Dubai: Tiles 1 to 4 to learn from, pairs held back and Tiles 5 and 6 to measure on.
 
 The code is that of `rsprune study --task`. The work is kept below --work: run again to go on after an interruption or
-to add arms and seeds. --summary writes benchmarks/results/downstream_study.md from what is there.
+to add arms and seeds. benchmarks/results/downstream_study.md gets the tables of all that is there. Several processes,
+each with its own arms or seeds, can share the work; run once more without --arms and --seeds for the whole table.
 """
 
 import argparse
-import json
-import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.labelled_sets import ENCODERS
 from benchmarks.machine import heading
 from benchmarks.semantic_synthesis import CLASSES, PLACES
 from benchmarks.super_resolution import CHECKOUT, images
-from rsprune_dagster.config.layout import STUDY_SUMMARY, Layout
-from rsprune_dagster.config.params import NO_FOUNDATION, Params, load
+from rsprune_dagster.config.layout import DOWNSTREAM_STUDIES, Layout
+from rsprune_dagster.config.params import NO_FOUNDATION, load
 from rsprune_dagster.evaluation.networks import named_networks
-from rsprune_dagster.stages.downstream_study import (
-    DownstreamTask,
-    study_downstream_arm,
-    super_resolution_task,
-    synthesis_task,
-)
+from rsprune_dagster.stages.downstream_study import study_downstream_arm, super_resolution_task, synthesis_task
 from rsprune_dagster.stages.pipeline import prune
 from rsprune_dagster.stages.raw_corpus import Scanner
 from rsprune_dagster.stages.semantic_synthesis_checkpoint import PairSources
@@ -45,38 +39,50 @@ from rsprune_dagster.viz.markdown import markdown_table
 
 RESULTS = CHECKOUT / "benchmarks" / "results" / "downstream_study.md"
 ARMS = ("full", "random-0.15", "rsprune-0.15", NO_FOUNDATION)
-LENGTH = {"n_images": 9600, "ema_half_life_images": 960, "save_every_images": 4800}
 SETTINGS: dict[str, dict[str, Any]] = {
     "compute": {"device": "cpu", "workers": 1},
     "training": {"image_size_px": 32, "n_images": 19_200, "ema_half_life_images": 1920, "save_every_images": 4800},
     "study": {"checkpoints": [19_200]},
-    "super_resolution": {**LENGTH, "n_test_images": 420},
+    "super_resolution": {
+        "n_images": 9600,
+        "ema_half_life_images": 960,
+        "save_every_images": 4800,
+        "n_test_images": 420,
+    },
     "semantic_synthesis": {
-        **LENGTH,
         "classes": CLASSES,
         "crop_px": 64,
-        "n_test_images": 320,
-        "n_drawn_images": 640,
-        "n_segmenter_images": 6400,
+        "n_images": 6400,
+        "ema_half_life_images": 640,
+        "save_every_images": 3200,
+        "n_test_images": 200,
+        "n_drawn_images": 320,
+        "n_segmenter_images": 3200,
     },
 }
 
 
 def main() -> None:
-    """Run what is left, seed by seed."""
+    """Run what is left, seed by seed, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=CHECKOUT / "../shared/data")
     parser.add_argument("--work", type=Path, default=CHECKOUT / ".state" / "downstream_study")
     parser.add_argument("--arms", nargs="*", default=[*ARMS])
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--summary", action="store_true")
     asked = parser.parse_args()
-    if not asked.summary:
-        run_all(asked.data, asked.work, asked.arms, asked.seeds)
-    write_summary(asked.work)
+    asked.work.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=asked.work) as folder:  # results lie in the cache
+        layout = Layout(asked.work / "assets", asked.work)
+        for asset in DOWNSTREAM_STUDIES:
+            (Path(folder) / asset).mkdir()
+            layout = layout.with_draft(asset, Path(folder) / asset)
+        run_all(layout, asked.data, asked.arms, asked.seeds)
+        text = "\n\n".join([heading("benchmarks.downstream_study"), said(), *tables(layout)])
+    RESULTS.write_text(text + "\n")
+    print(text)
 
 
-def run_all(data: Path, work: Path, arms: Sequence[str], seeds: Sequence[int]) -> None:
+def run_all(layout: Layout, data: Path, arms: Sequence[str], seeds: Sequence[int]) -> None:
     """Every arm with every seed, for both tasks."""
     params = load(CHECKOUT / "params.yaml").with_values(
         {
@@ -86,11 +92,18 @@ def run_all(data: Path, work: Path, arms: Sequence[str], seeds: Sequence[int]) -
             **SETTINGS,
         }
     )
-    layout = Layout(work / "assets", work)
     if not layout.has("pruned_subset"):
         prune(params, layout, progress=terminal)
     networks, _ = named_networks(("descriptor",), image_size_px=64, device="cpu")
-    tasks = [made(layout, params, data, networks) for made in (super_resolution, semantic_synthesis)]
+    pairs = PairSources(
+        *(tuple(str(data / f"masks/dubai/Tile {number}") for number in part) for part in PLACES["test"])
+    )
+    sources = ImageSources(*(images(data, layout.state, part) for part in ("train", "test")))
+    scanner = Scanner.of(params.corpus, layout.cache, 1, terminal)
+    tasks = [
+        super_resolution_task(layout, params, sources, scanner, networks, device="cpu", progress=terminal),
+        synthesis_task(params, pairs, networks, device="cpu", progress=terminal),
+    ]
     for seed in seeds:
         for arm in arms:
             for task in tasks:
@@ -102,51 +115,26 @@ def run_all(data: Path, work: Path, arms: Sequence[str], seeds: Sequence[int]) -
                 print(f"{time.monotonic() - started:.0f} s  {task.name}, {arm}, seed {seed}: {scores}", flush=True)
 
 
-def super_resolution(layout: Layout, params: Params, data: Path, networks: Any) -> DownstreamTask:
-    """UC Merced."""
-    emptied(layout, "super_resolution_study")
-    sources = ImageSources(*(images(data, layout.state, part) for part in ("train", "test")))
-    scanner = Scanner.of(params.corpus, layout.cache, 1, terminal)
-    return super_resolution_task(layout, params, sources, scanner, networks, device="cpu", progress=terminal)
-
-
-def semantic_synthesis(layout: Layout, params: Params, data: Path, networks: Any) -> DownstreamTask:
-    """Dubai."""
-    emptied(layout, "semantic_synthesis_study")
-    places = (tuple(str(data / f"masks/dubai/Tile {number}") for number in part) for part in PLACES["test"])
-    return synthesis_task(params, PairSources(*places), networks, device="cpu", progress=terminal)
-
-
-def emptied(layout: Layout, asset: str) -> None:
-    """An empty folder for an asset; results lie in the cache."""
-    shutil.rmtree(layout.assets / asset, ignore_errors=True)
-    (layout.assets / asset).mkdir(parents=True)
-
-
-def write_summary(work: Path) -> None:
-    """The tables of both tasks."""
-    parts = [heading("benchmarks.downstream_study"), said()]
-    for task in ("super_resolution", "semantic_synthesis"):
-        path = work / "assets" / f"{task}_study" / STUDY_SUMMARY
-        if path.exists():
-            summaries = json.loads(path.read_text())
-            tables = (downstream_study.arms_table(summaries), downstream_study.differences_table(summaries))
-            parts += [f"## {task.replace('_', ' ')}", *(markdown_table(table) for table in tables)]
-    text = "\n\n".join(parts)
-    RESULTS.write_text(text + "\n")
-    print(text)
+def tables(layout: Layout) -> Iterator[str]:
+    """The tables of both studies."""
+    for asset in DOWNSTREAM_STUDIES:
+        summaries = downstream_study.read_summaries(layout.folder(asset))
+        yield f"## {asset.removesuffix('_study').replace('_', ' ').capitalize()}"
+        yield markdown_table(downstream_study.arms_table(summaries))
+        yield markdown_table(downstream_study.differences_table(summaries))
 
 
 def said() -> str:
     """The settings."""
-    training, synthesis = SETTINGS["training"], SETTINGS["semantic_synthesis"]
+    training, enlarging, drawing = (SETTINGS[name] for name in ("training", "super_resolution", "semantic_synthesis"))
     return (
-        f"UNet `tiny` of 32 px without scenes. Foundations saw {training['n_images']:,} images of EuroSAT, "
-        f"fine-tunings {LENGTH['n_images']:,}. Super-resolution: 420 test images, a crop of 32 px of each. Synthesis: "
-        f"crops of {synthesis['crop_px']} px, reduced to 32 px; {synthesis['n_test_images']} of either kind to measure "
-        f"on, {synthesis['n_drawn_images']} drawn for the segmenter that learns from both. PSNR in dB; mIoU of a "
-        "segmenter that learned from real images, on drawn ones; the gain is that of the segmenter that learned from "
-        "both, on real images. Means over seeds with Student's interval of 95 %; differences are taken seed by seed."
+        f"UNet `tiny` of 32 px without scenes. Foundations saw {training['n_images']:,} images of EuroSAT. "
+        f"Super-resolution: fine-tuned on {enlarging['n_images']:,} images, measured on {enlarging['n_test_images']} "
+        "others, a crop of 32 px of each; PSNR in dB. Synthesis: crops of 64 px, reduced to 32 px; fine-tuned on "
+        f"{drawing['n_images']:,}, measured on {drawing['n_test_images']} of either kind. mIoU is that of a segmenter "
+        "that learned from real images, on drawn ones. The gain is that of a segmenter that learned from real and "
+        f"{drawing['n_drawn_images']} drawn images, on real ones. Means over seeds with Student's interval of 95 %; "
+        "differences are taken seed by seed."
     )
 
 

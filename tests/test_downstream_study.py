@@ -1,11 +1,13 @@
 """The studies of downstream tasks: arms share the fine-tuning, partitions add their runs, what is done stays."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copytree
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from prune_runs import Outcome, settings
 
@@ -13,6 +15,7 @@ from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import Params
 from rsprune_dagster.dagster.assets import build_assets
 from rsprune_dagster.dagster.materialize import materialize
+from rsprune_dagster.diffusion import training
 from rsprune_dagster.stages import downstream_study as study_stage
 from rsprune_dagster.study.results import read_results
 from rsprune_dagster.tracking.run_recorder import folder_recorder
@@ -87,7 +90,7 @@ def test_each_partition_adds_its_run_and_arms_are_compared_in_each_score(world: 
     assert kept["to_full"]["n_seeds"] == 2 and kept["images_needed"] == []
     pictures = downstream_study_pictures(folder)
     assert set(pictures) == {"arms", "differences", "results for the same inputs"}
-    assert "none, random weights" in str(pictures["arms"]) and "| rsprune 20\xa0% | 61 | 2 |" in str(pictures["arms"])
+    assert "none, random weights" in str(pictures["arms"]) and "| rsprune 20 % | 61 | 2 |" in str(pictures["arms"])
     arms, differences, gallery = downstream_study.blocks(folder)
     assert isinstance(arms, Table) and arms.rows[0][0] == "full corpus"
     assert isinstance(differences, Table) and ("none, random weights", "full corpus") in [
@@ -102,12 +105,30 @@ def test_a_finished_run_is_not_repeated_and_other_settings_start_beside_it(
 ) -> None:
     folder = world.run("super_resolution_study", "full", 0)
     before = (folder / "full" / "0.json").read_bytes()
-    monkeypatch.setattr(study_stage, "train", _never)
-    assert (world.run("super_resolution_study", "full", 0) / "full" / "0.json").read_bytes() == before
-    other = world.params(n_test_images=13)  # the foundation is shared
-    assert [(one.arm, one.seed) for one in read_results(world.run("super_resolution_study", "full", 0, other))] == [
-        ("full", 0)
-    ]
+    monkeypatch.setattr(study_stage, "train", _never)  # a foundation is trained once for all tasks and settings
+    with monkeypatch.context() as patched:
+        patched.setattr(study_stage.super_resolution, "fine_tune", _never)
+        assert (world.run("super_resolution_study", "full", 0) / "full" / "0.json").read_bytes() == before
+        harmless = world.params(save_every_images=32)
+        assert (world.run("super_resolution_study", "full", 0, harmless) / "full" / "0.json").read_bytes() == before
+    [alone] = read_results(world.run("super_resolution_study", "full", 0, world.params(n_test_images=13)))
+    assert (alone.arm, alone.seed) == ("full", 0)
+    assert not list(world.layout.cache.glob("study/*/*/work/*")), "states of what is done are removed"
+
+
+def test_a_killed_run_goes_on_to_the_same_result(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = world.params(n_test_images=11)
+    untroubled = (world.run("super_resolution_study", "rsprune-0.2", 0, params) / "rsprune-0.2" / "0.json").read_bytes()
+    for results in world.layout.cache.glob("study/*/*"):
+        shutil.rmtree(results)  # foundations too
+    save = training.save_state
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "save_state", lambda *state: (save(*state), _never()))
+        for _ in range(2):  # in the training of the foundation, then in the fine-tuning
+            with pytest.raises(AssertionError):
+                world.run("super_resolution_study", "rsprune-0.2", 0, params)
+    again = world.run("super_resolution_study", "rsprune-0.2", 0, params)
+    assert (again / "rsprune-0.2" / "0.json").read_bytes() == untroubled
 
 
 def test_synthesis_has_its_study(world: World) -> None:
@@ -127,8 +148,15 @@ def test_synthesis_has_its_study(world: World) -> None:
 
 
 def test_test_images_of_the_corpus_stop_the_study(world: World) -> None:
-    leaky = world.params(test_sources=[str(world.made / "corpus")])
-    with pytest.raises(RunError, match="test images were trained on"):
+    rows = pq.read_table(world.layout.file("decisions")).to_pylist()
+    images = [
+        Path(row["uri"]) for row in rows if row["decision"] == "unselected" and row["uri"].endswith((".jpg", ".png"))
+    ]
+    (world.work / "leaking").mkdir()
+    for image in images[:3]:
+        shutil.copy(image, world.work / "leaking")
+    leaky = world.params(sources=[str(world.made / "reference")], test_sources=[str(world.work / "leaking")])
+    with pytest.raises(RunError, match="3 test images were trained on"):
         world.run("super_resolution_study", "none", 0, leaky)
 
 

@@ -44,7 +44,7 @@ def test_every_parameter_has_a_description(params: Params) -> None:
         ({"corpus": {"shard_size": -math.inf}}, "shard_size is -inf: expected a finite number"),
         ({"corpus": {"value_range": [0, math.inf]}}, "value_range is [0, inf]: expected a finite number"),
         ({"study": {"seeds": [1, 2**63]}}, "seeds is [1, 9223372036854775808]: expected a finite number"),
-        ({"study": {"arms": ["full", "none"]}}, "arms name none, which the studies of downstream tasks have"),
+        ({"study": {"arms": ["full", "none"]}}, "take none out of arms"),
         ({"corpus": {"bands": list(range(10**5))}}, "bands.0 is 0"),
         ({"corpus": {"bands": [["x" * 10**5] * 10**4]}}, "bands.0 is ['xxx"),
     ],

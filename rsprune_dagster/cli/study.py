@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rsprune_dagster.config.layout import Layout
-from rsprune_dagster.config.params import Params, load, project_root, suggest
+from rsprune_dagster.config.params import NO_FOUNDATION, Params, load, project_root, suggest
 from rsprune_dagster.utils.errors import UsageError
 from rsprune_dagster.utils.terminal import say, warn
 
@@ -43,6 +43,10 @@ def study(
         for each in asked or ():
             if str(each) not in texts:
                 hint = suggest(str(each), texts)
+                if each == NO_FOUNDATION:
+                    raise UsageError(
+                        f"--arm {each}: only the studies of downstream tasks have it; name one with --task"
+                    )
                 raise UsageError(
                     f"--{name} {each}{hint}: there are {', '.join(texts)}; add it to study.{name}s of params.yaml"
                 )

@@ -179,9 +179,7 @@ class StudyParams(Section):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise ValueError(f"{name} must differ, not {list(getattr(self, name))}")
         if NO_FOUNDATION in self.arms:
-            raise ValueError(
-                f"arms name {NO_FOUNDATION}, which the studies of downstream tasks have without being told"
-            )
+            raise ValueError(f"take {NO_FOUNDATION} out of arms: the studies of downstream tasks have it by themselves")
         return self
 
     def arms_of(self, study: str) -> tuple[str, ...]:

@@ -148,7 +148,7 @@ def _alone(
 ) -> AbstractContextManager[None]:
     """Lock the asset folder against other commands, which would read what this one replaces.
 
-    Partitions write to folders of their own and take no lock. Neither do runs of the web UI.
+    Partitions write to folders of their own, or lock them, and take no lock here. Neither do runs of the web UI.
     """
     return nullcontext() if partition else held(work / "lock", f"{work / 'lock'}, as it makes assets there", say)
 

@@ -17,10 +17,8 @@ from rsprune_dagster.dagster.user_errors import surface_user_errors
 from rsprune_dagster.tracking.run_log import this_process
 from rsprune_dagster.tracking.run_recorder import RunRecorder
 
-DESCRIPTION = (
-    "Does pruning pay: train on each arm under each seed, a partition each, and compare. Arms, seeds and lengths are "
-    "those of `study:` in params.yaml."
-)
+ONE_AT_A_TIME = {"rsprune/study": "arm"}
+"""A tag that dagster.yaml lets one run have at a time. The others wait in the queue."""
 
 
 def with_external_studies(assets: Sequence[dg.AssetsDefinition]) -> list[dg.AssetsDefinition | dg.AssetSpec]:
@@ -58,7 +56,8 @@ def _study_job(params: Params, study: dg.AssetsDefinition) -> dg.JobDefinition:
     @dg.job(
         name="study" if name == "pruning_study" else f"study_{name.removesuffix('_study')}",
         partitions_def=study_partitions(params.study, name),
-        description=DESCRIPTION,
+        description=study.descriptions_by_key[study.key],
+        tags=ONE_AT_A_TIME,
     )
     def study_of_arms() -> None:
         train_and_measure_an_arm()

@@ -4,43 +4,50 @@ A foundation is trained on the tiles of an arm, and fine-tuned and measured as t
 noise and initial weights of the fine-tuning are the same for all arms. The arm `none` starts from random weights.
 """
 
+import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pyarrow.parquet as pq
 from PIL import Image
 
 from rsprune_dagster.config.layout import EXAMPLES, STUDY_SUMMARY, Layout
-from rsprune_dagster.config.params import NO_FOUNDATION, Params
+from rsprune_dagster.config.params import NO_FOUNDATION, Params, TrainingParams
 from rsprune_dagster.diffusion.checkpoint import Origin, load_checkpoint, write_checkpoint
 from rsprune_dagster.diffusion.latents import space_of
-from rsprune_dagster.diffusion.training import train
+from rsprune_dagster.diffusion.tile_set import TileSet
+from rsprune_dagster.diffusion.training import TrainingOptions, train
 from rsprune_dagster.evaluation.features import FeatureNetwork
 from rsprune_dagster.evaluation.intervals import LEVEL
 from rsprune_dagster.stages import semantic_synthesis_checkpoint as synthesis
 from rsprune_dagster.stages import super_resolution_checkpoint as super_resolution
-from rsprune_dagster.stages.diffusion_checkpoint import sampling_options, training_key
+from rsprune_dagster.stages.diffusion_checkpoint import training_key
 from rsprune_dagster.stages.pruning_study import study_of, write_runs
 from rsprune_dagster.stages.raw_corpus import Scanner
-from rsprune_dagster.study.arms import FULL, Arm, PrunedCorpus, parse_arm, read_pruned
+from rsprune_dagster.study.arms import FULL, Arm, parse_arm, read_pruned
 from rsprune_dagster.study.results import ArmResult, Point, read_result, read_results, result_path, write_result
 from rsprune_dagster.study.summary import Summary, summarize
-from rsprune_dagster.study.trainings import Study, arm_tiles, key_of
+from rsprune_dagster.study.trainings import CODE_VERSION as FOUNDATION_VERSION
+from rsprune_dagster.study.trainings import Study, arm_tiles, training_settings
 from rsprune_dagster.utils.atomic_write import atomic_write
 from rsprune_dagster.utils.device import resolve_device
 from rsprune_dagster.utils.errors import UsageError
+from rsprune_dagster.utils.file_lock import held
 from rsprune_dagster.utils.progress import Progress, silent
+from rsprune_dagster.utils.terminal import warn
 
 CODE_VERSION: Final = "1"
 """Version of the studies of downstream tasks; results of other versions are ignored."""
+DRAFT: Final = "draft"
 N_PARTS: Final = 5
 """Square parts of an example, in the checkpoints of both tasks."""
-UNUSED: Final = ("sources", "test_sources", "start")
-"""Parameters of a task that the arms or the images' content stand for."""
+UNUSED: Final = ("sources", "test_sources", "start", "save_every_images")
+"""Parameters of a task that change no result, or that the arms or the images' content stand for."""
 
 Report = super_resolution.SuperResolutionReport | synthesis.SynthesisReport
 
@@ -54,7 +61,7 @@ class DownstreamTask:
     scores: tuple[str, ...]
     """Metrics to compare the arms by."""
     data: str
-    """A hash of the images."""
+    """A hash of the images, with the options that they are read with."""
     fine_tune: Callable[[Layout, str, int], Report]
     """Fine-tune from a `start` (foundation or random) with a seed and measure, in the layout's folders."""
     output: int
@@ -69,19 +76,6 @@ class DownstreamTask:
     def checkpoint(self) -> str:
         """The asset whose folder a fine-tuning fills."""
         return f"{self.name}_checkpoint"
-
-
-@dataclass(frozen=True)
-class Foundation:
-    """The trained foundation of an arm."""
-
-    arm: Arm
-    folder: Path
-    """A checkpoint."""
-    n_tiles: int
-    """0 for the arm `none`."""
-    tiles: str
-    """Fingerprint of the training tiles."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +105,8 @@ def super_resolution_task(
 ) -> DownstreamTask:
     """Super-resolution with the parameters of `super_resolution`. The images are read into the study's folder.
 
+    Without sources all arms are fine-tuned on the whole corpus: the kept tiles are those that one arm's foundation saw.
+
     Raises:
         UsageError: there are no test images; as `super_resolution_checkpoint.read_images`.
         RunError: a test image is in the corpus.
@@ -118,16 +114,9 @@ def super_resolution_task(
     task, training = params.super_resolution, params.training
     if not sources.test:
         raise UsageError(f"the study needs test images. {super_resolution.NOT_MEASURED}")
-    folder = layout.folder("super_resolution_study")
+    folder, corpus = layout.folder("super_resolution_study"), pq.read_table(layout.file("manifest"))
     images = super_resolution.read_images(
-        layout,
-        folder,
-        task,
-        training,
-        sources,
-        scanner,
-        edge_px=training.image_size_px,
-        seen=[read_pruned(layout, params.selection).manifest],
+        layout, folder, task, training, sources, scanner, edge_px=training.image_size_px, tiles=corpus
     )
 
     def fine_tune(into: Layout, start: str, seed: int) -> Report:
@@ -138,9 +127,8 @@ def super_resolution_task(
         )
 
     distances = tuple(f"{network.measure('frechet')}_sample" for network in networks)
-    return DownstreamTask(
-        "super_resolution", ("psnr_mean", "st_lpips_sample", *distances), images.fingerprint(), fine_tune, output=3
-    )
+    data = f"{images.fingerprint()} {scanner.options.values()}"
+    return DownstreamTask("super_resolution", ("psnr_mean", "st_lpips_sample", *distances), data, fine_tune, output=3)
 
 
 def synthesis_task(
@@ -196,14 +184,28 @@ def study_downstream_arm(
         RunError: as `training.train`.
     """
     corpus, chosen, study = read_pruned(layout, params.selection), parse_arm(arm), study_of(params)
-    key = key_of(study, measured_by(params, task, networks))
-    own = layout.cache / "study" / corpus.digest[:12] / key[:20]
+    is_none = chosen.strategy == NO_FOUNDATION
+    tiles = arm_tiles(study, Arm(FULL, 1) if is_none else chosen, corpus, seed=seed, workers=workers)
+    key, home = result_key(study, params, task, networks), layout.cache / "study" / corpus.digest[:12]
+    own = home / key[:20]
+    work = own / "work" / f"{chosen.name}-{seed}"
     result = read_result(result_path(own, chosen.name, seed))
-    if result is None or result.study != key:
+    if result is None or (result.study, result.tiles) != (key, tiles.fingerprint()):
+        # With no foundation one says what the denoiser is like: a batch is enough, as its weights are not used.
+        options = study.options(seed, study.training.batch_size if is_none else study.checkpoints[-1])
         foundation = foundation_of(
-            study, chosen, corpus, params, layout.cache, seed=seed, workers=workers, device=device, progress=progress
+            tiles, options, home / "foundations", params.training, device=device, progress=progress
         )
-        result = _fine_tuned(layout, task, foundation, own, seed, key)
+        report = _fine_tuned(layout, task, foundation, work, "random" if is_none else "foundation", seed)
+        point = Point(report.n_images, report.final_loss, report.metrics)
+        n_tiles = 0 if is_none else len(tiles)
+        result = ArmResult(
+            chosen.name, chosen.strategy, chosen.keep_fraction, seed, n_tiles, tiles.fingerprint(), key, (point,)
+        )
+        with atomic_write(own / chosen.name / f"{seed}.png") as picture:
+            _picture(sorted((work / DRAFT / EXAMPLES).glob("*.png")), task.output).save(picture, "PNG")
+        write_result(own, result)
+    shutil.rmtree(work, ignore_errors=True)
     results = read_results(own)
     measured = result.points[-1].scores  # of few images there is no Fréchet distance
     summaries = tuple(summarize(results, score=score, level=LEVEL) for score in task.scores if score in measured)
@@ -214,71 +216,56 @@ def study_downstream_arm(
     return DownstreamReport(result, summaries, len(results))
 
 
-def measured_by(params: Params, task: DownstreamTask, networks: Sequence[FeatureNetwork]) -> Mapping[str, Any]:
-    """All that results depend on besides the foundations."""
-    section: Mapping[str, Any] = getattr(params, task.name).model_dump(exclude=set(UNUSED))
-    return {
-        "task": {task.name: section, "data": task.data, "version": CODE_VERSION},
-        "sampling": asdict(sampling_options(params.training, 0)),
+def result_key(study: Study, params: Params, task: DownstreamTask, networks: Sequence[FeatureNetwork]) -> str:
+    """A hash of all that results depend on besides the corpus; arms and seeds can be added under the same key."""
+    content = {
+        "foundation": [training_settings(study.training), study.image_size_px, study.checkpoints[-1]],
+        task.name: getattr(params, task.name).model_dump(exclude=set(UNUSED)),
+        "data": task.data,
+        "sampling": [params.training.sampler, params.training.sample_steps],
         "networks": [(one.name, one.sha256, one.resize) for one in networks],
+        "code": [FOUNDATION_VERSION, CODE_VERSION],
     }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def foundation_of(
-    study: Study,
-    arm: Arm,
-    corpus: PrunedCorpus,
-    params: Params,
-    cache: Path,
+    tiles: TileSet,
+    options: TrainingOptions,
+    folder: Path,
+    params: TrainingParams,
     *,
-    seed: int,
-    workers: int,
     device: str,
     progress: Progress = silent,
-) -> Foundation:
-    """Train the foundation of an arm, unless that was done. All tasks share it.
+) -> Path:
+    """The checkpoint of a training on these tiles, below `folder`; trained unless that was done.
 
-    That of the arm `none` only says what the denoiser is like: it is trained for one batch, and its weights are not
-    used.
+    All tasks share it. A process waits for another one that trains the same.
+
+    Raises:
+        UsageError, RunError: as `training.train`.
     """
-    is_none = arm.strategy == NO_FOUNDATION
-    tiles = arm_tiles(study, Arm(FULL, 1) if is_none else arm, corpus, seed=seed, workers=workers)
-    options = study.options(seed, study.training.batch_size if is_none else study.checkpoints[-1])
-    home = cache / "study" / "foundations" / training_key(options, tiles)
-    checkpoint, draft = home / "checkpoint", home / "draft"
-    if not checkpoint.exists():
-        space = space_of(params.training)
-        trained = train(
-            tiles, options, home / "states", device=str(resolve_device(device)), space=space, progress=progress
-        )
-        shutil.rmtree(draft, ignore_errors=True)  # what a killed run left
-        draft.mkdir()
-        origin = Origin(len(tiles), "", params.training.data_licence)
-        write_checkpoint(draft, trained.moved("cpu"), tiles.scene_names, options, origin)
-        draft.rename(checkpoint)
-        shutil.rmtree(home / "states")
-    return Foundation(arm, checkpoint, 0 if is_none else len(tiles), tiles.fingerprint())
+    home = folder / f"{training_key(options, tiles)}-{FOUNDATION_VERSION}"
+    checkpoint, draft = home / "checkpoint", home / DRAFT
+    with held(home / "lock", f"{home / 'lock'}, as it trains there", warn):
+        if not checkpoint.exists():
+            on, space = str(resolve_device(device)), space_of(params)
+            trained = train(tiles, options, home / "states", device=on, space=space, progress=progress)
+            shutil.rmtree(draft, ignore_errors=True)  # what a killed run left
+            draft.mkdir()
+            origin = Origin(len(tiles), "", params.data_licence)
+            write_checkpoint(draft, trained.moved("cpu"), tiles.scene_names, options, origin)
+            draft.rename(checkpoint)
+        shutil.rmtree(home / "states", ignore_errors=True)
+    return checkpoint
 
 
-def _fine_tuned(
-    layout: Layout, task: DownstreamTask, foundation: Foundation, own: Path, seed: int, key: str
-) -> ArmResult:
-    """Fine-tune and measure, and keep the result and a picture in `own`."""
-    arm = foundation.arm
-    draft = own / "drafts" / f"{arm.name}-{seed}"
-    shutil.rmtree(draft, ignore_errors=True)  # what a killed run left
-    draft.mkdir(parents=True)
-    into = layout.with_draft("diffusion_checkpoint", foundation.folder).with_draft(task.checkpoint, draft)
-    report = task.fine_tune(into, "random" if arm.strategy == NO_FOUNDATION else "foundation", seed)
-    point = Point(report.n_images, report.final_loss, report.metrics)
-    result = ArmResult(
-        arm.name, arm.strategy, arm.keep_fraction, seed, foundation.n_tiles, foundation.tiles, key, (point,)
-    )
-    with atomic_write(own / arm.name / f"{seed}.png") as picture:
-        _picture(sorted((draft / EXAMPLES).glob("*.png")), task.output).save(picture, "PNG")
-    write_result(own, result)
-    shutil.rmtree(draft)
-    return result
+def _fine_tuned(layout: Layout, task: DownstreamTask, foundation: Path, work: Path, start: str, seed: int) -> Report:
+    """Fine-tune and measure, with states and checkpoint below `work`."""
+    shutil.rmtree(work / DRAFT, ignore_errors=True)  # what a killed run left
+    (work / DRAFT).mkdir(parents=True)
+    into = replace(layout, state=work).with_draft("diffusion_checkpoint", foundation)
+    return task.fine_tune(into.with_draft(task.checkpoint, work / DRAFT), start, seed)
 
 
 def _picture(examples: Iterable[Path], output: int) -> Image.Image:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rsprune_dagster.config.layout import REPORT_HTML, REPORT_JSON, STUDIES, Layout
+from rsprune_dagster.config.layout import DOWNSTREAM_STUDIES, REPORT_HTML, REPORT_JSON, Layout
 from rsprune_dagster.config.params import ClusteringParams, ReportParams
 from rsprune_dagster.pruning.sensitivity import (
     KeptAtFractions,
@@ -187,7 +187,7 @@ def _model(layout: Layout) -> Chapter:
         blocks += super_resolution.blocks(layout.folder("super_resolution_checkpoint"))
     if layout.has("semantic_synthesis_checkpoint"):
         blocks += synthesis.blocks(layout.folder("semantic_synthesis_checkpoint"))
-    for asset in STUDIES[1:]:
+    for asset in DOWNSTREAM_STUDIES:
         if layout.has(asset):
             blocks += downstream_study.blocks(layout.folder(asset))
     blocks += [Text(words, absent=True) for asset, words in ABSENT.items() if not layout.has(asset)]
@@ -201,8 +201,8 @@ ABSENT = {
     "evaluation_metrics": "Samples of a model have not been evaluated yet (evaluation_metrics).",
     "super_resolution_checkpoint": "No model has been fine-tuned for super-resolution (super_resolution_checkpoint).",
     "semantic_synthesis_checkpoint": "No model has been fine-tuned to draw from masks (semantic_synthesis_checkpoint).",
-    "super_resolution_study": "It has not been compared with other subsets downstream yet (super_resolution_study).",
-    "semantic_synthesis_study": "Nor by images drawn for masks (semantic_synthesis_study).",
+    "super_resolution_study": "It has not been compared by super-resolution yet (super_resolution_study).",
+    "semantic_synthesis_study": "It has not been compared by semantic synthesis yet (semantic_synthesis_study).",
 }
 
 

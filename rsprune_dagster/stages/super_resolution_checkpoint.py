@@ -136,8 +136,9 @@ def train_super_resolution(
     """
     foundation, _ = load_checkpoint(layout.folder("diffusion_checkpoint"))
     folder, edge_px = layout.folder("super_resolution_checkpoint"), foundation.space.image_size_px
-    kept = [pq.read_table(layout.file("subset"))] if layout.has("pruned_subset") else []
-    images = read_images(layout, folder, params, training, sources, scanner, edge_px=edge_px, seen=kept)
+    known = layout.has("pruned_subset") or not sources.training
+    tiles = pq.read_table(layout.file("subset")) if known else None
+    images = read_images(layout, folder, params, training, sources, scanner, edge_px=edge_px, tiles=tiles)
     return fine_tune(
         layout, foundation, params, training, images, networks, seed=seed, device=device, progress=progress
     )
@@ -152,30 +153,30 @@ def read_images(
     scanner: Scanner,
     *,
     edge_px: int,
-    seen: Sequence[pa.Table],
+    tiles: pa.Table | None,
 ) -> TaskImages:
     """Scan the images into `training` and `test` below `folder`.
 
     Args:
         training: its `on_changed_tile`.
         edge_px: of the foundation's images.
-        seen: rows of the images that the foundation may have seen.
+        tiles: rows of raw_corpus that the foundation may have seen. They are learned from where no sources are named.
 
     Raises:
         UsageError: no images, images too small, or a scale that does not divide `edge_px`.
-        RunError: a test image is also a training image or in `seen`.
+        RunError: a test image is also a training image or among `tiles`.
     """
     make = partial(_crops, params=params, training=training, edge_px=edge_px)
-    table, read_from = _training_images(layout, folder / "training", sources.training, scanner)
-    tiles = make(table, read_from, parameter="sources")
-    test = None
+    table, read_from = tiles, layout.folder("raw_corpus") if not sources.training else folder / "training"
+    if sources.training:
+        table = _scanned(sources.training, read_from, scanner, "images for super-resolution")
+    assert table is not None, "without sources there are tiles"
+    crops, test = make(table, read_from, parameter="sources"), None
     if sources.test:
-        test = make(
-            _test_images(folder / "test", sources.test, scanner, [table, *seen]),
-            folder / "test",
-            parameter="test_sources",
-        )
-    return TaskImages(tiles, test, table.num_rows - len(tiles), are_kept_tiles=not sources.training)
+        found = _scanned(sources.test, folder / "test", scanner, "test images")
+        _check_apart(found, [table, *([tiles] if tiles is not None else [])])
+        test = make(found, folder / "test", parameter="test_sources")
+    return TaskImages(crops, test, table.num_rows - len(crops), are_kept_tiles=not sources.training)
 
 
 def fine_tune(
@@ -245,22 +246,13 @@ def fine_tune(
     return report
 
 
-def _training_images(layout: Layout, folder: Path, sources: Sequence[str], scanner: Scanner) -> tuple[pa.Table, Path]:
-    """The rows of the training images, and the folder with their read options."""
-    if not sources:
-        return pq.read_table(layout.file("subset")), layout.folder("raw_corpus")
-    return _scanned(sources, folder, scanner, "images for super-resolution"), folder
-
-
-def _test_images(folder: Path, sources: Sequence[str], scanner: Scanner, seen: Sequence[pa.Table]) -> pa.Table:
-    """The rows of the test images. RunError: some of them were seen."""
-    table = _scanned(sources, folder, scanner, "test images")
-    if shared := sorted({name for each in seen for name in shared_contents(table, each)}):
+def _check_apart(test: pa.Table, seen: Sequence[pa.Table]) -> None:
+    """RunError: test images are among those that were seen, here or by the foundation."""
+    if shared := sorted({name for each in seen for name in shared_contents(test, each)}):
         raise RunError(
             f"{len(shared):,} test images were trained on, such as {', '.join(shared[:N_EXAMPLES])}: take them out of "
             "super_resolution.test_sources; best, test on other places than those trained on"
         )
-    return table
 
 
 def _scanned(sources: Sequence[str], folder: Path, scanner: Scanner, label: str) -> pa.Table:

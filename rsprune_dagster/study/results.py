@@ -19,7 +19,7 @@ class Point:
 
     n_images: int
     loss: float
-    """The mean loss over the last tenth of the steps so far."""
+    """The mean loss over the last steps so far: a tenth of them, or a twentieth of a fine-tuning's."""
     scores: dict[str, float]
 
 

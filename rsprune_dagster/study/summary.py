@@ -81,7 +81,7 @@ class Summary:
         return plain
 
     def verdicts(self) -> list[str]:
-        """A sentence per arm except the full corpus."""
+        """A sentence for each arm that is compared with another one."""
         return [sentence for arm in self.arms if (sentence := verdict(arm, self))]
 
 
@@ -137,7 +137,7 @@ def images_to_reach(curve: Mapping[int, float], target: float, *, larger_is_bett
 
 
 def verdict(arm: ArmSummary, summary: Summary) -> str:
-    """The result of an arm in a sentence; empty for the full corpus."""
+    """The result of an arm in a sentence; empty if it is compared with no other."""
     against = {"the full corpus": arm.to_full, "as many random tiles": arm.to_random, "random weights": arm.to_none}
     said = [_compared(gap, whom, summary) for whom, gap in against.items() if gap is not None]
     if not said:

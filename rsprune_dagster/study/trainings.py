@@ -14,7 +14,7 @@ training tiles, which is what pruning changes.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -94,29 +94,24 @@ class EvaluationSetup:
 
 def study_key(study: Study, setup: EvaluationSetup) -> str:
     """A hash of everything that all results depend on; arms and seeds can be added under the same key."""
-    measured = {
+    content = {
+        **asdict(study),
+        "training": training_settings(study.training),
         "networks": [(one.name, one.sha256, one.resize) for one in setup.networks],
         "held_out": setup.held_out.content,
         "settings": asdict(setup.settings),
-    }
-    return key_of(study, measured)
-
-
-def key_of(study: Study, measured: Mapping[str, Any]) -> str:
-    """A hash of the trainings and of what they are measured by."""
-    own = study.training
-    training = {
-        one.name: getattr(own, one.name)
-        for one in fields(own)
-        if one.name not in HARMLESS and getattr(own, one.name) != one.default
-    }  # an option added later does not change the key while it has its default
-    content = {
-        **asdict(study),
-        "training": training,
-        **measured,
         "code": CODE_VERSION,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def training_settings(options: TrainingOptions) -> dict[str, Any]:
+    """The options that change a result. One that is added later is left out while it has its default."""
+    return {
+        one.name: getattr(options, one.name)
+        for one in fields(options)
+        if one.name not in HARMLESS and getattr(options, one.name) != one.default
+    }
 
 
 def study_folder(folder: Path, study: Study, setup: EvaluationSetup, corpus: PrunedCorpus) -> Path:

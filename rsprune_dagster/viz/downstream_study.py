@@ -3,6 +3,7 @@
 Read from summary.json of super_resolution_study or semantic_synthesis_study, which has a summary for each score.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,23 +75,30 @@ def differences_table(summaries: Summaries) -> Table:
         for key, words in AGAINST.items()
         if arm.get(key)
     ]
-    caption = "Taken seed by seed. An interval without 0 is a difference beyond chance."
-    columns = [Column("Arm"), Column("Less"), *_score_columns(summaries)]
+    caption = (
+        "Taken seed by seed. Intervals are over seeds, with the same test images, and not corrected for the number of "
+        "comparisons."
+    )
+    columns = [Column("Arm"), Column("Minus"), *_score_columns(summaries)]
     return Table("Differences of the arms", caption, columns, rows)
 
 
 def outputs(folder: Path, summaries: Summaries) -> Gallery | None:
-    """A row for each arm: what its model made of the same test inputs; first the inputs, last the truth."""
-    first = {result.arm: result.seed for result in reversed(read_results(folder))}
-    arms = [arm["arm"] for arm in summaries[0]["arms"] if arm["arm"] in first]
-    parts = {arm: list(_parts(folder / arm / f"{first[arm]}.png")) for arm in arms}
-    if not parts:
+    """A row for each arm: what its model made of the same test inputs; first the inputs, last the truth.
+
+    Inputs and noise are those of a seed: shown are the arms that have the commonest seed.
+    """
+    by_seed = Counter(result.seed for result in read_results(folder))
+    if not by_seed:
         return None
+    seed = min(by_seed, key=lambda seed: (-by_seed[seed], seed))
+    arms = [arm["arm"] for arm in summaries[0]["arms"] if seed in arm["seeds"]]
+    parts = {arm: list(_parts(folder / arm / f"{seed}.png")) for arm in arms}
     shown = next(iter(parts.values()))
     rows = [_row("input", [example[0] for example in shown])]
     rows += [_row(arm_label(arm), [example[1] for example in parts[arm]]) for arm in arms]
     rows.append(_row("truth", [example[-1] for example in shown]))
-    caption = "A column has one test input, and what each model made of it with the same noise."
+    caption = f"A column has one test input, and what each model made of it with the same noise. Seed {seed}."
     return Gallery("Results for the same inputs", caption, rows)
 
 

@@ -95,8 +95,6 @@ def _study_asset(
                     progress=compute.progress(context),
                 )
                 pictures = downstream_study_pictures(draft.folder(name))
-            for sentence in report.summaries[0].verdicts():
-                context.log.info(sentence)
             return result(made, report.figures(), pictures, tables=())
 
     return downstream_study
