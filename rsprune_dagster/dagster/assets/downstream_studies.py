@@ -9,7 +9,7 @@ from rsprune_dagster.config.params import Params, SemanticSynthesisParams, Super
 from rsprune_dagster.dagster.assets.pruning_study import partition_of, study_partitions
 from rsprune_dagster.dagster.config_schema import run_params, schema, validated_params
 from rsprune_dagster.dagster.gpu_pool import gpu_pool
-from rsprune_dagster.dagster.image_sources import named_sources, scanner
+from rsprune_dagster.dagster.image_sources import pair_sources, scanner, super_resolution_sources
 from rsprune_dagster.dagster.metadata import result
 from rsprune_dagster.dagster.resources import Compute, Store
 from rsprune_dagster.dagster.user_errors import surface_user_errors
@@ -111,19 +111,11 @@ def _task(
 ) -> "DownstreamTask":
     """The task with its images."""
     from rsprune_dagster.stages.downstream_study import super_resolution_task, synthesis_task
-    from rsprune_dagster.stages.semantic_synthesis_checkpoint import PairSources
-    from rsprune_dagster.stages.super_resolution_checkpoint import ImageSources
 
-    device, progress = compute.device, compute.progress(context)
-
-    def named(sources: tuple[str, ...], part: str) -> tuple[str, ...]:
-        return named_sources(sources, draft, part=part, home=made.project_root, progress=progress)
-
+    home, device, progress = made.project_root, compute.device, compute.progress(context)
     if task == "semantic_synthesis":
-        own = params.semantic_synthesis
-        pairs = PairSources(named(own.sources, "pairs"), named(own.test_sources, "held_out_pairs"))
+        pairs = pair_sources(params.semantic_synthesis, draft, home=home, progress=progress)
         return synthesis_task(params, pairs, networks, device=device, progress=progress)
-    sources, test_sources = params.super_resolution.sources, params.super_resolution.test_sources
-    images = ImageSources(named(sources, "corpus"), named(test_sources or params.evaluation.sources, "held_out"))
-    reader = scanner(context, draft, compute, params.corpus, made.project_root)
+    images = super_resolution_sources(params.super_resolution, params.evaluation, draft, home=home, progress=progress)
+    reader = scanner(context, draft, compute, params.corpus, home)
     return super_resolution_task(draft, params, images, reader, networks, device=device, progress=progress)

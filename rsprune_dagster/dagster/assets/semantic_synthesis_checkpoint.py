@@ -5,7 +5,7 @@ import dagster as dg
 from rsprune_dagster.config.params import Params, SemanticSynthesisParams
 from rsprune_dagster.dagster.config_schema import run_params, schema, validated_params
 from rsprune_dagster.dagster.gpu_pool import gpu_pool
-from rsprune_dagster.dagster.image_sources import named_sources
+from rsprune_dagster.dagster.image_sources import pair_sources
 from rsprune_dagster.dagster.metadata import result
 from rsprune_dagster.dagster.resources import Compute, Store
 from rsprune_dagster.dagster.user_errors import surface_user_errors
@@ -36,7 +36,7 @@ def semantic_synthesis_checkpoint_asset(defaults: Params) -> dg.AssetsDefinition
         drawn images. The folder is a diffusers pipeline; `rsprune synthesize` draws images of whole masks.
         """
         from rsprune_dagster.evaluation.networks import named_networks
-        from rsprune_dagster.stages.semantic_synthesis_checkpoint import PairSources, train_synthesis
+        from rsprune_dagster.stages.semantic_synthesis_checkpoint import train_synthesis
         from rsprune_dagster.viz.pictures import synthesis_pictures
 
         layout, evaluation = store.open(), defaults.evaluation
@@ -51,10 +51,7 @@ def semantic_synthesis_checkpoint_asset(defaults: Params) -> dg.AssetsDefinition
             },
         ) as made:
             params, progress = validated_params(context, defaults.semantic_synthesis), compute.progress(context)
-
-            def pairs(sources: tuple[str, ...], part: str) -> tuple[str, ...]:
-                return named_sources(sources, layout, part=part, home=made.project_root, progress=progress)
-
+            sources = pair_sources(params, layout, home=made.project_root, progress=progress)
             networks, _ = named_networks(
                 evaluation.networks, image_size_px=evaluation.network_size_px, device=compute.device
             )
@@ -63,7 +60,7 @@ def semantic_synthesis_checkpoint_asset(defaults: Params) -> dg.AssetsDefinition
                     draft,
                     params,
                     defaults.training,
-                    PairSources(pairs(params.sources, "pairs"), pairs(params.test_sources, "held_out_pairs")),
+                    sources,
                     networks,
                     seed=compute.seed,
                     device=compute.device,

@@ -5,7 +5,7 @@ import dagster as dg
 from rsprune_dagster.config.params import Params
 from rsprune_dagster.dagster.config_schema import run_params, schema, validated_params
 from rsprune_dagster.dagster.gpu_pool import gpu_pool
-from rsprune_dagster.dagster.image_sources import named_sources, scanner
+from rsprune_dagster.dagster.image_sources import scanner, super_resolution_sources
 from rsprune_dagster.dagster.metadata import result
 from rsprune_dagster.dagster.resources import Compute, Store
 from rsprune_dagster.dagster.user_errors import surface_user_errors
@@ -36,7 +36,7 @@ def super_resolution_checkpoint_asset(defaults: Params) -> dg.AssetsDefinition:
         sample of them. The folder is a diffusers pipeline; `rsprune super-resolve` enlarges whole scenes with it.
         """
         from rsprune_dagster.evaluation.networks import named_networks
-        from rsprune_dagster.stages.super_resolution_checkpoint import ImageSources, train_super_resolution
+        from rsprune_dagster.stages.super_resolution_checkpoint import train_super_resolution
         from rsprune_dagster.viz.pictures import super_resolution_pictures
 
         layout, evaluation = store.open(), defaults.evaluation
@@ -52,10 +52,7 @@ def super_resolution_checkpoint_asset(defaults: Params) -> dg.AssetsDefinition:
             },
         ) as made:
             params, progress = validated_params(context, defaults.super_resolution), compute.progress(context)
-
-            def images(sources: tuple[str, ...], part: str) -> tuple[str, ...]:
-                return named_sources(sources, layout, part=part, home=made.project_root, progress=progress)
-
+            sources = super_resolution_sources(params, evaluation, layout, home=made.project_root, progress=progress)
             networks, _ = named_networks(
                 evaluation.networks, image_size_px=evaluation.network_size_px, device=compute.device
             )
@@ -64,9 +61,7 @@ def super_resolution_checkpoint_asset(defaults: Params) -> dg.AssetsDefinition:
                     draft,
                     params,
                     defaults.training,
-                    ImageSources(
-                        images(params.sources, "corpus"), images(params.test_sources or evaluation.sources, "held_out")
-                    ),
+                    sources,
                     scanner(context, layout, compute, defaults.corpus, made.project_root),
                     networks,
                     seed=compute.seed,
