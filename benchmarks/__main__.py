@@ -1,7 +1,7 @@
 """All benchmarks in turn, with settings that take some minutes in all: benchmarks/results/NAME.md gets each table.
 
-selection_quality, study, super_resolution and semantic_synthesis take longer: they are run only by name, or by
-themselves.
+selection_quality, study, super_resolution, semantic_synthesis and blind_upscaler take longer: they are run only by
+name, or by themselves.
 
 python -m benchmarks [NAME ...]
 """
@@ -30,9 +30,17 @@ SETTINGS: dict[str, list[str]] = {
     "super_resolution": [],
     "semantic_synthesis": [],
     "downstream_study": [],
+    "blind_upscaler": [],
 }
 """What each is run with here; by itself it takes its own, longer defaults."""
-BY_NAME = ("selection_quality", "study", "super_resolution", "semantic_synthesis", "downstream_study")
+BY_NAME = (
+    "selection_quality",
+    "study",
+    "super_resolution",
+    "semantic_synthesis",
+    "downstream_study",
+    "blind_upscaler",
+)
 WRITES_ITSELF = ("prune", *BY_NAME)
 
 
