@@ -1,7 +1,7 @@
 """Is the foundation from RS-Prune's subset the better one downstream? Equal fine-tuning from the foundations of arms.
 
     python -m benchmarks.downstream_study [--data ../shared/data] [--work .state/downstream_study]
-        [--arms NAME ...] [--seeds 0 1 2]
+        [--tasks super_resolution semantic_synthesis] [--arms NAME ...] [--seeds 0 1 2]
 
 Foundations: the UNet of params.yaml at 32 px, trained on the full EuroSAT pool, on random 15 %, or on the 15 % that
 RS-Prune kept with MobileNetV2. The arm `none` is random weights. Each is fine-tuned
@@ -38,6 +38,7 @@ from rsprune_dagster.viz import downstream_study
 from rsprune_dagster.viz.markdown import markdown_table
 
 RESULTS = CHECKOUT / "benchmarks" / "results" / "downstream_study.md"
+TASKS = ("super_resolution", "semantic_synthesis")
 ARMS = ("full", "random-0.15", "rsprune-0.15", NO_FOUNDATION)
 SETTINGS: dict[str, dict[str, Any]] = {
     "compute": {"device": "cpu", "workers": 1},
@@ -67,6 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=CHECKOUT / "../shared/data")
     parser.add_argument("--work", type=Path, default=CHECKOUT / ".state" / "downstream_study")
+    parser.add_argument("--tasks", nargs="*", choices=TASKS, default=[*TASKS])
     parser.add_argument("--arms", nargs="*", default=[*ARMS])
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     asked = parser.parse_args()
@@ -76,14 +78,14 @@ def main() -> None:
         for asset in DOWNSTREAM_STUDIES:
             (Path(folder) / asset).mkdir()
             layout = layout.with_draft(asset, Path(folder) / asset)
-        run_all(layout, asked.data, asked.arms, asked.seeds)
-        text = "\n\n".join([heading("benchmarks.downstream_study"), said(), *tables(layout)])
+        run_all(layout, asked.data, asked.tasks, asked.arms, asked.seeds)
+        text = "\n\n".join([heading("benchmarks.downstream_study"), said(), *tables(layout, asked.tasks)])
     RESULTS.write_text(text + "\n")
     print(text)
 
 
-def run_all(layout: Layout, data: Path, arms: Sequence[str], seeds: Sequence[int]) -> None:
-    """Every arm with every seed, for both tasks."""
+def run_all(layout: Layout, data: Path, names: Sequence[str], arms: Sequence[str], seeds: Sequence[int]) -> None:
+    """Every arm with every seed, for the tasks of these names."""
     params = load(CHECKOUT / "params.yaml").with_values(
         {
             "corpus": {"sources": [str(data / "eurosat/pool.tar")]},
@@ -100,10 +102,11 @@ def run_all(layout: Layout, data: Path, arms: Sequence[str], seeds: Sequence[int
     )
     sources = ImageSources(*(images(data, layout.state, part) for part in ("train", "test")))
     scanner = Scanner.of(params.corpus, layout.cache, 1, terminal)
-    tasks = [
+    every = (
         super_resolution_task(layout, params, sources, scanner, networks, device="cpu", progress=terminal),
         synthesis_task(params, pairs, networks, device="cpu", progress=terminal),
-    ]
+    )
+    tasks = [task for task in every if task.name in names]
     for seed in seeds:
         for arm in arms:
             for task in tasks:
@@ -115,11 +118,11 @@ def run_all(layout: Layout, data: Path, arms: Sequence[str], seeds: Sequence[int
                 print(f"{time.monotonic() - started:.0f} s  {task.name}, {arm}, seed {seed}: {scores}", flush=True)
 
 
-def tables(layout: Layout) -> Iterator[str]:
-    """The tables of both studies."""
-    for asset in DOWNSTREAM_STUDIES:
-        summaries = downstream_study.read_summaries(layout.folder(asset))
-        yield f"## {asset.removesuffix('_study').replace('_', ' ').capitalize()}"
+def tables(layout: Layout, names: Sequence[str]) -> Iterator[str]:
+    """The tables of the tasks of these names."""
+    for name in names:
+        summaries = downstream_study.read_summaries(layout.folder(f"{name}_study"))
+        yield f"## {name.replace('_', ' ').capitalize()}"
         yield markdown_table(downstream_study.arms_table(summaries))
         yield markdown_table(downstream_study.differences_table(summaries))
 
