@@ -16,6 +16,7 @@ from rsprune_dagster.study.results import read_results
 from rsprune_dagster.study.summary import larger_is_better
 from rsprune_dagster.viz.blocks import Block, Column, Gallery, Table, Text, Tile, TileRow
 from rsprune_dagster.viz.counts import read_json
+from rsprune_dagster.viz.evaluation import score_label
 from rsprune_dagster.viz.formatting import count
 from rsprune_dagster.viz.study import arm_label, spread
 
@@ -104,7 +105,7 @@ def outputs(folder: Path, summaries: Summaries) -> Gallery | None:
 
 def label(score: str) -> str:
     """A score with the direction in which it gets better."""
-    words = SCORES.get(score) or f"{score.removesuffix('_sample').replace('_', ' ').capitalize()} of samples"
+    words = SCORES.get(score) or f"{score_label(score.removesuffix('_sample'))} of samples"
     return f"{words} {'↑' if larger_is_better(score) else '↓'}"
 
 
