@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from prune_runs import Outcome, settings
 
+from rsprune_dagster.cli.study import study
 from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import Params
 from rsprune_dagster.dagster.assets import build_assets
@@ -162,13 +163,36 @@ def test_test_images_of_the_corpus_stop_the_study(world: World) -> None:
 
 def test_without_test_images_there_is_no_study(world: World) -> None:
     params = world.params().with_values({"evaluation": {"sources": []}, "semantic_synthesis": {"test_sources": []}})
-    for study, parameter in (
+    for task, parameter in (
         ("super_resolution", r"test_sources or evaluation"),
         ("semantic_synthesis", "test_sources"),
     ):
         with pytest.raises(UsageError, match=rf"the study needs test .*{parameter}"):
-            world.run(f"{study}_study", "none", 0, params)
+            world.run(f"{task}_study", "none", 0, params)
 
 
 def _never(*_: Any, **__: Any) -> None:
     raise AssertionError("the foundation was trained already")
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (
+            {"task": "superresolution"},
+            r"--task superresolution \(did you mean super_resolution\?\): there are super",
+        ),
+        ({"arm": ["none"]}, "only the studies of downstream tasks have it; name one with --task"),
+        (
+            {"task": "super_resolution", "arm": ["non"]},
+            r"--arm non \(did you mean none\?\): there are full, random",
+        ),
+        ({"task": "super_resolution", "seed": [9]}, r"--seed 9: there are 0, 1, 2; add it to study.seeds"),
+    ],
+)
+def test_a_wrong_name_on_the_command_line_is_told(
+    asked: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RSPRUNE_PROJECT", str(Path(__file__).resolve().parents[1]))
+    with pytest.raises(UsageError, match=words):
+        study(**asked)
