@@ -125,6 +125,9 @@ def test_a_study_has_a_partition_for_each_arm_and_seed_and_is_no_part_of_everyth
     assert job.partitions_def is not None
     keys = job.partitions_def.get_partition_keys()
     assert set(keys) == {f"{arm}|{seed}" for arm in (*params.arms, *more) for seed in params.seeds}
+    config = yaml.safe_load((PROJECT / "dagster.yaml").read_text())
+    limits = config["concurrency"]["runs"]["tag_concurrency_limits"]
+    assert [(each["key"], each["limit"]) for each in limits if each["key"] in job.tags] == [("rsprune/study", 1)]
     everything = defs.resolve_job_def("everything").asset_layer.executable_asset_keys
     assert {key.to_user_string() for key in everything} == {*DEPENDENCIES, *TRAINING, *REPORT}
 
