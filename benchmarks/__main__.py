@@ -1,7 +1,7 @@
 """All benchmarks in turn, with settings that take some minutes in all: benchmarks/results/NAME.md gets each table.
 
-selection_quality, study, super_resolution, semantic_synthesis and blind_upscaler take longer: they are run only by
-name, or by themselves.
+selection_quality, study, super_resolution, semantic_synthesis, downstream_study and blind_upscaler take longer: they
+are run only by name, or by themselves.
 
 python -m benchmarks [NAME ...]
 """

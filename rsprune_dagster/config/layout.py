@@ -18,6 +18,7 @@ from rsprune_dagster.utils.errors import RunError
 PRUNING = ("raw_corpus", "reference_scenes", "entropy_scores", "embeddings", "scene_clusters", "pruned_subset")
 """The assets of a prune, in the order of the flow."""
 DOWNSTREAM_STUDIES = ("super_resolution_study", "semantic_synthesis_study")
+"""Studies of what is fine-tuned from the foundations of several subsets."""
 STUDIES = ("pruning_study", *DOWNSTREAM_STUDIES)
 """Comparisons of subsets by what is learned from them; no other asset depends on them."""
 LATER = (

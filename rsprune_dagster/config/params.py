@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from rsprune_dagster.config.layout import DOWNSTREAM_STUDIES
 from rsprune_dagster.utils.errors import UsageError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -184,7 +185,7 @@ class StudyParams(Section):
 
     def arms_of(self, study: str) -> tuple[str, ...]:
         """The arms of a study; those of downstream tasks also start from random weights."""
-        return self.arms if study == "pruning_study" else (*self.arms, NO_FOUNDATION)
+        return (*self.arms, NO_FOUNDATION) if study in DOWNSTREAM_STUDIES else self.arms
 
 
 class ReportParams(Section):

@@ -12,7 +12,7 @@ MOST_EXTRA_DB: Final = 0.5
 """The gain on training images may exceed that on test images by this much before it counts as memorization."""
 
 LEAST_RATIO: Final = 0.6
-"""Of the mIoU on drawn images to that on real ones."""
+"""The smallest ratio of the mIoU on drawn images to the mIoU on real images."""
 MOST_NEARER: Final = 0.1
 """Images drawn for masks that were learned from may be nearer to the real ones than others by this much ST-LPIPS,
 beyond chance, before it counts as copying."""

@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +18,13 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from rsprune_dagster.config.layout import EXAMPLES, STUDY_SUMMARY, Layout
-from rsprune_dagster.config.params import NO_FOUNDATION, Params, TrainingParams
+from rsprune_dagster.config.params import (
+    NO_FOUNDATION,
+    Params,
+    SemanticSynthesisParams,
+    SuperResolutionParams,
+    TrainingParams,
+)
 from rsprune_dagster.diffusion.checkpoint import Origin, load_checkpoint, write_checkpoint
 from rsprune_dagster.diffusion.latents import space_of
 from rsprune_dagster.diffusion.tile_set import TileSet
@@ -54,16 +61,18 @@ Report = super_resolution.SuperResolutionReport | synthesis.SynthesisReport
 
 @dataclass(frozen=True)
 class DownstreamTask:
-    """What is done with each foundation."""
+    """A task that foundations are fine-tuned for and measured by."""
 
     name: str
     """super_resolution or semantic_synthesis, the section of params.yaml."""
+    params: SuperResolutionParams | SemanticSynthesisParams
+    """That section."""
     scores: tuple[str, ...]
     """Metrics to compare the arms by."""
     data: str
     """A hash of the images, with the options that they are read with."""
-    fine_tune: Callable[[Layout, str, int], Report]
-    """Fine-tune from a `start` (foundation or random) with a seed and measure, in the layout's folders."""
+    fine_tune: Callable[..., Report]
+    """Fine-tune and measure: `fine_tune` of the task's checkpoint, with all arguments but those of a single run."""
     output: int
     """The part of the pictures of examples that shows what the model made."""
 
@@ -111,24 +120,24 @@ def super_resolution_task(
         UsageError: there are no test images; as `super_resolution_checkpoint.read_images`.
         RunError: a test image is in the corpus.
     """
-    task, training = params.super_resolution, params.training
+    task = params.super_resolution
     if not sources.test:
         raise UsageError(f"the study needs test images. {super_resolution.NOT_MEASURED}")
     folder, corpus = layout.folder("super_resolution_study"), pq.read_table(layout.file("manifest"))
     images = super_resolution.read_images(
-        layout, folder, task, training, sources, scanner, edge_px=training.image_size_px, tiles=corpus
+        layout, folder, task, params.training, sources, scanner, edge_px=params.training.image_size_px, tiles=corpus
     )
-
-    def fine_tune(into: Layout, start: str, seed: int) -> Report:
-        foundation, _ = load_checkpoint(into.folder("diffusion_checkpoint"))
-        own = task.model_copy(update={"start": start})
-        return super_resolution.fine_tune(
-            into, foundation, own, training, images, networks, seed=seed, device=device, progress=progress
-        )
-
-    distances = tuple(f"{network.measure('frechet')}_sample" for network in networks)
+    fine_tune = partial(
+        super_resolution.fine_tune,
+        training=params.training,
+        images=images,
+        networks=networks,
+        device=device,
+        progress=progress,
+    )
+    scores = ("psnr_mean", "st_lpips_sample", *(f"{network.measure('frechet')}_sample" for network in networks))
     data = f"{images.fingerprint()} {scanner.options.values()}"
-    return DownstreamTask("super_resolution", ("psnr_mean", "st_lpips_sample", *distances), data, fine_tune, output=3)
+    return DownstreamTask("super_resolution", task, scores, data, fine_tune, output=3)
 
 
 def synthesis_task(
@@ -145,21 +154,21 @@ def synthesis_task(
         UsageError: there are no test pairs; as `semantic_synthesis_checkpoint.read_task_pairs`.
         RunError: a test image is also a training image.
     """
-    task, training = params.semantic_synthesis, params.training
+    task = params.semantic_synthesis
     if not sources.test:
         raise UsageError(f"the study needs test pairs. {synthesis.NOT_MEASURED}")
-    pairs = synthesis.read_task_pairs(task, sources, image_size_px=training.image_size_px)
-
-    def fine_tune(into: Layout, start: str, seed: int) -> Report:
-        foundation, _ = load_checkpoint(into.folder("diffusion_checkpoint"))
-        own = task.model_copy(update={"start": start})
-        return synthesis.fine_tune(
-            into, foundation, own, training, pairs, networks, seed=seed, device=device, progress=progress
-        )
-
+    pairs = synthesis.read_task_pairs(task, sources, image_size_px=params.training.image_size_px)
+    fine_tune = partial(
+        synthesis.fine_tune,
+        training=params.training,
+        pairs=pairs,
+        networks=networks,
+        device=device,
+        progress=progress,
+    )
     places = ("_same_places", "") if pairs.held_back.n_labelled >= synthesis.LEAST_PAIRS else ("",)
     scores = tuple(f"{measure}{place}" for measure in ("miou_drawn", "miou_gain") for place in places)
-    return DownstreamTask("semantic_synthesis", scores, pairs.fingerprint(), fine_tune, output=1)
+    return DownstreamTask("semantic_synthesis", task, scores, pairs.fingerprint(), fine_tune, output=1)
 
 
 def study_downstream_arm(
@@ -186,11 +195,12 @@ def study_downstream_arm(
     corpus, chosen, study = read_pruned(layout, params.selection), parse_arm(arm), study_of(params)
     is_none = chosen.strategy == NO_FOUNDATION
     tiles = arm_tiles(study, Arm(FULL, 1) if is_none else chosen, corpus, seed=seed, workers=workers)
+    content = tiles.fingerprint()
     key, home = result_key(study, params, task, networks), layout.cache / "study" / corpus.digest[:12]
     own = home / key[:20]
     work = own / "work" / f"{chosen.name}-{seed}"
     result = read_result(result_path(own, chosen.name, seed))
-    if result is None or (result.study, result.tiles) != (key, tiles.fingerprint()):
+    if result is None or (result.study, result.tiles) != (key, content):
         # With no foundation one says what the denoiser is like: a batch is enough, as its weights are not used.
         options = study.options(seed, study.training.batch_size if is_none else study.checkpoints[-1])
         foundation = foundation_of(
@@ -199,9 +209,7 @@ def study_downstream_arm(
         report = _fine_tuned(layout, task, foundation, work, "random" if is_none else "foundation", seed)
         point = Point(report.n_images, report.final_loss, report.metrics)
         n_tiles = 0 if is_none else len(tiles)
-        result = ArmResult(
-            chosen.name, chosen.strategy, chosen.keep_fraction, seed, n_tiles, tiles.fingerprint(), key, (point,)
-        )
+        result = ArmResult(chosen.name, chosen.strategy, chosen.keep_fraction, seed, n_tiles, content, key, (point,))
         with atomic_write(own / chosen.name / f"{seed}.png") as picture:
             _picture(sorted((work / DRAFT / EXAMPLES).glob("*.png")), task.output).save(picture, "PNG")
         write_result(own, result)
@@ -220,7 +228,7 @@ def result_key(study: Study, params: Params, task: DownstreamTask, networks: Seq
     """A hash of all that results depend on besides the corpus; arms and seeds can be added under the same key."""
     content = {
         "foundation": [training_settings(study.training), study.image_size_px, study.checkpoints[-1]],
-        task.name: getattr(params, task.name).model_dump(exclude=set(UNUSED)),
+        task.name: task.params.model_dump(exclude=set(UNUSED)),
         "data": task.data,
         "sampling": [params.training.sampler, params.training.sample_steps],
         "networks": [(one.name, one.sha256, one.resize) for one in networks],
@@ -265,7 +273,9 @@ def _fine_tuned(layout: Layout, task: DownstreamTask, foundation: Path, work: Pa
     shutil.rmtree(work / DRAFT, ignore_errors=True)  # what a killed run left
     (work / DRAFT).mkdir(parents=True)
     into = replace(layout, state=work).with_draft("diffusion_checkpoint", foundation)
-    return task.fine_tune(into.with_draft(task.checkpoint, work / DRAFT), start, seed)
+    into = into.with_draft(task.checkpoint, work / DRAFT)
+    model, _ = load_checkpoint(foundation)
+    return task.fine_tune(into, model, task.params.model_copy(update={"start": start}), seed=seed)
 
 
 def _picture(examples: Iterable[Path], output: int) -> Image.Image:

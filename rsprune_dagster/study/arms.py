@@ -47,12 +47,13 @@ class Arm:
         if self.strategy not in STRATEGIES:
             hint = suggest(self.strategy, STRATEGIES)
             raise UsageError(f"no arm is called {self.strategy}{hint}; there are {', '.join(STRATEGIES)}")
-        if self.strategy == NO_FOUNDATION and not self.keep_fraction:
+        if self.keep_fraction == SHARES.get(self.strategy):
             return
-        if self.strategy == NO_FOUNDATION or not 0 < self.keep_fraction <= 1:
-            expected = "none, without a share" if self.strategy == NO_FOUNDATION else "a share above 0, up to 1"
-            raise UsageError(f"{self.strategy} keeps {self.keep_fraction:g}, expected {expected}")
-        if (self.strategy == FULL) != (self.keep_fraction == 1):
+        if self.strategy == NO_FOUNDATION:
+            raise UsageError(f"{self.strategy} keeps {self.keep_fraction:g}, expected none, without a share")
+        if not 0 < self.keep_fraction <= 1:
+            raise UsageError(f"{self.strategy} keeps {self.keep_fraction:g}, expected a share above 0, up to 1")
+        if self.strategy == FULL or self.keep_fraction == 1:
             raise UsageError(
                 f"{self.strategy} keeps {self.keep_fraction:g}: the full corpus is the arm `{FULL}`, and every other "
                 "arm keeps less than 1"

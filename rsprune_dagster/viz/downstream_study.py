@@ -123,7 +123,7 @@ def _difference(summary: Mapping[str, Any], arm: str, key: str) -> str:
 
 
 def _parts(path: Path) -> Iterator[list[np.ndarray]]:
-    """Of each example input, output and truth, which are squares beside each other."""
+    """The three square images of each example: input, output and truth."""
     sheet = np.asarray(Image.open(path).convert("RGB"))
     edge = sheet.shape[1] // 3
     for top in range(0, sheet.shape[0], edge):

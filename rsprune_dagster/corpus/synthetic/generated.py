@@ -10,10 +10,10 @@ from rsprune_dagster.utils.errors import RunError, UsageError
 
 @dataclass(frozen=True)
 class Generated:
-    """What identifies a generated folder."""
+    """What a generated folder holds, and what it was made with."""
 
     name: str
-    """What it is, for messages."""
+    """Its name in error messages."""
     marker: str
     """The file that is written last."""
     made_with: str

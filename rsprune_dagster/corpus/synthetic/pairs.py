@@ -66,7 +66,7 @@ def write_pairs(folder: Path, *, progress: Progress = silent) -> None:
 
 
 def generated() -> Generated:
-    """What identifies a folder of these pairs."""
+    """What a folder of these pairs holds, and what it was made with."""
     return Generated("folder of synthetic pairs", "pairs.json", _description(), OURS)
 
 
