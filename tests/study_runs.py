@@ -1,11 +1,18 @@
 """A small pruned corpus and a study that takes seconds, for the tests of the study."""
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from shutil import copytree
+from typing import Any, Self
 
 import numpy as np
 from diffusion_runs import small_options
+from prune_runs import Outcome
 
+from rsprune_dagster.config.layout import Layout
+from rsprune_dagster.config.params import Params
+from rsprune_dagster.dagster.assets import build_assets
+from rsprune_dagster.dagster.materialize import materialize
 from rsprune_dagster.evaluation.evaluate import Settings
 from rsprune_dagster.evaluation.features import FeatureNetwork
 from rsprune_dagster.evaluation.image_set import image_set_of, small
@@ -13,6 +20,7 @@ from rsprune_dagster.evaluation.intervals import Resampling
 from rsprune_dagster.study.arms import parse_arm
 from rsprune_dagster.study.results import ArmResult, Point
 from rsprune_dagster.study.trainings import EvaluationSetup, Study
+from rsprune_dagster.tracking.run_recorder import folder_recorder
 
 NETWORK = FeatureNetwork("averages", "ab" * 32, "none", 16, 12, lambda images: small(images, 2))
 KERNEL = "kernel_averages"
@@ -52,3 +60,34 @@ def result(arm: str, seed: int, values: dict[int, float], *, score: str = KERNEL
     chosen = parse_arm(arm)
     n_tiles = 100 if chosen.keep_fraction else 0
     return ArmResult(arm, chosen.strategy, chosen.keep_fraction, seed, n_tiles, "tiles", study, points)
+
+
+@dataclass(frozen=True)
+class StudyWorld:
+    """A pruned corpus and the folders of its assets."""
+
+    made: Path
+    """Where the synthetic corpus lies."""
+    work: Path
+
+    @classmethod
+    def of(cls, synthetic: Path, pruned: Outcome, work: Path) -> Self:
+        """With a copy of the pruned corpus."""
+        copytree(pruned.work, work / "pruned")
+        return cls(synthetic, work)
+
+    @property
+    def layout(self) -> Layout:
+        return Outcome(self.work / "pruned").layout
+
+    def materialize(self, study: str, arm: str, seed: int, params: Params) -> Path:
+        """Materialize a partition of a study; its folder."""
+        materialize(
+            build_assets(params),
+            params,
+            self.layout,
+            recorder=folder_recorder(self.layout, params.tracking),
+            assets=[study],
+            partition={"arm": arm, "seed": str(seed)},
+        )
+        return self.layout.assets / study

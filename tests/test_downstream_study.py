@@ -2,24 +2,19 @@
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from shutil import copytree
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from prune_runs import Outcome, settings
+from study_runs import StudyWorld
 
 from rsprune_dagster.cli.study import study
-from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import Params
-from rsprune_dagster.dagster.assets import build_assets
-from rsprune_dagster.dagster.materialize import materialize
 from rsprune_dagster.diffusion import training
 from rsprune_dagster.stages import downstream_study as study_stage
 from rsprune_dagster.study.results import read_results
-from rsprune_dagster.tracking.run_recorder import folder_recorder
 from rsprune_dagster.utils.errors import RunError, UsageError
 from rsprune_dagster.viz import downstream_study
 from rsprune_dagster.viz.blocks import Gallery, Table
@@ -28,12 +23,8 @@ from rsprune_dagster.viz.pictures import downstream_study_pictures
 LENGTH = {"n_images": 32, "save_every_images": 16, "n_test_images": 12}
 
 
-@dataclass(frozen=True)
-class World:
-    """A pruned corpus of 300 tiles and the folders of its assets."""
-
-    made: Path
-    work: Path
+class World(StudyWorld):
+    """A corpus of 300 tiles."""
 
     def params(self, **task: Any) -> Params:
         return settings(
@@ -47,27 +38,12 @@ class World:
         )
 
     def run(self, study: str, arm: str, seed: int, params: Params | None = None) -> Path:
-        params = params or self.params()
-        materialize(
-            build_assets(params),
-            params,
-            self.layout,
-            recorder=folder_recorder(self.layout, params.tracking),
-            assets=[study],
-            partition={"arm": arm, "seed": str(seed)},
-        )
-        return self.layout.assets / study
-
-    @property
-    def layout(self) -> Layout:
-        return Outcome(self.work / "pruned").layout
+        return self.materialize(study, arm, seed, params or self.params())
 
 
 @pytest.fixture(scope="module")
 def world(synthetic: Path, pruned: Outcome, tmp_path_factory: pytest.TempPathFactory) -> World:
-    world = World(synthetic, tmp_path_factory.mktemp("downstream_study"))
-    copytree(pruned.work, world.work / "pruned")
-    return world
+    return World.of(synthetic, pruned, tmp_path_factory.mktemp("downstream_study"))
 
 
 def test_each_partition_adds_its_run_and_arms_are_compared_in_each_score(world: World) -> None:

@@ -2,19 +2,16 @@
 
 import csv
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from shutil import copytree
 from typing import Any
 
 import dagster as dg
 import pytest
 from prune_runs import Outcome, settings
+from study_runs import StudyWorld
 
-from rsprune_dagster.config.layout import STUDIES, Layout
+from rsprune_dagster.config.layout import STUDIES
 from rsprune_dagster.config.params import Params
-from rsprune_dagster.dagster.assets import build_assets
-from rsprune_dagster.dagster.materialize import materialize
 from rsprune_dagster.definitions import build_defs
 from rsprune_dagster.study.results import read_results
 from rsprune_dagster.tracking.run_recorder import folder_recorder
@@ -24,12 +21,8 @@ from rsprune_dagster.viz.pictures import study_pictures
 ARMS = ("full", "rsprune-0.2")
 
 
-@dataclass(frozen=True)
-class World:
-    """A pruned corpus of 300 tiles and the folders of its assets."""
-
-    made: Path
-    work: Path
+class World(StudyWorld):
+    """A corpus of 300 tiles."""
 
     def params(self, **study: Any) -> Params:
         return settings(
@@ -46,20 +39,7 @@ class World:
         )
 
     def run(self, arm: str, seed: int, params: Params | None = None) -> Path:
-        params = params or self.params()
-        materialize(
-            build_assets(params),
-            params,
-            self.layout,
-            recorder=folder_recorder(self.layout, params.tracking),
-            assets=["pruning_study"],
-            partition={"arm": arm, "seed": str(seed)},
-        )
-        return self.folder
-
-    @property
-    def layout(self) -> Layout:
-        return Outcome(self.work / "pruned").layout
+        return self.materialize("pruning_study", arm, seed, params or self.params())
 
     @property
     def folder(self) -> Path:
@@ -68,9 +48,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(synthetic: Path, pruned: Outcome, tmp_path_factory: pytest.TempPathFactory) -> World:
-    world = World(synthetic, tmp_path_factory.mktemp("pruning_study"))
-    copytree(pruned.work, world.work / "pruned")
-    return world
+    return World.of(synthetic, pruned, tmp_path_factory.mktemp("pruning_study"))
 
 
 def test_each_partition_adds_its_run_and_keeps_the_others(world: World) -> None:
