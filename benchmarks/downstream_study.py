@@ -53,9 +53,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "semantic_synthesis": {
         "classes": CLASSES,
         "crop_px": 64,
-        "n_images": 6400,
-        "ema_half_life_images": 640,
-        "save_every_images": 3200,
+        "n_images": 19_200,
+        "ema_half_life_images": 1920,
+        "save_every_images": 4800,
         "n_test_images": 200,
         "n_drawn_images": 320,
         "n_segmenter_images": 3200,

@@ -27,8 +27,9 @@ from rsprune_dagster.diffusion.checkpoint import (
     sample_grid,
     write_checkpoint,
 )
+from rsprune_dagster.diffusion.state import HARMLESS, training_key
 from rsprune_dagster.diffusion.training import Trained, train
-from rsprune_dagster.stages.diffusion_checkpoint import HARMLESS, train_checkpoint, training_key
+from rsprune_dagster.stages.diffusion_checkpoint import train_checkpoint
 from rsprune_dagster.tracking.content import tree_of
 from rsprune_dagster.utils.errors import RunError, UsageError
 

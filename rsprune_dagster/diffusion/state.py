@@ -4,6 +4,7 @@ It needs no random generator state: every draw depends on the seed and the image
 """
 
 import copy
+import hashlib
 import json
 import os
 import shutil
@@ -27,6 +28,10 @@ N_KEPT = 2
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MAY_CHANGE = ("n_images", "save_every_images", "micro_batch_size", "gradient_checkpointing")
 """Options that may change when a training resumes, since earlier losses do not depend on them."""
+HARMLESS = tuple(name for name in MAY_CHANGE if name != "n_images")
+"""Options that do not change the training's result."""
+OF_A_CONDITION = ("condition", "condition_dropout", "mean_share", "parent")
+"""Options that a training without a condition does not have."""
 
 
 @dataclass
@@ -70,6 +75,13 @@ class TrainingState:
 def layout(device: str) -> torch.memory_format:
     """channels_last on GPUs, where it is faster; contiguous on CPUs, where it is a fifth faster for few channels."""
     return torch.channels_last if device.startswith("cuda") else torch.contiguous_format
+
+
+def training_key(options: "TrainingOptions", tiles: "TrainingData") -> str:
+    """A folder name: the hash of tiles and options, except options that do not change the result or are not in use."""
+    unused = {name for name in OF_A_CONDITION if not getattr(options, name)}
+    fixed = {name: value for name, value in asdict(options).items() if name not in {*HARMLESS, *unused}}
+    return hashlib.sha256(json.dumps([fixed, tiles.fingerprint()]).encode()).hexdigest()[:20]
 
 
 def save_state(state: TrainingState, folder: Path, options: "TrainingOptions", tiles: "TrainingData") -> Path:

@@ -1,6 +1,5 @@
 """diffusion_checkpoint: train on the kept tiles, write the checkpoint and its pictures. Without Dagster."""
 
-import hashlib
 import json
 import shutil
 from dataclasses import asdict, dataclass
@@ -13,20 +12,15 @@ from rsprune_dagster.diffusion.checkpoint import Origin, SamplingOptions, sample
 from rsprune_dagster.diffusion.latents import space_of
 from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.sampling import grid
-from rsprune_dagster.diffusion.state import MAY_CHANGE
-from rsprune_dagster.diffusion.tile_set import TileSet, TrainingData, kept_tiles
-from rsprune_dagster.diffusion.training import TrainingOptions, train, training_options
+from rsprune_dagster.diffusion.state import training_key
+from rsprune_dagster.diffusion.tile_set import TileSet, kept_tiles
+from rsprune_dagster.diffusion.training import train, training_options
 from rsprune_dagster.utils.atomic_write import atomic_write
 from rsprune_dagster.utils.device import resolve_device
 from rsprune_dagster.utils.progress import Progress, silent
 
 MOST_SCENES_SHOWN = 16
 """Limit of scenes in these pictures: a foreign pool has one scene per cluster, possibly over a hundred."""
-HARMLESS = tuple(name for name in MAY_CHANGE if name != "n_images")
-"""Options that do not change the training's result."""
-
-OF_A_CONDITION = ("condition", "condition_dropout", "mean_share", "parent")
-"""Options that a training without a condition does not have."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +109,3 @@ def sampling_options(params: TrainingParams, seed: int) -> SamplingOptions:
         batch_size=params.micro_batch_size,
         seed=seed,
     )
-
-
-def training_key(options: TrainingOptions, tiles: TrainingData) -> str:
-    """A folder name: the hash of tiles and options, except options that do not change the result or are not in use."""
-    unused = {name for name in OF_A_CONDITION if not getattr(options, name)}
-    fixed = {name: value for name, value in asdict(options).items() if name not in {*HARMLESS, *unused}}
-    return hashlib.sha256(json.dumps([fixed, tiles.fingerprint()]).encode()).hexdigest()[:20]

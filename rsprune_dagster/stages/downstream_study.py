@@ -27,13 +27,13 @@ from rsprune_dagster.config.params import (
 )
 from rsprune_dagster.diffusion.checkpoint import Origin, load_checkpoint, write_checkpoint
 from rsprune_dagster.diffusion.latents import space_of
+from rsprune_dagster.diffusion.state import training_key
 from rsprune_dagster.diffusion.tile_set import TileSet
 from rsprune_dagster.diffusion.training import TrainingOptions, train
 from rsprune_dagster.evaluation.features import FeatureNetwork
 from rsprune_dagster.evaluation.intervals import LEVEL
 from rsprune_dagster.stages import semantic_synthesis_checkpoint as synthesis
 from rsprune_dagster.stages import super_resolution_checkpoint as super_resolution
-from rsprune_dagster.stages.diffusion_checkpoint import training_key
 from rsprune_dagster.stages.pruning_study import study_of, write_runs
 from rsprune_dagster.stages.raw_corpus import Scanner
 from rsprune_dagster.study.arms import FULL, Arm, parse_arm, read_pruned

@@ -20,15 +20,14 @@ from rsprune_dagster.config.layout import EXAMPLES, METRICS, SEGMENTATION, TRAIN
 from rsprune_dagster.config.params import SemanticSynthesisParams, TrainingParams
 from rsprune_dagster.diffusion.checkpoint import SamplingOptions, load_checkpoint, model_digest
 from rsprune_dagster.diffusion.model import Model
-from rsprune_dagster.diffusion.training import train
-from rsprune_dagster.downstream.fine_tuning import fine_tuning_options, start_of
+from rsprune_dagster.downstream.fine_tuning import fine_tuned
 from rsprune_dagster.downstream.pairs import Crops, PairSet, Palette, read_pairs
 from rsprune_dagster.downstream.restoration import Mean, distances, perceptual_distance, sheet_cells
 from rsprune_dagster.downstream.segmentation import Segmenter, confusions, gains, intervals, train_segmenter
 from rsprune_dagster.downstream.synthesis import CONDITION_DROPOUT, Synthesis, Task, card, write_synthesis
 from rsprune_dagster.evaluation.features import FeatureNetwork
 from rsprune_dagster.evaluation.leakage import N_EXAMPLES
-from rsprune_dagster.stages.diffusion_checkpoint import sampling_options, training_key
+from rsprune_dagster.stages.diffusion_checkpoint import sampling_options
 from rsprune_dagster.utils.csv_files import write_sheet
 from rsprune_dagster.utils.device import resolve_device
 from rsprune_dagster.utils.errors import RunError, UsageError
@@ -212,23 +211,19 @@ def fine_tune(
     """
     folder, tiles = layout.folder("semantic_synthesis_checkpoint"), pairs.training
     palette, on = Palette.of(params.classes), str(resolve_device(device))
-    options = fine_tuning_options(
+    trained, options = fine_tuned(
+        tiles,
+        foundation,
         params,
         training,
-        foundation,
-        model_digest(layout.folder("diffusion_checkpoint")),
-        seed,
+        parent=model_digest(layout.folder("diffusion_checkpoint")),
+        n_channels=len(palette),
+        states=layout.cache / "semantic_synthesis",
+        seed=seed,
+        device=on,
+        progress=progress,
         condition=f"mask of {', '.join(palette.names)}",
         condition_dropout=CONDITION_DROPOUT,
-    )
-    trained = train(
-        tiles,
-        options,
-        layout.cache / "semantic_synthesis" / training_key(options, tiles),
-        device=on,
-        space=foundation.space,
-        start=lambda: start_of(foundation, len(palette), seed, from_random=params.start == "random"),
-        progress=progress,
     )
     model = Synthesis(trained.model.to(on), Task(params.classes, params.crop_px))
     protocol = Protocol(

@@ -18,10 +18,9 @@ from rsprune_dagster.corpus.options import read_options
 from rsprune_dagster.diffusion.checkpoint import SamplingOptions, load_checkpoint, model_digest
 from rsprune_dagster.diffusion.model import Model
 from rsprune_dagster.diffusion.objective import to_images, to_tensor
-from rsprune_dagster.diffusion.training import train
 from rsprune_dagster.downstream.crops import CropSet, crop_set, spread
 from rsprune_dagster.downstream.degradation import enlarged
-from rsprune_dagster.downstream.fine_tuning import fine_tuning_options, start_of
+from rsprune_dagster.downstream.fine_tuning import fine_tuned
 from rsprune_dagster.downstream.restoration import (
     Images,
     Mean,
@@ -40,7 +39,7 @@ from rsprune_dagster.downstream.super_resolution import (
 )
 from rsprune_dagster.evaluation.features import FeatureNetwork
 from rsprune_dagster.evaluation.leakage import N_EXAMPLES, shared_contents
-from rsprune_dagster.stages.diffusion_checkpoint import sampling_options, training_key
+from rsprune_dagster.stages.diffusion_checkpoint import sampling_options
 from rsprune_dagster.stages.raw_corpus import Scanner, scan
 from rsprune_dagster.utils.csv_files import write_sheet
 from rsprune_dagster.utils.device import resolve_device
@@ -205,23 +204,19 @@ def fine_tune(
     """
     folder, tiles, test = layout.folder("super_resolution_checkpoint"), images.training, images.test
     on = str(resolve_device(device))
-    options = fine_tuning_options(
+    trained, options = fine_tuned(
+        tiles,
+        foundation,
         params,
         training,
-        foundation,
-        model_digest(layout.folder("diffusion_checkpoint")),
-        seed,
+        parent=model_digest(layout.folder("diffusion_checkpoint")),
+        n_channels=foundation.space.channels,
+        states=layout.cache / "super_resolution",
+        seed=seed,
+        device=on,
+        progress=progress,
         mean_share=MEAN_SHARE,
         condition=f"image of 1/{params.scale} the size, {params.degradation}",
-    )
-    trained = train(
-        tiles,
-        options,
-        layout.cache / "super_resolution" / training_key(options, tiles),
-        device=on,
-        space=foundation.space,
-        start=lambda: start_of(foundation, foundation.space.channels, seed, from_random=params.start == "random"),
-        progress=progress,
     )
     model = SuperResolution(trained.model.to(on), Task(params.scale, params.degradation, MEAN_SHARE))
     sampling = sampling_options(training, seed)

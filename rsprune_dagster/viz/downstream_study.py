@@ -105,7 +105,8 @@ def outputs(folder: Path, summaries: Summaries) -> Gallery | None:
 
 def label(score: str) -> str:
     """A score with the direction in which it gets better."""
-    words = SCORES.get(score) or f"{score_label(score.removesuffix('_sample'))} of samples"
+    measure, _, network = score_label(score.removesuffix("_sample")).partition(", ")
+    words = SCORES.get(score) or f"{measure} of samples, {network}"
     return f"{words} {'↑' if larger_is_better(score) else '↓'}"
 
 
