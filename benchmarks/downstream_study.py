@@ -59,6 +59,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "n_test_images": 200,
         "n_drawn_images": 320,
         "n_segmenter_images": 3200,
+        "n_segmenters": 1,
     },
 }
 

@@ -51,6 +51,7 @@ SETTINGS = {
     "n_test_images": 200,
     "n_drawn_images": 400,
     "n_segmenter_images": 6400,
+    "n_segmenters": 1,
 }
 MEASURES = {
     "miou_real_same_places": "mIoU, real",

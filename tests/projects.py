@@ -44,6 +44,7 @@ SHORT_SYNTHESIS = {
     "n_test_images": 8,
     "n_drawn_images": 8,
     "n_segmenter_images": 16,
+    "n_segmenters": 1,
 }
 """Parameters of a semantic synthesis that takes a moment, on the pairs of `pair_folders`."""
 

@@ -33,7 +33,7 @@ class World(StudyWorld):
             training={"image_size_px": 16, "batch_size": 16, "precision": "float32", "sample_steps": 2},
             evaluation={"sources": [str(self.made / "held_out")]},
             super_resolution={**LENGTH, **task},
-            semantic_synthesis={**LENGTH, "n_drawn_images": 8, "n_segmenter_images": 32},
+            semantic_synthesis={**LENGTH, "n_drawn_images": 8, "n_segmenter_images": 32, "n_segmenters": 1},
             study={"arms": ["full", "rsprune-0.2"], "seeds": [0, 1], "checkpoints": [16]},
         )
 

@@ -124,7 +124,7 @@ def test_without_a_labelled_pixel_nothing_is_measured_or_trained() -> None:
     with pytest.raises(UsageError, match="no mask has a labelled pixel, so nothing"):
         measures(confusions(masks, none, 3).sum(axis=0))
     with pytest.raises(UsageError, match="0 of 4 images have a labelled pixel"):
-        intervals(confusions(masks, none, 3), seed=0)
+        intervals(confusions(masks, none, 3)[None], seed=0)
     with pytest.raises(UsageError, match="no mask has a labelled pixel: a segmenter"):
         trained(images, none)
 
@@ -143,11 +143,11 @@ def test_what_does_not_fit_is_refused() -> None:
         confusions(masks, masks, 256)
     other = (masks + 1) % 3
     with pytest.raises(UsageError, match="of different masks"):
-        gains(confusions(masks, masks, 3), confusions(masks, other, 3), seed=0)
+        gains(confusions(masks, masks, 3)[None], confusions(masks, other, 3)[None], seed=0)
 
 
 def test_an_interval_contains_its_value_and_is_narrower_with_more_images() -> None:
-    few, many = (intervals(confusions(*random_pairs(n), 4), seed=0) for n in (20, 320))
+    few, many = (intervals(confusions(*random_pairs(n), 4)[None], seed=0) for n in (20, 320))
     assert tuple(few) == MEASURES
     for name in MEASURES:
         assert all(found[name].low < found[name].value < found[name].high for found in (few, many)), name
@@ -158,7 +158,7 @@ def test_an_interval_contains_its_value_and_is_narrower_with_more_images() -> No
 def test_an_interval_of_the_accuracy_is_as_wide_as_its_standard_error_says() -> None:
     counts = confusions(*random_pairs(200), 4)
     by_image = np.trace(counts, axis1=1, axis2=2) / counts.sum(axis=(1, 2))
-    found = intervals(counts, seed=0)["accuracy"]
+    found = intervals(counts[None], seed=0)["accuracy"]
     assert found.value == pytest.approx(by_image.mean())
     assert found.high - found.low == pytest.approx(2 * 1.96 * by_image.std() / 200**0.5, rel=0.1)
 
@@ -166,30 +166,46 @@ def test_an_interval_of_the_accuracy_is_as_wide_as_its_standard_error_says() -> 
 def test_an_interval_depends_on_the_seed_alone_and_not_on_images_without_labels() -> None:
     predicted, masks = random_pairs(30)
     counts = confusions(predicted, masks, 4)
-    first = intervals(counts, seed=3)
-    assert intervals(counts, seed=3) == first != intervals(counts, seed=4)
+    first = intervals(counts[None], seed=3)
+    assert intervals(counts[None], seed=3) == first != intervals(counts[None], seed=4)
     unlabelled = np.concatenate([np.zeros_like(counts), counts])
-    assert intervals(unlabelled, seed=3) == first
+    assert intervals(unlabelled[None], seed=3) == first
+
+
+def test_an_interval_is_over_segmenters_too() -> None:
+    predicted, masks = random_pairs(200)
+    worse = predicted.copy()
+    worse[:, ::2] = (masks[:, ::2] + 1) % 4
+    one, other = confusions(predicted, masks, 4), confusions(worse, masks, 4)
+    alone, alike, both = (intervals(np.stack(each), seed=0)["accuracy"] for each in ([one], [one, one], [one, other]))
+    assert (alike.value, alike.high - alike.low) == pytest.approx((alone.value, alone.high - alone.low), rel=0.1)
+    ends = intervals(other[None], seed=0)["accuracy"].value, alone.value
+    assert both.value == pytest.approx(sum(ends) / 2)
+    assert both.low == pytest.approx(ends[0], abs=0.03) and both.high == pytest.approx(ends[1], abs=0.03)
+    gained = gains(np.stack([one, other]), np.stack([other, one]), seed=0)["accuracy"]
+    assert (
+        gained.value == pytest.approx(0) and gained.high > 0.9 * (ends[1] - ends[0]) and gained.low < -gained.high / 2
+    )
 
 
 def test_a_class_of_one_image_is_left_out_where_no_resampled_image_shows_it() -> None:
     counts = np.zeros((40, 2, 2), np.int64)
     counts[:, 0, 0] = 10
     counts[0] = [[0, 0], [10, 0]]  # the only image of the second class, all wrong
-    found = intervals(counts, seed=0)["mean_accuracy"]
+    found = intervals(counts[None], seed=0)["mean_accuracy"]
     assert (found.value, found.low, found.high) == (0.5, 0.5, 1.0)
 
 
 def test_the_gain_of_the_same_predictions_is_zero_without_a_spread() -> None:
     counts = confusions(*random_pairs(50), 4)
-    assert gains(counts, counts.copy(), seed=0) == dict.fromkeys(MEASURES, Mean(0, 0, 0))
+    assert gains(counts[None], counts[None].copy(), seed=0) == dict.fromkeys(MEASURES, Mean(0, 0, 0))
 
 
 def test_a_gain_is_measured_on_the_same_images() -> None:
     predicted, masks = random_pairs(60, right=0.5)
     better = predicted.copy()
     better[:, :2] = masks[:, :2]
-    ours, others = confusions(better, masks, 4), confusions(predicted, masks, 4)
+    ours, others = confusions(better, masks, 4)[None], confusions(predicted, masks, 4)[None]
     a, b, found = intervals(ours, seed=1), intervals(others, seed=1), gains(ours, others, seed=1)
     for name in MEASURES:
         assert found[name].value == pytest.approx(a[name].value - b[name].value)

@@ -54,6 +54,7 @@ def run(pruned: Outcome, parent: Path, folder: Path, sources: PairSources, **cha
             "n_test_images": 12,
             "n_drawn_images": 16,
             "n_segmenter_images": 32,
+            "n_segmenters": 2,
             **changes,
         },
     )
@@ -198,10 +199,11 @@ class AllOne:
 def test_crops_of_one_pair_are_one_observation() -> None:
     images, shares = np.zeros((6, 4, 4, 3), np.uint8), np.zeros((6, 2, 4, 4), np.float32)
     crops = Crops(images, images[..., 0], shares, np.array([0, 0, 3, 3, 3, 5]))
-    [score, *_] = scores(cast("Segmenter", AllOne()), None, {"set": crops}, seed=0)
+    segmenters = [cast("Segmenter", AllOne())] * 2
+    [score, *_] = scores(segmenters, (), {"set": crops}, seed=0)
     assert (score.measure, score.mean.value) == ("miou", 0.0)
-    found = confusions_of_pairs(cast("Segmenter", AllOne()), crops)
-    assert found.shape == (3, 2, 2) and found[:, 0, 1].tolist() == [2 * 16, 3 * 16, 16]
+    found = confusions_of_pairs(segmenters, crops)
+    assert found.shape == (2, 3, 2, 2) and found[:, :, 0, 1].tolist() == [[2 * 16, 3 * 16, 16]] * 2
 
 
 def folder_with(folder: Path, **metrics: float) -> Path:

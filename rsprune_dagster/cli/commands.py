@@ -190,7 +190,7 @@ def demo(changes: SetOption = None) -> None:
         f"\nThe trained model, {layout.folder('diffusion_checkpoint')}, against held-out tiles (interval):\n"
         f"{headline(layout.folder('evaluation_metrics'))}\n\nSuper-resolution of held-out tiles (interval):\n"
         f"{super_resolution.headline(layout.folder('super_resolution_checkpoint'))}\n\n"
-        "Masks that a segmenter finds, which learned from real or from real and drawn images (interval):\n"
+        "Masks that segmenters find, which learned from real or from real and drawn images (interval):\n"
         f"{synthesis.headline(layout.folder('semantic_synthesis_checkpoint'))}\n\n"
         "The report, to be opened in a browser: "
         f"{layout.folder('pruning_report') / REPORT_HTML}\nPictures of each asset: {pictures}"

@@ -162,6 +162,7 @@ class SemanticSynthesisParams(Section):
     n_test_images: int = Field(ge=2)
     n_drawn_images: int = Field(ge=2)
     n_segmenter_images: int = Field(ge=1)
+    n_segmenters: int = Field(ge=1)
 
 
 NO_FOUNDATION = "none"

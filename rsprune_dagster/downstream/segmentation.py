@@ -138,10 +138,14 @@ def measures(confusion: Confusions) -> dict[str, float]:
 
 
 def intervals(confusions: Confusions, *, seed: int) -> dict[str, Mean]:
-    """The measures of the whole set, whose confusions are (n, k, k), with their intervals of level LEVEL.
+    """The measures of the whole set with their intervals of level LEVEL.
 
-    Percentiles of N_RESAMPLES resampled sets of images. Images without a labelled pixel are left out. A class that no
-    image of a resampled set shows is left out of its means.
+    Percentiles of N_RESAMPLES draws with replacement, both of segmenters and of images. Images without a labelled pixel
+    are left out. A class that no image of a resampled set shows is left out of its means.
+
+    Args:
+        confusions: numbers of pixels (m, n, k, k) of m segmenters on n images. One segmenter: the interval is over
+            images alone.
 
     Raises:
         UsageError: fewer than two images have a labelled pixel.
@@ -151,14 +155,15 @@ def intervals(confusions: Confusions, *, seed: int) -> dict[str, Mean]:
 
 
 def gains(ours: Confusions, others: Confusions, *, seed: int) -> dict[str, Mean]:
-    """The measures of `ours` less those of `others`, both (n, k, k) of the same masks, with paired intervals.
+    """The measures of `ours` less those of `others`, both (m, n, k, k) of the same masks, with paired intervals.
 
-    Both are measured on the same resampled sets of images; else as `intervals`.
+    Both have the same resampled sets of images, and of segmenters, the first with the first and so on; else as
+    `intervals`.
 
     Raises:
         UsageError: the masks are not the same, or fewer than two images have a labelled pixel.
     """
-    if ours.shape != others.shape or (ours.sum(2) != others.sum(2)).any():
+    if ours.shape != others.shape or (ours.sum(3) != others.sum(3)).any():
         raise UsageError("the two confusions are of different masks, so their images cannot be paired")
     (a, resampled_a), (b, resampled_b) = _resampled(ours, seed), _resampled(others, seed)
     return {name: _interval(a[name] - b[name], resampled_a[name] - resampled_b[name]) for name in MEASURES}
@@ -227,13 +232,19 @@ def _resampled(
     confusions: Confusions, seed: int
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
     """The measures () of the whole set and (N_RESAMPLES,) of resampled ones, the same sets for the same seed."""
-    labelled = confusions[confusions.any(axis=(1, 2))].astype(np.float64)
-    n, n_classes = len(labelled), confusions.shape[-1]
-    if n < 2:
-        raise UsageError(f"{n} of {len(confusions)} images have a labelled pixel: an interval needs 2 or more")
-    n_times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES).astype(np.float64)
-    sums = (n_times @ labelled.reshape(n, -1)).reshape(N_RESAMPLES, n_classes, n_classes)
-    return _measures(labelled.sum(0)), _measures(sums)
+    labelled = confusions[:, confusions.any(axis=(0, 2, 3))].astype(np.float64)
+    n_segmenters, n_images, n_classes, _ = labelled.shape
+    if n_images < 2:
+        raise UsageError(
+            f"{n_images} of {confusions.shape[1]} images have a labelled pixel: an interval needs 2 or more"
+        )
+    rng = np.random.default_rng(seed)
+    of_images, of_segmenters = (
+        rng.multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES).astype(np.float64) for n in (n_images, n_segmenters)
+    )
+    by_segmenter = of_images @ labelled.reshape(n_segmenters, n_images, -1)
+    sums = np.einsum("rm,mrc->rc", of_segmenters, by_segmenter).reshape(N_RESAMPLES, n_classes, n_classes)
+    return _measures(labelled.sum((0, 1))), _measures(sums)
 
 
 def _interval(value: NDArray[np.float64], resampled: NDArray[np.float64]) -> Mean:

@@ -1,7 +1,7 @@
 """semantic_synthesis_checkpoint: fine-tune the foundation model to draw images of masks, and measure. Without Dagster.
 
-What is measured: a segmenter that learned from real pairs is asked for the masks of drawn images, and a segmenter that
-learned from real and drawn images is compared with one that learned from real images alone.
+What is measured: segmenters that learned from real pairs are asked for the masks of drawn images, and segmenters that
+learned from real and drawn images are compared with those that learned from real images alone.
 """
 
 import hashlib
@@ -107,14 +107,14 @@ class TaskPairs:
 
 @dataclass(frozen=True)
 class SegmentationScore:
-    """A measure of a segmenter on a set of images."""
+    """A measure of segmenters on a set of images."""
 
     learned_from: str
     measured_on: str
     measure: str
     mean: Mean
     gain: Mean | None = None
-    """Over the segmenter that learned from real images alone; None: this is that one."""
+    """Over the segmenters that learned from real images alone; None: these are they."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,7 @@ class Protocol:
     n_test_images: int
     n_drawn_images: int
     n_segmenter_images: int
+    n_segmenters: int
     sampling: SamplingOptions
     networks: Sequence[FeatureNetwork]
     device: str
@@ -230,6 +231,7 @@ def fine_tune(
         params.n_test_images,
         params.n_drawn_images,
         params.n_segmenter_images,
+        params.n_segmenters,
         replace(sampling_options(training, seed), guidance=params.guidance),
         networks,
         on,
@@ -255,7 +257,7 @@ def fine_tune(
 
 
 def measured(model: Synthesis, learned: PairSet, held_back: PairSet, test: PairSet, protocol: Protocol) -> Results:
-    """Draw images for masks, train the two segmenters, and measure.
+    """Draw images for masks, train the segmenters of both kinds, and measure.
 
     Args:
         learned: the pairs of the fine-tuning.
@@ -274,21 +276,10 @@ def measured(model: Synthesis, learned: PairSet, held_back: PairSet, test: PairS
     if held_back.n_labelled >= LEAST_PAIRS:
         sets[SAME] = held_back.spread_crops(protocol.n_test_images)
     drawn_sets = {f"drawn, {name}": drawn_for(crops, test_seed) for name, crops in sets.items()}
-    learn = partial(
-        train_segmenter,
-        n_classes=learned.n_classes,
-        n_images=protocol.n_segmenter_images,
-        seed=options.seed,
-        device=protocol.device,
-        progress=progress,
-    )
-    alone = learn(real.images, real.masks, label="segmenter, real images")
-    helped = learn(
-        np.concatenate([real.images, drawn.images]),
-        np.concatenate([real.masks, drawn.masks]),
-        label="segmenter, real and drawn images",
-    )
-    found = [*scores(alone, helped, sets, seed=options.seed), *scores(alone, None, drawn_sets, seed=options.seed)]
+    both = np.concatenate([real.images, drawn.images]), np.concatenate([real.masks, drawn.masks])
+    alone = _segmenters(real.images, real.masks, learned.n_classes, protocol, "real images")
+    helped = _segmenters(*both, learned.n_classes, protocol, "real and drawn images")
+    found = [*scores(alone, helped, sets, seed=options.seed), *scores(alone, (), drawn_sets, seed=options.seed)]
     of_sets, not_measured = distances({"drawn": drawn_sets[DRAWN_OTHER].images}, sets[OTHER].images, protocol.networks)
     metrics = {f"{score.measure}_{KEYS[score.learned_from, score.measured_on]}": score.mean.value for score in found}
     metrics |= {f"{score.measure}_drawn": score.mean.value for score in of_sets}
@@ -300,6 +291,26 @@ def measured(model: Synthesis, learned: PairSet, held_back: PairSet, test: PairS
     shown = sets[OTHER].varied(N_SHOWN)
     draws = [drawn_for(shown, test_seed + number).images for number in range(N_DRAWS_SHOWN)]
     return Results(shown, draws, found, metrics, len(sets[OTHER]), not_measured)
+
+
+def _segmenters(
+    images: NDArray[np.uint8], masks: NDArray[np.uint8], n_classes: int, protocol: Protocol, learned_from: str
+) -> tuple[Segmenter, ...]:
+    """Segmenters that differ in their initial weights and in the order of the images."""
+    seeds = np.random.SeedSequence(protocol.sampling.seed).generate_state(protocol.n_segmenters)
+    return tuple(
+        train_segmenter(
+            images,
+            masks,
+            n_classes,
+            n_images=protocol.n_segmenter_images,
+            seed=int(seed),
+            device=protocol.device,
+            progress=protocol.progress,
+            label=f"segmenter {number} of {len(seeds)}, {learned_from}",
+        )
+        for number, seed in enumerate(seeds, 1)
+    )
 
 
 def _seeds(seed: int) -> tuple[int, int, int, int]:
@@ -317,17 +328,20 @@ def _nearness(name: str, drawn: Crops, real: Crops) -> dict[str, float]:
 
 
 def scores(
-    alone: Segmenter, helped: Segmenter | None, sets: Mapping[str, Crops], *, seed: int
+    alone: Sequence[Segmenter], helped: Sequence[Segmenter], sets: Mapping[str, Crops], *, seed: int
 ) -> Iterator[SegmentationScore]:
-    """The measures of both segmenters on sets of crops, and what the second gains over the first.
+    """The measures of segmenters of both kinds on sets of crops, and what the second kind gains over the first.
 
-    Intervals are over pairs, since crops of one pair are alike.
+    Intervals are over segmenters and pairs, since crops of one pair are alike.
+
+    Args:
+        helped: as many as `alone`, or none.
     """
     for name, crops in sets.items():
         before = confusions_of_pairs(alone, crops)
         for measure, mean in intervals(before, seed=seed).items():
             yield SegmentationScore(REAL, name, measure, mean)
-        if helped is None:
+        if not helped:
             continue
         after = confusions_of_pairs(helped, crops)
         gained = gains(after, before, seed=seed)
@@ -335,10 +349,10 @@ def scores(
             yield SegmentationScore(BOTH, name, measure, mean, gained[measure])
 
 
-def confusions_of_pairs(segmenter: Segmenter, crops: Crops) -> NDArray[np.int64]:
-    """The numbers of pixels (n, k, k) of each pair, by true class, then by predicted class."""
-    found = confusions(segmenter.predicted(crops.images), crops.masks, segmenter.n_classes)
-    return np.stack([found[crops.pairs == pair].sum(axis=0) for pair in np.unique(crops.pairs)])
+def confusions_of_pairs(segmenters: Sequence[Segmenter], crops: Crops) -> NDArray[np.int64]:
+    """The numbers of pixels (m, n, k, k) of each segmenter and pair, by true class, then by predicted class."""
+    found = np.stack([confusions(one.predicted(crops.images), crops.masks, one.n_classes) for one in segmenters])
+    return np.stack([found[:, crops.pairs == pair].sum(axis=1) for pair in np.unique(crops.pairs)], axis=1)
 
 
 def _check(pairs: PairSet, test: PairSet | None) -> None:

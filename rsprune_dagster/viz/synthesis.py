@@ -22,7 +22,7 @@ def blocks(folder: Path) -> list[Block]:
 
 
 def headline(folder: Path) -> str:
-    """The mIoU of each segmenter on each set of images, a line each."""
+    """The mIoU of each kind of segmenters on each set of images, a line each."""
     lines = [
         f"{line['learned_from']:>14}  mIoU {interval(line)} on images: {line['measured_on']}"
         for line in read_sheet(folder / SEGMENTATION)
@@ -51,7 +51,7 @@ def facts(folder: Path) -> Facts:
 
 
 def table(folder: Path) -> Table | None:
-    """What each segmenter finds in each set of images; None if nothing was measured."""
+    """What each kind of segmenters finds in each set of images; None if nothing was measured."""
     lines = read_sheet(folder / SEGMENTATION)
     if not lines:
         return None
@@ -59,9 +59,9 @@ def table(folder: Path) -> Table | None:
     rows = dict.fromkeys((learned, measured) for learned, measured, _ in cells)
     return Table(
         "Masks that segmenters find",
-        "A segmenter learned from real images, another one from real and drawn images, as many in all. With the "
-        "interval of 95 % over pairs. The gain is that of the second over the first, in mIoU. Same places: pairs that "
-        "were held back. A segmenter knows how the same places look, and drawn images look like them.",
+        "Segmenters learned from real images, others from real and drawn images, as many in all. With the interval of "
+        "95 % over pairs and segmenters. The gain is that of the others over the first, in mIoU. Same places: pairs "
+        "that were held back. A segmenter knows how the same places look, and drawn images look like them.",
         [
             Column("Learned from"),
             Column("Measured on"),

@@ -11,7 +11,7 @@ from rsprune_dagster.dagster.resources import Compute, Store
 from rsprune_dagster.dagster.user_errors import surface_user_errors
 from rsprune_dagster.tracking.run_recorder import RunRecorder
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 
 
 def semantic_synthesis_checkpoint_asset(defaults: Params) -> dg.AssetsDefinition:
@@ -32,8 +32,8 @@ def semantic_synthesis_checkpoint_asset(defaults: Params) -> dg.AssetsDefinition
     ) -> dg.MaterializeResult[None]:
         """Semantic image synthesis: the checkpoint, fine-tuned to draw images of land-cover masks.
 
-        A segmenter that knows real images is asked for the masks of drawn ones. Another one learns from real and
-        drawn images. The folder is a diffusers pipeline; `rsprune synthesize` draws images of whole masks.
+        Segmenters that know real images are asked for the masks of drawn ones. Others learn from real and drawn
+        images. The folder is a diffusers pipeline; `rsprune synthesize` draws images of whole masks.
         """
         from rsprune_dagster.evaluation.networks import named_networks
         from rsprune_dagster.stages.semantic_synthesis_checkpoint import train_synthesis
