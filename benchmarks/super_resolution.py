@@ -138,12 +138,12 @@ def write_summary(work: Path) -> None:
 def said() -> str:
     """The settings and the protocol."""
     return (
-        f"UNet `tiny`, crops of 64 px, {FINE_TUNING['n_images']:,} images of fine-tuning; the foundation saw "
-        f"{TRAINING['n_images']:,} images of EuroSAT. 420 test images, a crop of each. PSNR (dB) and SSIM of RGB in "
-        "the range 0 to 1 without a border left out; ST-LPIPS on AlexNet; the Fréchet distance in the features of "
-        "the descriptor; input error: reduced result against input, grey levels. Mean over seeds, and Student's "
-        f"interval of {LEVEL:.0%} over them. The last two rows of a table are differences, taken seed by seed: "
-        "foundation less random weights."
+        f"UNet `tiny`, crops of 64 px, {FINE_TUNING['n_images']:,} images of fine-tuning; one foundation, which saw "
+        f"{TRAINING['n_images']:,} images of EuroSAT; seeds are of the fine-tuning. 420 test images, a crop of "
+        "each. PSNR (dB) and SSIM of RGB in the range 0 to 1 without a border left out; ST-LPIPS on AlexNet; the "
+        "Fréchet distance in the features of the descriptor; input error: reduced result against input, grey levels. "
+        f"Mean over seeds, and Student's interval of {LEVEL:.0%} over them. The last two rows of a table are "
+        "differences, taken seed by seed: foundation less random weights."
     )
 
 

@@ -2,8 +2,9 @@
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from test_restoration import foundation
 from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.downstream.checks import draws_no_copies, follows_masks
 from rsprune_dagster.downstream.pairs import Crops
-from rsprune_dagster.downstream.segmentation import Segmenter
+from rsprune_dagster.downstream.segmentation import Segmenter, train_segmenter
 from rsprune_dagster.downstream.synthesis import load_synthesis
 from rsprune_dagster.evaluation.networks import named_networks
+from rsprune_dagster.stages import semantic_synthesis_checkpoint as stage
 from rsprune_dagster.stages.semantic_synthesis_checkpoint import (
     PairSources,
     SynthesisReport,
@@ -66,10 +68,19 @@ def run(pruned: Outcome, parent: Path, folder: Path, sources: PairSources, **cha
 
 
 def test_the_step_fine_tunes_on_pairs_and_measures_on_other_places(
-    pruned: Outcome, foundation: Path, places: Path, tmp_path: Path
+    pruned: Outcome, foundation: Path, places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources = PairSources((str(places / "here"),), (str(places / "there"),))
+    seeds = []
+
+    def counted(*args: Any, seed: int, **kwargs: Any) -> Segmenter:
+        seeds.append(seed)
+        return train_segmenter(*args, seed=seed, **kwargs)
+
+    monkeypatch.setattr(stage, "train_segmenter", counted)
     report = run(pruned, foundation, tmp_path / "first", sources)
+    first, other, *helped = seeds
+    assert helped == [first, other] and first != other, "two of each kind, which start alike"
     assert (report.n_images, report.n_pairs, report.n_test_images) == (32, 8, 12)
     assert report.classes == ("water", "field", "city") and "needs 280 images" in report.not_measured
     metrics = json.loads((tmp_path / "first" / "metrics.json").read_text())
@@ -187,23 +198,27 @@ def test_few_pairs_are_learned_from_and_none_is_held_back(
         assert check(tmp_path / "made").figures
 
 
-class AllOne:
-    """A segmenter that finds class 1 everywhere."""
+@dataclass
+class OneClass:
+    """A segmenter that finds the same class everywhere."""
 
-    n_classes = 2
+    number: int
+    n_classes: int = 2
 
     def predicted(self, images: np.ndarray) -> np.ndarray:
-        return np.ones(images.shape[:3], np.uint8)
+        return np.full(images.shape[:3], self.number, np.uint8)
 
 
 def test_crops_of_one_pair_are_one_observation() -> None:
     images, shares = np.zeros((6, 4, 4, 3), np.uint8), np.zeros((6, 2, 4, 4), np.float32)
     crops = Crops(images, images[..., 0], shares, np.array([0, 0, 3, 3, 3, 5]))
-    segmenters = [cast("Segmenter", AllOne())] * 2
-    [score, *_] = scores(segmenters, (), {"set": crops}, seed=0)
-    assert (score.measure, score.mean.value) == ("miou", 0.0)
-    found = confusions_of_pairs(segmenters, crops)
-    assert found.shape == (2, 3, 2, 2) and found[:, :, 0, 1].tolist() == [[2 * 16, 3 * 16, 16]] * 2
+    wrong, right = (cast("Segmenter", OneClass(number)) for number in (1, 0))
+    found = confusions_of_pairs([wrong, right], crops)
+    assert found.shape == (2, 3, 2, 2) and found[:, :, 0, 1].tolist() == [[2 * 16, 3 * 16, 16], [0, 0, 0]]
+    [score, *_] = scores([wrong, right], (), {"set": crops}, seed=0)
+    assert (score.measure, score.mean.value) == ("miou", 0.5), "the mean of both"
+    [_, _, _, helped, *_] = scores([wrong, right], [right, right], {"set": crops}, seed=0)
+    assert helped.gain is not None and helped.gain.value == 0.5 and helped.gain.low < 0 < helped.gain.high
 
 
 def folder_with(folder: Path, **metrics: float) -> Path:

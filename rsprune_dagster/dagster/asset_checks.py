@@ -308,7 +308,7 @@ def generalizes(context: CheckContext) -> Verdict:
 
 @asset_check("semantic_synthesis_checkpoint")
 def follows_masks(context: CheckContext) -> Verdict:
-    """A segmenter finds the masks in drawn images nearly as well as in real ones."""
+    """Segmenters find the masks in drawn images nearly as well as in real ones."""
     return fine_tuned.follows_masks(context["semantic_synthesis_checkpoint"])
 
 

@@ -62,7 +62,7 @@ def generalizes(folder: Path) -> Verdict:
 def follows_masks(folder: Path) -> Verdict:
     """The mIoU on drawn images is LEAST_RATIO or more of that on real images of the same masks.
 
-    In the same places if pairs of them were held back: a segmenter knows how these look, in drawn and in real images.
+    In the same places if pairs of them were held back: segmenters know how these look, in drawn and in real images.
     """
     metrics = json.loads((folder / METRICS).read_text())
     if not metrics:
@@ -71,7 +71,7 @@ def follows_masks(folder: Path) -> Verdict:
     figures = {name: metrics[f"{name}{end}"] for name in ("miou_real", "miou_drawn", "miou_ratio")}
     ratio = figures["miou_ratio"]
     what = (
-        f"a segmenter that learned from real images has an mIoU of {figures['miou_drawn']:.3f} on drawn images, "
+        f"segmenters that learned from real images have an mIoU of {figures['miou_drawn']:.3f} on drawn images, "
         f"{figures['miou_real']:.3f} on real ones"
     )
     if ratio < LEAST_RATIO:

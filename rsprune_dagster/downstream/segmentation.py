@@ -4,6 +4,7 @@ A segmenter is trained on real pairs of image and mask. How often it agrees with
 these images: of synthetic ones, how well they follow the masks they were made from.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -138,27 +139,27 @@ def measures(confusion: Confusions) -> dict[str, float]:
 
 
 def intervals(confusions: Confusions, *, seed: int) -> dict[str, Mean]:
-    """The measures of the whole set with their intervals of level LEVEL.
+    """The means over segmenters of their measures of the whole set, with intervals of level LEVEL.
 
-    Percentiles of N_RESAMPLES draws with replacement, both of segmenters and of images. Images without a labelled pixel
-    are left out. A class that no image of a resampled set shows is left out of its means.
+    Over images: percentiles of N_RESAMPLES resampled sets. Over segmenters: Student's interval. The half-widths of both
+    are added as the sides of a right angle. Images without a labelled pixel are left out. A class that no image of a
+    resampled set shows is left out of its means.
 
     Args:
-        confusions: numbers of pixels (m, n, k, k) of m segmenters on n images. One segmenter: the interval is over
+        confusions: numbers of pixels (m, n, k, k) of m segmenters on n images. Of one segmenter the interval is over
             images alone.
 
     Raises:
         UsageError: fewer than two images have a labelled pixel.
     """
     values, resampled = _resampled(confusions, seed)
-    return {name: _interval(values[name], resampled[name]) for name in MEASURES}
+    return {name: _mean(values[name], resampled[name]) for name in MEASURES}
 
 
 def gains(ours: Confusions, others: Confusions, *, seed: int) -> dict[str, Mean]:
     """The measures of `ours` less those of `others`, both (m, n, k, k) of the same masks, with paired intervals.
 
-    Both have the same resampled sets of images, and of segmenters, the first with the first and so on; else as
-    `intervals`.
+    The first segmenter is compared with the first and so on, on the same resampled sets of images; else as `intervals`.
 
     Raises:
         UsageError: the masks are not the same, or fewer than two images have a labelled pixel.
@@ -166,7 +167,7 @@ def gains(ours: Confusions, others: Confusions, *, seed: int) -> dict[str, Mean]
     if ours.shape != others.shape or (ours.sum(3) != others.sum(3)).any():
         raise UsageError("the two confusions are of different masks, so their images cannot be paired")
     (a, resampled_a), (b, resampled_b) = _resampled(ours, seed), _resampled(others, seed)
-    return {name: _interval(a[name] - b[name], resampled_a[name] - resampled_b[name]) for name in MEASURES}
+    return {name: _mean(a[name] - b[name], resampled_a[name] - resampled_b[name]) for name in MEASURES}
 
 
 def _check(images: Images, masks: Masks, n_classes: int) -> None:
@@ -231,22 +232,24 @@ def _measures(confusion: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
 def _resampled(
     confusions: Confusions, seed: int
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
-    """The measures () of the whole set and (N_RESAMPLES,) of resampled ones, the same sets for the same seed."""
+    """The measures (m,) of the whole set, and (m, N_RESAMPLES) of resampled ones, the same sets for the same seed."""
     labelled = confusions[:, confusions.any(axis=(0, 2, 3))].astype(np.float64)
     n_segmenters, n_images, n_classes, _ = labelled.shape
     if n_images < 2:
         raise UsageError(
             f"{n_images} of {confusions.shape[1]} images have a labelled pixel: an interval needs 2 or more"
         )
-    rng = np.random.default_rng(seed)
-    of_images, of_segmenters = (
-        rng.multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES).astype(np.float64) for n in (n_images, n_segmenters)
-    )
-    by_segmenter = of_images @ labelled.reshape(n_segmenters, n_images, -1)
-    sums = np.einsum("rm,mrc->rc", of_segmenters, by_segmenter).reshape(N_RESAMPLES, n_classes, n_classes)
-    return _measures(labelled.sum((0, 1))), _measures(sums)
+    shares = np.full(n_images, 1 / n_images)
+    n_times = np.random.default_rng(seed).multinomial(n_images, shares, size=N_RESAMPLES).astype(np.float64)
+    sums = n_times @ labelled.reshape(n_segmenters, n_images, -1)
+    return _measures(labelled.sum(1)), _measures(sums.reshape(n_segmenters, N_RESAMPLES, n_classes, n_classes))
 
 
-def _interval(value: NDArray[np.float64], resampled: NDArray[np.float64]) -> Mean:
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Mean(float(value), float(low), float(high))
+def _mean(values: NDArray[np.float64], resampled: NDArray[np.float64]) -> Mean:
+    """The mean over segmenters of (m,), with its interval over them and over the images of (m, N_RESAMPLES)."""
+    value = float(values.mean())
+    low, high = (float(end) for end in np.quantile(resampled.mean(axis=0), [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+    if len(values) == 1:
+        return Mean(value, low, high)
+    spread = Mean.of(values).high - value
+    return Mean(value, value - math.hypot(value - low, spread), value + math.hypot(high - value, spread))

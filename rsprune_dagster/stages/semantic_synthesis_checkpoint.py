@@ -41,9 +41,9 @@ N_SHOWN: Final = 8
 N_DRAWS_SHOWN: Final = 3
 NOT_MEASURED: Final = "There are no test pairs: name some in semantic_synthesis.test_sources."
 REAL, BOTH = "real", "real and drawn"
-"""What a segmenter learned from."""
+"""What segmenters learned from."""
 OTHER, SAME, DRAWN_OTHER, DRAWN_SAME = "other places", "same places", "drawn, other places", "drawn, same places"
-"""What a segmenter is measured on: test pairs, training pairs that were held back, and images drawn for their masks."""
+"""What segmenters are measured on: test pairs, training pairs that were held back, and images drawn for their masks."""
 KEYS: Final = {
     (REAL, OTHER): "real",
     (REAL, SAME): "real_same_places",
@@ -257,7 +257,7 @@ def fine_tune(
 
 
 def measured(model: Synthesis, learned: PairSet, held_back: PairSet, test: PairSet, protocol: Protocol) -> Results:
-    """Draw images for masks, train the segmenters of both kinds, and measure.
+    """Draw images for masks, train segmenters of both kinds, and measure.
 
     Args:
         learned: the pairs of the fine-tuning.
@@ -297,7 +297,8 @@ def _segmenters(
     images: NDArray[np.uint8], masks: NDArray[np.uint8], n_classes: int, protocol: Protocol, learned_from: str
 ) -> tuple[Segmenter, ...]:
     """Segmenters that differ in their initial weights and in the order of the images."""
-    seeds = np.random.SeedSequence(protocol.sampling.seed).generate_state(protocol.n_segmenters)
+    first = protocol.sampling.seed
+    seeds = (first, *np.random.SeedSequence(first, spawn_key=(1,)).generate_state(protocol.n_segmenters - 1))
     return tuple(
         train_segmenter(
             images,
