@@ -104,8 +104,8 @@ def run_all(layout: Layout, data: Path, names: Sequence[str], arms: Sequence[str
     sources = ImageSources(*(images(data, layout.state, part) for part in ("train", "test")))
     scanner = Scanner.of(params.corpus, layout.cache, 1, terminal)
     every = (
-        super_resolution_task(layout, params, sources, scanner, networks, device="cpu", progress=terminal),
-        synthesis_task(params, pairs, networks, device="cpu", progress=terminal),
+        super_resolution_task(layout, params, sources, scanner, networks),
+        synthesis_task(params, pairs),
     )
     tasks = [task for task in every if task.name in names]
     for seed in seeds:

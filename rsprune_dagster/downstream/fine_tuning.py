@@ -31,7 +31,7 @@ def fine_tuned(
     progress: Progress,
     **task: Any,
 ) -> tuple[Trained, TrainingOptions]:
-    """Train the foundation's denoiser with a condition of `n_channels`.
+    """Train the foundation's denoiser with a condition of `n_channels`; also the options of that training.
 
     Args:
         training: batches and precision.
@@ -42,7 +42,15 @@ def fine_tuned(
     Raises:
         UsageError, RunError: as `training.train`.
     """
-    options = fine_tuning_options(params, training, foundation, parent, seed, **task)
+    options = replace(
+        training_options(training, seed, foundation.space),
+        **params.model_dump(include=set(LENGTH)),
+        denoiser=kind_of(foundation.denoiser),
+        objective=objective_name(foundation.schedule),
+        scene_dropout=1.0,  # no scenes
+        parent=f"{params.start} {parent}",
+        **task,
+    )
     trained = train(
         data,
         options,
@@ -63,28 +71,3 @@ def start_of(foundation: Model, n_channels: int, seed: int, *, from_random: bool
     """
     denoiser = with_new_weights(foundation.denoiser, seed) if from_random else foundation.denoiser
     return with_condition(denoiser, n_channels)
-
-
-def fine_tuning_options(
-    params: SuperResolutionParams | SemanticSynthesisParams,
-    training: TrainingParams,
-    foundation: Model,
-    parent: str,
-    seed: int,
-    **task: Any,
-) -> TrainingOptions:
-    """The options of a training from the foundation.
-
-    Args:
-        parent: the foundation's digest.
-        task: options that the task sets.
-    """
-    return replace(
-        training_options(training, seed, foundation.space),
-        **params.model_dump(include=set(LENGTH)),
-        denoiser=kind_of(foundation.denoiser),
-        objective=objective_name(foundation.schedule),
-        scene_dropout=1.0,  # no scenes
-        parent=f"{params.start} {parent}",
-        **task,
-    )

@@ -72,7 +72,7 @@ class DownstreamTask:
     data: str
     """A hash of the images, with the options that they are read with."""
     fine_tune: Callable[..., Report]
-    """Fine-tune and measure: `fine_tune` of the task's checkpoint, with all arguments but those of a single run."""
+    """Fine-tune and measure: `fine_tune` of the task's checkpoint, with its images."""
     output: int
     """The part of the pictures of examples that shows what the model made."""
 
@@ -108,9 +108,6 @@ def super_resolution_task(
     sources: super_resolution.ImageSources,
     scanner: Scanner,
     networks: Sequence[FeatureNetwork],
-    *,
-    device: str,
-    progress: Progress = silent,
 ) -> DownstreamTask:
     """Super-resolution with the parameters of `super_resolution`. The images are read into the study's folder.
 
@@ -127,27 +124,13 @@ def super_resolution_task(
     images = super_resolution.read_images(
         layout, folder, task, params.training, sources, scanner, edge_px=params.training.image_size_px, tiles=corpus
     )
-    fine_tune = partial(
-        super_resolution.fine_tune,
-        training=params.training,
-        images=images,
-        networks=networks,
-        device=device,
-        progress=progress,
-    )
+    fine_tune = partial(super_resolution.fine_tune, images=images)
     scores = ("psnr_mean", "st_lpips_sample", *(f"{network.measure('frechet')}_sample" for network in networks))
     data = f"{images.fingerprint()} {scanner.options.values()}"
     return DownstreamTask("super_resolution", task, scores, data, fine_tune, output=3)
 
 
-def synthesis_task(
-    params: Params,
-    sources: synthesis.PairSources,
-    networks: Sequence[FeatureNetwork],
-    *,
-    device: str,
-    progress: Progress = silent,
-) -> DownstreamTask:
+def synthesis_task(params: Params, sources: synthesis.PairSources) -> DownstreamTask:
     """Semantic image synthesis with the parameters of `semantic_synthesis`.
 
     Raises:
@@ -158,14 +141,7 @@ def synthesis_task(
     if not sources.test:
         raise UsageError(f"the study needs test pairs. {synthesis.NOT_MEASURED}")
     pairs = synthesis.read_task_pairs(task, sources, image_size_px=params.training.image_size_px)
-    fine_tune = partial(
-        synthesis.fine_tune,
-        training=params.training,
-        pairs=pairs,
-        networks=networks,
-        device=device,
-        progress=progress,
-    )
+    fine_tune = partial(synthesis.fine_tune, pairs=pairs)
     places = ("_same_places", "") if pairs.held_back.n_labelled >= synthesis.LEAST_PAIRS else ("",)
     scores = tuple(f"{measure}{place}" for measure in ("miou_drawn", "miou_gain") for place in places)
     return DownstreamTask("semantic_synthesis", task, scores, pairs.fingerprint(), fine_tune, output=1)
@@ -206,7 +182,18 @@ def study_downstream_arm(
         foundation = foundation_of(
             tiles, options, home / "foundations", params.training, device=device, progress=progress
         )
-        report = _fine_tuned(layout, task, foundation, work, "random" if is_none else "foundation", seed)
+        report = _fine_tuned(
+            layout,
+            task,
+            foundation,
+            work,
+            start="random" if is_none else "foundation",
+            training=params.training,
+            networks=networks,
+            seed=seed,
+            device=device,
+            progress=progress,
+        )
         point = Point(report.n_images, report.final_loss, report.metrics)
         n_tiles = 0 if is_none else len(tiles)
         result = ArmResult(chosen.name, chosen.strategy, chosen.keep_fraction, seed, n_tiles, content, key, (point,))
@@ -268,14 +255,16 @@ def foundation_of(
     return checkpoint
 
 
-def _fine_tuned(layout: Layout, task: DownstreamTask, foundation: Path, work: Path, start: str, seed: int) -> Report:
-    """Fine-tune and measure, with states and checkpoint below `work`."""
+def _fine_tuned(
+    layout: Layout, task: DownstreamTask, foundation: Path, work: Path, *, start: str, **how: Any
+) -> Report:
+    """Fine-tune and measure, with states and checkpoint below `work`; `how`: other arguments of `task.fine_tune`."""
     shutil.rmtree(work / DRAFT, ignore_errors=True)  # what a killed run left
     (work / DRAFT).mkdir(parents=True)
     into = replace(layout, state=work).with_draft("diffusion_checkpoint", foundation)
     into = into.with_draft(task.checkpoint, work / DRAFT)
     model, _ = load_checkpoint(foundation)
-    return task.fine_tune(into, model, task.params.model_copy(update={"start": start}), seed=seed)
+    return task.fine_tune(into, model, task.params.model_copy(update={"start": start}), **how)
 
 
 def _picture(examples: Iterable[Path], output: int) -> Image.Image:

@@ -112,10 +112,10 @@ def _task(
     """The task with its images."""
     from rsprune_dagster.stages.downstream_study import super_resolution_task, synthesis_task
 
-    home, device, progress = made.project_root, compute.device, compute.progress(context)
+    home, progress = made.project_root, compute.progress(context)
     if task == "semantic_synthesis":
         pairs = pair_sources(params.semantic_synthesis, draft, home=home, progress=progress)
-        return synthesis_task(params, pairs, networks, device=device, progress=progress)
+        return synthesis_task(params, pairs)
     images = super_resolution_sources(params.super_resolution, params.evaluation, draft, home=home, progress=progress)
     reader = scanner(context, draft, compute, params.corpus, home)
-    return super_resolution_task(draft, params, images, reader, networks, device=device, progress=progress)
+    return super_resolution_task(draft, params, images, reader, networks)
