@@ -56,7 +56,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "n_images": 19_200,
         "ema_half_life_images": 1920,
         "save_every_images": 4800,
-        "n_test_images": 200,
+        "n_test_images": 300,
         "n_drawn_images": 320,
         "n_segmenter_images": 3200,
         "n_segmenters": 1,
@@ -105,7 +105,7 @@ def run_all(layout: Layout, data: Path, names: Sequence[str], arms: Sequence[str
     scanner = Scanner.of(params.corpus, layout.cache, 1, terminal)
     every = (
         super_resolution_task(layout, params, sources, scanner, networks),
-        synthesis_task(params, pairs),
+        synthesis_task(params, pairs, networks),
     )
     tasks = [task for task in every if task.name in names]
     for seed in seeds:

@@ -66,7 +66,8 @@ def test_each_partition_adds_its_run_and_arms_are_compared_in_each_score(world: 
     assert kept["to_none"]["value"] == pytest.approx(sum(gaps) / 2) and kept["to_none"]["n_seeds"] == 2
     assert kept["to_full"]["n_seeds"] == 2 and kept["images_needed"] == []
     pictures = downstream_study_pictures(folder)
-    assert downstream_study.label("frechet_descriptor_sample") == "Fréchet distance of samples, descriptor ↓"
+    for end, images in (("sample", "samples"), ("drawn_same_places", "drawn images, same places")):
+        assert downstream_study.label(f"frechet_descriptor_{end}") == f"Fréchet distance of {images}, descriptor ↓"
     assert set(pictures) == {"arms", "differences", "results for the same inputs"}
     assert "none, random weights" in str(pictures["arms"]) and "| rsprune 20 % | 61 | 2 |" in str(pictures["arms"])
     arms, differences, gallery = downstream_study.blocks(folder)

@@ -16,6 +16,7 @@ from test_restoration import foundation
 from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.downstream.checks import draws_no_copies, follows_masks
 from rsprune_dagster.downstream.pairs import Crops
+from rsprune_dagster.downstream.restoration import Mean, RestorationScore
 from rsprune_dagster.downstream.segmentation import Segmenter, train_segmenter
 from rsprune_dagster.downstream.synthesis import load_synthesis
 from rsprune_dagster.evaluation.networks import named_networks
@@ -120,6 +121,28 @@ def test_the_step_fine_tunes_on_pairs_and_measures_on_other_places(
     (tmp_path / "cache").rename(tmp_path / "aside")
     run(pruned, foundation, tmp_path / "anew", sources)
     assert tree_of(tmp_path / "anew").digest == tree_of(tmp_path / "first").digest
+
+
+def test_drawn_images_are_compared_with_the_real_ones_of_their_places(
+    pruned: Outcome, foundation: Path, places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def distances(outputs: dict[str, Any], truth: Any, networks: object) -> tuple[list[RestorationScore], str]:
+        seen.append((len(outputs["drawn"]), len(truth)))
+        return [RestorationScore("drawn", "frechet_x", Mean(float(truth.mean()), 0, 1), None)], "Of one network."
+
+    monkeypatch.setattr(stage, "distances", distances)
+    for path in (places / "there" / "images").iterdir():
+        (tmp_path / "there" / "images").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), (200, 200, 200)).save(tmp_path / "there" / "images" / path.name)
+    shutil.copytree(places / "there" / "masks", tmp_path / "there" / "masks")
+    sources = PairSources((str(places / "here"),), (str(tmp_path / "there"),))
+    report = run(pruned, foundation, tmp_path / "draft", sources)
+    assert seen == [(12, 12), (8, 8)]
+    assert report.metrics["frechet_x_drawn"] == 200
+    assert report.metrics["frechet_x_drawn_same_places"] < 150
+    assert report.not_measured == "Of one network."
 
 
 def test_pairs_that_are_held_back_are_not_learned_from(

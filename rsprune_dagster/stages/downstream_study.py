@@ -48,8 +48,8 @@ from rsprune_dagster.utils.file_lock import held
 from rsprune_dagster.utils.progress import Progress, silent
 from rsprune_dagster.utils.terminal import warn
 
-CODE_VERSION: Final = "1"
-"""Version of the studies of downstream tasks; results of other versions are ignored."""
+CODE_VERSIONS: Final = {"super_resolution": "1", "semantic_synthesis": "2"}
+"""Versions of the studies by task; results of other versions are ignored."""
 DRAFT: Final = "draft"
 N_PARTS: Final = 5
 """Square parts of an example, in the checkpoints of both tasks."""
@@ -130,7 +130,9 @@ def super_resolution_task(
     return DownstreamTask("super_resolution", task, scores, data, fine_tune, output=3)
 
 
-def synthesis_task(params: Params, sources: synthesis.PairSources) -> DownstreamTask:
+def synthesis_task(
+    params: Params, sources: synthesis.PairSources, networks: Sequence[FeatureNetwork]
+) -> DownstreamTask:
     """Semantic image synthesis with the parameters of `semantic_synthesis`.
 
     Raises:
@@ -143,7 +145,8 @@ def synthesis_task(params: Params, sources: synthesis.PairSources) -> Downstream
     pairs = synthesis.read_task_pairs(task, sources, image_size_px=params.training.image_size_px)
     fine_tune = partial(synthesis.fine_tune, pairs=pairs)
     places = ("_same_places", "") if pairs.held_back.n_labelled >= synthesis.LEAST_PAIRS else ("",)
-    scores = tuple(f"{measure}{place}" for measure in ("miou_drawn", "miou_gain") for place in places)
+    distances = [f"{network.measure('frechet')}_drawn" for network in networks]
+    scores = tuple(f"{measure}{place}" for measure in ("miou_drawn", *distances, "miou_gain") for place in places)
     return DownstreamTask("semantic_synthesis", task, scores, pairs.fingerprint(), fine_tune, output=1)
 
 
@@ -219,7 +222,7 @@ def result_key(study: Study, params: Params, task: DownstreamTask, networks: Seq
         "data": task.data,
         "sampling": [params.training.sampler, params.training.sample_steps],
         "networks": [(one.name, one.sha256, one.resize) for one in networks],
-        "code": [FOUNDATION_VERSION, CODE_VERSION],
+        "code": [FOUNDATION_VERSION, CODE_VERSIONS[task.name]],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

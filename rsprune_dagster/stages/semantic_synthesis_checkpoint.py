@@ -53,6 +53,8 @@ KEYS: Final = {
     (BOTH, SAME): "helped_same_places",
 }
 """How a score is named in metrics.json."""
+ENDS: Final = {OTHER: "", SAME: "_same_places"}
+"""The ends of the names of other figures there, such as the gain."""
 LEAST_MIOU: Final = 1e-6
 """A segmenter that finds nothing has no ratio."""
 LEAST_PAIRS: Final = 2
@@ -280,16 +282,20 @@ def measured(model: Synthesis, learned: PairSet, held_back: PairSet, test: PairS
     alone = _segmenters(real.images, real.masks, learned.n_classes, protocol, "real images")
     helped = _segmenters(*both, learned.n_classes, protocol, "real and drawn images")
     found = [*scores(alone, helped, sets, seed=options.seed), *scores(alone, (), drawn_sets, seed=options.seed)]
-    of_sets, not_measured = distances({"drawn": drawn_sets[DRAWN_OTHER].images}, sets[OTHER].images, protocol.networks)
     metrics = {f"{score.measure}_{KEYS[score.learned_from, score.measured_on]}": score.mean.value for score in found}
-    metrics |= {f"{score.measure}_drawn": score.mean.value for score in of_sets}
-    for end in ("", *(["_same_places"] if SAME in sets else [])):
+    missing = []
+    for name, crops in sets.items():
+        end = ENDS[name]
+        of_set, reasons = distances({"drawn": drawn_sets[f"drawn, {name}"].images}, crops.images, protocol.networks)
+        missing.append(reasons)
+        metrics |= {f"{score.measure}_drawn{end}": score.mean.value for score in of_set}
         metrics[f"miou_gain{end}"] = metrics[f"miou_helped{end}"] - metrics[f"miou_real{end}"]
         metrics[f"miou_ratio{end}"] = metrics[f"miou_drawn{end}"] / max(metrics[f"miou_real{end}"], LEAST_MIOU)
     control = SAME if SAME in sets else OTHER
     metrics |= _nearness("learned", drawn, masks) | _nearness("control", drawn_sets[f"drawn, {control}"], sets[control])
     shown = sets[OTHER].varied(N_SHOWN)
     draws = [drawn_for(shown, test_seed + number).images for number in range(N_DRAWS_SHOWN)]
+    not_measured = " ".join(dict.fromkeys(filter(None, missing)))
     return Results(shown, draws, found, metrics, len(sets[OTHER]), not_measured)
 
 

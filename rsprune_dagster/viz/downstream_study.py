@@ -32,6 +32,12 @@ SCORES = {
     "miou_gain_same_places": "Gain in mIoU, same places",
     "miou_gain": "Gain in mIoU",
 }
+IMAGES = {
+    "_sample": "samples",
+    "_drawn": "drawn images",
+    "_drawn_same_places": "drawn images, same places",
+}
+"""What images a distance is of, by the end of its name."""
 
 
 def read_summaries(folder: Path) -> Summaries:
@@ -105,9 +111,13 @@ def outputs(folder: Path, summaries: Summaries) -> Gallery | None:
 
 def label(score: str) -> str:
     """A score with the direction in which it gets better."""
-    measure, _, network = score_label(score.removesuffix("_sample")).partition(", ")
-    words = SCORES.get(score) or f"{measure} of samples, {network}"
-    return f"{words} {'↑' if larger_is_better(score) else '↓'}"
+    return f"{SCORES.get(score) or _distance(score)} {'↑' if larger_is_better(score) else '↓'}"
+
+
+def _distance(score: str) -> str:
+    name, images = next((score.removesuffix(end), words) for end, words in IMAGES.items() if score.endswith(end))
+    measure, _, network = score_label(name).partition(", ")
+    return f"{measure} of {images}, {network}"
 
 
 def _score_columns(summaries: Summaries) -> list[Column]:

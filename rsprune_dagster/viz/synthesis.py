@@ -7,6 +7,7 @@ from rsprune_dagster.utils.csv_files import read_sheet
 from rsprune_dagster.viz import fine_tuning
 from rsprune_dagster.viz.blocks import Block, Column, Facts, Gallery, Table
 from rsprune_dagster.viz.counts import read_json
+from rsprune_dagster.viz.downstream_study import label
 from rsprune_dagster.viz.fine_tuning import interval
 from rsprune_dagster.viz.formatting import count, quantity
 
@@ -32,13 +33,9 @@ def headline(folder: Path) -> str:
 
 
 def facts(folder: Path) -> Facts:
-    """Task, length and distance."""
+    """Task, length and distances."""
     told, metrics = read_json(folder / TRAINING), read_json(folder / METRICS)
-    distances = [
-        (f"Drawn against real images, {name.removesuffix('_drawn')}", quantity(value))
-        for name, value in metrics.items()
-        if name.startswith("frechet") and name.endswith("_drawn")
-    ]
+    distances = [(label(name), quantity(value)) for name, value in metrics.items() if name.startswith("frechet")]
     return Facts(
         [
             ("Semantic image synthesis", f"classes {', '.join(told['classes'])}"),

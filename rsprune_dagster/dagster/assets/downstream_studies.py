@@ -115,7 +115,7 @@ def _task(
     home, progress = made.project_root, compute.progress(context)
     if task == "semantic_synthesis":
         pairs = pair_sources(params.semantic_synthesis, draft, home=home, progress=progress)
-        return synthesis_task(params, pairs)
+        return synthesis_task(params, pairs, networks)
     images = super_resolution_sources(params.super_resolution, params.evaluation, draft, home=home, progress=progress)
     reader = scanner(context, draft, compute, params.corpus, home)
     return super_resolution_task(draft, params, images, reader, networks)
