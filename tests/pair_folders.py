@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rsprune_dagster.downstream.pairs import Palette
+from rsprune_dagster.downstream.masks import Palette
 
 CLASSES = ("#0000ff water", "#00ff00 field", "#ff0000 city")
 PALETTE = Palette.of(CLASSES)

@@ -9,16 +9,14 @@ import rasterio
 from pair_folders import CLASSES, drawn_mask
 from PIL import Image
 
+from rsprune_dagster.downstream.masks import UNLABELED, Palette, read_mask
 from rsprune_dagster.downstream.pairs import (
-    UNLABELED,
     Crop,
     Crops,
     Pair,
     PairSet,
-    Palette,
     class_shares,
     grid_of_crops,
-    read_mask,
     read_pairs,
     reduced_image,
     reduced_mask,

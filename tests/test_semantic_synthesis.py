@@ -14,20 +14,15 @@ from prune_runs import Outcome, settings
 from test_restoration import foundation
 
 from rsprune_dagster.config.layout import Layout
+from rsprune_dagster.downstream import synthesis_measures
 from rsprune_dagster.downstream.checks import draws_no_copies, follows_masks
 from rsprune_dagster.downstream.pairs import Crops
 from rsprune_dagster.downstream.restoration import Mean, RestorationScore
 from rsprune_dagster.downstream.segmentation import Segmenter, train_segmenter
 from rsprune_dagster.downstream.synthesis import load_synthesis
+from rsprune_dagster.downstream.synthesis_measures import confusions_of_pairs, scores
 from rsprune_dagster.evaluation.networks import named_networks
-from rsprune_dagster.stages import semantic_synthesis_checkpoint as stage
-from rsprune_dagster.stages.semantic_synthesis_checkpoint import (
-    PairSources,
-    SynthesisReport,
-    confusions_of_pairs,
-    scores,
-    train_synthesis,
-)
+from rsprune_dagster.stages.semantic_synthesis_checkpoint import PairSources, SynthesisReport, train_synthesis
 from rsprune_dagster.tracking.content import tree_of
 from rsprune_dagster.utils.csv_files import read_sheet
 from rsprune_dagster.utils.errors import RunError, UsageError
@@ -78,7 +73,7 @@ def test_the_step_fine_tunes_on_pairs_and_measures_on_other_places(
         seeds.append(seed)
         return train_segmenter(*args, seed=seed, **kwargs)
 
-    monkeypatch.setattr(stage, "train_segmenter", counted)
+    monkeypatch.setattr(synthesis_measures, "train_segmenter", counted)
     report = run(pruned, foundation, tmp_path / "first", sources)
     first, other, *helped = seeds
     assert helped == [first, other] and first != other, "two of each kind, which start alike"
@@ -132,7 +127,7 @@ def test_drawn_images_are_compared_with_the_real_ones_of_their_places(
         seen.append((len(outputs["drawn"]), len(truth)))
         return [RestorationScore("drawn", "frechet_x", Mean(float(truth.mean()), 0, 1), None)], "Of one network."
 
-    monkeypatch.setattr(stage, "distances", distances)
+    monkeypatch.setattr(synthesis_measures, "distances", distances)
     for path in (places / "there" / "images").iterdir():
         (tmp_path / "there" / "images").mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 40), (200, 200, 200)).save(tmp_path / "there" / "images" / path.name)

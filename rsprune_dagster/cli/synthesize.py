@@ -36,7 +36,7 @@ def synthesize(
     from dataclasses import replace
 
     from rsprune_dagster.downstream.drawing import check_target, targets, write_drawing
-    from rsprune_dagster.downstream.pairs import read_mask
+    from rsprune_dagster.downstream.masks import read_mask
     from rsprune_dagster.downstream.synthesis import load_synthesis
     from rsprune_dagster.stages.diffusion_checkpoint import sampling_options
     from rsprune_dagster.utils.device import resolve_device

@@ -60,7 +60,7 @@ def materialize(
 
         space_of(params.training)
     if "semantic_synthesis_checkpoint" in wanted:
-        from rsprune_dagster.downstream.pairs import Palette
+        from rsprune_dagster.downstream.masks import Palette
 
         Palette.of(params.semantic_synthesis.classes)
     if {"diffusion_checkpoint", "super_resolution_checkpoint"} <= set(wanted):

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy, interpolate
 
 from rsprune_dagster.diffusion.objective import to_tensor
 from rsprune_dagster.diffusion.tile_set import N_TURNS, turned
-from rsprune_dagster.downstream.pairs import UNLABELED
+from rsprune_dagster.downstream.masks import UNLABELED
 from rsprune_dagster.downstream.restoration import LEVEL, Mean
 from rsprune_dagster.utils.errors import UsageError
 from rsprune_dagster.utils.progress import Progress, silent

@@ -17,7 +17,8 @@ from rsprune_dagster.diffusion.sampling import NULL_CLASS, guided, sample
 from rsprune_dagster.diffusion.schedule import SAMPLERS
 from rsprune_dagster.diffusion.tile_set import Condition
 from rsprune_dagster.diffusion.training import Trained, TrainingOptions
-from rsprune_dagster.downstream.pairs import Palette, class_shares
+from rsprune_dagster.downstream.masks import Palette
+from rsprune_dagster.downstream.pairs import class_shares
 from rsprune_dagster.downstream.windows import corners, ramp
 from rsprune_dagster.utils.errors import RunError, UsageError
 from rsprune_dagster.utils.progress import Progress, silent

@@ -73,6 +73,6 @@ def semantic_synthesis_checkpoint_asset(defaults: Params) -> dg.AssetsDefinition
 
 
 def _check_palette(params: SemanticSynthesisParams) -> None:
-    from rsprune_dagster.downstream.pairs import Palette
+    from rsprune_dagster.downstream.masks import Palette
 
     Palette.of(params.classes)
