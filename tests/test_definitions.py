@@ -17,6 +17,7 @@ from rsprune_dagster.config.layout import STUDIES, Layout
 from rsprune_dagster.config.params import load
 from rsprune_dagster.dagster.assets import build_assets
 from rsprune_dagster.dagster.jobs import JOBS
+from rsprune_dagster.dagster.metadata import readable
 from rsprune_dagster.definitions import build_defs, defs
 from rsprune_dagster.tracking.content import tree_of
 from rsprune_dagster.tracking.run_recorder import folder_recorder
@@ -195,6 +196,11 @@ def test_a_materialization_records_figures_pictures_and_the_hash_of_its_folder(
             _check(name, event.asset_materialization, tmp_path / "assets" / name)
     figures = recorded["pruned_subset"].asset_materialization.metadata  # type: ignore[union-attr]
     assert figures["n_kept"].value == round(0.15 * figures["n_readable"].value)
+
+
+def test_figures_are_shown_with_six_digits_and_without_empty_texts() -> None:
+    shown = readable({"psnr": 29.136343955993652, "rate": 1.23456789e-7, "n": 12_345_678, "said": "", "name": "a"})
+    assert shown == {"psnr": 29.1363, "rate": 1.23457e-07, "n": 12_345_678, "name": "a"}
 
 
 def test_docs_name_every_asset() -> None:

@@ -23,7 +23,7 @@ def result(
     verdict: "Verdict | None" = None,
     facts: Mapping[str, Any] | None = None,
 ) -> dg.MaterializeResult[None]:
-    """The MaterializeResult: content hash as data version; figures, pictures, parameters and columns as metadata.
+    """The MaterializeResult: content hash as data version; pictures, figures, parameters and columns as metadata.
 
     Args:
         tables: Parquet files of the asset; the first gives Dagster's row count and column schema.
@@ -39,9 +39,18 @@ def result(
         for title, picture in (pictures or {}).items()
     }
     return dg.MaterializeResult(
-        metadata={**figures, **shown, **_about(made, record, folder), **_tables(tables)},
+        metadata={**shown, **readable(figures), **_about(made, record, folder), **_tables(tables)},
         data_version=dg.DataVersion(record.data_version),
     )
+
+
+def readable(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers with six significant digits, as a person reads them; without empty texts. MLflow has all digits."""
+    return {
+        name: float(f"{value:.6g}") if isinstance(value, float) else value
+        for name, value in figures.items()
+        if value != ""
+    }
 
 
 def _about(made: AssetRecorder, record: Record, folder: Path) -> dict[str, Any]:

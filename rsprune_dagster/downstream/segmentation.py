@@ -127,15 +127,16 @@ def confusions(predicted: Masks, masks: Masks, n_classes: int) -> Confusions:
     return np.array(counts, np.int64).reshape(-1, n_classes, n_classes)
 
 
-def measures(confusion: Confusions) -> dict[str, float]:
-    """The MEASURES of numbers of pixels (k, k), by true class, then by predicted class.
-
-    Raises:
-        UsageError: there is no labelled pixel.
-    """
-    if confusion.sum() == 0:
-        raise UsageError("no mask has a labelled pixel, so nothing can be measured")
-    return {name: float(value) for name, value in _measures(confusion.astype(np.float64)).items()}
+def measures(confusion: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """The MEASURES (...) of numbers of pixels (..., k, k), by true, then by predicted class, each with a pixel."""
+    right = np.diagonal(confusion, axis1=-2, axis2=-1)
+    true, predicted = confusion.sum(-1), confusion.sum(-2)
+    occurs = true > 0
+    return {
+        "miou": np.mean(right / np.where(occurs, true + predicted - right, 1), axis=-1, where=occurs),
+        "accuracy": right.sum(-1) / true.sum(-1),
+        "mean_accuracy": np.mean(right / np.where(occurs, true, 1), axis=-1, where=occurs),
+    }
 
 
 def intervals(confusions: Confusions, *, seed: int) -> dict[str, Mean]:
@@ -217,18 +218,6 @@ def _batches(
         yield to_tensor(inputs), torch.from_numpy(target).long()
 
 
-def _measures(confusion: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """The measures (...) of confusions (..., k, k), each with a labelled pixel."""
-    right = np.diagonal(confusion, axis1=-2, axis2=-1)
-    true, predicted = confusion.sum(-1), confusion.sum(-2)
-    occurs = true > 0
-    return {
-        "miou": np.mean(right / np.where(occurs, true + predicted - right, 1), axis=-1, where=occurs),
-        "accuracy": right.sum(-1) / true.sum(-1),
-        "mean_accuracy": np.mean(right / np.where(occurs, true, 1), axis=-1, where=occurs),
-    }
-
-
 def _resampled(
     confusions: Confusions, seed: int
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
@@ -242,7 +231,7 @@ def _resampled(
     shares = np.full(n_images, 1 / n_images)
     n_times = np.random.default_rng(seed).multinomial(n_images, shares, size=N_RESAMPLES).astype(np.float64)
     sums = n_times @ labelled.reshape(n_segmenters, n_images, -1)
-    return _measures(labelled.sum(1)), _measures(sums.reshape(n_segmenters, N_RESAMPLES, n_classes, n_classes))
+    return measures(labelled.sum(1)), measures(sums.reshape(n_segmenters, N_RESAMPLES, n_classes, n_classes))
 
 
 def _mean(values: NDArray[np.float64], resampled: NDArray[np.float64]) -> Mean:
