@@ -115,7 +115,8 @@ def run_all(layout: Layout, data: Path, names: Sequence[str], arms: Sequence[str
                 report = study_downstream_arm(
                     layout, params, task, networks, arm=arm, seed=seed, workers=1, device="cpu", progress=terminal
                 )
-                scores = {score: round(report.figures()[score], 4) for score in task.scores}
+                figures = report.figures()
+                scores = {score: round(figures[score], 4) for score in task.scores if score in figures}
                 print(f"{time.monotonic() - started:.0f} s  {task.name}, {arm}, seed {seed}: {scores}", flush=True)
 
 

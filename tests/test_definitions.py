@@ -17,7 +17,7 @@ from rsprune_dagster.config.layout import STUDIES, Layout
 from rsprune_dagster.config.params import load
 from rsprune_dagster.dagster.assets import build_assets
 from rsprune_dagster.dagster.jobs import JOBS
-from rsprune_dagster.dagster.metadata import readable
+from rsprune_dagster.dagster.metadata import rounded
 from rsprune_dagster.definitions import build_defs, defs
 from rsprune_dagster.tracking.content import tree_of
 from rsprune_dagster.tracking.run_recorder import folder_recorder
@@ -199,7 +199,7 @@ def test_a_materialization_records_figures_pictures_and_the_hash_of_its_folder(
 
 
 def test_figures_are_shown_with_six_digits_and_without_empty_texts() -> None:
-    shown = readable({"psnr": 29.136343955993652, "rate": 1.23456789e-7, "n": 12_345_678, "said": "", "name": "a"})
+    shown = rounded({"psnr": 29.136343955993652, "rate": 1.23456789e-7, "n": 12_345_678, "said": "", "name": "a"})
     assert shown == {"psnr": 29.1363, "rate": 1.23457e-07, "n": 12_345_678, "name": "a"}
 
 
@@ -213,6 +213,7 @@ def _check(name: str, recorded: dg.AssetMaterialization, folder: Path) -> None:
     assert any(isinstance(value, dg.IntMetadataValue | dg.FloatMetadataValue) for value in values), name
     pictures = [value for value in values if isinstance(value, dg.MarkdownMetadataValue)]
     assert name == "embeddings" or any("data:image/" in picture.value for picture in pictures), name
+    assert name == "embeddings" or next(iter(values)) in pictures, "pictures stand before figures"
     assert recorded.tags and recorded.tags["dagster/data_version"] == tree_of(folder).digest
 
 

@@ -68,6 +68,7 @@ def test_each_partition_adds_its_run_and_arms_are_compared_in_each_score(world: 
     pictures = downstream_study_pictures(folder)
     for end, images in (("sample", "samples"), ("drawn_same_places", "drawn images, same places")):
         assert downstream_study.label(f"frechet_descriptor_{end}") == f"Fréchet distance of {images}, descriptor ↓"
+    assert downstream_study.label("fid_drawn").endswith(" of drawn images ↓")
     assert set(pictures) == {"arms", "differences", "results for the same inputs"}
     assert "none, random weights" in str(pictures["arms"]) and "| rsprune 20 % | 61 | 2 |" in str(pictures["arms"])
     arms, differences, gallery = downstream_study.blocks(folder)

@@ -125,7 +125,9 @@ def test_drawn_images_are_compared_with_the_real_ones_of_their_places(
 
     def distances(outputs: dict[str, Any], truth: Any, networks: object) -> tuple[list[RestorationScore], str]:
         seen.append((len(outputs["drawn"]), len(truth)))
-        return [RestorationScore("drawn", "frechet_x", Mean(float(truth.mean()), 0, 1), None)], "Of one network."
+        return [
+            RestorationScore("drawn", "frechet_x", Mean(float(truth.mean()), 0, 1), None)
+        ], "Of one network." if len(truth) < 12 else ""
 
     monkeypatch.setattr(synthesis_measures, "distances", distances)
     for path in (places / "there" / "images").iterdir():
@@ -137,7 +139,7 @@ def test_drawn_images_are_compared_with_the_real_ones_of_their_places(
     assert seen == [(12, 12), (8, 8)]
     assert report.metrics["frechet_x_drawn"] == 200
     assert report.metrics["frechet_x_drawn_same_places"] < 150
-    assert report.not_measured == "Of one network."
+    assert report.not_measured == "Same places: Of one network."
 
 
 def test_pairs_that_are_held_back_are_not_learned_from(

@@ -39,12 +39,12 @@ def result(
         for title, picture in (pictures or {}).items()
     }
     return dg.MaterializeResult(
-        metadata={**shown, **readable(figures), **_about(made, record, folder), **_tables(tables)},
+        metadata={**shown, **rounded(figures), **_about(made, record, folder), **_tables(tables)},
         data_version=dg.DataVersion(record.data_version),
     )
 
 
-def readable(figures: Mapping[str, Any]) -> dict[str, Any]:
+def rounded(figures: Mapping[str, Any]) -> dict[str, Any]:
     """Numbers with six significant digits, as a person reads them; without empty texts. MLflow has all digits."""
     return {
         name: float(f"{value:.6g}") if isinstance(value, float) else value

@@ -1,4 +1,4 @@
-"""Masks: the class of each pixel, read from files and checked against the palette.
+"""Pictures, and masks: the class of each pixel, read from files and checked against the palette.
 
 A mask is a picture in the colours of the palette, or a TIFF of one band of integers without a colour table, whose
 values are the numbers of the classes; what its nodata or mask leaves out is of no class.
@@ -25,7 +25,7 @@ NOT_VALID: Final = -(2**62)
 """Stands for pixels of a label raster that are not valid."""
 FORMATS: Final = ("PNG", "JPEG", "TIFF")
 N_NAMED: Final = 3
-"""Colours or files that an error names."""
+"""Colours or labels that an error names."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def read_picture(path: Path) -> np.ndarray:
 
 
 def _labels(path: Path) -> np.ndarray | None:
-    """The values of a TIFF of one band, UNLABELED where they are not valid; None: it is a picture."""
+    """The values of a TIFF of one band, NOT_VALID where they are not valid; None: it is a picture."""
     try:
         with gdal.opened(str(path)) as raster:
             is_integer = np.issubdtype(np.dtype(raster.dtypes[0]), np.integer)

@@ -128,7 +128,7 @@ def confusions(predicted: Masks, masks: Masks, n_classes: int) -> Confusions:
 
 
 def measures(confusion: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """The MEASURES (...) of numbers of pixels (..., k, k), by true, then by predicted class, each with a pixel."""
+    """The MEASURES (...) of numbers of labelled pixels (..., k, k), by true, then by predicted class; none is all 0."""
     right = np.diagonal(confusion, axis1=-2, axis2=-1)
     true, predicted = confusion.sum(-1), confusion.sum(-2)
     occurs = true > 0

@@ -113,7 +113,7 @@ def measured(model: Synthesis, learned: PairSet, held_back: PairSet, test: PairS
     for name, crops in sets.items():
         end = ENDS[name]
         of_set, reasons = distances({"drawn": drawn_sets[f"drawn, {name}"].images}, crops.images, protocol.networks)
-        missing.append(reasons)
+        missing += [f"{name.capitalize()}: {reasons}"] if reasons else []
         metrics |= {f"{score.measure}_drawn{end}": score.mean.value for score in of_set}
         metrics[f"miou_gain{end}"] = metrics[f"miou_helped{end}"] - metrics[f"miou_real{end}"]
         metrics[f"miou_ratio{end}"] = metrics[f"miou_drawn{end}"] / max(metrics[f"miou_real{end}"], LEAST_MIOU)
@@ -121,8 +121,7 @@ def measured(model: Synthesis, learned: PairSet, held_back: PairSet, test: PairS
     metrics |= _nearness("learned", drawn, masks) | _nearness("control", drawn_sets[f"drawn, {control}"], sets[control])
     shown = sets[OTHER].varied(N_SHOWN)
     draws = [drawn_for(shown, test_seed + number).images for number in range(N_DRAWS_SHOWN)]
-    not_measured = " ".join(dict.fromkeys(filter(None, missing)))
-    return Results(shown, draws, found, metrics, len(sets[OTHER]), not_measured)
+    return Results(shown, draws, found, metrics, len(sets[OTHER]), " ".join(missing))
 
 
 def _segmenters(

@@ -30,7 +30,7 @@ from rsprune_dagster.diffusion.latents import space_of
 from rsprune_dagster.diffusion.state import training_key
 from rsprune_dagster.diffusion.tile_set import TileSet
 from rsprune_dagster.diffusion.training import TrainingOptions, train
-from rsprune_dagster.downstream.synthesis_measures import LEAST_PAIRS
+from rsprune_dagster.downstream.synthesis_measures import ENDS, LEAST_PAIRS, OTHER, SAME
 from rsprune_dagster.evaluation.features import FeatureNetwork
 from rsprune_dagster.evaluation.intervals import LEVEL
 from rsprune_dagster.stages import semantic_synthesis_checkpoint as synthesis
@@ -145,9 +145,9 @@ def synthesis_task(
         raise UsageError(f"the study needs test pairs. {synthesis.NOT_MEASURED}")
     pairs = synthesis.read_task_pairs(task, sources, image_size_px=params.training.image_size_px)
     fine_tune = partial(synthesis.fine_tune, pairs=pairs)
-    places = ("_same_places", "") if pairs.held_back.n_labelled >= LEAST_PAIRS else ("",)
+    places = [SAME, OTHER] if pairs.held_back.n_labelled >= LEAST_PAIRS else [OTHER]
     distances = [f"{network.measure('frechet')}_drawn" for network in networks]
-    scores = tuple(f"{measure}{place}" for measure in ("miou_drawn", *distances, "miou_gain") for place in places)
+    scores = tuple(f"{one}{ENDS[place]}" for one in ("miou_drawn", *distances, "miou_gain") for place in places)
     return DownstreamTask("semantic_synthesis", task, scores, pairs.fingerprint(), fine_tune, output=1)
 
 

@@ -115,9 +115,9 @@ def label(score: str) -> str:
 
 
 def _distance(score: str) -> str:
-    name, images = next((score.removesuffix(end), words) for end, words in IMAGES.items() if score.endswith(end))
-    measure, _, network = score_label(name).partition(", ")
-    return f"{measure} of {images}, {network}"
+    end, images = next((end, words) for end, words in IMAGES.items() if score.endswith(end))
+    measure, comma, network = score_label(score.removesuffix(end)).partition(", ")
+    return f"{measure} of {images}{comma}{network}"
 
 
 def _score_columns(summaries: Summaries) -> list[Column]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from rsprune_dagster.config.layout import METRICS, SEGMENTATION, TRAINING
+from rsprune_dagster.evaluation.checks import DISTANCES
 from rsprune_dagster.utils.csv_files import read_sheet
 from rsprune_dagster.viz import fine_tuning
 from rsprune_dagster.viz.blocks import Block, Column, Facts, Gallery, Table
@@ -35,7 +36,7 @@ def headline(folder: Path) -> str:
 def facts(folder: Path) -> Facts:
     """Task, length and distances."""
     told, metrics = read_json(folder / TRAINING), read_json(folder / METRICS)
-    distances = [(label(name), quantity(value)) for name, value in metrics.items() if name.startswith("frechet")]
+    distances = [(label(name), quantity(value)) for name, value in metrics.items() if name.startswith(DISTANCES)]
     return Facts(
         [
             ("Semantic image synthesis", f"classes {', '.join(told['classes'])}"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rsprune_dagster.evaluation.features import FeatureNetwork
     from rsprune_dagster.stages.downstream_study import DownstreamTask
 
-CODE_VERSION = "1"
+CODE_VERSIONS = {"super_resolution": "1", "semantic_synthesis": "2"}
 DESCRIPTION = """Whether pruning helps downstream: {task} fine-tuned from the foundations of several arms.
 
 A partition is one arm with one seed: a foundation is trained on the tiles of the arm, then fine-tuned and measured as
@@ -50,7 +50,7 @@ def _study_asset(
         group_name="evaluation",
         kinds={"python", "pytorch"},
         owners=["team:research"],
-        code_version=CODE_VERSION,
+        code_version=CODE_VERSIONS[task],
         pool=gpu_pool(),
         deps=["raw_corpus", "entropy_scores", "embeddings", "scene_clusters", "pruned_subset"],
         partitions_def=partitions,
