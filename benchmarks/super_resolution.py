@@ -146,7 +146,7 @@ def said() -> str:
         "each. PSNR (dB) and SSIM of RGB in the range 0 to 1 without a border left out; ST-LPIPS on AlexNet; the "
         "Fréchet distance in the features of the descriptor; input error: reduced result against input, grey levels. "
         f"Mean over seeds, and Student's interval of {LEVEL:.0%} over them. The last two rows of a table are "
-        "differences, taken seed by seed: foundation less random weights."
+        "differences, taken seed by seed: foundation less random weights, where both were run."
     )
 
 

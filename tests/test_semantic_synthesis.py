@@ -125,9 +125,8 @@ def test_drawn_images_are_compared_with_the_real_ones_of_their_places(
 
     def distances(outputs: dict[str, Any], truth: Any, networks: object) -> tuple[list[RestorationScore], str]:
         seen.append((len(outputs["drawn"]), len(truth)))
-        return [
-            RestorationScore("drawn", "frechet_x", Mean(float(truth.mean()), 0, 1), None)
-        ], "Of one network." if len(truth) < 12 else ""
+        mean = Mean(float(truth.mean()), 0, 1)
+        return [RestorationScore("drawn", "frechet_x", mean, None)], "Of one network." if len(truth) < 12 else ""
 
     monkeypatch.setattr(synthesis_measures, "distances", distances)
     for path in (places / "there" / "images").iterdir():
