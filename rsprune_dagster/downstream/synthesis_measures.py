@@ -24,14 +24,16 @@ MOST_REAL_CROPS: Final = 4096
 N_SHOWN: Final = 8
 N_DRAWS_SHOWN: Final = 3
 REAL, BOTH = "real", "real and drawn"
-"""What segmenters learned from."""
-OTHER, SAME, DRAWN_OTHER, DRAWN_SAME = "other places", "same places", "drawn, other places", "drawn, same places"
-"""What segmenters are measured on: test pairs, training pairs that were held back, and images drawn for their masks."""
+"""The images that segmenters were trained on."""
+OTHER, SAME = "other places", "same places"
+"""The images that segmenters are measured on: those of test pairs, and of training pairs that were held back."""
+DRAWN: Final = {OTHER: "drawn, other places", SAME: "drawn, same places"}
+"""The images drawn for the masks of these pairs."""
 KEYS: Final = {
     (REAL, OTHER): "real",
     (REAL, SAME): "real_same_places",
-    (REAL, DRAWN_OTHER): "drawn",
-    (REAL, DRAWN_SAME): "drawn_same_places",
+    (REAL, DRAWN[OTHER]): "drawn",
+    (REAL, DRAWN[SAME]): "drawn_same_places",
     (BOTH, OTHER): "helped",
     (BOTH, SAME): "helped_same_places",
 }
@@ -41,7 +43,7 @@ ENDS: Final = {OTHER: "", SAME: "_same_places"}
 LEAST_MIOU: Final = 1e-6
 """A segmenter that finds nothing has no ratio."""
 LEAST_PAIRS: Final = 2
-"""Of one pair there is no interval."""
+"""An interval over pairs needs at least two."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class SegmentationScore:
 
 @dataclass(frozen=True)
 class Results:
-    """What was drawn for masks of test pairs, and how good it is."""
+    """The images drawn for masks of test pairs, and their scores."""
 
     shown: Crops
     """The test crops with the most classes."""
@@ -103,22 +105,23 @@ def measured(model: Synthesis, learned: PairSet, held_back: PairSet, test: PairS
     sets = {OTHER: test.spread_crops(protocol.n_test_images)}
     if held_back.n_labelled >= LEAST_PAIRS:
         sets[SAME] = held_back.spread_crops(protocol.n_test_images)
-    drawn_sets = {f"drawn, {name}": drawn_for(crops, test_seed) for name, crops in sets.items()}
+    redrawn = {name: drawn_for(crops, test_seed) for name, crops in sets.items()}
     both = np.concatenate([real.images, drawn.images]), np.concatenate([real.masks, drawn.masks])
     alone = _segmenters(real.images, real.masks, learned.n_classes, protocol, "real images")
     helped = _segmenters(*both, learned.n_classes, protocol, "real and drawn images")
+    drawn_sets = {DRAWN[name]: crops for name, crops in redrawn.items()}
     found = [*scores(alone, helped, sets, seed=options.seed), *scores(alone, (), drawn_sets, seed=options.seed)]
     metrics = {f"{score.measure}_{KEYS[score.learned_from, score.measured_on]}": score.mean.value for score in found}
     missing = []
     for name, crops in sets.items():
         end = ENDS[name]
-        of_set, reasons = distances({"drawn": drawn_sets[f"drawn, {name}"].images}, crops.images, protocol.networks)
+        of_set, reasons = distances({"drawn": redrawn[name].images}, crops.images, protocol.networks)
         missing += [f"{name.capitalize()}: {reasons}"] if reasons else []
         metrics |= {f"{score.measure}_drawn{end}": score.mean.value for score in of_set}
         metrics[f"miou_gain{end}"] = metrics[f"miou_helped{end}"] - metrics[f"miou_real{end}"]
         metrics[f"miou_ratio{end}"] = metrics[f"miou_drawn{end}"] / max(metrics[f"miou_real{end}"], LEAST_MIOU)
     control = SAME if SAME in sets else OTHER
-    metrics |= _nearness("learned", drawn, masks) | _nearness("control", drawn_sets[f"drawn, {control}"], sets[control])
+    metrics |= _nearness("learned", drawn, masks) | _nearness("control", redrawn[control], sets[control])
     shown = sets[OTHER].varied(N_SHOWN)
     draws = [drawn_for(shown, test_seed + number).images for number in range(N_DRAWS_SHOWN)]
     return Results(shown, draws, found, metrics, len(sets[OTHER]), " ".join(missing))

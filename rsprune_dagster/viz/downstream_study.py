@@ -37,7 +37,7 @@ IMAGES = {
     "_drawn": "drawn images",
     "_drawn_same_places": "drawn images, same places",
 }
-"""What images a distance is of, by the end of its name."""
+"""The images that a distance is measured on, by the end of its name."""
 
 
 def read_summaries(folder: Path) -> Summaries:
