@@ -186,7 +186,12 @@ def test_what_came_later_is_shown_where_it_is_there(pruned: Outcome, tmp_path: P
     assert "Example 1: truth" in report.html and "Example 1: mask" in report.html
     assert "PSNR of the mean ↑" in text and "in the same way on 6,400 images" in text
     assert "no summary yet (semantic_synthesis_study)" in text
-    assert "classes water, city" in text and "0.0375 (0.0125 to 0.0625)" in text and "17.5" in text
+    assert (
+        "classes water, city" in text
+        and "0.0375 (0.0125 to 0.0625)" in text
+        and "17.5" in text
+        and "3 segmenters of each kind" in text
+    )
 
 
 def test_a_later_asset_that_tells_less_is_no_error(pruned: Outcome, tmp_path: Path) -> None:
@@ -335,7 +340,7 @@ def _write_later(assets: Path) -> None:
         "output,measure,value,low,high,gain,gain_low,gain_high\nbicubic,psnr,24.5,23.5,25.5,0,0,0\n"
         "sample,psnr,23.25,22.25,24.25,-1.25,-2,-0.5\n"
     )
-    told = {"classes": ["water", "city"], "n_images": 640, "n_pairs": 24, "n_test_images": 12}
+    told = {"classes": ["water", "city"], "n_images": 640, "n_pairs": 24, "n_test_images": 12, "n_segmenters": 3}
     told |= {"first_loss": 1.0, "final_loss": 0.2, "not_measured": ""}
     (drawn / "training.json").write_text(json.dumps(told))
     (drawn / "metrics.json").write_text(json.dumps({"frechet_descriptor_drawn": 17.5}))

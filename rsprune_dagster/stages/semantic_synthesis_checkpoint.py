@@ -43,6 +43,8 @@ class SynthesisReport:
     n_pairs: int
     """Pairs that were learned from."""
     n_test_images: int
+    n_segmenters: int
+    """Of each kind."""
     n_weights: int
     first_loss: float
     final_loss: float
@@ -51,8 +53,9 @@ class SynthesisReport:
     metrics: dict[str, float]
 
     def figures(self) -> dict[str, float | int | str]:
-        """All of it, flat."""
-        own = {name: value for name, value in asdict(self).items() if name not in ("metrics", "classes")}
+        """All of it, flat; without what was not measured, which stands among the pictures."""
+        left_out = ("metrics", "classes", "not_measured")
+        own = {name: value for name, value in asdict(self).items() if name not in left_out}
         return {**own, "classes": ", ".join(self.classes), **self.metrics}
 
 
@@ -178,6 +181,7 @@ def fine_tune(
         n_images=trained.n_images,
         n_pairs=len(tiles.pairs),
         n_test_images=results.n_test_images if results else 0,
+        n_segmenters=params.n_segmenters if results else 0,
         n_weights=trained.model.n_weights,
         first_loss=trained.losses[0],
         final_loss=trained.final_loss,

@@ -73,8 +73,8 @@ class SuperResolutionReport:
     metrics: dict[str, float]
 
     def figures(self) -> dict[str, float | int | str]:
-        """All of it, flat."""
-        own = {name: value for name, value in asdict(self).items() if name != "metrics"}
+        """All of it, flat; without what was not measured, which stands among the pictures."""
+        own = {name: value for name, value in asdict(self).items() if name not in ("metrics", "not_measured")}
         return {**own, **self.metrics}
 
 

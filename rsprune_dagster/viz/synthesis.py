@@ -34,7 +34,7 @@ def headline(folder: Path) -> str:
 
 
 def facts(folder: Path) -> Facts:
-    """Task, length and distances."""
+    """Task, length, segmenters and distances."""
     told, metrics = read_json(folder / TRAINING), read_json(folder / METRICS)
     distances = [(label(name), quantity(value)) for name, value in metrics.items() if name.startswith(DISTANCES)]
     return Facts(
@@ -42,6 +42,7 @@ def facts(folder: Path) -> Facts:
             ("Semantic image synthesis", f"classes {', '.join(told['classes'])}"),
             ("Fine-tuned on", f"{count(told['n_images'])} crops of {count(told['n_pairs'])} pairs"),
             ("Measured on", f"{count(told['n_test_images'])} crops of other pairs"),
+            ("Measured by", f"{count(told['n_segmenters'])} segmenters of each kind"),
             ("Loss", f"{quantity(told['first_loss'])} at first, {quantity(told['final_loss'])} at the end"),
             *distances,
         ]
@@ -58,7 +59,7 @@ def table(folder: Path) -> Table | None:
     return Table(
         "Masks that segmenters find",
         "Segmenters learned from real images, others from real and drawn images, on as many images in all. With the "
-        "interval of 95 % over pairs, and over segmenters where there are several. The gain is that of the others over "
+        "interval of 95 % over pairs and, where there are several, over segmenters. The gain is that of the others over "
         "the first, in mIoU. Same places: pairs that were held back. A segmenter knows how the same places look, and "
         "drawn images look like them.",
         [

@@ -11,7 +11,7 @@ from rsprune_dagster.dagster.resources import Compute, Store
 from rsprune_dagster.dagster.user_errors import surface_user_errors
 from rsprune_dagster.tracking.run_recorder import RunRecorder
 
-CODE_VERSION = "4"
+CODE_VERSION = "5"
 
 
 def semantic_synthesis_checkpoint_asset(defaults: Params) -> dg.AssetsDefinition:
