@@ -72,7 +72,7 @@ def main() -> None:
 def run(layout: Layout, params: Params, sources: ImageSources, asked: Any, seed: int) -> None:
     """Fine-tune and measure once, unless that was done."""
     task = params.super_resolution
-    folder = asked.work / asked.part / f"x{task.scale}-{task.degradation}-{task.start}-{seed}"
+    folder = asked.work / asked.part / f"x{task.scale}-{task.degradation}-{task.n_images}-{task.start}-{seed}"
     if (folder / "metrics.json").exists():
         return
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left; its training goes on
@@ -129,7 +129,7 @@ def write_summary(work: Path) -> None:
     runs = {path.parent.name: json.loads(path.read_text()) for path in sorted(work.glob("*/metrics.json"))}
     parts = [heading("benchmarks.super_resolution"), said()]
     for scale, degradation, n_images in TASKS:
-        rows = list(rows_of(runs, f"x{scale}-{degradation}"))
+        rows = list(rows_of(runs, f"x{scale}-{degradation}-{n_images}"))
         if rows:
             title = f"## x{scale}, {degradation}, {n_images:,} images of fine-tuning"
             parts.append(f"{title}\n\n{table(('start', 'output', 'seeds', *MEASURES), rows)}")
