@@ -1,7 +1,7 @@
 """All benchmarks in turn, with settings that take some minutes in all: benchmarks/results/NAME.md gets each table.
 
-selection_quality, study, super_resolution, semantic_synthesis, downstream_study and blind_upscaler take longer: they
-are run only by name, or by themselves.
+selection_quality, study, super_resolution, semantic_synthesis, downstream_study, augmentation and blind_upscaler take
+longer: they are run only by name, or by themselves.
 
 python -m benchmarks [NAME ...]
 """
@@ -30,6 +30,7 @@ SETTINGS: dict[str, list[str]] = {
     "super_resolution": [],
     "semantic_synthesis": [],
     "downstream_study": [],
+    "augmentation": [],
     "blind_upscaler": [],
 }
 """What each is run with here; by itself it takes its own, longer defaults."""
@@ -39,6 +40,7 @@ BY_NAME = (
     "super_resolution",
     "semantic_synthesis",
     "downstream_study",
+    "augmentation",
     "blind_upscaler",
 )
 WRITES_ITSELF = ("prune", *BY_NAME)

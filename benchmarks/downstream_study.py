@@ -23,15 +23,14 @@ from typing import Any
 
 from benchmarks.labelled_sets import ENCODERS
 from benchmarks.machine import heading
-from benchmarks.semantic_synthesis import CLASSES, PLACES
+from benchmarks.semantic_synthesis import CLASSES, pair_sources
 from benchmarks.super_resolution import CHECKOUT, images
 from rsprune_dagster.config.layout import DOWNSTREAM_STUDIES, Layout
-from rsprune_dagster.config.params import NO_FOUNDATION, load
+from rsprune_dagster.config.params import NO_FOUNDATION, Params, load
 from rsprune_dagster.evaluation.networks import named_networks
 from rsprune_dagster.stages.downstream_study import study_downstream_arm, super_resolution_task, synthesis_task
 from rsprune_dagster.stages.pipeline import prune
 from rsprune_dagster.stages.raw_corpus import Scanner
-from rsprune_dagster.stages.semantic_synthesis_checkpoint import PairSources
 from rsprune_dagster.stages.super_resolution_checkpoint import ImageSources
 from rsprune_dagster.utils.progress import terminal
 from rsprune_dagster.viz import downstream_study
@@ -87,25 +86,13 @@ def main() -> None:
 
 def run_all(layout: Layout, data: Path, names: Sequence[str], arms: Sequence[str], seeds: Sequence[int]) -> None:
     """Every arm with every seed, for the tasks of these names."""
-    params = load(CHECKOUT / "params.yaml").with_values(
-        {
-            "corpus": {"sources": [str(data / "eurosat/pool.tar")]},
-            "reference": {"sources": [str(data / "eurosat/reference")]},
-            "embedding": {"backbone": "mobilenet_v2", "weights": str(data / ENCODERS["mobilenet_v2"])},
-            **SETTINGS,
-        }
-    )
-    if not layout.has("pruned_subset"):
-        prune(params, layout, progress=terminal)
+    params = pruned(layout, data)
     networks, _ = named_networks(("descriptor",), image_size_px=64, device="cpu")
-    pairs = PairSources(
-        *(tuple(str(data / f"masks/dubai/Tile {number}") for number in part) for part in PLACES["test"])
-    )
     sources = ImageSources(*(images(data, layout.state, part) for part in ("train", "test")))
     scanner = Scanner.of(params.corpus, layout.cache, 1, terminal)
     every = (
         super_resolution_task(layout, params, sources, scanner, networks),
-        synthesis_task(params, pairs, networks),
+        synthesis_task(params, pair_sources(data, "test"), networks),
     )
     tasks = [task for task in every if task.name in names]
     for seed in seeds:
@@ -118,6 +105,21 @@ def run_all(layout: Layout, data: Path, names: Sequence[str], arms: Sequence[str
                 figures = report.figures()
                 scores = {score: round(figures[score], 4) for score in task.scores if score in figures}
                 print(f"{time.monotonic() - started:.0f} s  {task.name}, {arm}, seed {seed}: {scores}", flush=True)
+
+
+def pruned(layout: Layout, data: Path) -> Params:
+    """Prune EuroSAT's pool into `layout`, unless that was done; the parameters of the study."""
+    params = load(CHECKOUT / "params.yaml").with_values(
+        {
+            "corpus": {"sources": [str(data / "eurosat/pool.tar")]},
+            "reference": {"sources": [str(data / "eurosat/reference")]},
+            "embedding": {"backbone": "mobilenet_v2", "weights": str(data / ENCODERS["mobilenet_v2"])},
+            **SETTINGS,
+        }
+    )
+    if not layout.has("pruned_subset"):
+        prune(params, layout, progress=terminal)
+    return params
 
 
 def tables(layout: Layout, names: Sequence[str]) -> Iterator[str]:

@@ -92,20 +92,22 @@ def run(layout: Layout, params: Params, asked: Any, seed: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left; its training goes on
     folder.mkdir(parents=True)
     started = time.monotonic()
-    sources = PairSources(
-        *(tuple(str(asked.data / f"masks/dubai/Tile {number}") for number in each) for each in PLACES[asked.part])
-    )
     report = train_synthesis(
         layout.with_draft("semantic_synthesis_checkpoint", folder),
         params.semantic_synthesis,
         params.training,
-        sources,
+        pair_sources(asked.data, asked.part),
         named_networks(("descriptor",), image_size_px=64, device="cpu")[0],
         seed=seed,
         device="cpu",
         progress=terminal,
     )
     print(f"{time.monotonic() - started:.0f} s  {folder.name}: {report.metrics}", flush=True)
+
+
+def pair_sources(data: Path, part: str) -> PairSources:
+    """The pairs of a part of PLACES."""
+    return PairSources(*(tuple(str(data / f"masks/dubai/Tile {number}") for number in each) for each in PLACES[part]))
 
 
 def write_summary(work: Path) -> None:

@@ -1,0 +1,192 @@
+"""Is a segmenter better for drawn images where many masks have no image? Land cover of Dubai.
+
+    python -m benchmarks.augmentation [--data ../shared/data] [--work .state/downstream_study] [--seeds 11 12 13 14 15]
+
+Of each place that is learned from, two pairs have their image. Of the other pairs only the mask is known, as a map
+would tell it. The model that RS-Prune's foundation of benchmarks.downstream_study starts is fine-tuned on the few pairs
+and draws images for the masks without one. Segmenters learn from
+
+* the images of the few pairs, as long as the others or a quarter of that;
+* these and the drawn images;
+* these and the real images of the masks without one, which is what a perfect model would draw.
+
+They are measured on pairs of the same places that were held back, and on other places. Settings were chosen with Tiles
+1 to 3 to learn from and Tile 4 to measure on (--part choice). The work is kept below --work: run again to go on after
+an interruption or to add seeds, which are those of the segmenters. benchmarks/results/augmentation.md gets the table
+of the seeds that are named.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.downstream_study import pruned
+from benchmarks.machine import heading
+from benchmarks.semantic_synthesis import PLACES, pair_sources
+from benchmarks.super_resolution import CHECKOUT
+from rsprune_dagster.config.layout import Layout
+from rsprune_dagster.config.params import Params
+from rsprune_dagster.diffusion.checkpoint import load_checkpoint, model_digest
+from rsprune_dagster.downstream.fine_tuning import fine_tuned
+from rsprune_dagster.downstream.masks import Palette
+from rsprune_dagster.downstream.pairs import Crops, PairSet
+from rsprune_dagster.downstream.restoration import LEVEL, Mean
+from rsprune_dagster.downstream.segmentation import gains, intervals, train_segmenter
+from rsprune_dagster.downstream.synthesis import CONDITION_DROPOUT, Synthesis, Task
+from rsprune_dagster.downstream.synthesis_measures import OTHER, SAME, confusions_of_pairs
+from rsprune_dagster.stages.diffusion_checkpoint import sampling_options
+from rsprune_dagster.stages.downstream_study import foundation_of
+from rsprune_dagster.stages.pruning_study import study_of
+from rsprune_dagster.stages.semantic_synthesis_checkpoint import TaskPairs, read_task_pairs
+from rsprune_dagster.study.arms import parse_arm, read_pruned
+from rsprune_dagster.study.trainings import arm_tiles
+from rsprune_dagster.utils.atomic_write import atomic_write
+from rsprune_dagster.utils.progress import terminal
+from rsprune_dagster.viz.markdown import table
+
+RESULTS: Final = CHECKOUT / "benchmarks" / "results" / "augmentation.md"
+FOUNDATION: Final = "rsprune-0.15"
+N_WITH_IMAGE: Final = 2
+"""Pairs of each place whose image is known."""
+N_FINE_TUNING: Final = 32_000
+LENGTH: Final = {"n_images": N_FINE_TUNING, "ema_half_life_images": N_FINE_TUNING // 20}
+N_REAL, N_DRAWN = 4096, 1600
+"""Crops of the few pairs, and of the masks without an image."""
+N_SEGMENTER, N_SHORTER = 12_800, 3200
+"""Training length of segmenters, in images."""
+N_TEST: Final = 600
+SEEDS: Final = (11, 12, 13, 14, 15)
+"""Of the segmenters, fixed before the first result on the test part."""
+CROP_SEED, MASK_SEED, NOISE_SEED = 55, 777, 99
+ALONE, SHORTER, DRAWN, REAL = "few pairs", "few pairs, shorter", "and drawn images", "and the real images"
+"""What segmenters learned from."""
+
+Sets = dict[str, Crops]
+
+
+def main() -> None:
+    """Run what is left, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=CHECKOUT / "../shared/data")
+    parser.add_argument("--work", type=Path, default=CHECKOUT / ".state" / "downstream_study")
+    parser.add_argument("--part", choices=tuple(PLACES), default="test", help="what is measured on")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[*SEEDS])
+    asked = parser.parse_args()
+    layout = Layout(asked.work / "assets", asked.work)
+    params = pruned(layout, asked.data).with_values({"semantic_synthesis": LENGTH})
+    task = params.semantic_synthesis
+    pairs = read_task_pairs(task, pair_sources(asked.data, asked.part), image_size_px=params.training.image_size_px)
+    few, others = split(pairs.training)
+    work = asked.work / "augmentation" / asked.part
+    masks = others.random_crops(N_DRAWN, MASK_SEED)
+    drawn = replace(masks, images=images_for(masks, few, layout, params, work))
+    real = few.random_crops(N_REAL, CROP_SEED)
+    learned = {SHORTER: (real, N_SHORTER), ALONE: (real, N_SEGMENTER)}
+    learned |= {name: (both(real, more), N_SEGMENTER) for name, more in ((DRAWN, drawn), (REAL, masks))}
+    tests = {SAME: pairs.held_back.spread_crops(N_TEST), OTHER: pairs.test.spread_crops(N_TEST)} if pairs.test else {}
+    found: dict[str, list[dict[str, NDArray[np.int64]]]] = {name: [] for name in learned}
+    for seed in asked.seeds:
+        for name, (crops, n_images) in learned.items():
+            file = work / f"{name.replace(' ', '_')}-{seed}.npz"
+            if not file.exists():
+                measure(crops, n_images, tests, len(Palette.of(task.classes)), seed, file)
+            with np.load(file) as saved:
+                found[name].append(dict(saved))
+    heads = [heading("benchmarks.augmentation"), said(pairs, few, others, len(asked.seeds))]
+    text = "\n\n".join([*heads, table(("learned from", "measured on", "mIoU", "gain"), list(rows(found, tests)))])
+    if asked.part == "test":
+        RESULTS.write_text(text + "\n")
+    print(text)
+
+
+def split(pairs: PairSet) -> tuple[PairSet, PairSet]:
+    """The first N_WITH_IMAGE pairs of each place, and all others."""
+    places = [pair.name.partition("/")[0] for pair in pairs.pairs]
+    is_first = [places[:number].count(place) < N_WITH_IMAGE for number, place in enumerate(places)]
+    few, others = (
+        tuple(pair for pair, first in zip(pairs.pairs, is_first, strict=True) if first == wanted)
+        for wanted in (True, False)
+    )
+    return replace(pairs, pairs=few), replace(pairs, pairs=others)
+
+
+def images_for(masks: Crops, few: PairSet, layout: Layout, params: Params, work: Path) -> NDArray[np.uint8]:
+    """Images drawn for masks, by a model that was fine-tuned on the few pairs."""
+    file, task = work / "drawn.npy", params.semantic_synthesis
+    if not file.exists():
+        corpus, study = read_pruned(layout, params.selection), study_of(params)
+        tiles = arm_tiles(study, parse_arm(FOUNDATION), corpus, seed=0, workers=1)
+        folder = layout.cache / "study" / corpus.digest[:12] / "foundations"
+        options = study.options(0, study.checkpoints[-1])
+        checkpoint = foundation_of(tiles, options, folder, params.training, device="cpu", progress=terminal)
+        trained, _ = fine_tuned(
+            few,
+            load_checkpoint(checkpoint)[0],
+            task,
+            params.training,
+            parent=model_digest(checkpoint),
+            n_channels=few.n_classes,
+            states=work / "states",
+            seed=0,
+            device="cpu",
+            progress=terminal,
+            condition="mask",
+            condition_dropout=CONDITION_DROPOUT,
+        )
+        model = Synthesis(trained.model, Task(task.classes, task.crop_px))
+        sampling = replace(sampling_options(params.training, NOISE_SEED), guidance=task.guidance)
+        with atomic_write(file) as draft, draft.open("wb") as opened:
+            np.save(opened, model.images(masks.shares, sampling, terminal))
+    drawn: NDArray[np.uint8] = np.load(file)
+    return drawn
+
+
+def both(some: Crops, more: Crops) -> Crops:
+    """The crops of two pair sets."""
+    names = ("images", "masks", "shares", "pairs")
+    return Crops(*(np.concatenate([getattr(some, name), getattr(more, name)]) for name in names))
+
+
+def measure(crops: Crops, n_images: int, tests: Sets, n_classes: int, seed: int, file: Path) -> None:
+    """Train a segmenter and write its numbers of pixels (pairs, k, k) by true and predicted class, for each set."""
+    segmenter = train_segmenter(
+        crops.images, crops.masks, n_classes, n_images=n_images, seed=seed, device="cpu", progress=terminal
+    )
+    counts = {name: confusions_of_pairs([segmenter], test)[0] for name, test in tests.items()}
+    with atomic_write(file) as draft, draft.open("wb") as opened:
+        np.savez(opened, **counts)
+
+
+def rows(found: dict[str, list[dict[str, NDArray[np.int64]]]], tests: Sets) -> Iterator[Sequence[object]]:
+    """The mIoU of each kind of segmenters, and the gain over those that learned from the few pairs as long."""
+    for place in tests:
+        counts = {name: np.stack([one[place] for one in each]) for name, each in found.items()}
+        for name, each in counts.items():
+            gain = gains(each, counts[ALONE], seed=0)["miou"] if name != ALONE else None
+            yield name, place, told(intervals(each, seed=0)["miou"]), told(gain) if gain else ""
+
+
+def told(mean: Mean) -> str:
+    """A number and its interval."""
+    return f"{mean.value:.3f} ({mean.low:.3f} to {mean.high:.3f})"
+
+
+def said(pairs: TaskPairs, few: PairSet, others: PairSet, n_seeds: int) -> str:
+    """The settings."""
+    n_test = len(pairs.test.pairs) if pairs.test else 0
+    return (
+        f"UNet `tiny` of 32 px, from the foundation `{FOUNDATION}`, fine-tuned on {N_FINE_TUNING:,} crops of "
+        f"{len(few.pairs)} pairs; it drew {N_DRAWN:,} images for masks of {len(others.pairs)} other pairs. Segmenters "
+        f"saw {N_SEGMENTER:,} images, the shorter ones {N_SHORTER:,}; {n_seeds} of each kind, with the same seeds. "
+        f"Measured on {len(pairs.held_back.pairs)} pairs of the same places and {n_test} of other ones. Gains are over "
+        f"the few pairs at equal length. Intervals of {LEVEL:.0%} over pairs and segmenters."
+    )
+
+
+if __name__ == "__main__":
+    main()
