@@ -3,12 +3,13 @@
     python -m benchmarks.augmentation [--data ../shared/data] [--work .state/downstream_study] [--seeds 11 12 13 14 15]
 
 Of each place that is learned from, two pairs have their image. Of the other pairs only the mask is known, as a map
-would tell it. The model that RS-Prune's foundation of benchmarks.downstream_study starts is fine-tuned on the few pairs
-and draws images for the masks without one. Segmenters learn from
+would tell it. RS-Prune's foundation of benchmarks.downstream_study is fine-tuned on the few pairs and draws images.
+Segmenters learn from
 
-* the images of the few pairs, as long as the others or a quarter of that;
-* these and the drawn images;
-* these and the real images of the masks without one, which is what a perfect model would draw.
+* the few pairs, as long as the others or a quarter of that;
+* these and images drawn for other crops of their masks, as semantic_synthesis_checkpoint measures it;
+* these and images drawn for the masks without an image;
+* these and the real images of those, which is what a perfect model would draw.
 
 They are measured on pairs of the same places that were held back, and on other places. Settings were chosen with Tiles
 1 to 3 to learn from and Tile 4 to measure on (--part choice). The work is kept below --work: run again to go on after
@@ -63,7 +64,12 @@ N_TEST: Final = 600
 SEEDS: Final = (11, 12, 13, 14, 15)
 """Of the segmenters, fixed before the first result on the test part."""
 CROP_SEED, MASK_SEED, NOISE_SEED = 55, 777, 99
-ALONE, SHORTER, DRAWN, REAL = "few pairs", "few pairs, shorter", "and drawn images", "and the real images"
+ALONE, SHORTER = "few pairs", "few pairs, shorter"
+OWN, DRAWN, REAL = (
+    "and images drawn for their masks",
+    "and images drawn for other masks",
+    "and the real images of these",
+)
 """What segmenters learned from."""
 
 Sets = dict[str, Crops]
@@ -83,11 +89,16 @@ def main() -> None:
     pairs = read_task_pairs(task, pair_sources(asked.data, asked.part), image_size_px=params.training.image_size_px)
     few, others = split(pairs.training)
     work = asked.work / "augmentation" / asked.part
+    model = generator(few, layout, params, work)
+    real, own = few.random_crops(N_REAL, CROP_SEED), few.random_crops(N_DRAWN, MASK_SEED)
     masks = others.random_crops(N_DRAWN, MASK_SEED)
-    drawn = replace(masks, images=images_for(masks, few, layout, params, work))
-    real = few.random_crops(N_REAL, CROP_SEED)
-    learned = {SHORTER: (real, N_SHORTER), ALONE: (real, N_SEGMENTER)}
-    learned |= {name: (both(real, more), N_SEGMENTER) for name, more in ((DRAWN, drawn), (REAL, masks))}
+    learned = {
+        SHORTER: (real, N_SHORTER),
+        ALONE: (real, N_SEGMENTER),
+        OWN: (both(real, with_drawn(own, model, params, work / "own.npy")), N_SEGMENTER),
+        DRAWN: (both(real, with_drawn(masks, model, params, work / "other.npy")), N_SEGMENTER),
+        REAL: (both(real, masks), N_SEGMENTER),
+    }
     tests = {SAME: pairs.held_back.spread_crops(N_TEST), OTHER: pairs.test.spread_crops(N_TEST)} if pairs.test else {}
     found: dict[str, list[dict[str, NDArray[np.int64]]]] = {name: [] for name in learned}
     for seed in asked.seeds:
@@ -115,35 +126,38 @@ def split(pairs: PairSet) -> tuple[PairSet, PairSet]:
     return replace(pairs, pairs=few), replace(pairs, pairs=others)
 
 
-def images_for(masks: Crops, few: PairSet, layout: Layout, params: Params, work: Path) -> NDArray[np.uint8]:
-    """Images drawn for masks, by a model that was fine-tuned on the few pairs."""
-    file, task = work / "drawn.npy", params.semantic_synthesis
+def generator(few: PairSet, layout: Layout, params: Params, work: Path) -> Synthesis:
+    """The model that was fine-tuned on the few pairs."""
+    corpus, study, task = read_pruned(layout, params.selection), study_of(params), params.semantic_synthesis
+    tiles = arm_tiles(study, parse_arm(FOUNDATION), corpus, seed=0, workers=1)
+    folder = layout.cache / "study" / corpus.digest[:12] / "foundations"
+    options = study.options(0, study.checkpoints[-1])
+    checkpoint = foundation_of(tiles, options, folder, params.training, device="cpu", progress=terminal)
+    trained, _ = fine_tuned(
+        few,
+        load_checkpoint(checkpoint)[0],
+        task,
+        params.training,
+        parent=model_digest(checkpoint),
+        n_channels=few.n_classes,
+        states=work / "states",
+        seed=0,
+        device="cpu",
+        progress=terminal,
+        condition="mask",
+        condition_dropout=CONDITION_DROPOUT,
+    )
+    return Synthesis(trained.model, Task(task.classes, task.crop_px))
+
+
+def with_drawn(crops: Crops, model: Synthesis, params: Params, file: Path) -> Crops:
+    """The crops with images drawn for their masks, once."""
     if not file.exists():
-        corpus, study = read_pruned(layout, params.selection), study_of(params)
-        tiles = arm_tiles(study, parse_arm(FOUNDATION), corpus, seed=0, workers=1)
-        folder = layout.cache / "study" / corpus.digest[:12] / "foundations"
-        options = study.options(0, study.checkpoints[-1])
-        checkpoint = foundation_of(tiles, options, folder, params.training, device="cpu", progress=terminal)
-        trained, _ = fine_tuned(
-            few,
-            load_checkpoint(checkpoint)[0],
-            task,
-            params.training,
-            parent=model_digest(checkpoint),
-            n_channels=few.n_classes,
-            states=work / "states",
-            seed=0,
-            device="cpu",
-            progress=terminal,
-            condition="mask",
-            condition_dropout=CONDITION_DROPOUT,
-        )
-        model = Synthesis(trained.model, Task(task.classes, task.crop_px))
-        sampling = replace(sampling_options(params.training, NOISE_SEED), guidance=task.guidance)
+        options = sampling_options(params.training, NOISE_SEED)
+        drawn = model.images(crops.shares, replace(options, guidance=params.semantic_synthesis.guidance), terminal)
         with atomic_write(file) as draft, draft.open("wb") as opened:
-            np.save(opened, model.images(masks.shares, sampling, terminal))
-    drawn: NDArray[np.uint8] = np.load(file)
-    return drawn
+            np.save(opened, drawn)
+    return replace(crops, images=np.load(file))
 
 
 def both(some: Crops, more: Crops) -> Crops:
@@ -181,8 +195,9 @@ def said(pairs: TaskPairs, few: PairSet, others: PairSet, n_seeds: int) -> str:
     n_test = len(pairs.test.pairs) if pairs.test else 0
     return (
         f"UNet `tiny` of 32 px, from the foundation `{FOUNDATION}`, fine-tuned on {N_FINE_TUNING:,} crops of "
-        f"{len(few.pairs)} pairs; it drew {N_DRAWN:,} images for masks of {len(others.pairs)} other pairs. Segmenters "
-        f"saw {N_SEGMENTER:,} images, the shorter ones {N_SHORTER:,}; {n_seeds} of each kind, with the same seeds. "
+        f"{len(few.pairs)} pairs; it drew {N_DRAWN:,} images for their masks, and as many for the masks of "
+        f"{len(others.pairs)} other pairs. Segmenters saw {N_SEGMENTER:,} images, the shorter ones {N_SHORTER:,}; "
+        f"{n_seeds} of each kind, with the same seeds. "
         f"Measured on {len(pairs.held_back.pairs)} pairs of the same places and {n_test} of other ones. Gains are over "
         f"the few pairs at equal length. Intervals of {LEVEL:.0%} over pairs and segmenters."
     )
