@@ -5,7 +5,7 @@
         opensr-test==1.3.3 satalign==0.1.17 scikit-image==0.26.0 lazy-loader==0.6 opencv-python-headless==5.0.0.93 \\
         xarray==2026.9.0 kornia==0.9.0 kornia-rs==0.2.0 mpltern==1.0.5
     PYTHONPATH=.state/blind_upscaler .venv/bin/python -m benchmarks.blind_upscaler [--data ../shared/data]
-        [--checkpoint .state/super_resolution/test/x4-bicubic-foundation-0] [--images 105]
+        [--checkpoint .state/super_resolution/test/x4-bicubic-6400-foundation-0] [--images 105]
 
 These packages are not in the lock. --no-deps: they run on the torch and numpy of .venv, and need no LPIPS or CLIP.
 The checkpoint is one of benchmarks.super_resolution, and so are the test images. They are enlarged whole, from 64 px to
@@ -69,7 +69,7 @@ Values = dict[str, NDArray[np.float64]]
 def main() -> None:
     """Enlarge, measure, write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = CHECKOUT / ".state/super_resolution/test/x4-bicubic-foundation-0"
+    default = CHECKOUT / ".state/super_resolution/test/x4-bicubic-6400-foundation-0"
     parser.add_argument("--data", type=Path, default=CHECKOUT / "../shared/data")
     parser.add_argument("--checkpoint", type=Path, default=default)
     parser.add_argument("--images", type=int, default=105, help="number of test images, spread over the classes")
