@@ -59,9 +59,9 @@ def table(folder: Path) -> Table | None:
     return Table(
         "Masks that segmenters find",
         "Segmenters learned from real images, others from real and drawn images, on as many images in all. With the "
-        "interval of 95 % over pairs and, where there are several, over segmenters. The gain is that of the others over "
-        "the first, in mIoU. Same places: pairs that were held back. A segmenter knows how the same places look, and "
-        "drawn images look like them.",
+        "interval of 95 % over pairs and, where there are several, over segmenters. The gain is that of the others "
+        "over the first, in mIoU. Same places: pairs that were held back. A segmenter knows how the same places look, "
+        "and drawn images look like them.",
         [
             Column("Learned from"),
             Column("Measured on"),
