@@ -53,7 +53,8 @@ from rsprune_dagster.viz.markdown import table
 RESULTS: Final = CHECKOUT / "benchmarks" / "results" / "augmentation.md"
 FOUNDATION: Final = "rsprune-0.15"
 N_PAIRS: Final = (2, 1)
-"""Pairs of each place whose image is known. Settings were chosen with 2; 1 was added after the result of 2."""
+"""Pairs of each place whose image is known. Settings were chosen with 2; 1 was added when three of five seeds of
+2 were known."""
 N_FINE_TUNING: Final = 32_000
 LENGTH: Final = {"n_images": N_FINE_TUNING, "ema_half_life_images": N_FINE_TUNING // 20}
 N_REAL, N_DRAWN = 4096, 1600

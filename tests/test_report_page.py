@@ -190,7 +190,7 @@ def test_what_came_later_is_shown_where_it_is_there(pruned: Outcome, tmp_path: P
         "classes water, city" in text
         and "0.0375 (0.0125 to 0.0625)" in text
         and "17.5" in text
-        and "3 segmenters of each kind" in text
+        and "3 of each kind" in text
     )
 
 

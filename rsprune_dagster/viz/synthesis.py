@@ -36,13 +36,15 @@ def headline(folder: Path) -> str:
 def facts(folder: Path) -> Facts:
     """Task, length, segmenters and distances."""
     told, metrics = read_json(folder / TRAINING), read_json(folder / METRICS)
+    n_segmenters = told.get("n_segmenters", 0)  # folders of earlier versions lack it
+    segmenters = [("Segmenters", f"{count(n_segmenters)} of each kind")] if n_segmenters else []
     distances = [(label(name), quantity(value)) for name, value in metrics.items() if name.startswith(DISTANCES)]
     return Facts(
         [
             ("Semantic image synthesis", f"classes {', '.join(told['classes'])}"),
             ("Fine-tuned on", f"{count(told['n_images'])} crops of {count(told['n_pairs'])} pairs"),
             ("Measured on", f"{count(told['n_test_images'])} crops of other pairs"),
-            ("Measured by", f"{count(told['n_segmenters'])} segmenters of each kind"),
+            *segmenters,
             ("Loss", f"{quantity(told['first_loss'])} at first, {quantity(told['final_loss'])} at the end"),
             *distances,
         ]
