@@ -3,9 +3,9 @@
     python -m benchmarks.augmentation [--data ../shared/data] [--work .state/downstream_study] [--pairs 2 1]
         [--seeds 11 12 13 14 15]
 
-Of each place that is learned from, some pairs have their image (--pairs). Of the other pairs only the mask is known, as
-a map would tell it. RS-Prune's foundation of benchmarks.downstream_study is fine-tuned on the few pairs and draws
-images. Segmenters learn from
+Masks are often known from a map where images are not. Here each training place has a few pairs with their image
+(--pairs); the images of its other pairs are not used, only their masks. RS-Prune's foundation of
+benchmarks.downstream_study is fine-tuned on the few pairs and draws images. Segmenters learn from
 
 * the few pairs, as long as the others or a quarter of that;
 * these and images drawn for other crops of their masks, as semantic_synthesis_checkpoint measures it;
@@ -41,7 +41,7 @@ from rsprune_dagster.downstream.segmentation import gains, intervals, train_segm
 from rsprune_dagster.downstream.synthesis import CONDITION_DROPOUT, Synthesis, Task
 from rsprune_dagster.downstream.synthesis_measures import OTHER, SAME, confusions_of_pairs
 from rsprune_dagster.stages.diffusion_checkpoint import sampling_options
-from rsprune_dagster.stages.downstream_study import foundation_of
+from rsprune_dagster.stages.downstream_study import foundation_of, foundations_folder
 from rsprune_dagster.stages.pruning_study import study_of
 from rsprune_dagster.stages.semantic_synthesis_checkpoint import TaskPairs, read_task_pairs
 from rsprune_dagster.study.arms import parse_arm, read_pruned
@@ -63,7 +63,7 @@ N_SEGMENTER, N_SHORTER = 12_800, 3200
 """Training length of segmenters, in images."""
 N_TEST: Final = 600
 SEEDS: Final = (11, 12, 13, 14, 15)
-"""Of the segmenters, fixed before the first result on the test part."""
+"""Seeds of the segmenters. They were fixed before the first result on the test part."""
 CROP_SEED, MASK_SEED, NOISE_SEED = 55, 777, 99
 ALONE, SHORTER = "few pairs", "few pairs, shorter"
 OWN, DRAWN, REAL = (
@@ -71,7 +71,7 @@ OWN, DRAWN, REAL = (
     "and images drawn for other masks",
     "and the real images of these",
 )
-"""What segmenters learned from."""
+"""The kinds of segmenters, by the images that they learned from."""
 
 Counts = dict[str, list[dict[str, NDArray[np.int64]]]]
 """By what segmenters learned from, then for each seed, by set: numbers of pixels (pairs, k, k), by true class first."""
@@ -110,11 +110,11 @@ def run(
     real, own = few.random_crops(N_REAL, CROP_SEED), few.random_crops(N_DRAWN, MASK_SEED)
     masks = others.random_crops(N_DRAWN, MASK_SEED)
     learned = {
-        SHORTER: (real, N_SHORTER),
-        ALONE: (real, N_SEGMENTER),
-        OWN: (both(real, with_drawn(own, model, params, work / "own.npy")), N_SEGMENTER),
-        DRAWN: (both(real, with_drawn(masks, model, params, work / "other.npy")), N_SEGMENTER),
-        REAL: (both(real, masks), N_SEGMENTER),
+        SHORTER: ([real], N_SHORTER),
+        ALONE: ([real], N_SEGMENTER),
+        OWN: ([real, with_drawn(own, model, params, work / "own.npy")], N_SEGMENTER),
+        DRAWN: ([real, with_drawn(masks, model, params, work / "other.npy")], N_SEGMENTER),
+        REAL: ([real, masks], N_SEGMENTER),
     }
     sets = {SAME: pairs.held_back, OTHER: pairs.test}
     tests = {name: one.spread_crops(N_TEST) for name, one in sets.items() if one}
@@ -144,8 +144,7 @@ def generator(few: PairSet, layout: Layout, params: Params, work: Path) -> Synth
     """The model that was fine-tuned on the few pairs."""
     corpus, study, task = read_pruned(layout, params.selection), study_of(params), params.semantic_synthesis
     tiles = arm_tiles(study, parse_arm(FOUNDATION), corpus, seed=0, workers=1)
-    folder = layout.cache / "study" / corpus.digest[:12] / "foundations"
-    options = study.options(0, study.checkpoints[-1])
+    options, folder = study.options(0, study.checkpoints[-1]), foundations_folder(layout, corpus)
     checkpoint = foundation_of(tiles, options, folder, params.training, device="cpu", progress=terminal)
     trained, _ = fine_tuned(
         few,
@@ -174,17 +173,12 @@ def with_drawn(crops: Crops, model: Synthesis, params: Params, file: Path) -> Cr
     return replace(crops, images=np.load(file))
 
 
-def both(some: Crops, more: Crops) -> Crops:
-    """The crops of two pair sets."""
-    names = ("images", "masks", "shares", "pairs")
-    return Crops(*(np.concatenate([getattr(some, name), getattr(more, name)]) for name in names))
-
-
-def measure(crops: Crops, n_images: int, tests: Mapping[str, Crops], n_classes: int, seed: int, file: Path) -> None:
+def measure(
+    learned: Sequence[Crops], n_images: int, tests: Mapping[str, Crops], n_classes: int, seed: int, file: Path
+) -> None:
     """Train a segmenter and write its numbers of pixels (pairs, k, k) by true and predicted class, for each set."""
-    segmenter = train_segmenter(
-        crops.images, crops.masks, n_classes, n_images=n_images, seed=seed, device="cpu", progress=terminal
-    )
+    images, masks = (np.concatenate([getattr(one, name) for one in learned]) for name in ("images", "masks"))
+    segmenter = train_segmenter(images, masks, n_classes, n_images=n_images, seed=seed, device="cpu", progress=terminal)
     counts = {name: confusions_of_pairs([segmenter], test)[0] for name, test in tests.items()}
     with atomic_write(file) as draft, draft.open("wb") as opened:
         np.savez(opened, **counts)
@@ -212,8 +206,8 @@ def said(pairs: TaskPairs, n_seeds: int) -> str:
         f"pairs; it drew {N_DRAWN:,} images for their masks, and as many for the masks of the others of "
         f"{len(pairs.training.pairs)} pairs. Segmenters saw {N_SEGMENTER:,} images, the shorter ones {N_SHORTER:,}; "
         f"{n_seeds} of each kind, with the same seeds. Measured on {len(pairs.held_back.pairs)} pairs of the same "
-        f"places and {n_test} of other ones. "
-        f"Gains are over the pairs alone at equal length. Intervals of {LEVEL:.0%} over pairs and segmenters."
+        f"places and {n_test} of other ones. Gains are over the pairs "
+        f"alone at equal length. Intervals of {LEVEL:.0%} over pairs and segmenters."
     )
 
 

@@ -37,7 +37,7 @@ from rsprune_dagster.stages import semantic_synthesis_checkpoint as synthesis
 from rsprune_dagster.stages import super_resolution_checkpoint as super_resolution
 from rsprune_dagster.stages.pruning_study import study_of, write_runs
 from rsprune_dagster.stages.raw_corpus import Scanner
-from rsprune_dagster.study.arms import FULL, Arm, parse_arm, read_pruned
+from rsprune_dagster.study.arms import FULL, Arm, PrunedCorpus, parse_arm, read_pruned
 from rsprune_dagster.study.results import ArmResult, Point, read_result, read_results, result_path, write_result
 from rsprune_dagster.study.summary import Summary, summarize
 from rsprune_dagster.study.trainings import CODE_VERSION as FOUNDATION_VERSION
@@ -176,16 +176,14 @@ def study_downstream_arm(
     is_none = chosen.strategy == NO_FOUNDATION
     tiles = arm_tiles(study, Arm(FULL, 1) if is_none else chosen, corpus, seed=seed, workers=workers)
     content = tiles.fingerprint()
-    key, home = result_key(study, params, task, networks), layout.cache / "study" / corpus.digest[:12]
-    own = home / key[:20]
+    key, foundations = result_key(study, params, task, networks), foundations_folder(layout, corpus)
+    own = foundations.parent / key[:20]
     work = own / "work" / f"{chosen.name}-{seed}"
     result = read_result(result_path(own, chosen.name, seed))
     if result is None or (result.study, result.tiles) != (key, content):
         # With no foundation one says what the denoiser is like: a batch is enough, as its weights are not used.
         options = study.options(seed, study.training.batch_size if is_none else study.checkpoints[-1])
-        foundation = foundation_of(
-            tiles, options, home / "foundations", params.training, device=device, progress=progress
-        )
+        foundation = foundation_of(tiles, options, foundations, params.training, device=device, progress=progress)
         report = _fine_tuned(
             layout,
             task,
@@ -226,6 +224,11 @@ def result_key(study: Study, params: Params, task: DownstreamTask, networks: Seq
         "code": [FOUNDATION_VERSION, CODE_VERSIONS[task.name]],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def foundations_folder(layout: Layout, corpus: PrunedCorpus) -> Path:
+    """Where the foundations of a corpus lie; results lie beside it."""
+    return layout.cache / "study" / corpus.digest[:12] / "foundations"
 
 
 def foundation_of(

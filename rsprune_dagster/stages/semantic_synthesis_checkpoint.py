@@ -44,7 +44,7 @@ class SynthesisReport:
     """Pairs that were learned from."""
     n_test_images: int
     n_segmenters: int
-    """Of each kind."""
+    """Segmenters of each kind: trained on real images, and on real and drawn ones."""
     n_weights: int
     first_loss: float
     final_loss: float
