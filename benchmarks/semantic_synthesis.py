@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import heading
-from benchmarks.super_resolution import CHECKOUT, STARTS, TRAINING, foundation, spread
+from benchmarks.super_resolution import CHECKOUT, STARTS, TRAINING, foundation, publish, spread
 from rsprune_dagster.config.layout import Layout
 from rsprune_dagster.config.params import Params
 from rsprune_dagster.downstream.restoration import LEVEL
@@ -86,7 +86,8 @@ def main() -> None:
 
 def run(layout: Layout, params: Params, asked: Any, seed: int) -> None:
     """Fine-tune and measure once, unless that was done."""
-    folder = asked.work / f"synthesis-{asked.part}" / f"{params.semantic_synthesis.start}-{seed}"
+    task = params.semantic_synthesis
+    folder = asked.work / f"synthesis-{asked.part}" / f"{task.n_images}-{task.start}-{seed}"
     if (folder / "metrics.json").exists():
         return
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left; its training goes on
@@ -94,7 +95,7 @@ def run(layout: Layout, params: Params, asked: Any, seed: int) -> None:
     started = time.monotonic()
     report = train_synthesis(
         layout.with_draft("semantic_synthesis_checkpoint", folder),
-        params.semantic_synthesis,
+        task,
         params.training,
         pair_sources(asked.data, asked.part),
         named_networks(("descriptor",), image_size_px=64, device="cpu")[0],
@@ -113,6 +114,9 @@ def pair_sources(data: Path, part: str) -> PairSources:
 def write_summary(work: Path) -> None:
     """The table of all runs that are there."""
     runs = {path.parent.name: json.loads(path.read_text()) for path in sorted(work.glob("*/metrics.json"))}
+    rows = list(rows_of(runs))
+    if not rows:
+        raise SystemExit(f"no run of these settings is in {work}: leave out --summary to make some")
     text = "\n\n".join(
         [
             heading("benchmarks.semantic_synthesis"),
@@ -123,17 +127,20 @@ def write_summary(work: Path) -> None:
             "named. 200 crops are too few for the Fréchet distance of the descriptor. Mean over "
             f"seeds, and Student's interval of {LEVEL:.0%} over them. The last row has differences, taken seed by "
             "seed: foundation less random weights.",
-            table(("start", "seeds", *MEASURES.values()), list(rows_of(runs))),
+            table(("start", "seeds", *MEASURES.values()), rows),
         ]
     )
-    RESULTS.write_text(text + "\n")
-    print(text)
+    publish(text, RESULTS, work)
 
 
 def rows_of(runs: dict[str, dict[str, float]]) -> Iterator[tuple[object, ...]]:
     """A row for each start, and for the differences of the starts."""
     by_start = {
-        start: {int(name.rpartition("-")[2]): one for name, one in runs.items() if name.startswith(start)}
+        start: {
+            int(name.rpartition("-")[2]): one
+            for name, one in runs.items()
+            if name.startswith(f"{SETTINGS['n_images']}-{start}-")
+        }
         for start in STARTS
     }
     for start, found in by_start.items():

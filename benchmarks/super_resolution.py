@@ -133,8 +133,15 @@ def write_summary(work: Path) -> None:
         if rows:
             title = f"## x{scale}, {degradation}, {n_images:,} images of fine-tuning"
             parts.append(f"{title}\n\n{table(('start', 'output', 'seeds', *MEASURES), rows)}")
-    text = "\n\n".join(parts)
-    RESULTS.write_text(text + "\n")
+    if len(parts) == 2:
+        raise SystemExit(f"no run of these settings is in {work}: leave out --summary to make some")
+    publish("\n\n".join(parts), RESULTS, work)
+
+
+def publish(text: str, results: Path, work: Path) -> None:
+    """Print the tables, and write them to `results` if they are of the test part."""
+    if work.name.endswith("test"):
+        results.write_text(text + "\n")
     print(text)
 
 

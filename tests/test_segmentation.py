@@ -281,6 +281,14 @@ def test_the_network_sees_small_images_enlarged_and_predicts_at_their_own_edge()
     assert network.edges == [32, 48]
 
 
+def test_classes_without_weight_are_not_learned() -> None:
+    images, masks = pairs(40, seed=0)
+    weights = torch.tensor([0.0, 0.0, 1.0])
+    found = train_segmenter(images, masks, 3, n_images=N_SEEN, seed=0, device="cpu", weights=weights).predicted(images)
+    assert (found[masks == 2] == 2).mean() > 0.9
+    assert (found[masks == 0] == 0).mean() < 0.5
+
+
 def test_the_length_is_counted_in_images_and_rounded_up_to_batches() -> None:
     said: list[tuple[str, int]] = []
 

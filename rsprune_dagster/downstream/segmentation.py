@@ -69,6 +69,7 @@ def train_segmenter(
     device: str,
     progress: Progress = silent,
     label: str = "segmenter",
+    weights: torch.Tensor | None = None,
 ) -> Segmenter:
     """Train a segmenter from random weights on images (n, s, s, 3) and their masks (n, s, s).
 
@@ -76,6 +77,7 @@ def train_segmenter(
 
     Args:
         n_images: training length, rounded up to whole batches; an image that is seen twice counts twice.
+        weights: of each class in the loss, (k,); without them, the `class_weights` of the masks.
 
     Raises:
         UsageError: shapes or classes that do not fit, or no labelled pixel.
@@ -88,7 +90,7 @@ def train_segmenter(
     n_batches = -(-n_images // BATCH_SIZE)
     optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=n_batches + 1)
-    weights = class_weights(masks, n_classes).to(device)
+    weights = (class_weights(masks, n_classes) if weights is None else weights).to(device)
     with progress(label, n_batches * BATCH_SIZE) as advance:
         for inputs, target in _batches(images[used], masks[used], n_batches, np.random.default_rng(seed)):
             logits = _logits(network, inputs.to(device))
