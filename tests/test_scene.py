@@ -227,7 +227,7 @@ def test_bad_scenes_are_one_sentence(tmp_path: Path) -> None:
         (complex_, "out.tif", "complex values"),
         (good, "good.tif", "is the input itself"),
         (good, "out.png", r"expected a file that ends in \.tif"),
-        (good, "folder.tif", "is no name of a GeoTIFF"),
+        (good, "folder.tif", "cannot be the output"),
         (good, "nowhere/out.tif", "there is no folder .*nowhere"),
     ):
         with pytest.raises(UsageError, match=words) as raised:

@@ -243,7 +243,7 @@ def test_a_picture_has_no_place_and_that_is_said(checkpoint: Path, tmp_path: Pat
     ("mask", "target", "words"),
     [
         ("none.png", "out.png", "is no file"),
-        ("mask.png", "mask.png", "is the mask itself"),
+        ("mask.png", "mask.png", "is the input itself"),
         ("mask.png", "out.jpg", r"ends in \.png, \.tif, \.tiff"),
         ("mask.png", "none/out.png", "there is no folder"),
         ("other.png", "out.png", r"not in the palette: #010203 \(96 pixels\)"),

@@ -35,10 +35,11 @@ def synthesize(
     """Draw images of a mask of any size with the fine-tuned model. The same seed draws the same image."""
     from dataclasses import replace
 
-    from rsprune_dagster.downstream.drawing import check_target, targets, write_drawing
+    from rsprune_dagster.downstream.drawing import SUFFIXES, targets, write_drawing
     from rsprune_dagster.downstream.masks import read_mask
     from rsprune_dagster.downstream.synthesis import load_synthesis
     from rsprune_dagster.stages.diffusion_checkpoint import sampling_options
+    from rsprune_dagster.utils.atomic_write import check_output
     from rsprune_dagster.utils.device import resolve_device
     from rsprune_dagster.utils.progress import terminal
 
@@ -46,7 +47,7 @@ def synthesize(
     params = load(project / "params.yaml")
     each = targets(target, seeds or [0])
     for path in each.values():
-        check_target(mask, path)
+        check_output(mask, path, SUFFIXES)
     loaded = load_synthesis(checkpoint or Layout.of_project(project).folder("semantic_synthesis_checkpoint"))
     model = replace(loaded, model=loaded.model.to(str(resolve_device(device))))
     classes = read_mask(mask, model.palette)

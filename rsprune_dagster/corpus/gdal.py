@@ -17,6 +17,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from rsprune_dagster.corpus import storage
 
+TIFF_SUFFIXES = (".tif", ".tiff")
 BLOCK_CACHE_MB = 64
 """GDAL's default is 5 % of memory."""
 

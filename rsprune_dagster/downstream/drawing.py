@@ -14,10 +14,8 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
 from rsprune_dagster.corpus import gdal
 from rsprune_dagster.utils.atomic_write import atomic_write
-from rsprune_dagster.utils.errors import UsageError
 
-GEOTIFF: Final = (".tif", ".tiff")
-SUFFIXES: Final = (".png", *GEOTIFF)
+SUFFIXES: Final = (".png", *gdal.TIFF_SUFFIXES)
 
 
 def targets(target: Path, seeds: Sequence[int]) -> dict[int, Path]:
@@ -27,24 +25,12 @@ def targets(target: Path, seeds: Sequence[int]) -> dict[int, Path]:
     return {seed: target.with_name(f"{target.stem}-{seed}{target.suffix}") for seed in seeds}
 
 
-def check_target(mask: Path, target: Path) -> None:
-    """Raise UsageError if there is no mask, or the image cannot be written to `target`."""
-    if not mask.is_file():
-        raise UsageError(f"{mask} is no file: name a mask")
-    if target.resolve() == mask.resolve():
-        raise UsageError(f"{target} is the mask itself: name another file")
-    if target.suffix.lower() not in SUFFIXES or target.is_dir():
-        raise UsageError(f"{target} is no name of an image: expected a file that ends in {', '.join(SUFFIXES)}")
-    if not target.parent.is_dir():
-        raise UsageError(f"there is no folder {target.parent} to write {target.name} into")
-
-
 def write_drawing(image: NDArray[np.uint8], mask: Path, target: Path) -> str:
     """Write an image (H, W, 3) of a mask; returns a remark on its georeference, or nothing.
 
     A GeoTIFF gets the place of the mask, with pixels that are larger or smaller as the image has fewer or more.
     """
-    if target.suffix.lower() not in GEOTIFF:
+    if target.suffix.lower() not in gdal.TIFF_SUFFIXES:
         with atomic_write(target) as draft:
             Image.fromarray(image).save(draft, "PNG")
         return ""

@@ -87,7 +87,7 @@ def read_mask(path: Path, palette: Palette) -> np.ndarray:
     Raises:
         UsageError: a colour or value that is in no class, or as `read_picture`.
     """
-    if path.suffix.lower() in (".tif", ".tiff"):
+    if path.suffix.lower() in gdal.TIFF_SUFFIXES:
         labels = _labels(path)
         if labels is not None:
             return _within(labels, palette, path)

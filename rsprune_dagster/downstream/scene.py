@@ -21,13 +21,12 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from rsprune_dagster.corpus.gdal import scaled_points
+from rsprune_dagster.corpus.gdal import TIFF_SUFFIXES, scaled_points
 from rsprune_dagster.corpus.options import ReadOptions
 from rsprune_dagster.downstream.degradation import enlarged
 from rsprune_dagster.downstream.open_scene import OpenScene, Scaling, open_scene
 from rsprune_dagster.downstream.windows import corners, ramp
-from rsprune_dagster.utils.atomic_write import atomic_write
-from rsprune_dagster.utils.errors import UsageError
+from rsprune_dagster.utils.atomic_write import atomic_write, check_output
 from rsprune_dagster.utils.progress import Progress, silent
 
 NOISE_BLOCK_PX: Final = 64
@@ -63,7 +62,7 @@ def upscale(
         UsageError: the source is no GeoTIFF, is smaller than a window, has too few or other bands, or is the target.
         RunError: the target cannot be written.
     """
-    _check_target(source, target)
+    check_output(source, target, TIFF_SUFFIXES)
     rows = target.with_name(f".{target.name}.rows") / _key(source, scaling, options, key)
     with open_scene(source, scaling, options) as scene:
         tops, lefts = (corners(length, scaling.window_px, scaling.overlap_px) for length in scene.shape)
@@ -101,17 +100,6 @@ def noise_at(top: int, left: int, edge: int, channels: int, seed: int) -> np.nda
 def _noise_block(seed: int, row: int, column: int, channels: int) -> np.ndarray:
     shape = (channels, NOISE_BLOCK_PX, NOISE_BLOCK_PX)
     return np.random.default_rng((seed, row, column)).standard_normal(shape, np.float32)
-
-
-def _check_target(source: Path, target: Path) -> None:
-    if not source.is_file():
-        raise UsageError(f"{source} is no file: name a GeoTIFF")
-    if target.resolve() == source.resolve():
-        raise UsageError(f"{target} is the input itself: name another file")
-    if target.suffix.lower() not in (".tif", ".tiff") or target.is_dir():
-        raise UsageError(f"{target} is no name of a GeoTIFF: expected a file that ends in .tif")
-    if not target.parent.is_dir():
-        raise UsageError(f"there is no folder {target.parent} to write {target.name} into")
 
 
 def _row_of_windows(scene: OpenScene, top: int, lefts: Sequence[int], enhance: Enhance) -> np.ndarray:

@@ -2,11 +2,11 @@
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from rsprune_dagster.utils.errors import RunError
+from rsprune_dagster.utils.errors import RunError, UsageError
 
 
 @contextmanager
@@ -34,6 +34,22 @@ def atomic_write(target: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
+
+
+def check_output(source: Path, target: Path, suffixes: Sequence[str]) -> None:
+    """Before the work: UsageError if there is no file `source`, or its result cannot be written to `target`.
+
+    Args:
+        suffixes: of `target`, of which it must have one.
+    """
+    if not source.is_file():
+        raise UsageError(f"{source} is no file")
+    if target.resolve() == source.resolve():
+        raise UsageError(f"{target} is the input itself: name another file")
+    if target.suffix.lower() not in suffixes or target.is_dir():
+        raise UsageError(f"{target} cannot be the output: expected a file that ends in {', '.join(suffixes)}")
+    if not target.parent.is_dir():
+        raise UsageError(f"there is no folder {target.parent} to write {target.name} into")
 
 
 def _flush(path: Path) -> None:
