@@ -64,3 +64,17 @@ def test_scenes_are_numbered_by_name(tmp_path: Path) -> None:
     tiles = tile_set(write_tiles(tmp_path, 3), OPTIONS, image_size_px=16)
     assert (tiles.scene_names, tiles.scene_ids.tolist()) == (("field", "sea"), [0, 1, 0])
     assert tiles.labelled([1, 2])[1].tolist() == [1, 0]
+
+
+def test_the_fingerprint_knows_what_changes_the_pixels(tmp_path: Path) -> None:
+    tiles = small_tiles(tmp_path)
+    others = [
+        replace(tiles, options=replace(tiles.options, bands=(3, 2, 1))),
+        replace(tiles, options=replace(tiles.options, value_range=(0.0, 10_000.0))),
+        replace(tiles, image_size_px=8),
+        replace(tiles, scene_names=(*tiles.scene_names, "another")),
+        replace(tiles, scene_ids=tiles.scene_ids + 1),
+        replace(tiles, table=tiles.table.slice(1), scene_ids=tiles.scene_ids[1:]),
+    ]
+    assert len({each.fingerprint() for each in (tiles, *others)}) == 1 + len(others)
+    assert replace(tiles, options=replace(tiles.options, min_valid_fraction=0.1)).fingerprint() == tiles.fingerprint()
