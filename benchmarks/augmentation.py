@@ -1,6 +1,7 @@
 """Is a segmenter better for drawn images where many masks have no image? Land cover of Dubai.
 
-    python -m benchmarks.augmentation [--data ../shared/data] [--work .state/downstream_study] [--runs 0 1 2 3]
+    python -m benchmarks.augmentation [--data ../shared/data] [--work .state/downstream_study] [--runs 4]
+        [--segmenters 1] [--only RUN ...]
 
 Masks are often known from a map where images are not. Here each of three places has nine pairs. Three of them are
 measured on, one has its image, and of the other five the masks alone are known. RS-Prune's foundation of
@@ -11,12 +12,14 @@ benchmarks.downstream_study is fine-tuned on the pairs with image and draws imag
 * these and the real images of those, which is what a perfect model would draw.
 
 Each pair is measured on once in a run, by segmenters that learned from other pairs (three folds). Runs differ in the
-pair that has its image, and in all seeds. The segmenters are also measured on other places, Tiles 1 to 3. On these the
+pair that has its image, and in all seeds; there can be six. With several segmenters of each kind, which differ in their
+seed, the pixels of all of them count. The segmenters are also measured on other places, Tiles 1 to 3. On these the
 settings were chosen (docs/log.md), so the places here are Tiles 4 to 6. Results depend on the number of threads: these
 are of one (OMP_NUM_THREADS=1).
 
-The work is kept below --work: run again to go on after an interruption. Several processes can share it, each with its
-own --runs. benchmarks/results/augmentation.md gets the table when all runs are there.
+The work is kept below --work: run again to go on after an interruption or with more runs or segmenters. Several
+processes can share it, each with the runs after --only. benchmarks/results/augmentation.md gets the table when all runs
+are there.
 """
 
 import argparse
@@ -56,21 +59,19 @@ RESULTS: Final = CHECKOUT / "benchmarks" / "results" / "augmentation.md"
 PLACES: Final = (4, 5, 6)
 OTHER_PLACES: Final = (1, 2, 3)
 N_FOLDS: Final = 3
-N_RUNS: Final = 4
+N_RUNS, N_SEGMENTERS = 4, 1
 """Fixed before the first result."""
+MOST_RUNS: Final = 6
 FOUNDATION: Final = "rsprune-0.15"
 N_REAL, N_DRAWN = 4096, 1600
 """Crops of the pairs with image, and of the other masks."""
-N_SEGMENTER: Final = 12_800
+N_SEGMENTER_IMAGES: Final = 12_800
 """Training length of segmenters, in images."""
 N_TEST: Final = 600
 """Crops of each set that is measured on."""
-FIRST_SEED: Final = 100
+FIRST_SEED, BETWEEN_SEGMENTERS = 100, 1000
 ALONE, DRAWN, REAL = "pairs with image", "and images drawn for other masks", "and the real images of these"
 """The kinds of segmenters, by what they learned from."""
-
-Confusions = Mapping[str, NDArray[np.int64]]
-"""By set: numbers of pixels (pairs, k, k), by true class first."""
 
 
 def main() -> None:
@@ -78,25 +79,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=CHECKOUT / "../shared/data")
     parser.add_argument("--work", type=Path, default=CHECKOUT / ".state" / "downstream_study")
-    parser.add_argument("--runs", type=int, nargs="*", choices=range(N_RUNS), default=[*range(N_RUNS)])
+    parser.add_argument("--runs", type=int, choices=range(2, MOST_RUNS + 1), default=N_RUNS)
+    parser.add_argument("--segmenters", type=int, default=N_SEGMENTERS, help="of each kind, in each fold of a run")
+    parser.add_argument("--only", type=int, nargs="*", help="runs of this process, from 0")
     asked = parser.parse_args()
     layout = Layout(asked.work / "assets", asked.work)
     params = pruned(layout, asked.data)
     foundation = foundation_folder(layout, params)
+    pairs = pairs_of(asked.data, params)
     splits = [
-        Split(pairs_of(asked.data, params), run, fold, params, foundation, asked.work / "augmentation")
-        for run in range(N_RUNS)
+        Split(pairs, run, fold, params, foundation, asked.work / "augmentation")
+        for run in range(asked.runs)
         for fold in range(N_FOLDS)
     ]
-    for kind in (ALONE, DRAWN, REAL):
-        for split in splits:
-            if split.run in asked.runs and not split.file(kind).exists():
-                split.measure(kind)
-    if missing := sum(not split.file(kind).exists() for split in splits for kind in (ALONE, DRAWN, REAL)):
-        print(f"{missing} of {3 * len(splits)} segmenters are missing, so there is no table yet")
+    every = [
+        (split, kind, number) for kind in (ALONE, DRAWN, REAL) for split in splits for number in range(asked.segmenters)
+    ]
+    for split, kind, number in every:
+        if (asked.only is None or split.run in asked.only) and not split.file(kind, number).exists():
+            split.measure(kind, number)
+    if missing := sum(not split.file(kind, number).exists() for split, kind, number in every):
+        print(f"{missing} of {len(every)} segmenters are missing, so there is no table yet")
         return
-    lines = table(("learned from", "measured on", "mIoU", "gain"), [*rows(splits)])
-    text = "\n\n".join([heading("benchmarks.augmentation"), said(params), lines])
+    lines = table(("learned from", "measured on", "mIoU", "gain"), [*rows(splits, asked.segmenters)])
+    text = "\n\n".join([heading("benchmarks.augmentation"), said(params, asked.runs, asked.segmenters), lines])
     RESULTS.write_text(text + "\n")
     print(text)
 
@@ -130,16 +136,16 @@ class Split:
     foundation: Path
     work: Path
 
-    def file(self, kind: str) -> Path:
-        """Where the numbers of pixels of a kind of segmenter lie."""
-        return self.folder / f"{kind.replace(' ', '_')}.npz"
+    def file(self, kind: str, number: int) -> Path:
+        """Where the numbers of pixels of a segmenter lie."""
+        return self.folder / f"{kind.replace(' ', '_')}-{number}.npz"
 
-    def confusions(self, kind: str) -> Confusions:
-        """What `measure` wrote."""
-        with np.load(self.file(kind)) as saved:
-            return dict(saved)
+    def confusions(self, kind: str, place: str, n_segmenters: int) -> NDArray[np.int64]:
+        """The numbers of pixels (pairs, k, k) of all segmenters of a kind, by true class first."""
+        files = [self.file(kind, number) for number in range(n_segmenters)]
+        return np.asarray(sum(np.load(file)[place] for file in files))
 
-    def measure(self, kind: str) -> None:
+    def measure(self, kind: str, number: int) -> None:
         """Train a segmenter and write its numbers of pixels (pairs, k, k) by true and predicted class, for each set."""
         few, others = self.crops
         more = {ALONE: (), DRAWN: (others,), REAL: (others,)}[kind]
@@ -151,20 +157,26 @@ class Split:
             images,
             masks,
             n_classes,
-            n_images=N_SEGMENTER,
-            seed=self.seed,
+            n_images=N_SEGMENTER_IMAGES,
+            seed=self.seed + BETWEEN_SEGMENTERS * number,
             device="cpu",
             progress=terminal,
-            label=f"segmenter of run {self.run}, fold {self.fold}: {kind}",
+            label=f"segmenter {number} of run {self.run}, fold {self.fold}: {kind}",
             weights=class_weights(np.concatenate([few.masks, others.masks]), n_classes),  # the same for all kinds
         )
         tests = {name: one.spread_crops(N_TEST) for name, one in self.tests.items()}
         counts = {name: confusions_of_pairs([segmenter], test)[0] for name, test in tests.items()}
-        with atomic_write(self.file(kind)) as draft, draft.open("wb") as opened:
+        with atomic_write(self.file(kind, number)) as draft, draft.open("wb") as opened:
             np.savez(opened, **counts)
 
     def drawn(self) -> NDArray[np.uint8]:
-        """Images for the masks without image, by a model that was fine-tuned on the pairs with image."""
+        """Images for the masks without image, by a model that was fine-tuned on the pairs with image; drawn once."""
+        if not (file := self.folder / "drawn.npy").exists():
+            with atomic_write(file) as draft, draft.open("wb") as opened:
+                np.save(opened, self._drawn())
+        return np.asarray(np.load(file))
+
+    def _drawn(self) -> NDArray[np.uint8]:
         task, training = self.params.semantic_synthesis, self.params.training
         trained, _ = fine_tuned(
             self.with_image,
@@ -187,7 +199,7 @@ class Split:
 
     @cached_property
     def seed(self) -> int:
-        """The seed of the fine-tuning, of the noise, and of the segmenters of all kinds."""
+        """The seed of the fine-tuning, of the noise, and of the first segmenters of all kinds."""
         return FIRST_SEED + self.run * N_FOLDS + self.fold
 
     @cached_property
@@ -221,7 +233,7 @@ class Split:
     def folder(self) -> Path:
         """Where the work of the split lies: under a hash of all that it depends on."""
         sets = [one.fingerprint() for one in (self.with_image, self.masks_only, *self.tests.values())]
-        settings = (self.params.semantic_synthesis, self.params.training, N_REAL, N_DRAWN, N_SEGMENTER, N_TEST)
+        settings = (self.params.semantic_synthesis, self.params.training, N_REAL, N_DRAWN, N_SEGMENTER_IMAGES, N_TEST)
         told = repr((*sets, *settings, model_digest(self.foundation), self.seed))
         return self.work / hashlib.sha256(told.encode()).hexdigest()[:16]
 
@@ -236,24 +248,24 @@ class Split:
         )
 
 
-def rows(splits: Sequence[Split]) -> Iterator[Sequence[object]]:
+def rows(splits: Sequence[Split], n_segmenters: int) -> Iterator[Sequence[object]]:
     """The mIoU of each kind of segmenters, and the gain over those that learned from the pairs with image alone."""
     for place in (SAME, OTHER):
-        alone = counts_of(splits, ALONE, place)
+        alone = counts_of(splits, ALONE, place, n_segmenters)
         for kind in (ALONE, DRAWN, REAL):
-            counts = counts_of(splits, kind, place)
+            counts = counts_of(splits, kind, place, n_segmenters)
             gain = told(gains(counts, alone, seed=0)["miou"]) if kind != ALONE else ""
             yield kind, place, told(intervals(counts, seed=0)["miou"]), gain
 
 
-def counts_of(splits: Sequence[Split], kind: str, place: str) -> NDArray[np.int64]:
+def counts_of(splits: Sequence[Split], kind: str, place: str, n_segmenters: int) -> NDArray[np.int64]:
     """Numbers of pixels (m, pairs, k, k).
 
     In the same places m is the number of runs: the folds of a run are put together, so that each pair is there once. In
     other places m is the number of splits.
     """
-    counts = np.stack([split.confusions(kind)[place] for split in splits])
-    return counts.reshape(N_RUNS, -1, *counts.shape[2:]) if place == SAME else counts
+    counts = np.stack([split.confusions(kind, place, n_segmenters) for split in splits])
+    return counts.reshape(len(splits) // N_FOLDS, -1, *counts.shape[2:]) if place == SAME else counts
 
 
 def told(mean: Mean) -> str:
@@ -261,15 +273,16 @@ def told(mean: Mean) -> str:
     return f"{mean.value:.3f} ({mean.low:.3f} to {mean.high:.3f})"
 
 
-def said(params: Params) -> str:
+def said(params: Params, n_runs: int, n_segmenters: int) -> str:
     """The settings."""
     n_images = params.semantic_synthesis.n_images
     return (
         f"UNet `tiny` of 32 px, from the foundation `{FOUNDATION}`, fine-tuned on {n_images:,} crops of three pairs, "
         f"one of each of Tiles 4 to 6; it drew {N_DRAWN:,} images for the masks of 15 other pairs. Segmenters saw "
-        f"{N_SEGMENTER:,} images, with the same weights of classes. {N_RUNS} runs of {N_FOLDS} folds. Measured on 27 "
-        "pairs of the same places, each once in a run, and on 27 of other places. Intervals of "
-        f"{LEVEL:.0%} over pairs, and over runs (same places) or segmenters."
+        f"{N_SEGMENTER_IMAGES:,} images, with the same weights of classes. {n_runs} runs of {N_FOLDS} folds, "
+        f"segmenters of a kind in a fold: {n_segmenters}. Measured on 27 pairs of the same places, each once in a run, "
+        f"and on 27 of other places. Intervals of {LEVEL:.0%} over pairs, and over runs (same places) or folds (other "
+        "places)."
     )
 
 
