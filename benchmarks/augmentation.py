@@ -13,9 +13,9 @@ benchmarks.downstream_study is fine-tuned on the pairs with image and draws imag
 
 Each pair is measured on once in a run, by segmenters that learned from other pairs (three folds). Runs differ in the
 pair that has its image, and in all seeds; there can be six. With several segmenters of each kind, which differ in their
-seed, the pixels of all of them count. The segmenters are also measured on other places, Tiles 1 to 3. On these the
-settings were chosen (docs/log.md), so the places here are Tiles 4 to 6. Results depend on the number of threads: these
-are of one (OMP_NUM_THREADS=1).
+seed, the pixels of all of them count. The places are Tiles 4 to 6. The segmenters are also measured on other places,
+Tiles 1 to 3. Settings were chosen on pairs of these and on Tile 4 (docs/log.md), nothing on Tiles 5 and 6.
+Results depend on the number of threads: these are of one (OMP_NUM_THREADS=1).
 
 The work is kept below --work: run again to go on after an interruption or with more runs or segmenters. Several
 processes can share it, each with the runs after --only. benchmarks/results/augmentation.md gets the table when all runs
