@@ -112,10 +112,11 @@ class TileSet:
         return np.stack([image for _, image in read]), self.scene_ids[[at for at, _ in read]]
 
     def fingerprint(self) -> str:
-        """A hash of the tiles, their scenes and their size, and of the options that change their pixels."""
-        read_as = (
-            f"{self.options.bands or ''}{self.options.value_range or ''}"  # "" keeps the hashes of versions before
-        )
+        """A hash of the tiles, their scenes and their size, and of the options that change their pixels.
+
+        Options that are not set add nothing: hashes of earlier versions hold.
+        """
+        read_as = f"{self.options.bands or ''}{self.options.value_range or ''}"
         digest = hashlib.sha256(f"{self.image_size_px} {self.scene_names}{read_as}".encode())
         for content, scene in zip(self.table.column("content_md5").to_pylist(), self.scene_ids, strict=True):
             digest.update(f"{content}{scene}".encode())
